@@ -1,0 +1,32 @@
+"""What every command line shares: exit codes, progress bars, and results as the last lines printed."""
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+from data_prep.errors import InputError
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Run a command line and exit: 0 on success, 2 on bad usage or input, 1 on anything else.
+
+    Args:
+        main: takes the arguments after the program name; raises `InputError` on bad input.
+    """
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def progress(
+    items: Iterable[Any] | None = None, *, total: int | None = None, description: str = "", unit: str = "it"
+) -> tqdm:
+    """A progress bar on stderr when that is a terminal, silent otherwise."""
+    return tqdm(items, total=total, desc=description, unit=unit, disable=not sys.stderr.isatty(), leave=False)
