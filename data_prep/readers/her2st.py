@@ -1,0 +1,222 @@
+"""her2st: legacy Spatial Transcriptomics of HER2+ breast tumours (Andersson et al. 2021, Zenodo 3957257).
+
+    ST-cnts/C2.tsv.gz                    rows `10x16`, one column per gene symbol
+    ST-imgs/C/C2/*.jpg                   the slide; one folder per patient letter
+    ST-spotfiles/C2_selection.tsv        x, y, new_x, new_y, pixel_x, pixel_y, selected
+
+Spots are discs 100 um wide on a 200 um grid, which gives the scale. The letter of a section is its patient.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep import genes
+from data_prep.errors import InputError
+from data_prep.readers import _sections, _text
+from data_prep.section import DISC, Section
+
+PITCH_UM, SPOT_RADIUS_UM = 200.0, 50.0
+
+_COUNTS = re.compile(r"^(.+?)\.tsv(\.gz)?$")
+_SPOTS = re.compile(r"^(.+?)_selection\.tsv(\.gz)?$")
+_SPOT_ID = re.compile(r"^(-?\d+)x(-?\d+)$")
+
+
+def detect(path: Path) -> str | None:
+    """Why `path` is in the her2st layout, or None."""
+    root = _root(Path(path))
+    return None if root is None else f"{root.name or root}/ holds ST-cnts and ST-spotfiles"
+
+
+def find_sections(path: Path, **options: Any) -> dict[str, str]:
+    """Every section with a count or a spot file -> what it lacks, "" when complete."""
+    root = _need_root(Path(path))
+    counts, spots = _files(root / "ST-cnts", _COUNTS), _files(root / "ST-spotfiles", _SPOTS)
+    if not counts and not spots:
+        raise InputError(f"{root}: no ST-cnts/*.tsv.gz and no ST-spotfiles/*_selection.tsv; add the sections' files")
+    found = {}
+    for name in sorted(counts.keys() | spots.keys(), key=_natural):
+        folder = _image_folder(root, name).relative_to(root)
+        lacks = [f"count file not found (expected ST-cnts/{name}.tsv.gz)"] if name not in counts else []
+        lacks += [f"spot file not found (expected ST-spotfiles/{name}_selection.tsv)"] if name not in spots else []
+        if not _sections.images_in(root / folder):
+            lacks += [f"image not found under {folder} (expected *.jpg|*.png|*.tif)"]
+        found[name] = ", ".join(lacks)
+    return found
+
+
+def list_sections(
+    path: Path, *, sections: Sequence[str] | None = None, skip_incomplete: bool = False, **options: Any
+) -> list[str]:
+    """Names of the sections to read; see `data_prep.readers._sections.choose`."""
+    return _sections.choose(find_sections(path, **options), Path(path), sections, skip_incomplete)
+
+
+def read_sections(
+    path: Path, *, sections: Sequence[str] | None = None, skip_incomplete: bool = False, **options: Any
+) -> Iterator[Section]:
+    """The sections one by one; the first is read when asked for."""
+    for name in list_sections(path, sections=sections, skip_incomplete=skip_incomplete, **options):
+        yield read_section(path, name, **options)
+
+
+def read_section(
+    path: Path,
+    name: str,
+    *,
+    um_per_px: float | None = None,
+    gene_table: Path | None = None,
+    resolve_aliases: bool = False,
+    **options: Any,
+) -> Section:
+    """One section: its selected spots that were counted, in count-file order.
+
+    Raises:
+        InputError: a missing, malformed or contradictory file, with its place and what to do.
+    """
+    root = _need_root(Path(path))
+    _sections.choose(find_sections(root), root, [name], False)
+    images = _sections.images_in(_image_folder(root, name))
+    if len(images) > 1:
+        names = ", ".join(image.name for image in images)
+        raise InputError(f"Section {name!r}: several images in {images[0].parent} ({names}); keep the slide only")
+    count_path = _files(root / "ST-cnts", _COUNTS)[name]
+    spot_path = _files(root / "ST-spotfiles", _SPOTS)[name]
+    counted, columns, counts = _text.read_count_table(count_path)
+    spot_row = _unique(spot_ids(counted, count_path), count_path)
+    table = read_spots(spot_path)
+    place = _unique(table["id"], spot_path)
+
+    kept = [spot for spot in spot_row if spot in place and table["selected"][place[spot]]]
+    if not kept:
+        raise InputError(
+            f"Section {name!r}: none of the {len(spot_row)} spots of {count_path} is selected in {spot_path} "
+            f"(e.g. {next(iter(spot_row))} against {next(iter(place), 'nothing')}); the two files belong to "
+            "different sections or name spots differently"
+        )
+    rows, places = [spot_row[spot] for spot in kept], [place[spot] for spot in kept]
+    spot_xy = table["pixel_xy"][places]
+    pitch = _sections.pitch_px(table["grid_xy"], table["pixel_xy"])
+    um_per_px, source, notes = _sections.scale(
+        name,
+        file_um=None,
+        pitch_um=PITCH_UM / pitch if pitch else None,
+        user_um=um_per_px,
+        remedy="too few spots to measure their pitch; give --um-per-px",
+    )
+    named, gene_notes = genes.gene_table(
+        columns, reference=genes.load_reference(gene_table), resolve_aliases=resolve_aliases
+    )
+    named, counts, merge_notes = genes.merge_duplicates(named, counts[rows])
+    return Section(
+        name=name,
+        patient=_sections.patient_of(name),
+        image_path=images[0],
+        genes=named,
+        counts=counts,
+        spot_id=np.array(kept, dtype=str),
+        spot_xy=spot_xy,
+        spot_kind=np.full(len(kept), DISC, np.uint8),
+        spot_size_px=np.full(len(kept), SPOT_RADIUS_UM / um_per_px, np.float32),
+        um_per_px=um_per_px,
+        um_per_px_source=source,
+        layout="her2st",
+        synthetic=_sections.is_synthetic(root),
+        notes=(*notes, *_join_notes(spot_row, place, table["selected"]), *gene_notes, *merge_notes),
+    )
+
+
+def read_spots(path: Path) -> dict[str, Any]:
+    """A selection file: `id` [N] str, `grid_xy` and `pixel_xy` [N, 2] float64, `selected` [N] bool."""
+    header, *rows = _text.read_rows(path, "\t")
+    x, y, pixel_x, pixel_y = _text.columns(path, header, rows, ["x", "y", "pixel_x", "pixel_y"])
+    has = {name.strip() for name in header}
+    new_x, new_y = _text.columns(path, header, rows, ["new_x", "new_y"]) if {"new_x", "new_y"} <= has else (x, y)
+    flags = _text.columns(path, header, rows, ["selected"])[0] if "selected" in has else ["1"] * len(rows)
+
+    def stack(**named: Sequence[str]) -> np.ndarray:
+        return np.column_stack([_text.numbers(path, column, values) for column, values in named.items()])
+
+    array_xy = stack(x=x, y=y)
+    if not np.array_equal(array_xy, np.round(array_xy)):
+        raise InputError(f"{path}: columns x and y hold fractions, expected whole array positions; correct the file")
+    return {
+        "id": [f"{column:.0f}x{row:.0f}" for column, row in array_xy],
+        "grid_xy": stack(new_x=new_x, new_y=new_y),
+        "pixel_xy": stack(pixel_x=pixel_x, pixel_y=pixel_y),
+        "selected": _text.numbers(path, "selected", flags) != 0,
+    }
+
+
+def spot_ids(names: Sequence[str], path: Path) -> list[str]:
+    """`011x017` or `11x17` -> `11x17`.
+
+    Raises:
+        InputError: a row name of another form.
+    """
+    matches = [_SPOT_ID.match(name) for name in names]
+    wrong = next((index for index, match in enumerate(matches) if match is None), None)
+    if wrong is not None:
+        raise InputError(
+            f"{path}: line {wrong + 2} is named {names[wrong]!r}, expected a spot such as 11x17; "
+            "the table needs one row per spot (is it transposed?)"
+        )
+    return [f"{int(match[1])}x{int(match[2])}" for match in matches if match]
+
+
+def _join_notes(spot_row: dict[str, int], place: dict[str, int], selected: np.ndarray) -> list[str]:
+    unselected = sum(spot in place and not selected[place[spot]] for spot in spot_row)
+    unplaced = sum(spot not in place for spot in spot_row)
+    uncounted = sum(selected[index] and spot not in spot_row for spot, index in place.items())
+    return [
+        text
+        for number, text in (
+            (uncounted, f"{uncounted} selected spots have no counts"),
+            (unplaced, f"{unplaced} counted spots are not in the spot file and were left out"),
+            (unselected, f"{unselected} counted spots are not selected and were left out"),
+        )
+        if number
+    ]
+
+
+def _unique(spots: Sequence[str], path: Path) -> dict[str, int]:
+    """Spot id -> its row."""
+    rows: dict[str, int] = {}
+    for row, spot in enumerate(spots):
+        if spot in rows:
+            raise InputError(
+                f"{path}: spot {spot} appears on lines {rows[spot] + 2} and {row + 2}; remove the duplicate row"
+            )
+        rows[spot] = row
+    return rows
+
+
+def _root(path: Path) -> Path | None:
+    """The folder that holds `ST-cnts`: `path`, or `path/data` as in a clone of almaan/her2st."""
+    roots = (root for root in (path, path / "data") if (root / "ST-cnts").is_dir() and (root / "ST-spotfiles").is_dir())
+    return next(roots, None)
+
+
+def _need_root(path: Path) -> Path:
+    root = _root(path)
+    if root is None:
+        raise InputError(f"{path}: expected the folders ST-cnts, ST-imgs and ST-spotfiles; give the folder above them")
+    return root
+
+
+def _files(folder: Path, pattern: re.Pattern[str]) -> dict[str, Path]:
+    matches = ((pattern.match(file.name), file) for file in sorted(folder.iterdir()) if file.name[0] != ".")
+    return {match[1]: file for match, file in matches if match}
+
+
+def _image_folder(root: Path, name: str) -> Path:
+    nested, flat = root / "ST-imgs" / _sections.patient_of(name) / name, root / "ST-imgs" / name
+    return flat if flat.is_dir() and not nested.is_dir() else nested
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part]
