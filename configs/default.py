@@ -1,0 +1,51 @@
+"""Every setting, with its meaning. A field left at None takes what the protocol's source publishes."""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.data_dir = ""  # a data set made by data_prep.build; "" builds and uses the synthetic demo data
+    config.protocol = "stjax"  # stjax, brstnet_paper or brstnet_code: targets, gene panel, filters, folds, scoring
+    config.seed = 0
+
+    # Who is held out. By default the protocol decides by patient; sections may be named instead ("C5" or "C4,C5").
+    config.fold = 0
+    config.test_patients = ""
+    config.test_sections = ""
+    config.val_sections = ""
+
+    config.model = ConfigDict()
+    config.model.module = "efficientnet"  # a file in stjax/models ...
+    config.model.variant = "b0"  # ... and what its build() calls the model
+    config.model.aux = True  # AuxNet: a second head that predicts all the other genes
+    config.model.dtype = "float32"  # of the computation; parameters, heads and losses stay float32
+    config.model.options = ConfigDict()  # further keywords of the module's build()
+
+    config.batch_size = placeholder(int)  # global, whatever the number of devices
+    config.num_epochs = placeholder(int)
+    config.optimizer = placeholder(str)  # sgd or adamw
+    config.learning_rate = placeholder(float)
+    config.momentum = placeholder(float)  # of sgd
+    config.weight_decay = placeholder(float)
+    config.schedule = placeholder(str)  # constant, cosine, cosine_5_epochs (as published) or plateau
+    config.warmup_steps = 0
+    config.early_stopping_patience = placeholder(int)  # epochs without a better validation loss; 0 never stops early
+    config.aux_weight = placeholder(float)  # lambda of BrST-Net
+
+    config.augment = True  # a random symmetry of the square per patch, on the device
+    config.num_workers = 0  # decoding processes beside the main one; 0 decodes in threads
+    config.eval_batch_size = 64
+    config.log_every_steps = 10
+
+    # What takes the protocol's place, for fields left at None, when the data is the built-in demo: a short run.
+    config.demo = ConfigDict()
+    config.demo.patch_size_px = 112
+    config.demo.patients = 5
+    config.demo.batch_size = 16
+    config.demo.num_epochs = 10
+    config.demo.optimizer = "adamw"
+    config.demo.learning_rate = 2e-3
+    config.demo.schedule = "cosine"
+    return config

@@ -1,0 +1,122 @@
+"""Checkpoints that are whole or not there: Orbax writes the arrays, a SHA-256 manifest written last makes them count.
+
+Layout: `checkpoints/<step>/state/` (Orbax) and `checkpoints/<step>/manifest.json`, which names every file with its
+hash and carries the plain-number state of the run. A folder without a manifest is a leftover of an interrupted save.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from data_prep.errors import InputError
+
+MANIFEST = "manifest.json"
+
+
+def save(folder: Path, step: int, state: Any, meta: dict[str, Any]) -> None:
+    """Writes one checkpoint and returns when it is on disk.
+
+    Args:
+        folder: the run's `checkpoints` folder.
+        state: pytree of arrays.
+        meta: plain numbers and strings; `meta["best_step"]` says which checkpoint is kept beside this one.
+    """
+    target = folder / str(step)
+    temporary = folder / f"{step}.tmp"
+    for leftover in (target, temporary):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save((temporary / "state").absolute(), state)
+    files = {
+        str(path.relative_to(temporary)): _sha256(path) for path in sorted(temporary.rglob("*")) if path.is_file()
+    }
+    content = {"step": step, "meta": meta, "files": files}
+    (temporary / MANIFEST).write_text(json.dumps({"sha256": _json_sha256(content), **content}, indent=1))
+    _sync(temporary)
+    os.replace(temporary, target)
+    _sync(folder)
+    for other in folder.iterdir():
+        if other.name not in (str(step), str(meta.get("best_step"))):
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints in a folder, newest first, whether sound or not; leftovers are not counted."""
+    if not folder.is_dir():
+        return []
+    found = [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit() and (entry / MANIFEST).is_file()]
+    return sorted(found, reverse=True)
+
+
+def restore(folder: Path, template: Any, *, step: int | None = None) -> tuple[Any, dict[str, Any]] | None:
+    """The newest sound checkpoint, or the one asked for; None when the folder has none.
+
+    Args:
+        template: a pytree of arrays (or shapes with shardings) like the one saved.
+
+    Raises:
+        InputError: checkpoints are there but none is sound, or the one asked for is not.
+    """
+    candidates = steps(folder) if step is None else [step]
+    damage = []
+    for candidate in candidates:
+        try:
+            manifest = verify(folder / str(candidate))
+        except InputError as error:
+            logging.warning("%s; trying an older checkpoint", error)
+            damage.append(str(error))
+            continue
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore((folder / str(candidate) / "state").absolute(), template), manifest["meta"]
+    if damage:
+        raise InputError(f"no sound checkpoint in {folder}: {'; '.join(damage)}; train again in a new work directory")
+    return None
+
+
+def verify(checkpoint: Path) -> dict[str, Any]:
+    """Reads a checkpoint's manifest and checks every file against it.
+
+    Raises:
+        InputError: a file is missing, added or changed.
+    """
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        digest = manifest.pop("sha256")
+        expected = manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"checkpoint {checkpoint} has no readable {MANIFEST} ({error})") from None
+    if digest != _json_sha256(manifest):
+        raise InputError(f"checkpoint {checkpoint} is damaged: {MANIFEST} has changed since it was written")
+    found = {str(p.relative_to(checkpoint)) for p in checkpoint.rglob("*") if p.is_file()} - {MANIFEST}
+    if odd := sorted(found ^ set(expected)):
+        raise InputError(f"checkpoint {checkpoint} is damaged: {odd[0]} is missing or does not belong to it")
+    for name, digest in expected.items():
+        if _sha256(checkpoint / name) != digest:
+            raise InputError(f"checkpoint {checkpoint} is damaged: {name} has changed since it was written")
+    return manifest
+
+
+def _json_sha256(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    """Flushes a folder and its files, so that a rename never outruns what it renames."""
+    for path in (*folder.rglob("*"), folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

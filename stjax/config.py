@@ -1,0 +1,132 @@
+"""Configs: read from a Python file and the command line, filled from the protocol, then fixed and kept as JSON."""
+
+import difflib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from data_prep.errors import InputError
+from stjax.protocols import Protocol
+
+# Fields that may change between a run and its resumption: they do not touch the numbers.
+FREE_ON_RESUME = ("data_dir", "num_workers", "eval_batch_size", "log_every_steps")
+
+
+def parse(arguments: Sequence[str], *, usage: str) -> tuple[ConfigDict, Path]:
+    """Reads `--config=FILE`, its `--config.KEY=VALUE` overrides and `--workdir=DIR`.
+
+    Args:
+        usage: what `--help` prints.
+
+    Returns:
+        The config, and the work directory: `runs/<config file's name>` unless given.
+
+    Raises:
+        InputError: no config, an unknown key or flag, or a value of the wrong type.
+    """
+    if not arguments or {"--help", "-h", "-help"} & set(arguments):
+        print(usage)
+        sys.exit(0 if arguments else 2)
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "path of the config", flag_values=values)
+    flags.DEFINE_string("workdir", None, "where the run lives", flag_values=values)
+    path = next((a.split("=", 1)[1] for a in arguments if a.startswith(("--config=", "-config="))), None)
+    if path is None:
+        raise InputError("no config is given; add --config=configs/enet_b0_aux.py")
+    if not Path(path.split(":")[0]).is_file():
+        raise InputError(f"config file {path} does not exist; the ones shipped are in configs/")
+    sys.path.insert(0, str(Path(path).resolve().parent.parent))  # so that a config may import configs.default
+    try:
+        rest = values(["train", *arguments])[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(_explain(path, arguments, error)) from None
+    finally:
+        sys.path.pop(0)
+    if rest:
+        raise InputError(f"argument {rest[0]!r} is not understood; options are --config, --config.KEY=VALUE, --workdir")
+    return values.config, Path(values.workdir or Path("runs") / Path(path).stem)
+
+
+def _explain(path: str, arguments: Sequence[str], error: Exception) -> str:
+    """Which override the config has no place for, with the nearest key that exists."""
+    config = config_flags.config_flags._LoadConfigModule("config", path).get_config()  # noqa: SLF001
+    known = list(_flatten(config.to_dict()))
+    for argument in arguments:
+        name = argument.lstrip("-").split("=", 1)[0]
+        if name.startswith("config."):
+            key = name.removeprefix("config.")
+            if key not in known and not key.startswith("model.options."):
+                near = difflib.get_close_matches(key, known, n=1)
+                return f"config has no key {key!r}" + (f"; did you mean {near[0]!r}?" if near else f" in {path}")
+    return f"{error}"
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def resolve(config: ConfigDict, protocol: Protocol, *, demo: bool) -> ConfigDict:
+    """Fills the fields left at None: from `config.demo` when the data is the demo, then from the protocol's recipe.
+
+    Returns:
+        A frozen config without None.
+    """
+    config = config.copy_and_resolve_references()
+    for name in protocol.recipe:
+        if config[name] is None:
+            config[name] = config.demo[name] if demo and name in config.demo else protocol.recipe[name]
+    for name, lowest in (("num_epochs", 1), ("batch_size", 1), ("eval_batch_size", 1), ("log_every_steps", 1)):
+        if config[name] < lowest:
+            raise InputError(f"config.{name} is {config[name]}, expected at least {lowest}")
+    if not config.learning_rate > 0:
+        raise InputError(f"config.learning_rate is {config.learning_rate}, expected a positive number")
+    config.lock()
+    return config
+
+
+def names(text: str) -> tuple[str, ...]:
+    """ "A, B" to ("A", "B")."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def save(config: ConfigDict, path: Path) -> None:
+    path.write_text(json.dumps(config.to_dict(), indent=1, sort_keys=True) + "\n")
+
+
+def load(path: Path) -> ConfigDict:
+    """The config a run was trained with; plain data, nothing is executed."""
+    try:
+        config = ConfigDict(json.loads(path.read_text()))
+    except OSError:
+        raise InputError(f"{path.parent} is no work directory: it has no {path.name}; train one first") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not readable JSON ({error}); restore it or train in a new work directory") from None
+    config.lock()
+    return config
+
+
+def check_same_run(saved: ConfigDict, asked: ConfigDict, workdir: Path) -> None:
+    """Raises InputError when a work directory holds a run of another config, naming what differs."""
+    before, now = _flatten(saved.to_dict()), _flatten(asked.to_dict())
+    differing = [
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted(before | now)
+        if key.split(".")[0] not in FREE_ON_RESUME and before.get(key) != now.get(key)
+    ]
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise InputError(
+            f"work directory {workdir} holds another run: {'; '.join(differing[:3])}{more}; "
+            "choose another --workdir, or ask for the same run to resume it"
+        )

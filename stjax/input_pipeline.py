@@ -1,0 +1,128 @@
+"""Records to batches: grain reads and decodes on the host, everything else happens on the device.
+
+A batch holds `image` [B, H, W, 3] uint8, `counts` [B, S, G] float32 of the panel's genes, `total` [B, S, 1] float32
+reads of each spot, and `mask` [B, S], 1 for a measured spot. S is 1 for patches.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import grain
+import jax
+import numpy as np
+import scipy.sparse
+from absl import flags
+
+from data_prep.dataset import PatchDataset
+from stjax.protocols import Panel, Protocol, usable_spots
+
+Batch = dict[str, np.ndarray]
+
+
+class PatchRecords:
+    """The patches of some sections that a protocol uses, addressable by position, with their panel counts in memory.
+
+    Attributes:
+        section, spot_id: [N] str; spot_xy: [N, 2] full-resolution pixels of the section's slide.
+    """
+
+    def __init__(
+        self, dataset: PatchDataset, sections: Sequence[str], panel: Panel, protocol: Protocol, *, train: bool
+    ):
+        columns = panel.columns(dataset.genes)
+        present = np.flatnonzero(columns >= 0)
+        rows, counts, totals, names, spot_id, spot_xy = [], [], [], [], [], []
+        offset = 0
+        for name in sections:
+            table = dataset.table(name)
+            keep = usable_spots(protocol, table, train=train)
+            rows.append(offset + table.record_of_spot[keep].astype(np.int64))
+            counts.append(table.counts[keep])
+            totals.append(table.total_counts[keep])
+            names.append(np.full(int(keep.sum()), name))
+            spot_id.append(table.spot_id[keep])
+            spot_xy.append(table.spot_xy[keep])
+            offset += len(table.white_fraction)
+        every = scipy.sparse.vstack(counts, format="csr")
+        # Panel genes that this data set lacks were not seen in it: zero counts.
+        self._counts = scipy.sparse.csr_array(
+            every[:, columns[present]] @ _columns_to(present, len(columns)), dtype=np.float32
+        )
+        self._total = np.concatenate(totals).astype(np.float32)
+        self._rows = np.concatenate(rows)
+        self._source = dataset.source(tuple(sections))
+        self.section, self.spot_id = np.concatenate(names), np.concatenate(spot_id)
+        self.spot_xy = np.concatenate(spot_xy)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Batch:
+        """{"image": [H, W, 3] uint8, "index": []}; what grain's threads and processes run."""
+        return {"image": self._source[int(self._rows[index])]["image"], "index": np.int64(index)}
+
+    def counts(self, index: np.ndarray) -> np.ndarray:
+        """[B] positions to [B, 1, G] float32 raw counts of the panel's genes."""
+        return self._counts[index].toarray()[:, None, :]
+
+    def batch(self, images: np.ndarray, index: np.ndarray, *, size: int) -> Batch:
+        """A batch of `size` patches; missing ones are zeros under a zero mask."""
+        missing = size - len(index)
+
+        def pad(array: np.ndarray) -> np.ndarray:
+            return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) if missing else array
+
+        return {
+            "image": pad(images),
+            "counts": pad(self.counts(index)),
+            "total": pad(self._total[index][:, None, None]),
+            "mask": pad(np.ones((len(index), 1), np.float32)),
+        }
+
+
+def _columns_to(present: np.ndarray, width: int) -> scipy.sparse.csr_array:
+    ones = np.ones(len(present), np.float32)
+    return scipy.sparse.csr_array((ones, (np.arange(len(present)), present)), shape=(len(present), width))
+
+
+def training_batches(
+    records: PatchRecords, *, batch_size: int, seed: int, start_step: int, num_workers: int
+) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Endless shuffled batches of this host, every record once an epoch, starting at any step at no cost.
+
+    The order is a function of the seed alone; batches run on across epochs, so that no record is ever dropped.
+
+    Args:
+        batch_size: global; each host reads its share.
+        num_workers: decoding processes; 0 decodes in threads.
+
+    Yields:
+        The host's batch, and the positions of its records.
+    """
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # grain reads absl flags, which nobody parses when stjax is used as a library
+    hosts, host = jax.process_count(), jax.process_index()
+    per_host = batch_size // hosts
+    order = grain.MapDataset.source(records).seed(seed).shuffle().repeat()
+    mine = order.slice(slice(start_step * batch_size + host, None, hosts))
+    stream = mine.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4 * per_host))
+    if num_workers:
+        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+    iterator = iter(stream.batch(per_host, drop_remainder=True))
+    try:
+        for elements in iterator:
+            yield records.batch(elements["image"], elements["index"], size=per_host), elements["index"]
+    finally:
+        if close := getattr(iterator, "close", None):
+            close()
+
+
+def evaluation_batches(records: PatchRecords, *, batch_size: int) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Every record once, in order; the last batch is padded under its mask.
+
+    Yields:
+        The batch, and the positions of its records (fewer than `batch_size` in the last).
+    """
+    for start in range(0, len(records), batch_size):
+        index = np.arange(start, min(start + batch_size, len(records)))
+        images = np.stack([records[int(i)]["image"] for i in index])
+        yield records.batch(images, index, size=batch_size), index

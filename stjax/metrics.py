@@ -1,0 +1,85 @@
+"""Per-gene metrics and their summaries, float64. A constant gene has no correlation: NaN, counted, never zeroed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def pearson_per_gene(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Pearson correlation of each gene over spots.
+
+    Args:
+        prediction, truth: [S, G].
+
+    Returns:
+        [G] float64; NaN where prediction or truth is constant, or with fewer than two spots.
+    """
+    if len(truth) < 2:
+        return np.full(truth.shape[1], np.nan)
+    prediction = np.asarray(prediction, np.float64)
+    truth = np.asarray(truth, np.float64)
+    centred_p, centred_t = prediction - prediction.mean(axis=0), truth - truth.mean(axis=0)
+    norm_p, norm_t = np.sqrt(np.sum(centred_p**2, axis=0)), np.sqrt(np.sum(centred_t**2, axis=0))
+    # Rounding leaves a residue of a constant column of about its size times the machine epsilon.
+    tiny = 8 * np.finfo(np.float64).eps * np.sqrt(len(truth))
+    varies = (norm_p > tiny * np.abs(prediction).max(axis=0)) & (norm_t > tiny * np.abs(truth).max(axis=0))
+    result = np.full(truth.shape[1], np.nan)
+    dot = np.sum(centred_p * centred_t, axis=0)
+    result[varies] = np.clip(dot[varies] / (norm_p[varies] * norm_t[varies]), -1.0, 1.0)
+    return result
+
+
+def mae_per_gene(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Mean absolute error of each gene over spots, [S, G] to [G], in the units given."""
+    return np.abs(np.asarray(prediction, np.float64) - truth).mean(axis=0)
+
+
+def rmse_per_gene(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Root mean squared error of each gene over spots, [S, G] to [G], in the units given."""
+    return np.sqrt(np.square(np.asarray(prediction, np.float64) - truth).mean(axis=0))
+
+
+def pooled_pcc(
+    predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray], *, pooling: str
+) -> np.ndarray:
+    """PCC of each gene over sections, pooled the protocol's way.
+
+    Args:
+        predictions, truths: one [S, G] a section.
+        pooling: "pooled" (all spots together) or "section_median" (median of the sections' PCCs).
+    """
+    if pooling == "pooled":
+        return pearson_per_gene(np.concatenate(predictions), np.concatenate(truths))
+    if pooling != "section_median":
+        raise ValueError(f"pooling is {pooling!r}, expected 'pooled' or 'section_median'")
+    each = np.stack([pearson_per_gene(p, t) for p, t in zip(predictions, truths, strict=True)])  # [sections, G]
+    result = np.full(each.shape[1], np.nan)
+    known = ~np.all(np.isnan(each), axis=0)
+    result[known] = np.nanmedian(each[:, known], axis=0)
+    return result
+
+
+def summarise(pcc: np.ndarray, mae: np.ndarray, rmse: np.ndarray) -> dict[str, float | int | None]:
+    """Figures over genes: mean, median and quartile PCC, BrST-Net's bands (Table 1), aMAE and aRMSE.
+
+    Returns:
+        None stands for a figure that does not exist (no gene has a PCC).
+    """
+    known = pcc[~np.isnan(pcc)]
+
+    def figure(value: float) -> float | None:
+        return float(value) if len(known) else None
+
+    return {
+        "genes": len(pcc),
+        "genes_without_pcc": len(pcc) - len(known),
+        "pcc_mean": figure(known.mean()) if len(known) else None,
+        "pcc_median": figure(np.median(known)) if len(known) else None,
+        "pcc_first_quartile": figure(np.quantile(known, 0.25)) if len(known) else None,
+        "genes_pcc_above_0": int(np.sum(known > 0)),
+        "genes_pcc_0.1_to_0.3": int(np.sum((known > 0.1) & (known <= 0.3))),
+        "genes_pcc_0.3_to_0.5": int(np.sum((known > 0.3) & (known <= 0.5))),
+        "genes_pcc_above_0.5": int(np.sum(known > 0.5)),
+        "amae": float(np.mean(mae)),
+        "armse": float(np.mean(rmse)),
+    }

@@ -1,0 +1,45 @@
+"""Heads over a backbone's feature vector: the main panel and AuxNet."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+def linear(features: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Linear:
+    """A float32 linear layer initialised as torch.nn.Linear: uniform within 1 / sqrt(features)."""
+    bound = 1 / math.sqrt(features)
+
+    def uniform(key: jax.Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
+        del out_sharding
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return nnx.Linear(features, outputs, kernel_init=uniform, bias_init=uniform, dtype=jnp.float32, rngs=rngs)
+
+
+class PatchModel(nnx.Module):
+    """One spot a patch: a backbone, a linear layer to the main genes and, beside it, AuxNet's to all the others.
+
+    BrST-Net attaches AuxNet "just before the end of the network"; its code makes that two parallel linear layers on
+    the shared penultimate feature.
+    """
+
+    def __init__(self, backbone: Any, *, num_main: int, num_aux: int, rngs: nnx.Rngs):
+        self.backbone = backbone
+        self.main = linear(backbone.num_features, num_main, rngs=rngs)
+        self.aux = linear(backbone.num_features, num_aux, rngs=rngs) if num_aux else None
+
+    def __call__(self, images: jax.Array, *, train: bool, key: jax.Array | None) -> dict[str, jax.Array]:
+        """[B, H, W, 3] normalised images to {"main": [B, 1, M], "aux": [B, 1, A] where there is one}, float32."""
+        backbone_key, head_key = (None, None) if key is None else jax.random.split(key)
+        features = self.backbone(images, train=train, key=backbone_key)["features"].astype(jnp.float32)  # [B, D]
+        rate = self.backbone.dropout_rate
+        if train and rate and head_key is not None:
+            keep = jax.random.bernoulli(head_key, 1 - rate, features.shape)
+            features = jnp.where(keep, features / (1 - rate), 0.0)
+        outputs = {"main": self.main(features)[:, None, :]}
+        if self.aux is not None:
+            outputs["aux"] = self.aux(features)[:, None, :]
+        return outputs

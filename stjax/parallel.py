@@ -1,0 +1,46 @@
+"""Data parallelism: one mesh axis, "data", over every device of every host; parameters replicated, batches split."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from data_prep.errors import InputError
+
+
+def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh with the one axis "data" over the given devices, by default all."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split_batch(mesh: Mesh) -> NamedSharding:
+    """The leading axis is split over devices. Under jit a mean over it is a mean over the global batch,
+    BatchNorm's statistics included."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Raises InputError unless every device gets the same number of items."""
+    if batch_size < 1 or batch_size % mesh.size:
+        raise InputError(
+            f"config.batch_size is {batch_size}, not a positive multiple of the {mesh.size} devices; "
+            f"use for example {max(1, round(batch_size / mesh.size)) * mesh.size}"
+        )
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This host's part of a batch as global arrays split over the mesh."""
+    sharding = split_batch(mesh)
+    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
+
+
+def put_replicated(tree: Any, mesh: Mesh) -> Any:
+    """The same arrays on every device."""
+    return jax.device_put(tree, replicated(mesh))

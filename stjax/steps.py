@@ -1,0 +1,159 @@
+"""The jitted computations: one training step, one evaluation step. Augmentation and normalisation are part of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from stjax import losses, models, optim, parallel
+from stjax.protocols import Panel, Protocol
+
+State = dict[str, Any]  # {"params", "statistics", "opt_state"}
+NUM_SYMMETRIES = 8
+
+
+def symmetry(images: jax.Array, which: int) -> jax.Array:
+    """One of the eight symmetries of the square, `which` in 0..7, applied to all [B, H, H, C] images."""
+    images = jnp.flip(images, axis=1) if which & 1 else images
+    images = jnp.flip(images, axis=2) if which & 2 else images
+    return jnp.swapaxes(images, 1, 2) if which & 4 else images
+
+
+def random_symmetry(images: jax.Array, key: jax.Array) -> jax.Array:
+    """A random symmetry per image: horizontal flip, vertical flip and 90-degree turn, each with p = 0.5, as BrST-Net.
+
+    Args:
+        images: [B, H, H, C], square.
+    """
+    choices = jax.random.bernoulli(key, 0.5, (3, images.shape[0], 1, 1, 1))
+    images = jnp.where(choices[0], jnp.flip(images, axis=1), images)
+    images = jnp.where(choices[1], jnp.flip(images, axis=2), images)
+    return jnp.where(choices[2], jnp.swapaxes(images, 1, 2), images)
+
+
+def normalise(images: jax.Array, panel: Panel) -> jax.Array:
+    """uint8 [B, H, W, 3] to float32 of zero mean and unit deviation over the training patches."""
+    mean, std = (np.asarray(value, np.float32)[None, None, None, :] for value in (panel.image_mean, panel.image_std))
+    return (images.astype(jnp.float32) - mean) / std
+
+
+def make_targets(batch: dict[str, jax.Array], panel: Panel, protocol: Protocol) -> dict[str, jax.Array]:
+    """Raw counts [B, S, M + A] to the protocol's targets, {"main": [B, S, M], "aux": [B, S, A]}."""
+    expression = protocol.transform(batch["counts"], batch["total"])
+    mean, std = (np.asarray(value, np.float32)[None, None, :] for value in (panel.target_mean, panel.target_std))
+    standardised = (expression - mean) / std
+    return {"main": standardised[..., : panel.num_main], "aux": standardised[..., panel.num_main :]}
+
+
+def make_model(config: ConfigDict, panel: Panel, *, image_size_px: int, rngs: nnx.Rngs) -> models.PatchModel:
+    """The model a config names, with heads as wide as the panel."""
+    return models.build(
+        module=config.model.module,
+        variant=config.model.variant,
+        dtype=config.model.dtype,
+        options=config.model.options.to_dict(),
+        num_main=panel.num_main,
+        num_aux=panel.num_aux if config.model.aux else 0,
+        image_size_px=image_size_px,
+        rngs=rngs,
+    )
+
+
+def make_optimizer(config: ConfigDict) -> Any:
+    return optim.make_optimizer(config.optimizer, momentum=config.momentum, weight_decay=config.weight_decay)
+
+
+def init_state(
+    config: ConfigDict, panel: Panel, *, image_size_px: int, mesh: Mesh, abstract: bool = False
+) -> tuple[Any, State]:
+    """The model's graph definition and a fresh state, replicated over the mesh; a function of `config.seed` alone.
+
+    Args:
+        abstract: return shapes and shardings in place of arrays, as a template to restore a checkpoint into.
+    """
+    optimizer = make_optimizer(config)
+    sharding = parallel.replicated(mesh)
+
+    def fresh(key: jax.Array) -> State:
+        model = make_model(config, panel, image_size_px=image_size_px, rngs=nnx.Rngs(key))
+        _, params, statistics = models.split(model)
+        return {"params": params, "statistics": statistics, "opt_state": optimizer.init(params)}
+
+    graphdef, _, _ = models.split(
+        nnx.eval_shape(lambda: make_model(config, panel, image_size_px=image_size_px, rngs=nnx.Rngs(0)))
+    )
+    if abstract:
+        shapes = jax.eval_shape(fresh, jax.random.key(config.seed))
+        return graphdef, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
+    return graphdef, jax.jit(fresh, out_shardings=sharding)(jax.random.key(config.seed))
+
+
+def make_train_step(
+    graphdef: Any, config: ConfigDict, panel: Panel, protocol: Protocol, mesh: Mesh
+) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
+    """A jitted `step(state, batch, step, learning_rate) -> state, {"loss", ...}`; the state given is donated.
+
+    All randomness comes from `config.seed` and the step number, so a resumed run repeats an uninterrupted one.
+    """
+    optimizer = make_optimizer(config)
+    aux_weight = config.aux_weight
+
+    def train_step(
+        state: State, batch: dict[str, jax.Array], step: jax.Array, learning_rate: jax.Array
+    ) -> tuple[State, dict[str, jax.Array]]:
+        augment_key, model_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), step))
+        images = random_symmetry(batch["image"], augment_key) if config.augment else batch["image"]
+        images = normalise(images, panel)
+        wanted = make_targets(batch, panel, protocol)
+
+        def loss_of(params: nnx.State) -> tuple[jax.Array, Any]:
+            outputs, statistics = models.apply(
+                graphdef, params, state["statistics"], images, train=True, key=model_key
+            )
+            loss, parts = losses.main_aux_mse(outputs, wanted, batch["mask"], aux_weight=aux_weight)
+            return loss, (parts, statistics)
+
+        gradients, (parts, statistics) = jax.grad(loss_of, has_aux=True)(state["params"])
+        updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
+        params = optim.apply_updates(state["params"], updates, learning_rate)
+        return {"params": params, "statistics": statistics, "opt_state": opt_state}, parts
+
+    whole, split = parallel.replicated(mesh), parallel.split_batch(mesh)
+    return jax.jit(
+        train_step, in_shardings=(whole, split, whole, whole), out_shardings=(whole, whole), donate_argnums=0
+    )
+
+
+def make_eval_step(
+    graphdef: Any, config: ConfigDict, panel: Panel, protocol: Protocol, mesh: Mesh
+) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
+    """A jitted `step(state, batch) -> prediction, loss sums`.
+
+    The prediction is [B, S, M] in the protocol's expression units, standardisation undone, averaged over the eight
+    symmetries where the protocol says so. Each loss comes as its sum over measured spots.
+    """
+    mean = np.asarray(panel.target_mean[: panel.num_main], np.float32)[None, None, :]
+    std = np.asarray(panel.target_std[: panel.num_main], np.float32)[None, None, :]
+
+    def eval_step(state: State, batch: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+        views = range(NUM_SYMMETRIES) if protocol.test_symmetries else range(1)
+        outputs = []
+        for which in views:
+            images = normalise(symmetry(batch["image"], which), panel)
+            view, _ = models.apply(
+                graphdef, state["params"], state["statistics"], images, train=False, key=None
+            )
+            outputs.append(view)
+        output = jax.tree.map(lambda *each: sum(each) / len(each), *outputs)
+        wanted = make_targets(batch, panel, protocol)
+        _, parts = losses.main_aux_mse(output, wanted, batch["mask"], aux_weight=config.aux_weight)
+        spots = jnp.sum(batch["mask"])
+        return output["main"] * std + mean, {name: part * spots for name, part in parts.items()}
+
+    whole, split = parallel.replicated(mesh), parallel.split_batch(mesh)
+    return jax.jit(eval_step, in_shardings=(whole, split), out_shardings=(split, whole))

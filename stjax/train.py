@@ -1,0 +1,303 @@
+"""Trains one model on one fold, scores it on the held-out patients, and leaves predictions to open.
+
+usage: python -m stjax.train --config=FILE [--workdir=DIR] [--config.KEY=VALUE ...]
+
+  --config=FILE           a config, e.g. configs/enet_b0_aux.py; configs/default.py explains every key
+  --workdir=DIR           where the run lives; default runs/<config's name>. A run found there is resumed
+  --config.data_dir=DIR   a data set made by python -m data_prep.build; without it the synthetic demo data is used
+  --config.protocol=NAME  stjax (default), brstnet_paper or brstnet_code
+  --config.KEY=VALUE      any other key of the config
+
+examples:
+  python -m stjax.train --config=configs/enet_b0_aux.py
+  python -m stjax.train --config=configs/tiny.py --workdir=runs/try --config.num_epochs=3
+  python -m stjax.train --config=configs/enet_b0_aux.py --workdir=runs/c5 --config.data_dir=data/her2st \\
+      --config.test_sections=C5
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from clu import parameter_overview
+from ml_collections import ConfigDict
+from tensorboardX import SummaryWriter
+
+from data_prep import cli
+from data_prep.dataset import PatchDataset
+from data_prep.errors import InputError
+from stjax import checkpoint, demo_data, evaluate, input_pipeline, metrics, optim, parallel, protocols, steps, workdir
+from stjax import config as configs
+
+
+def main(arguments: list[str]) -> None:
+    config, folder = configs.parse(arguments, usage=__doc__ or "")
+    train(config, folder)
+
+
+def train(config: ConfigDict, folder: Path) -> None:
+    """Trains, or resumes, or finds the run finished; then evaluates. Prints where the results are.
+
+    Args:
+        config: as `configs/default.py`, not yet resolved.
+        folder: the work directory.
+
+    Raises:
+        InputError: data, config or work directory do not fit.
+        FloatingPointError: the loss became NaN or infinite.
+    """
+    # ------------------------------------------------------------------------------------------------- config, data
+    protocol = protocols.get_protocol(config.protocol)
+    is_demo = not config.data_dir
+    config = configs.resolve(config, protocol, demo=is_demo)
+    if (folder / workdir.CONFIG).exists():
+        configs.check_same_run(configs.load(folder / workdir.CONFIG), config, folder)
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is in use by something else than a run of stjax; choose another --workdir")
+    mesh = parallel.make_mesh()
+    parallel.check_batch_size(config.batch_size, mesh)
+    parallel.check_batch_size(config.eval_batch_size, mesh)
+
+    if is_demo:
+        path = demo_data.demo_dataset(patients=config.demo.patients, patch_size_px=config.demo.patch_size_px)
+    else:
+        path = Path(config.data_dir)
+    dataset = PatchDataset.open(path)
+    data = describe_data(config, protocol, dataset)
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / workdir.DATA).exists():
+        if workdir.load_data_record(folder).content_hash != data.content_hash:
+            raise InputError(f"{folder} was trained on other data than {path}; choose another --workdir")
+    else:
+        workdir.write_json(folder / workdir.DATA, data.to_json())
+    if not (folder / workdir.CONFIG).exists():
+        workdir.write_json(folder / workdir.CONFIG, config.to_dict())
+
+    train_records = input_pipeline.PatchRecords(dataset, data.split.train, data.panel, protocol, train=True)
+    val_records = None
+    if data.split.val:
+        val_records = input_pipeline.PatchRecords(dataset, data.split.val, data.panel, protocol, train=False)
+    print_data(data, dataset, len(train_records), len(val_records) if val_records else 0)
+
+    # ------------------------------------------------------------------------------------- model, optimiser, restore
+    steps_per_epoch = max(1, len(train_records) // config.batch_size)
+    total_steps = steps_per_epoch * config.num_epochs
+    schedule = optim.Schedule(
+        config.schedule,
+        config.learning_rate,
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        warmup_steps=config.warmup_steps,
+        early_stopping_patience=config.early_stopping_patience,
+    )
+    checkpoints = folder / workdir.CHECKPOINTS
+    meta: dict[str, Any] = {"step": 0, "best_step": 0, "finished": False}
+    state_kwargs = {"image_size_px": data.image_size_px, "mesh": mesh}
+    graphdef, template = steps.init_state(config, data.panel, abstract=True, **state_kwargs)
+    restored = checkpoint.restore(checkpoints, template)
+    if restored is None:
+        _, state = steps.init_state(config, data.panel, **state_kwargs)
+        print(overview(state, config))
+    else:
+        state, meta = restored
+        schedule.restore(meta["schedule"])
+        word = "is finished" if meta["finished"] else f"resumes at step {meta['step']} of {total_steps}"
+        print(f"The run in {folder} {word}.")
+
+    # ------------------------------------------------------------------------------------------------ training loop
+    if not meta["finished"]:
+        log = Log(folder / "logs", meta["step"])
+        train_step = steps.make_train_step(graphdef, config, data.panel, protocol, mesh)
+        eval_step = steps.make_eval_step(graphdef, config, data.panel, protocol, mesh)
+        batches = input_pipeline.training_batches(
+            train_records,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            start_step=meta["step"],
+            num_workers=config.num_workers,
+        )
+        bar = cli.progress(total=total_steps, description="training", unit="step")
+        bar.update(meta["step"])
+        started, first_step = time.monotonic(), meta["step"]
+        step = meta["step"]
+        try:
+            while not meta["finished"]:
+                epoch = step // steps_per_epoch + 1
+                pending, epoch_losses = [], []
+                for _ in range(steps_per_epoch):
+                    batch, index = next(batches)
+                    rate = schedule.learning_rate(step)
+                    state, parts = train_step(
+                        state, parallel.put_batch(batch, mesh), np.uint32(step), np.float32(rate)
+                    )
+                    step += 1
+                    pending.append((step, rate, parts, index))
+                    if step % config.log_every_steps == 0 or step % steps_per_epoch == 0:
+                        for values in flush(pending, train_records):
+                            log.write("train", values | {"epoch": epoch})
+                            epoch_losses.append(values["loss"])
+                        speed = (step - first_step) * config.batch_size / (time.monotonic() - started)
+                        bar.set_postfix_str(f"loss {epoch_losses[-1]:.3f}, {speed:.1f} images/s")
+                    bar.update()
+
+                train_loss = float(np.mean(epoch_losses))
+                summary = {"epoch": epoch, "loss": train_loss}
+                if val_records:
+                    summary |= validate(eval_step, state, val_records, config, protocol, data.panel, mesh)
+                best = schedule.end_epoch(summary.get("val_loss", train_loss))
+                last = step >= total_steps or schedule.finished
+                meta = {
+                    "step": step,
+                    "best_step": step if best or not val_records else meta["best_step"],
+                    "finished": last,
+                    "schedule": schedule.state(),
+                }
+                checkpoint.save(checkpoints, step, state, meta)
+                log.write("epoch", summary | {"step": step, "best": best})
+                left = (time.monotonic() - started) / (step - first_step) * (total_steps - step)
+                bar.write(epoch_line(summary, config.num_epochs, speed, 0 if last else left, best=bool(val_records) and best))
+        finally:
+            bar.close()
+            batches.close()
+            log.close()
+
+    # ------------------------------------------------------------------------------------------ held-out evaluation
+    if not data.split.test:
+        print("No section is held out: nothing to evaluate.")
+        return
+    evaluate.evaluate(folder)
+
+
+def describe_data(config: ConfigDict, protocol: protocols.Protocol, dataset: PatchDataset) -> workdir.DataRecord:
+    """Split, panel and statistics of a run."""
+    if dataset.patch_size_px is None:
+        raise InputError(f"{dataset.path} holds tiles, this model needs patches; build it with --patch-size-px")
+    split = protocols.split_sections(
+        protocol,
+        {section["name"]: section["patient"] for section in dataset.sections},
+        fold=config.fold,
+        test_patients=configs.names(config.test_patients),
+        test_sections=configs.names(config.test_sections),
+        val_sections=configs.names(config.val_sections),
+    )
+    parameters = dataset.manifest["parameters"]
+    scales = [section["um_per_px"] for section in dataset.sections if section["name"] in split.train]
+    return workdir.DataRecord(
+        data_dir=str(dataset.path.resolve()),
+        content_hash=dataset.content_hash,
+        parameters=parameters,
+        image_size_px=dataset.patch_size_px,
+        um_per_px=float(parameters.get("um_per_px") or np.median(scales)),
+        synthetic=bool(dataset.manifest["synthetic"]),
+        protocol=protocol.name,
+        protocol_hash=protocol.hash,
+        split=split,
+        panel=protocols.fit_panel(protocol, dataset, split),
+    )
+
+
+def validate(
+    eval_step: Any,
+    state: steps.State,
+    records: input_pipeline.PatchRecords,
+    config: ConfigDict,
+    protocol: protocols.Protocol,
+    panel: protocols.Panel,
+    mesh: jax.sharding.Mesh,
+) -> dict[str, float | None]:
+    """Loss over the validation spots, and the median over genes of the pooled PCC."""
+    predictions, truths, loss = [], [], 0.0
+    for batch, index in input_pipeline.evaluation_batches(records, batch_size=config.eval_batch_size):
+        prediction, sums = eval_step(state, parallel.put_batch(batch, mesh))
+        loss += float(sums["loss"])
+        predictions.append(np.asarray(prediction)[: len(index), 0])
+        counts = batch["counts"][: len(index), 0, : panel.num_main]
+        truths.append(protocol.transform(counts, batch["total"][: len(index), 0]))
+    pcc = metrics.pearson_per_gene(np.concatenate(predictions), np.concatenate(truths))
+    known = pcc[~np.isnan(pcc)]
+    return {"val_loss": loss / len(records), "val_pcc_median": float(np.median(known)) if len(known) else None}
+
+
+def flush(pending: list[Any], records: input_pipeline.PatchRecords) -> Iterator[dict[str, Any]]:
+    """Waits for the steps under way and hands over their figures; a loss that is no number ends the run."""
+    for step, rate, parts, index in pending:
+        values = {name: float(value) for name, value in parts.items()}
+        if not math.isfinite(values["loss"]):
+            spots = ", ".join(f"{records.section[i]}/{records.spot_id[i]}" for i in index)
+            raise FloatingPointError(f"the loss is {values['loss']} at step {step}; its batch holds spots {spots}")
+        yield {"step": step, "learning_rate": rate, **values}
+    pending.clear()
+
+
+class Log:
+    """`logs/train.jsonl` and TensorBoard events. What a killed run wrote after its last checkpoint is taken back."""
+
+    def __init__(self, folder: Path, step: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "train.jsonl"
+        kept = []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue  # the line that was being written
+            if entry["step"] <= step:
+                kept.append(line + "\n")
+        path.write_text("".join(kept))
+        self._file = path.open("a")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def write(self, kind: str, values: dict[str, Any]) -> None:
+        self._file.write(json.dumps({"kind": kind, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if isinstance(value, float):
+                self._board.add_scalar(f"{kind}/{name}", value, values["step"])
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def overview(state: steps.State, config: ConfigDict) -> str:
+    """Parameters by part of the model."""
+    counts: dict[str, int] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state["params"])[0]:
+        part = ".".join(str(getattr(key, "key", key)) for key in path[:2] if getattr(key, "key", "") != "value")
+        counts[part] = counts.get(part, 0) + leaf.size
+    rows = "\n".join(f"  {part:32s} {size:>12,}" for part, size in counts.items())
+    total = parameter_overview.count_parameters(state["params"])
+    return f"{config.model.module} {config.model.variant}: {total:,} parameters\n{rows}"
+
+
+def print_data(data: workdir.DataRecord, dataset: PatchDataset, train_spots: int, val_spots: int) -> None:
+    if data.synthetic:
+        print("The data is SYNTHETIC (stjax's demo): its figures say nothing about real tissue.")
+    for part, spots in (("train", train_spots), ("val", val_spots), ("test", None)):
+        sections = getattr(data.split, part)
+        patients = sorted({s["patient"] for s in dataset.sections if s["name"] in sections})
+        size = "" if spots is None else f", {spots} spots"
+        print(f"{part:>5}: {len(sections)} sections of patient {', '.join(patients) or '-'}{size}")
+    print(f"protocol {data.protocol}: {data.panel.num_main} main genes, {data.panel.num_aux} aux genes")
+    for warning in data.split.warnings:
+        print(f"note: {warning}")
+
+
+def epoch_line(summary: dict[str, Any], num_epochs: int, speed: float, seconds_left: float, *, best: bool) -> str:
+    parts = [f"epoch {summary['epoch']}/{num_epochs}", f"loss {summary['loss']:.4f}"]
+    if "val_loss" in summary:
+        parts.append(f"val loss {summary['val_loss']:.4f}")
+        if summary["val_pcc_median"] is not None:
+            parts.append(f"val median PCC {summary['val_pcc_median']:.3f}")
+    minutes, seconds = divmod(round(seconds_left), 60)
+    parts += [f"{speed:.1f} images/s", f"{minutes}:{seconds:02d} left"]
+    return "  ".join(parts) + ("  best so far" if best else "")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,125 @@
+"""A work directory: what `train` leaves and everything later reads. JSON and arrays only, nothing executable."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from data_prep.dataset import PatchDataset
+from data_prep.errors import InputError
+from stjax import checkpoint, parallel, steps
+from stjax import config as configs
+from stjax.protocols import Panel, Protocol, Split, get_protocol
+
+CONFIG, DATA, CHECKPOINTS = "config.json", "data.json", "checkpoints"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataRecord:
+    """What a run knows of its data: enough to predict without the data set.
+
+    Attributes:
+        data_dir, content_hash: the data set, and the SHA-256 of its manifest.
+        parameters: how patches were cut and stained, from the manifest.
+        image_size_px: side of a patch.
+        um_per_px: physical size of a patch pixel, the training sections' median.
+        synthetic: whether the data is the demo's.
+    """
+
+    data_dir: str
+    content_hash: str
+    parameters: dict[str, Any]
+    image_size_px: int
+    um_per_px: float
+    synthetic: bool
+    protocol: str
+    protocol_hash: str
+    split: Split
+    panel: Panel
+
+    def to_json(self) -> dict[str, Any]:
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return values | {"split": dataclasses.asdict(self.split), "panel": self.panel.to_json()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "DataRecord":
+        split = Split(**{key: tuple(value) for key, value in values["split"].items()})
+        return cls(**values | {"split": split, "panel": Panel.from_json(values["panel"])})
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n")
+    os.replace(temporary, path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained model with its settings, ready to predict.
+
+    Attributes:
+        step: the step of the checkpoint: the best on validation, or the last where there is no validation.
+    """
+
+    workdir: Path
+    config: ConfigDict
+    data: DataRecord
+    protocol: Protocol
+    graphdef: Any
+    state: steps.State
+    step: int
+    mesh: Mesh
+
+    @classmethod
+    def load(cls, workdir: Path) -> "Run":
+        """Raises InputError when the folder holds no trained model, or a damaged one."""
+        config = configs.load(workdir / CONFIG)
+        data = load_data_record(workdir)
+        mesh = parallel.make_mesh()
+        folder = workdir / CHECKPOINTS
+        available = checkpoint.steps(folder)
+        if not available:
+            raise InputError(f"{workdir} has no checkpoint yet; train it (again) with python -m stjax.train")
+        protocol = get_protocol(data.protocol)
+        graphdef, template = steps.init_state(config, data.panel, image_size_px=data.image_size_px, mesh=mesh, abstract=True)
+        newest = checkpoint.restore(folder, template)
+        assert newest is not None  # there is one, and restore raises when none is sound
+        state, meta = newest
+        step = meta["best_step"]
+        if step != meta["step"]:
+            best = checkpoint.restore(folder, template, step=step)
+            assert best is not None
+            state, _ = best
+        return cls(workdir, config, data, protocol, graphdef, state, step, mesh)
+
+    def open_dataset(self, data_dir: str = "") -> PatchDataset:
+        """The data set it was trained on, or another. Raises InputError when it is not there or has changed."""
+        dataset = PatchDataset.open(Path(data_dir or self.data.data_dir))
+        if not data_dir and dataset.content_hash != self.data.content_hash:
+            raise InputError(
+                f"the data set {self.data.data_dir} has changed since this run was trained; "
+                "name the one to use with --data_dir"
+            )
+        return dataset
+
+
+def load_data_record(workdir: Path) -> DataRecord:
+    path = workdir / DATA
+    try:
+        return DataRecord.from_json(json.loads(path.read_text()))
+    except OSError:
+        raise InputError(f"{workdir} is no work directory: it has no {DATA}; train one first") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not readable ({error}); train in a new work directory") from None
+
+
+def hardware() -> str:
+    """The devices of this run, for results."""
+    devices = jax.devices()
+    return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"

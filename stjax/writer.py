@@ -1,0 +1,143 @@
+"""Predictions as files: AnnData for every tool, and a PNG of one gene over the tissue."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+
+from stjax.protocols import Panel
+from stjax.workdir import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class SectionPrediction:
+    """Predicted expression of one section's spots, and the measured one where it is known.
+
+    Attributes:
+        spot_id: [S] str; spot_xy: [S, 2] full-resolution pixels of the slide.
+        spot_radius_px: of the discs, full-resolution pixels.
+        expression: [S, M] float32, in the protocol's expression units.
+        truth: [S, M] float32 or None.
+        thumbnail: [h, w, 3] uint8 picture of the slide; thumbnail_scale: its pixels per full-resolution pixel.
+    """
+
+    section: str
+    patient: str
+    spot_id: np.ndarray
+    spot_xy: np.ndarray
+    spot_radius_px: float
+    um_per_px: float
+    expression: np.ndarray
+    truth: np.ndarray | None
+    thumbnail: np.ndarray
+    thumbnail_scale: float
+
+
+def provenance(run: Run) -> dict[str, Any]:
+    """Where predictions come from, for results files."""
+    return {
+        "units": f"{run.data.protocol}: {run.protocol.target}",
+        "protocol": run.data.protocol,
+        "protocol_sha256": run.data.protocol_hash,
+        "data_sha256": run.data.content_hash,
+        "model": f"{run.config.model.module} {run.config.model.variant}",
+        "checkpoint_step": run.step,
+        "synthetic": run.data.synthetic,
+    }
+
+
+def gene_names(panel: Panel) -> np.ndarray:
+    """[M] unique str: symbols of the main genes, with the Ensembl id added where several share a symbol."""
+    names = panel.names[: panel.num_main]
+    values, times = np.unique(names, return_counts=True)
+    shared = set(values[times > 1])
+    ids = panel.ensembl_id[: panel.num_main]
+    return np.array([f"{name} ({ids[i]})" if name in shared else name for i, name in enumerate(names)])
+
+
+def write_h5ad(path: Path, prediction: SectionPrediction, run: Run, *, genes: np.ndarray) -> None:
+    """Writes one section, whole or not at all: `X` and `layers["truth"]` [S, G], `obsm["spatial"]`, `uns["stjax"]`.
+
+    Args:
+        genes: columns of the main panel to write.
+    """
+    panel = run.data.panel
+    adata = anndata.AnnData(
+        X=prediction.expression[:, genes].astype(np.float32),
+        obs=pd.DataFrame(
+            {"section": prediction.section, "patient": prediction.patient},
+            index=pd.Index(prediction.spot_id.astype(str), name="spot_id"),
+        ),
+        var=pd.DataFrame(
+            {"symbol": panel.symbol[genes], "ensembl_id": panel.ensembl_id[genes]},
+            index=pd.Index(gene_names(panel)[genes], name="gene"),
+        ),
+        obsm={"spatial": prediction.spot_xy.astype(np.float64)},
+        uns={
+            "stjax": provenance(run),
+            "spatial": {
+                prediction.section: {
+                    "images": {"lowres": prediction.thumbnail},
+                    "scalefactors": {
+                        "tissue_lowres_scalef": prediction.thumbnail_scale,
+                        "spot_diameter_fullres": 2 * prediction.spot_radius_px,
+                        "microns_per_pixel": prediction.um_per_px,
+                    },
+                }
+            },
+        },
+    )
+    if prediction.truth is not None:
+        adata.layers["truth"] = prediction.truth[:, genes].astype(np.float32)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    adata.write_h5ad(temporary, compression="gzip")
+    os.replace(temporary, path)
+
+
+def write_map(path: Path, prediction: SectionPrediction, run: Run, *, gene: int) -> None:
+    """Draws one gene over the tissue: truth, where it is known, and prediction, on one colour scale."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.collections import EllipseCollection
+
+    panels = [("prediction", prediction.expression[:, gene])]
+    if prediction.truth is not None:
+        panels.insert(0, ("truth", prediction.truth[:, gene]))
+    values = np.concatenate([panel for _, panel in panels])
+    low, high = np.quantile(values, (0.02, 0.98)) if len(values) else (0.0, 1.0)
+    height, width = prediction.thumbnail.shape[:2]
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(5.2 * len(panels), 5.2 * height / width + 1.0), squeeze=False, layout="constrained"
+    )
+    collection = None
+    for axis, (name, panel) in zip(axes[0], panels, strict=True):
+        axis.imshow(prediction.thumbnail, alpha=0.7)
+        diameter = 2 * prediction.spot_radius_px * prediction.thumbnail_scale
+        collection = EllipseCollection(
+            np.full(len(panel), diameter),
+            np.full(len(panel), diameter),
+            np.zeros(len(panel)),
+            units="xy",
+            offsets=prediction.spot_xy * prediction.thumbnail_scale,
+            offset_transform=axis.transData,
+            array=panel,
+            cmap="viridis",
+        )
+        collection.set_clim(low, max(high, low + 1e-9))
+        axis.add_collection(collection)
+        axis.set_title(name)
+        axis.set_axis_off()
+    if collection is not None:
+        figure.colorbar(collection, ax=axes[0].tolist(), shrink=0.8, label=run.protocol.target)
+    synthetic = "  (SYNTHETIC tissue)" if run.data.synthetic else ""
+    figure.suptitle(f"{gene_names(run.data.panel)[gene]}, section {prediction.section}{synthetic}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

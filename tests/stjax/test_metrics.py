@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+import scipy.stats
+
+from stjax import metrics
+
+
+def test_pearson_equals_scipy_on_random_genes():
+    rng = np.random.default_rng(0)
+    prediction, truth = rng.normal(size=(2, 40, 7)) * 1e3 + 1e5
+    expected = [scipy.stats.pearsonr(prediction[:, g], truth[:, g]).statistic for g in range(7)]
+    np.testing.assert_allclose(metrics.pearson_per_gene(prediction, truth), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1e8])
+def test_pearson_of_a_constant_gene_is_nan(constant):
+    truth = np.random.default_rng(0).normal(size=(33, 2))
+    prediction = truth.copy()
+    prediction[:, 1] = constant
+    pcc = metrics.pearson_per_gene(prediction, truth)
+    assert pcc[0] == pytest.approx(1.0)
+    assert np.isnan(pcc[1])
+
+
+def test_pearson_of_one_spot_is_nan():
+    assert np.isnan(metrics.pearson_per_gene(np.ones((1, 3)), np.ones((1, 3)))).all()
+
+
+def test_pearson_of_a_float32_constant_is_nan_not_rounding_noise():
+    prediction = np.broadcast_to(np.float32(0.1), (1000, 1))
+    truth = np.arange(1000.0)[:, None]
+    assert np.isnan(metrics.pearson_per_gene(prediction, truth)).all()
+
+
+def test_errors_equal_their_definition():
+    prediction, truth = np.array([[1.0, 2.0], [3.0, 2.0]]), np.array([[0.0, 2.0], [0.0, 4.0]])
+    np.testing.assert_allclose(metrics.mae_per_gene(prediction, truth), [2.0, 1.0])
+    np.testing.assert_allclose(metrics.rmse_per_gene(prediction, truth), [np.sqrt(5.0), np.sqrt(2.0)])
+
+
+def test_section_median_pools_per_section_and_skips_undefined_sections():
+    truth = np.arange(4.0)[:, None]
+    predictions = [truth, -truth, truth, np.zeros((4, 1))]
+    pooled = metrics.pooled_pcc(predictions, [truth] * 4, pooling="section_median")
+    np.testing.assert_allclose(pooled, [1.0])
+    assert metrics.pooled_pcc(predictions[:2], [truth] * 2, pooling="pooled")[0] == pytest.approx(0.0)
+
+
+def test_summary_counts_the_bands_of_the_paper_and_the_genes_without_pcc():
+    pcc = np.array([np.nan, -0.2, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    summary = metrics.summarise(pcc, np.ones(9), 2 * np.ones(9))
+    assert summary["genes"] == 9
+    assert summary["genes_without_pcc"] == 1
+    assert summary["genes_pcc_above_0"] == 6
+    assert summary["genes_pcc_0.1_to_0.3"] == 2
+    assert summary["genes_pcc_0.3_to_0.5"] == 2
+    assert summary["genes_pcc_above_0.5"] == 1
+    assert summary["pcc_median"] == pytest.approx(0.25)
+    assert (summary["amae"], summary["armse"]) == (1.0, 2.0)
+
+
+def test_summary_without_any_pcc_says_none_not_zero():
+    summary = metrics.summarise(np.full(3, np.nan), np.ones(3), np.ones(3))
+    assert summary["pcc_mean"] is None
+    assert summary["pcc_median"] is None
