@@ -1,0 +1,123 @@
+"""TIFF and OME-TIFF slides through `tifffile`: only the tiles or strips a region touches are decoded."""
+
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.errors import InputError
+from data_prep.slide import Slide, check_budget, decoding, drop_alpha, scale_from_tiff
+
+_CACHE_BYTES = 64 << 20  # decoded tiles kept, so that overlapping patches do not decode a tile again
+
+
+class TiffSlide(Slide):
+    """TIFF and OME-TIFF through `tifffile`, segment by segment, lower levels of a pyramid for thumbnails."""
+
+    format = "tiff"
+
+    def __init__(self, path: Path, tifffile: Any, max_pixels: int) -> None:
+        self._lock = threading.RLock()
+        self._cache: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self._cached_bytes = 0
+        with decoding(path):
+            self._file = tifffile.TiffFile(path)
+            series = max(self._file.series, key=lambda s: s.levels[0].sizes.get("width", 0) * len(s.levels))
+            self._levels = [self._planes(path, level) for level in series.levels]
+            page = self._levels[0][0]
+            tags = {code: tag.value for code in (270, 282, 283, 296) if (tag := page.tags.get(code)) is not None}
+            description = str(self._file.ome_metadata or self._file.pages[0].tags.get(270, page.tags.get(270)) or "")
+            um_per_px = scale_from_tiff(tags.get(282), tags.get(283), int(tags.get(296, 2)), description)
+        super().__init__(path, page.imagewidth, page.imagelength, um_per_px, max_pixels)
+
+    @staticmethod
+    def _planes(path: Path, level: Any) -> list[Any]:
+        """The pages that make up one level: one interleaved RGB(A) or grey page, or three single-channel ones."""
+        pages = [page for page in level.pages if page is not None]
+        page = pages[0].aspage()
+        if page.dtype != np.uint8 or page.photometric not in (1, 2, 6):
+            raise InputError(
+                f"{path}: found {page.dtype} pixels, photometric {page.photometric!s}; "
+                "expected 8-bit RGB or grey; convert the slide to 8-bit RGB"
+            )
+        if page.samplesperpixel == 1 and len(pages) == 3:
+            return [p.aspage() for p in pages]
+        if page.samplesperpixel not in (1, 3, 4) or len(pages) > 1:
+            raise InputError(
+                f"{path}: found {page.samplesperpixel * len(pages)} channels or planes, expected one RGB or grey "
+                "image (histology in bright field); export the RGB plane as its own file"
+            )
+        return [page]
+
+    def _segment(self, page: Any, index: int) -> np.ndarray | None:
+        """uint8 [h, w, samples] of tile or strip `index`, None where the file stores none."""
+        key = (page.index, index)
+        with self._lock:
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                return self._cache[key]
+            offset, size = page.dataoffsets[index], page.databytecounts[index]
+            if size == 0:
+                return None
+            handle = self._file.filehandle
+            handle.seek(offset)
+            data = handle.read(size)
+            if len(data) < size:
+                raise ValueError("the file ends in the middle of the image")
+            decoded = page.decode(data, index, jpegtables=page.jpegtables)[0]
+            if decoded is None:
+                return None
+            segment = np.asarray(decoded)[0]
+            self._cache[key] = segment
+            self._cached_bytes += segment.nbytes
+            while self._cached_bytes > _CACHE_BYTES and len(self._cache) > 1:
+                self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+            return segment
+
+    def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        planes = self._levels[level]
+        page = planes[0]
+        separate = page.planarconfig == 2 and page.samplesperpixel > 1
+        samples = 1 if separate else page.samplesperpixel
+        tile_w = page.tilewidth if page.is_tiled else page.imagewidth
+        tile_h = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
+        across, down = -(-page.imagewidth // tile_w), -(-page.imagelength // tile_h)
+        sources = (
+            [(page, k * across * down) for k in range(min(3, page.samplesperpixel))]
+            if separate
+            else [(p, 0) for p in planes]
+        )
+        channels = []
+        for source, first in sources:
+            out = np.full((height, width, samples), 255, np.uint8)
+            for row in range(y // tile_h, (y + height - 1) // tile_h + 1):
+                for column in range(x // tile_w, (x + width - 1) // tile_w + 1):
+                    with decoding(self.path):
+                        tile = self._segment(source, first + row * across + column)
+                    if tile is None:
+                        continue
+                    top, left = row * tile_h, column * tile_w
+                    y0, x0 = max(y, top), max(x, left)
+                    y1, x1 = min(y + height, top + tile.shape[0]), min(x + width, left + tile.shape[1])
+                    out[y0 - y : y1 - y, x0 - x : x1 - x] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
+            channels.append(out)
+        return drop_alpha(channels[0] if len(channels) == 1 else np.concatenate(channels, axis=2))
+
+    def _read_inside(self, x: int, y: int, width: int, height: int) -> np.ndarray:
+        return self._read_level(0, x, y, width, height)
+
+    def _reduced(self, factor: float) -> tuple[np.ndarray, tuple[float, float]]:
+        fitting = [i for i, planes in enumerate(self._levels) if self.width / planes[0].imagewidth <= factor * 1.01]
+        if fitting[-1] == 0:
+            return super()._reduced(factor)
+        page = self._levels[fitting[-1]][0]
+        check_budget(self.path, page.imagewidth, page.imagelength, self.max_pixels, "the pyramid level")
+        size = (page.imagewidth, page.imagelength)
+        return self._read_level(fitting[-1], 0, 0, *size), size
+
+    def close(self) -> None:
+        """Release the file and the decoded tiles."""
+        self._cache.clear()
+        self._file.close()
