@@ -78,8 +78,8 @@ def shipped_reference() -> GeneReference:
 
     genes, aliases = rows(origin["genes"]), rows(origin["aliases"])
     return _reference(
-        ((ensembl_id, symbol) for ensembl_id, symbol in genes),
-        {alias: symbol for alias, symbol in aliases},
+        ((row[0], row[1]) for row in genes),
+        {row[0]: row[1] for row in aliases},
         f"{origin['source']}, {origin['date']}",
     )
 

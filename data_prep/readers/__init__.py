@@ -11,7 +11,8 @@ A reader module offers
 Options, keywords every one of these functions takes (a layout leaves alone what does not concern it):
 
     um_per_px        scale to assume where neither a file nor the spot pitch tells it
-    image            full-resolution image, for layouts that keep it elsewhere: a file, or a folder with <section>.<extension>
+    image            full-resolution image, for layouts that keep it elsewhere: a file, or a folder of
+                     <section>.<extension>
     gene_table       HGNC complete set to name genes by, in place of the shipped table
     resolve_aliases  replace outdated gene symbols by official ones
     bin_um           Visium HD: the bin sizes to read, e.g. (8, 16); all present by default

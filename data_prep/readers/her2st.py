@@ -32,7 +32,7 @@ def detect(path: Path) -> str | None:
     return None if root is None else f"{root.name or root}/ holds ST-cnts and ST-spotfiles"
 
 
-def find_sections(path: Path, **options: Any) -> dict[str, str]:
+def find_sections(path: Path, **_: Any) -> dict[str, str]:
     """Every section with a count or a spot file -> what it lacks, "" when complete."""
     root = _need_root(Path(path))
     counts, spots = _files(root / "ST-cnts", _COUNTS), _files(root / "ST-spotfiles", _SPOTS)
@@ -71,7 +71,7 @@ def read_section(
     um_per_px: float | None = None,
     gene_table: Path | None = None,
     resolve_aliases: bool = False,
-    **options: Any,
+    **_: Any,
 ) -> Section:
     """One section: its selected spots that were counted, in count-file order.
 

@@ -1,4 +1,4 @@
-"""Derive the shipped gene tables: python data_prep/resources/derive.py FOLDER (with human_genes.tsv, human_gene_aliases.tsv).
+"""Derive the shipped gene tables from a folder of human_genes.tsv and human_gene_aliases.tsv: derive.py FOLDER.
 
 One row per Ensembl id (its lowest Entrez id names it: the long-established gene, not a read-through or antisense entry)
 and one row per alias that means exactly one gene and is no gene's official symbol.
@@ -16,17 +16,20 @@ DATE = "2022-09"
 
 
 def read(path: Path) -> list[dict[str, str]]:
+    """Rows of a tab-separated table."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
 def write(path: Path, header: str, rows: list[tuple[str, str]]) -> dict[str, str | int]:
+    """Write a gzipped table, the same bytes on every run, and return its entry in the index."""
     text = "\n".join([header, *("\t".join(row) for row in rows)]) + "\n"
     path.write_bytes(gzip.compress(text.encode(), compresslevel=9, mtime=0))
     return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "rows": len(rows)}
 
 
 def main(source: Path, out: Path) -> None:
+    """Write both tables and their index to `out`."""
     named: dict[str, tuple[int, str]] = {}
     for row in read(source / "human_genes.tsv"):
         entry = (int(row["entrez_id"]), row["symbol"])

@@ -85,7 +85,7 @@ def test_missing_image_is_named_with_what_to_do(tmp_path: Path) -> None:
 def test_missing_spot_file_is_named(tmp_path: Path) -> None:
     root = write(tmp_path)
     (root / "ST-spotfiles/A1_selection.tsv").unlink()
-    with pytest.raises(InputError, match="ST-spotfiles/A1_selection.tsv"):
+    with pytest.raises(InputError, match=r"ST-spotfiles/A1_selection\.tsv"):
         her2st.list_sections(root)
 
 

@@ -1,0 +1,199 @@
+"""Demo data: synthetic H&E tissue with known cells, in the files of real layouts. No patient, no biology.
+
+python -m data_prep.demo --out demo                         # 4 patients x 2 sections, her2st layout
+python -m data_prep.demo --out demo --patients 6 --seed 1
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import scipy.ndimage
+
+from data_prep import cli, demo_layouts, demo_slide, demo_tissue
+from data_prep.demo_layouts import DemoSection
+from data_prep.demo_tissue import Biology, Cells, Tissue
+from data_prep.errors import InputError
+from data_prep.readers._sections import SYNTHETIC_MARK
+
+PITCH_UM, SPOT_RADIUS_UM = 200.0, 50.0
+_MARGIN_UM = 170.0  # a 224 px window around any spot stays inside the slide
+_TISSUE_SHARE = 0.42  # of the slide within its margin
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What to make; `seed` and these decide every byte.
+
+    Attributes:
+        layout: whose files to write.
+        patients, sections_per_patient: how many.
+        spots: about how many spots (or, for other areas, how much tissue: 200 x 200 um each) per section.
+        um_per_px: scale of the slides.
+        reads_per_spot: mean depth of a spot.
+        seed: of everything.
+    """
+
+    layout: str = "her2st"
+    patients: int = 4
+    sections_per_patient: int = 2
+    spots: int = 104
+    um_per_px: float = 1.4
+    reads_per_spot: float = 9000.0
+    seed: int = 0
+
+
+def make_demo(
+    out: str | Path,
+    *,
+    layout: str = "her2st",
+    patients: int = 4,
+    sections_per_patient: int = 2,
+    spots: int = 104,
+    um_per_px: float = 1.4,
+    reads_per_spot: float = 9000.0,
+    seed: int = 0,
+    workers: int | None = None,
+) -> Path:
+    """Write a synthetic data set to the folder `out` and return it; the folder appears only when complete.
+
+    Args:
+        out: must not exist, or be empty.
+        layout, patients, sections_per_patient, spots, um_per_px, reads_per_spot, seed: see `Recipe`.
+        workers: threads; by default one per core.
+
+    Raises:
+        InputError: `out` is in use, or a number is out of range.
+    """
+    recipe = Recipe(layout, patients, sections_per_patient, spots, um_per_px, reads_per_spot, seed)
+    _check(recipe)
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: already there and not empty; choose another --out or remove it first")
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    partial.mkdir(parents=True)
+    try:
+        _write(partial, recipe, workers or os.cpu_count() or 1)
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def make_section(recipe: Recipe, life: Biology, patient: int, section: int) -> DemoSection:
+    """One section, the same whatever else is made beside it."""
+    rng = np.random.default_rng([recipe.seed, 0, patient])
+    patient_effect = rng.normal(0, 0.12, len(life.genes))
+    favour = rng.normal(0, 0.25, len(demo_tissue.TYPES))
+    staining = demo_slide.patient_staining(rng)
+    depth = recipe.reads_per_spot * rng.lognormal(0, 0.2)
+
+    rng = np.random.default_rng([recipe.seed, 1, patient, section])
+    area = recipe.spots * PITCH_UM**2
+    side = float(np.sqrt(area / _TISSUE_SHARE)) + 2 * _MARGIN_UM
+    tissue = demo_tissue.grow(
+        rng, width_um=side, height_um=side * 0.96, tissue_um2=area, patient_effect=patient_effect, favour=favour
+    )
+    image = demo_slide.paint(rng, tissue, demo_slide.section_staining(rng, staining), um_per_px=recipe.um_per_px)
+    array_xy, grid_xy, spot_xy_um = spot_grid(rng, tissue)
+    discs = demo_tissue.cells_in_discs(tissue.cells, spot_xy_um, SPOT_RADIUS_UM)
+    mean = demo_tissue.expected_expression(tissue.cells, life, discs)
+    mean *= depth / mean.sum(axis=1).mean() * rng.lognormal(0, 0.2, (len(mean), 1))
+    return DemoSection(
+        patient=patient,
+        section=section,
+        image=image,
+        um_per_px=recipe.um_per_px,
+        genes=life.genes,
+        cells=tissue.cells,
+        array_xy=array_xy,
+        grid_xy=grid_xy,
+        spot_xy=spot_xy_um / recipe.um_per_px,
+        counts=demo_tissue.sample_counts(rng, mean),
+        rng=rng,
+    )
+
+
+def spot_grid(rng: np.random.Generator, tissue: Tissue) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Array positions [S, 2], the same with printing error [S, 2], and centres [S, 2] in um, of spots on tissue."""
+    columns = int((tissue.width_um - 2 * _MARGIN_UM) // PITCH_UM) + 1
+    rows = int((tissue.height_um - 2 * _MARGIN_UM) // PITCH_UM) + 1
+    array_xy = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).reshape(-1, 2) + 1
+    grid_xy = array_xy + rng.normal(0, 0.03, array_xy.shape).round(3)
+    xy_um = (grid_xy - 1) * PITCH_UM + _MARGIN_UM
+    covered = scipy.ndimage.uniform_filter(tissue.region.sum(axis=0), 9)  # over about a spot's width
+    on = covered[demo_tissue.grid_index(xy_um, covered.shape)] > 0.6
+    return array_xy[on], grid_xy[on], xy_um[on]
+
+
+def load_truth(root: str | Path, name: str) -> tuple[Cells, Biology]:
+    """The cells of section `name` of a demo, and what they express: truth at any spot size.
+
+    Pass them to `demo_tissue.cells_in_discs` and `demo_tissue.expected_expression`.
+    """
+    with np.load(Path(root) / "truth" / f"{name}.npz", allow_pickle=False) as file:
+        cells = Cells(**{field.name: file[field.name] for field in dataclasses.fields(Cells)})
+    return cells, demo_tissue.biology()
+
+
+def _check(recipe: Recipe) -> None:
+    for name in ("patients", "sections_per_patient", "spots", "um_per_px", "reads_per_spot"):
+        if not getattr(recipe, name) > 0:
+            raise InputError(f"--{name.replace('_', '-')} is {getattr(recipe, name)}, expected a positive number")
+    if recipe.seed < 0:
+        raise InputError(f"--seed is {recipe.seed}, expected zero or more")
+    if recipe.layout not in demo_layouts.WRITERS:
+        raise InputError(f"--layout is {recipe.layout!r}, expected one of {', '.join(sorted(demo_layouts.WRITERS))}")
+
+
+def _write(root: Path, recipe: Recipe, workers: int) -> None:
+    life = demo_tissue.biology()
+    write = demo_layouts.WRITERS[recipe.layout]
+    (root / "truth").mkdir()
+
+    def one(numbers: tuple[int, int]) -> str:
+        section = make_section(recipe, life, *numbers)
+        name = write(root, section)
+        np.savez_compressed(root / "truth" / f"{name}.npz", **dataclasses.asdict(section.cells))
+        return name
+
+    jobs = list(np.ndindex(recipe.patients, recipe.sections_per_patient))
+    with ThreadPoolExecutor(min(workers, len(jobs))) as pool:
+        names = list(cli.progress(pool.map(one, jobs), total=len(jobs), description="demo", unit="section"))
+    (root / SYNTHETIC_MARK).write_text(
+        "SYNTHETIC DATA. Everything in this folder was generated by data_prep.demo: the tissue was painted, the cells\n"
+        "and their expression invented. The gene names are real, their numbers are not. It shows that software runs;\n"
+        f"it says nothing about any patient or disease.\n\nrecipe: {json.dumps(dataclasses.asdict(recipe))}\n"
+        f"sections: {', '.join(names)}\ntruth/<section>.npz: the cells (xy_um, type, level, size, patient_effect)\n"
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """The command line."""
+    defaults = Recipe()
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; must not exist or be empty")
+    parser.add_argument("--layout", default=defaults.layout, help=f"one of {', '.join(sorted(demo_layouts.WRITERS))}")
+    parser.add_argument("--patients", type=int, default=defaults.patients)
+    parser.add_argument("--sections-per-patient", type=int, default=defaults.sections_per_patient)
+    parser.add_argument("--spots", type=int, default=defaults.spots, help="about how many per section")
+    parser.add_argument("--um-per-px", type=float, default=defaults.um_per_px)
+    parser.add_argument("--reads-per-spot", type=float, default=defaults.reads_per_spot)
+    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument("--workers", type=int, help="threads; one per core by default")
+    out = make_demo(**vars(parser.parse_args(arguments)))
+    print("Synthetic data, for trying out only: no patient, no biology")
+    print(out)
+
+
+if __name__ == "__main__":
+    cli.run(main)
