@@ -12,7 +12,7 @@ examples:
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from data_prep import cli
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from data_prep.section import DISC
-from stjax import baselines, input_pipeline, metrics, parallel, steps, workdir, writer
+from stjax import baselines, input_pipeline, metrics, predict, workdir, writer
 from stjax.config import names
 
 COLUMNS = {
@@ -139,7 +139,7 @@ def evaluate(folder: Path, *, data_dir: str = "", protocol: str = "", sections: 
     for prediction in predictions:
         base = folder / "predictions" / prediction.section
         writer.write_h5ad(base.with_name(f"{base.name}.h5ad"), prediction, run, genes=np.arange(panel.num_main))
-        picture = base.with_name(f"{base.name}_{safe(writer.gene_names(panel)[best])}.png")
+        picture = base.with_name(f"{base.name}_{writer.file_name(writer.gene_names(panel)[best])}.png")
         writer.write_map(picture, prediction, run, gene=best)
         written += [base.with_name(f"{base.name}.h5ad"), picture]
     print_table(result, ridge_known=ridge is not None)
@@ -158,42 +158,36 @@ def training_features(run: workdir.Run) -> tuple[Any, Any]:
         return None, None
     panel = run.data.panel
     records = input_pipeline.PatchRecords(dataset, run.data.split.train, panel, run.protocol, train=True)
-    features, wanted = [], []
-    for batch, index in cli.progress(
-        input_pipeline.evaluation_batches(records, batch_size=64), total=-(-len(records) // 64), description="ridge"
-    ):
-        features.append(baselines.colour_statistics(batch["image"][: len(index)]))
-        wanted.append(main_truth(run, batch, len(index)))
+    features = np.concatenate([baselines.colour_statistics(image[None]) for image in images(records, "ridge")])
     std, mean = panel.target_std[: panel.num_main], panel.target_mean[: panel.num_main]
-    return np.concatenate(features), (np.concatenate(wanted) - mean) / std
+    return features, (records.main_expression(panel, run.protocol) - mean) / std
 
 
-def main_truth(run: workdir.Run, batch: input_pipeline.Batch, size: int) -> np.ndarray:
-    """[B, M] measured expression of the main genes, float64, in the protocol's expression units."""
-    counts = batch["counts"][:size, 0, : run.data.panel.num_main].astype(np.float64)
-    return run.protocol.transform(counts, batch["total"][:size, 0])
+def images(records: input_pipeline.PatchRecords, description: str) -> Iterator[np.ndarray]:
+    """Every patch in order, [H, W, 3] uint8, under a progress bar."""
+    for index in cli.progress(range(len(records)), description=description, unit="spot"):
+        yield records[index]["image"]
 
 
 def predict_section(
     run: workdir.Run, dataset: PatchDataset, name: str
 ) -> tuple[writer.SectionPrediction, np.ndarray]:
     """The model's prediction of one prepared section, and its patches' colour statistics [S, D]."""
-    records = input_pipeline.PatchRecords(dataset, (name,), run.data.panel, run.protocol, train=False)
+    panel = run.data.panel
+    records = input_pipeline.PatchRecords(dataset, (name,), panel, run.protocol, train=False)
+    features: list[np.ndarray] = []
+
+    def patches() -> Iterator[np.ndarray]:
+        for image in images(records, name):
+            features.append(baselines.colour_statistics(image[None]))
+            yield image
+
     entry = next(section for section in dataset.sections if section["name"] == name)
-    eval_step = steps.make_eval_step(run.graphdef, run.config, run.data.panel, run.protocol, run.mesh)
-    expression, truth, features = [], [], []
-    size = run.config.eval_batch_size
-    for batch, index in cli.progress(
-        input_pipeline.evaluation_batches(records, batch_size=size), total=-(-len(records) // size), description=name
-    ):
-        prediction, _ = eval_step(run.state, parallel.put_batch(batch, run.mesh))
-        expression.append(np.asarray(prediction)[: len(index), 0])
-        truth.append(main_truth(run, batch, len(index)))
-        features.append(baselines.colour_statistics(batch["image"][: len(index)]))
-    none = np.zeros((0, run.data.panel.num_main))
+    expression = list(predict.predict_patches(run, patches(), len(records)))
     table = dataset.table(name)
     discs = table.spot_size_px[table.spot_kind == DISC]
-    thumbnail = np.asarray(Image.open(dataset.path / entry["thumbnail"]).convert("RGB"))
+    with Image.open(dataset.path / entry["thumbnail"]) as picture:
+        thumbnail = np.asarray(picture.convert("RGB"))
     return writer.SectionPrediction(
         section=name,
         patient=entry["patient"],
@@ -201,16 +195,11 @@ def predict_section(
         spot_xy=records.spot_xy,
         spot_radius_px=float(np.median(discs)) if len(discs) else 50 / entry["um_per_px"],
         um_per_px=entry["um_per_px"],
-        expression=np.concatenate(expression or [none]),
-        truth=np.concatenate(truth or [none]),
+        expression=np.concatenate(expression) if expression else np.zeros((0, panel.num_main), np.float32),
+        truth=records.main_expression(panel, run.protocol),
         thumbnail=thumbnail,
         thumbnail_scale=thumbnail.shape[1] / entry["image"]["width"],
-    ), np.concatenate(features or [none])
-
-
-def safe(name: str) -> str:
-    """A gene name as part of a file name."""
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+    ), np.concatenate(features) if features else np.zeros((0, 0))
 
 
 def print_table(result: dict[str, Any], *, ridge_known: bool) -> None:

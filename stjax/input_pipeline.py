@@ -64,6 +64,11 @@ class PatchRecords:
         """[B] positions to [B, 1, G] float32 raw counts of the panel's genes."""
         return self._counts[index].toarray()[:, None, :]
 
+    def main_expression(self, panel: Panel, protocol: Protocol) -> np.ndarray:
+        """[N, M] float64: measured expression of the main genes, in the protocol's expression units."""
+        counts = self._counts[:, : panel.num_main].toarray().astype(np.float64)
+        return protocol.transform(counts, self._total.astype(np.float64)[:, None])
+
     def batch(self, images: np.ndarray, index: np.ndarray, *, size: int) -> Batch:
         """A batch of `size` patches; missing ones are zeros under a zero mask."""
         missing = size - len(index)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 
@@ -23,19 +24,17 @@ COUNTS_PER_SPOT = 1e4  # library size after normalisation, scanpy's convention
 def log1p_counts(counts: Any, total: Any) -> Any:
     """log(1 + counts); BrST-Net's target, with no library-size normalisation. Shapes [..., G] and [..., 1]."""
     del total
-    return np.log1p(counts) if isinstance(counts, np.ndarray) else _jnp().log1p(counts)
+    return _array_module(counts).log1p(counts)
 
 
 def log1p_library(counts: Any, total: Any) -> Any:
     """log(1 + 10,000 counts / total counts of the spot). Shapes [..., G] and [..., 1]."""
-    xp = np if isinstance(counts, np.ndarray) else _jnp()
+    xp = _array_module(counts)
     return xp.log1p(counts * (COUNTS_PER_SPOT / xp.maximum(total, 1)))
 
 
-def _jnp() -> Any:
-    import jax.numpy as jnp
-
-    return jnp
+def _array_module(array: Any) -> Any:
+    return np if isinstance(array, np.ndarray) else jnp
 
 
 TRANSFORMS = {"log1p_counts": log1p_counts, "log1p_library": log1p_library}

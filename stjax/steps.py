@@ -79,18 +79,25 @@ def init_state(
     optimizer = make_optimizer(config)
     sharding = parallel.replicated(mesh)
 
-    def fresh(key: jax.Array) -> State:
-        model = make_model(config, panel, image_size_px=image_size_px, rngs=nnx.Rngs(key))
-        _, params, statistics = models.split(model)
-        return {"params": params, "statistics": statistics, "opt_state": optimizer.init(params)}
+    def fresh() -> tuple[Any, State]:
+        rngs = nnx.Rngs(jax.random.key(config.seed))
+        graphdef, params, statistics = models.split(make_model(config, panel, image_size_px=image_size_px, rngs=rngs))
+        return graphdef, {"params": params, "statistics": statistics, "opt_state": jax.jit(optimizer.init)(params)}
 
-    graphdef, _, _ = models.split(
-        nnx.eval_shape(lambda: make_model(config, panel, image_size_px=image_size_px, rngs=nnx.Rngs(0)))
+    if not abstract:
+        graphdef, state = fresh()
+        return graphdef, parallel.put_replicated(state, mesh)
+    graphdefs = []
+
+    def shapes_only() -> State:
+        graphdef, state = fresh()
+        graphdefs.append(graphdef)  # static: the same whether traced or run
+        return state
+
+    shapes = jax.eval_shape(shapes_only)
+    return graphdefs[0], jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
     )
-    if abstract:
-        shapes = jax.eval_shape(fresh, jax.random.key(config.seed))
-        return graphdef, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
-    return graphdef, jax.jit(fresh, out_shardings=sharding)(jax.random.key(config.seed))
 
 
 def make_train_step(
@@ -129,31 +136,50 @@ def make_train_step(
     )
 
 
-def make_eval_step(
-    graphdef: Any, config: ConfigDict, panel: Panel, protocol: Protocol, mesh: Mesh
-) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
-    """A jitted `step(state, batch) -> prediction, loss sums`.
+def forward(
+    graphdef: Any, state: State, images: jax.Array, panel: Panel, protocol: Protocol
+) -> dict[str, jax.Array]:
+    """The model's outputs for uint8 [B, H, H, 3], averaged over the eight symmetries where the protocol says so."""
+    views = []
+    for which in range(NUM_SYMMETRIES if protocol.test_symmetries else 1):
+        view, _ = models.apply(
+            graphdef, state["params"], state["statistics"], normalise(symmetry(images, which), panel), train=False, key=None
+        )
+        views.append(view)
+    return jax.tree.map(lambda *each: sum(each) / len(each), *views)
 
-    The prediction is [B, S, M] in the protocol's expression units, standardisation undone, averaged over the eight
-    symmetries where the protocol says so. Each loss comes as its sum over measured spots.
-    """
+
+def to_expression(main: jax.Array, panel: Panel) -> jax.Array:
+    """Main-head outputs [B, S, M] in the protocol's expression units: standardisation undone."""
     mean = np.asarray(panel.target_mean[: panel.num_main], np.float32)[None, None, :]
     std = np.asarray(panel.target_std[: panel.num_main], np.float32)[None, None, :]
+    return main * std + mean
+
+
+def make_predict_step(
+    graphdef: Any, panel: Panel, protocol: Protocol, mesh: Mesh
+) -> Callable[[State, jax.Array], jax.Array]:
+    """A jitted `step(state, images uint8 [B, H, H, 3]) -> [B, S, M]` in the protocol's expression units."""
+
+    def predict_step(state: State, images: jax.Array) -> jax.Array:
+        return to_expression(forward(graphdef, state, images, panel, protocol)["main"], panel)
+
+    whole, split = parallel.replicated(mesh), parallel.split_batch(mesh)
+    return jax.jit(predict_step, in_shardings=(whole, split), out_shardings=split)
+
+
+def make_eval_step(
+    graphdef: Any, config: ConfigDict, panel: Panel, protocol: Protocol, mesh: Mesh
+) -> Callable[[State, dict[str, jax.Array]], tuple[jax.Array, dict[str, jax.Array]]]:
+    """A jitted `step(state, batch) -> prediction, losses`: the prediction as `make_predict_step`, each loss as its sum
+    over measured spots."""
 
     def eval_step(state: State, batch: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
-        views = range(NUM_SYMMETRIES) if protocol.test_symmetries else range(1)
-        outputs = []
-        for which in views:
-            images = normalise(symmetry(batch["image"], which), panel)
-            view, _ = models.apply(
-                graphdef, state["params"], state["statistics"], images, train=False, key=None
-            )
-            outputs.append(view)
-        output = jax.tree.map(lambda *each: sum(each) / len(each), *outputs)
+        outputs = forward(graphdef, state, batch["image"], panel, protocol)
         wanted = make_targets(batch, panel, protocol)
-        _, parts = losses.main_aux_mse(output, wanted, batch["mask"], aux_weight=config.aux_weight)
+        _, parts = losses.main_aux_mse(outputs, wanted, batch["mask"], aux_weight=config.aux_weight)
         spots = jnp.sum(batch["mask"])
-        return output["main"] * std + mean, {name: part * spots for name, part in parts.items()}
+        return to_expression(outputs["main"], panel), {name: part * spots for name, part in parts.items()}
 
     whole, split = parallel.replicated(mesh), parallel.split_batch(mesh)
     return jax.jit(eval_step, in_shardings=(whole, split), out_shardings=(split, whole))

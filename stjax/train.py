@@ -211,14 +211,12 @@ def validate(
     mesh: jax.sharding.Mesh,
 ) -> dict[str, float | None]:
     """Loss over the validation spots, and the median over genes of the pooled PCC."""
-    predictions, truths, loss = [], [], 0.0
+    predictions, loss = [], 0.0
     for batch, index in input_pipeline.evaluation_batches(records, batch_size=config.eval_batch_size):
         prediction, sums = eval_step(state, parallel.put_batch(batch, mesh))
         loss += float(sums["loss"])
         predictions.append(np.asarray(prediction)[: len(index), 0])
-        counts = batch["counts"][: len(index), 0, : panel.num_main]
-        truths.append(protocol.transform(counts, batch["total"][: len(index), 0]))
-    pcc = metrics.pearson_per_gene(np.concatenate(predictions), np.concatenate(truths))
+    pcc = metrics.pearson_per_gene(np.concatenate(predictions), records.main_expression(panel, protocol))
     known = pcc[~np.isnan(pcc)]
     return {"val_loss": loss / len(records), "val_pcc_median": float(np.median(known)) if len(known) else None}
 

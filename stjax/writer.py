@@ -59,6 +59,11 @@ def gene_names(panel: Panel) -> np.ndarray:
     return np.array([f"{name} ({ids[i]})" if name in shared else name for i, name in enumerate(names)])
 
 
+def file_name(name: str) -> str:
+    """A gene's name as part of a file name."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+
+
 def write_h5ad(path: Path, prediction: SectionPrediction, run: Run, *, genes: np.ndarray) -> None:
     """Writes one section, whole or not at all: `X` and `layers["truth"]` [S, G], `obsm["spatial"]`, `uns["stjax"]`.
 

@@ -7,16 +7,19 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from stjax.models.layers import uniform
+
 
 def linear(features: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Linear:
     """A float32 linear layer initialised as torch.nn.Linear: uniform within 1 / sqrt(features)."""
-    bound = 1 / math.sqrt(features)
 
-    def uniform(key: jax.Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
-        del out_sharding
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
+    def torch_uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any, **_: Any) -> jax.Array:
+        del dtype
+        return uniform(key, shape, 1 / math.sqrt(features))
 
-    return nnx.Linear(features, outputs, kernel_init=uniform, bias_init=uniform, dtype=jnp.float32, rngs=rngs)
+    return nnx.Linear(
+        features, outputs, kernel_init=torch_uniform, bias_init=torch_uniform, dtype=jnp.float32, rngs=rngs
+    )
 
 
 class PatchModel(nnx.Module):

@@ -1,0 +1,173 @@
+"""Predicts expression for the spots of raw sections, opened the way preparation opens them.
+
+usage: python -m stjax.predict --workdir=DIR --source=DIR --out=DIR [--sections=A,B] [--genes=ERBB2,FASN]
+
+writes <out>/<section>.h5ad (predictions in X, measured expression, where there is any, in layers["truth"]) and
+<out>/<section>_<gene>.png: one gene over the tissue, truth and prediction side by side
+
+examples:
+  python -m stjax.predict --workdir=runs/enet_b0_aux --source=raw/her2st --out=predictions --sections=C5
+  python -m stjax.predict --workdir=runs/enet_b0_aux --source=raw/her2st --out=predictions --genes=ERBB2,GNAS
+"""
+
+import argparse
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_prep import cli, patches, readers
+from data_prep.errors import InputError
+from data_prep.section import DISC, Section
+from data_prep.slide import Slide, open_slide
+from stjax import parallel, steps, workdir, writer
+from stjax.config import names
+
+SCALE_TOLERANCE = 0.05  # a section whose scale is further than this from the training's is resampled
+THUMBNAIL_PX = 1000
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m stjax.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workdir", required=True, type=Path, help="a run of stjax.train")
+    parser.add_argument("--source", required=True, type=Path, help="raw sections in a layout data_prep reads")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the results")
+    parser.add_argument("--layout", default="auto", help="the source's layout; recognised when left out")
+    parser.add_argument("--sections", default="", help="comma-separated; default all whose files are complete")
+    parser.add_argument("--genes", default="", help="comma-separated symbols or Ensembl ids; default the main panel")
+    parser.add_argument("--um_per_px", type=float, help="the slides' scale, where nothing else tells it")
+    given = parser.parse_args(arguments)
+    written = predict(
+        given.workdir,
+        given.source,
+        given.out,
+        layout=given.layout,
+        sections=names(given.sections),
+        genes=names(given.genes),
+        um_per_px=given.um_per_px,
+    )
+    print("results:")
+    for path in written:
+        print(path)
+
+
+def predict(
+    folder: Path,
+    source: Path,
+    out: Path,
+    *,
+    layout: str = "auto",
+    sections: Sequence[str] = (),
+    genes: Sequence[str] = (),
+    um_per_px: float | None = None,
+) -> list[Path]:
+    """Predicts the spots of raw sections and writes a file and a picture a section.
+
+    Args:
+        folder: the work directory of the model.
+        source: raw sections.
+        genes: which to write; default the model's main panel.
+
+    Returns:
+        The files written.
+
+    Raises:
+        InputError: no trained model, unreadable sections, a gene the model does not know.
+    """
+    run = workdir.Run.load(folder)
+    columns = gene_columns(run, genes)
+    reader, reason = readers.find_layout(source, layout)
+    print(f"{source}: {reader.__name__.rpartition('.')[2]} ({reason})")
+    chosen = reader.list_sections(source, sections=list(sections) or None, skip_incomplete=not sections)
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name in chosen:
+        section = reader.read_section(source, name, um_per_px=um_per_px)
+        with open_slide(section.image_path) as slide:
+            prediction = predict_slide(run, section, slide)
+        path = out / f"{name}.h5ad"
+        writer.write_h5ad(path, prediction, run, genes=columns)
+        gene = int(columns[np.argmax(prediction.expression[:, columns].std(axis=0))])
+        picture = out / f"{name}_{writer.file_name(writer.gene_names(run.data.panel)[gene])}.png"
+        writer.write_map(picture, prediction, run, gene=gene)
+        written += [path, picture]
+    return written
+
+
+def gene_columns(run: workdir.Run, genes: Sequence[str]) -> np.ndarray:
+    """[G] columns of the main panel, by symbol or Ensembl id. Raises InputError with the nearest names."""
+    panel = run.data.panel
+    if not genes:
+        return np.arange(panel.num_main)
+    place = {str(name): column for column, name in enumerate(panel.ensembl_id[: panel.num_main]) if name}
+    place |= {str(name): column for column, name in enumerate(writer.gene_names(panel))}
+    for gene in genes:
+        if gene not in place:
+            near = ", ".join(difflib.get_close_matches(gene, list(place), n=3, cutoff=0.4)) or "none"
+            raise InputError(f"the model does not predict gene {gene!r}; nearest names: {near}")
+    return np.array([place[gene] for gene in genes])
+
+
+def predict_slide(run: workdir.Run, section: Section, slide: Slide) -> writer.SectionPrediction:
+    """Predicts every spot of a section whose whole window lies inside the image."""
+    data = run.data
+    px_scale = data.um_per_px / section.um_per_px
+    if abs(px_scale - 1) <= SCALE_TOLERANCE and not data.parameters.get("um_per_px"):
+        px_scale = 1.0
+    else:
+        print(f"section {section.name}: resampled from {section.um_per_px:.3f} to {data.um_per_px:.3f} um per px")
+    inside = patches.inside_mask(slide, section.spot_xy, patch_size_px=data.image_size_px, px_scale=px_scale)
+    if not inside.all():
+        print(f"note: section {section.name}: {int((~inside).sum())} spots too near the border are not predicted")
+    if not inside.any():
+        raise InputError(
+            f"Section {section.name!r}: no spot has its whole {data.image_size_px} px window inside the image; "
+            "check scale and coordinates with python -m data_prep.check"
+        )
+    xy = section.spot_xy[inside]
+    images = patches.cut_patches(slide, xy, patch_size_px=data.image_size_px, px_scale=px_scale)
+    images = cli.progress(images, total=len(xy), description=section.name, unit="spot")
+    expression = np.concatenate(list(predict_patches(run, images, len(xy))))
+    counts = section.counts[inside]
+    columns = data.panel.columns(section.genes)[: data.panel.num_main]
+    measured = np.zeros((len(xy), data.panel.num_main))
+    measured[:, columns >= 0] = counts[:, columns[columns >= 0]].toarray()
+    total = np.asarray(counts.sum(axis=1), np.float64)[:, None]
+    thumbnail = slide.thumbnail(THUMBNAIL_PX)
+    discs = section.spot_size_px[section.spot_kind == DISC]
+    return writer.SectionPrediction(
+        section=section.name,
+        patient=section.patient,
+        spot_id=section.spot_id[inside],
+        spot_xy=xy,
+        spot_radius_px=float(np.median(discs)) if len(discs) else 50 / section.um_per_px,
+        um_per_px=section.um_per_px,
+        expression=expression,
+        truth=run.protocol.transform(measured, total),
+        thumbnail=thumbnail,
+        thumbnail_scale=thumbnail.shape[1] / slide.width,
+    )
+
+
+def predict_patches(
+    run: workdir.Run, images: Iterable[np.ndarray], count: int
+) -> Iterator[np.ndarray]:
+    """Streams [H, W, 3] uint8 patches through the model; yields [B, M] float32 in the protocol's expression units."""
+    predict_step = steps.make_predict_step(run.graphdef, run.data.panel, run.protocol, run.mesh)
+    size = run.config.eval_batch_size
+    batch: list[np.ndarray] = []
+    for position, image in enumerate(images, start=1):
+        batch.append(image)
+        if len(batch) == size or position == count:
+            padded = np.zeros((size, *image.shape), np.uint8)
+            padded[: len(batch)] = batch
+            on_device = parallel.put_batch({"image": padded}, run.mesh)["image"]
+            yield np.asarray(predict_step(run.state, on_device))[: len(batch), 0]
+            batch.clear()
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+
+from stjax import baselines
+
+
+def test_ridge_equals_its_normal_equations_at_the_chosen_penalty():
+    rng = np.random.default_rng(0)
+    features, targets = rng.normal(size=(50, 6)) * 7 + 3, rng.normal(size=(50, 4))
+    ridge = baselines.Ridge.fit(features, targets)
+    x = (features - features.mean(axis=0)) / features.std(axis=0)
+    expected = np.linalg.solve(x.T @ x + ridge.penalty * np.eye(6), x.T @ (targets - targets.mean(axis=0)))
+    np.testing.assert_allclose(ridge.coefficients, expected, rtol=1e-8)
+
+
+def test_ridge_shrinks_noise_and_keeps_signal():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(200, 5))
+    noise = baselines.Ridge.fit(features, rng.normal(size=(200, 3)))
+    signal = baselines.Ridge.fit(features, features[:, :1] + 0.1 * rng.normal(size=(200, 1)))
+    assert noise.penalty > signal.penalty
+    assert np.corrcoef(signal.predict(features)[:, 0], features[:, 0])[0, 1] > 0.99
+
+
+def test_a_constant_feature_does_no_harm():
+    features = np.concatenate([np.ones((20, 1)), np.arange(20.0)[:, None]], axis=1)
+    ridge = baselines.Ridge.fit(features, features[:, 1:])
+    assert np.all(np.isfinite(ridge.predict(features)))
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_colour_statistics_of_a_flat_patch_are_finite(value):
+    statistics = baselines.colour_statistics(np.full((2, 16, 16, 3), value, np.uint8))
+    assert statistics.shape == (2, 30)
+    assert np.all(np.isfinite(statistics))
+
+
+def test_colour_statistics_tell_colour_and_texture_apart():
+    rng = np.random.default_rng(0)
+    flat, pink = np.full((32, 32, 3), 200, np.uint8), np.full((32, 32, 3), (230, 150, 190), np.uint8)
+    rough = rng.integers(150, 250, (32, 32, 3)).astype(np.uint8)
+    statistics = baselines.colour_statistics(np.stack([flat, pink, rough]))
+    assert np.abs(statistics[0] - statistics[1]).max() > 10
+    assert statistics[2, 24] > statistics[0, 24] == 0  # gradient along rows
