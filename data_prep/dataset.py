@@ -1,0 +1,236 @@
+"""The data set on disk, read back: sections, their tables, and records in random access.
+
+manifest.json                  written last, so a folder without it is no data set
+stjax_patches/1.0.0/           a TFDS data set of ArrayRecord shards, one split per section (stjax_tiles for tiles)
+tables/<split>.npz             spots and counts of a section, in record order
+thumbnails/<split>.jpg
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from array_record.python import array_record_module
+
+from data_prep import records
+from data_prep.errors import InputError
+from data_prep.section import GeneTable
+from data_prep.slide import file_sha256
+
+FORMAT, FORMAT_VERSION = "stjax-dataset", 1
+MANIFEST = "manifest.json"
+WORK_FOLDER = ".build"  # what an unfinished build keeps
+
+
+@dataclasses.dataclass(frozen=True)
+class SectionTable:
+    """The spots of a section in record order, and figures of its records.
+
+    Attributes:
+        counts: [S, G] int32 raw counts, CSR over the data set's genes.
+        spot_id: [S] str.
+        spot_xy: [S, 2] float64, full-resolution pixels.
+        spot_kind: [S] uint8, see `data_prep.section`.
+        spot_size_px: [S] float32, full-resolution pixels.
+        total_counts: [S] int64, all genes, before any gene was removed.
+        record_of_spot: [S] int32, the record that holds the spot, counted within the section.
+        white_fraction: [R] float32.
+        channel_mean, channel_mean_square: [R, 3] float64, of each record's stored pixels, 0 to 255.
+    """
+
+    counts: scipy.sparse.csr_array
+    spot_id: np.ndarray
+    spot_xy: np.ndarray
+    spot_kind: np.ndarray
+    spot_size_px: np.ndarray
+    total_counts: np.ndarray
+    record_of_spot: np.ndarray
+    white_fraction: np.ndarray
+    channel_mean: np.ndarray
+    channel_mean_square: np.ndarray
+
+    def save(self, path: Path) -> None:
+        """Write as .npz, counts and gene indices in the smallest type that holds them."""
+        arrays = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "counts"}
+        counts = {
+            "counts_data": _smallest(self.counts.data),
+            "counts_indices": _smallest(self.counts.indices),
+            "counts_indptr": np.asarray(self.counts.indptr, np.int64),
+            "counts_shape": np.array(self.counts.shape, np.int64),
+        }
+        np.savez_compressed(path, **arrays, **counts)
+
+    @classmethod
+    def load(cls, path: Path) -> "SectionTable":
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        shape = tuple(int(side) for side in arrays.pop("counts_shape"))
+        data, indices, indptr = (arrays.pop(f"counts_{name}") for name in ("data", "indices", "indptr"))
+        index_type = np.int32 if max(len(data), *shape) < 2**31 else np.int64
+        matrix = (data.astype(np.int32), indices.astype(index_type), indptr.astype(index_type))
+        return cls(counts=scipy.sparse.csr_array(matrix, shape=shape), **arrays)
+
+
+def _smallest(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.min_scalar_type(int(values.max(initial=0))))
+
+
+class RecordSource:
+    """Records of some sections one after the other, for grain: `len(source)`, `source[i]` -> dict.
+
+    Opens its files on first use, once per process; see `data_prep.records` for what a record holds.
+    """
+
+    def __init__(self, shards: Sequence[tuple[Path, int]]):
+        """
+        Args:
+            shards: file and number of records of each.
+        """
+        self._paths = [str(path) for path, _ in shards]
+        self._ends = np.cumsum([count for _, count in shards])
+        self._readers: list[Any] = [None] * len(shards)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return records.decode_record(self.read(index))
+
+    def read(self, index: int) -> bytes:
+        """The serialised record."""
+        index = index.__index__()
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        reader = self._readers[shard]
+        if reader is None:
+            # No read-ahead: records are asked for in shuffled order.
+            reader = array_record_module.ArrayRecordReader(
+                self._paths[shard], "readahead_buffer_size:0", file_reader_buffer_size=32768
+            )
+            self._readers[shard] = reader
+        return reader.read([index - (int(self._ends[shard - 1]) if shard else 0)])[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_readers": [None] * len(self._readers)}
+
+    def __repr__(self) -> str:
+        return f"RecordSource({len(self)} records in {len(self._paths)} shards)"
+
+
+class PatchDataset:
+    """A finished data set, of patches or of tiles.
+
+    Attributes:
+        path: its folder.
+        manifest: what manifest.json says.
+        genes: [G] gene table.
+        sections: the manifest's entry of each section.
+        patch_size_px: side of a record's image; None for tiles.
+        content_hash: SHA-256 of the manifest, which holds that of every other file.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any], content_hash: str):
+        self.path, self.manifest, self.content_hash = path, manifest, content_hash
+        genes = manifest["genes"]
+        self.genes = GeneTable(np.array(genes["ensembl_id"], dtype=str), np.array(genes["symbol"], dtype=str))
+        self.sections: list[dict[str, Any]] = manifest["sections"]
+        self.patch_size_px = manifest["parameters"]["patch_size_px"] if manifest["kind"] == "patches" else None
+
+    @classmethod
+    def open(cls, path: str | Path, *, verify: bool = False) -> "PatchDataset":
+        """Open a data set and check that every file is there and holds the records it should.
+
+        Args:
+            verify: compare the SHA-256 of every shard and table as well.
+
+        Raises:
+            InputError: no data set, unfinished, of another format version, or damaged; the file is named.
+        """
+        path = Path(path)
+        manifest, content_hash = read_manifest(path)
+        dataset = cls(path, manifest, content_hash)
+        for section in dataset.sections:
+            check_files(path, section, verify=verify)
+        return dataset
+
+    def section(self, name: str) -> dict[str, Any]:
+        """The manifest's entry of a section."""
+        for section in self.sections:
+            if section["name"] == name:
+                return section
+        known = ", ".join(section["name"] for section in self.sections)
+        raise InputError(f"{self.path}: no section {name!r}; the data set holds {known}")
+
+    def table(self, name: str) -> SectionTable:
+        """Spots and counts of a section."""
+        return SectionTable.load(self.path / self.section(name)["table"]["file"])
+
+    def source(self, names: Sequence[str]) -> RecordSource:
+        """Records of the named sections in that order; within one, in the order of its table."""
+        shards = [shard for name in names for shard in self.section(name)["shards"]]
+        return RecordSource([(self.path / shard["file"], shard["records"]) for shard in shards])
+
+
+def read_manifest(path: Path) -> tuple[dict[str, Any], str]:
+    """The manifest of the data set at `path`, and its SHA-256.
+
+    Raises:
+        InputError: none there, unreadable, or of another format version.
+    """
+    file = path / MANIFEST
+    if not file.is_file():
+        if (path / WORK_FOLDER).is_dir():
+            raise InputError(f"{path}: the build of this data set did not finish; run data_prep.build again to resume")
+        found = "no such folder" if not path.is_dir() else f"no {MANIFEST} in it"
+        raise InputError(f"{path}: {found}, so it is no data set; make one with python -m data_prep.build")
+    data = file.read_bytes()
+    try:
+        manifest = json.loads(data)
+        found = (manifest["format"], manifest["format_version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file}: not a data set manifest ({error!r}); build the data set again") from error
+    if found != (FORMAT, FORMAT_VERSION):
+        expected = f"{FORMAT} version {FORMAT_VERSION}"
+        raise InputError(f"{file}: found {found[0]} version {found[1]}, expected {expected}; build it again")
+    return manifest, hashlib.sha256(data).hexdigest()
+
+
+def check_files(path: Path, section: dict[str, Any], *, verify: bool) -> None:
+    """Check a section's shards and table against its manifest entry.
+
+    Raises:
+        InputError: a file missing, cut short, or changed.
+    """
+    remedy = "the data set is damaged, copy it again or build it again"
+    for entry in (*section["shards"], section["table"]):
+        file = path / entry["file"]
+        if not file.is_file():
+            raise InputError(f"Section {section['name']!r}: {file} is missing; {remedy}")
+        if file.stat().st_size != entry["bytes"]:
+            found = f"{file} has {file.stat().st_size} bytes, expected {entry['bytes']}"
+            raise InputError(f"Section {section['name']!r}: {found}; {remedy}")
+        if verify and file_sha256(file) != entry["sha256"]:
+            raise InputError(f"Section {section['name']!r}: {file} differs from its SHA-256; {remedy}")
+    for entry in section["shards"]:
+        count = _record_count(path / entry["file"])
+        if count != entry["records"]:
+            found = f"{entry['file']} holds {count} records, expected {entry['records']}"
+            raise InputError(f"Section {section['name']!r}: {found}; {remedy}")
+
+
+def _record_count(path: Path) -> int:
+    """Records in a shard; 0 when it cannot be read. A cut-short file would otherwise pass for an empty one."""
+    try:
+        reader = array_record_module.ArrayRecordReader(str(path))
+    except (RuntimeError, ValueError):
+        return 0
+    count = reader.num_records() if reader.ok() else 0
+    reader.close()
+    return count

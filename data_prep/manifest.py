@@ -1,0 +1,155 @@
+"""The manifest of a data set, and what TFDS keeps beside the shards; both are written once every section is whole."""
+
+import hashlib
+import importlib.metadata
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import dataset_info, naming, splits
+
+from data_prep import plan, records
+from data_prep.dataset import FORMAT, FORMAT_VERSION
+from data_prep.section import GeneTable
+from data_prep.writer import VERSION, dataset_name
+
+# Where each layout's public data come from, for whoever uses the data set.
+CITATIONS = {
+    "her2st": "Andersson A. et al. Spatial deconvolution of HER2-positive breast cancer delineates tumor-associated "
+    "cell type interactions. Nature Communications 12, 6012 (2021). doi:10.1038/s41467-021-26271-2",
+    "stnet": "He B. et al. Integrating spatial gene expression and breast tumour morphology via deep learning. "
+    "Nature Biomedical Engineering 4, 827-834 (2020). doi:10.1038/s41551-020-0578-x",
+    "hest": "Jaume G. et al. HEST-1k: a dataset for spatial transcriptomics and histology image analysis. "
+    "Advances in Neural Information Processing Systems 37 (2024). arXiv:2406.16192",
+}
+
+
+def versions() -> dict[str, str]:
+    """What the bytes of the shards may depend on."""
+    packages = ("numpy", "scipy", "pillow", "array_record", "tensorflow-datasets", "simplejpeg", "tifffile")
+    found: dict[str, str] = {"python": platform.python_version(), "records": VERSION}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def fingerprint(source: Path, out: Path, *, times: bool) -> str:
+    """SHA-256 of the names and sizes of the source's files, of their dates too if `times`."""
+    digest = hashlib.sha256()
+    files = [source] if source.is_file() else sorted(source.rglob("*"))
+    for file in files:
+        if file.is_file() and out.resolve() not in file.resolve().parents:
+            status = file.stat()
+            digest.update(f"{file.relative_to(source)}\0{status.st_size}\0".encode())
+            digest.update(f"{status.st_mtime_ns}\0".encode() if times else b"")
+    return digest.hexdigest()
+
+
+def make_manifest(
+    *,
+    options: plan.Options,
+    source: Mapping[str, str],
+    genes: GeneTable,
+    genes_removed: Mapping[str, int],
+    skipped: Mapping[str, str],
+    entries: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Everything a reader of the data set may want to know, without a second pass over the records.
+
+    Args:
+        source: "layout", "reason" it was recognised, "name" and "fingerprint".
+        skipped: section -> why it is left out.
+    """
+    synthetic = any(entry["synthetic"] for entry in entries)
+    citation = CITATIONS.get(source["layout"], "")
+    images: dict[str, list[str]] = {}
+    for entry in entries:
+        images.setdefault(entry["image"]["sha256"], []).append(entry["name"])
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "kind": options.kind,
+        "synthetic": synthetic,
+        "citation": "" if synthetic else citation,
+        "parameters": options.parameters(),
+        "source": dict(source),
+        "versions": versions(),
+        "dataset": f"{dataset_name(options.kind)}/{VERSION}",
+        "genes": {"ensembl_id": genes.ensembl_id.tolist(), "symbol": genes.symbol.tolist()},
+        "genes_removed": dict(genes_removed),
+        "removed": dict(sum((Counter(entry["removed"]) for entry in entries), Counter())),
+        "skipped": dict(skipped),
+        "warnings": [
+            f"sections {', '.join(names)} have the same image; keep them in one fold"
+            for names in images.values()
+            if len(names) > 1
+        ],
+        "sections": list(entries),
+    }
+
+
+def write_tfds_metadata(out: Path, manifest: Mapping[str, Any]) -> None:
+    """Make the shards a data set that `tfds.builder_from_directory(out / manifest["dataset"])` opens."""
+    folder = out / manifest["dataset"]
+    name, parameters = dataset_name(manifest["kind"]), manifest["parameters"]
+    size_px = parameters["tile_size_px"] or parameters["patch_size_px"]
+    origin = "SYNTHETIC demo tissue" if manifest["synthetic"] else f"{manifest['source']['layout']} sections"
+    info = dataset_info.DatasetInfo(
+        builder=dataset_info.DatasetIdentity(
+            name=name, version=tfds.core.Version(VERSION), data_dir=str(folder), module_name=""
+        ),
+        description=f"Histology {manifest['kind']} of {size_px} px with spatial gene counts ({origin}), made by stjax. "
+        "One split per section; records in the order of tables/<split>.npz. See manifest.json for the genes.",
+        features=records.features(parameters["image_format"], size_px),
+        disable_shuffling=True,
+        citation=manifest["citation"],
+    )
+    info.set_file_format("array_record")
+    template = naming.ShardedFileTemplate(data_dir=folder, dataset_name=name, filetype_suffix="array_record")
+    info.set_splits(
+        splits.SplitDict(
+            splits.SplitInfo(
+                name=entry["split"],
+                shard_lengths=[shard["records"] for shard in entry["shards"]],
+                num_bytes=sum(shard["bytes"] for shard in entry["shards"]),
+                filename_template=template.replace(split=entry["split"]),
+            )
+            for entry in manifest["sections"]
+        )
+    )
+    info.write_to_directory(folder)
+
+
+def removal_table(
+    plans: Sequence[plan.SectionPlan], genes: GeneTable, genes_removed: Mapping[str, int], *, options: plan.Options
+) -> str:
+    """What is kept and what is removed, and why, a row per section."""
+    reasons = {
+        "outside_image": "outside image",
+        "window_outside_image": "window crosses border",
+        "low_counts": f"< {options.min_counts} counts",
+        "white": f"> {options.max_white_fraction:.0%} white",
+    }
+    shown = [reason for reason in reasons if reason != "white" or options.max_white_fraction < 1]
+    rows = [["section", "spots read", *(f"- {reasons[reason]}" for reason in shown), "spots kept", options.kind]]
+    for entry in plans:
+        removed = [str(entry.removed[reason]) for reason in shown]
+        rows.append([entry.name, str(entry.read), *removed, str(entry.spots), str(entry.records)])
+    if len(plans) > 1:
+        columns = list(zip(*rows[1:], strict=True))[1:]
+        rows.append(["all", *(str(sum(int(cell) for cell in column)) for column in columns)])
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    lines = []
+    for name, *numbers in rows:
+        cells = [number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *cells]))
+    dropped = f"{genes_removed['never_expressed']} without counts in the kept spots"
+    if genes_removed["in_too_few_spots"]:
+        dropped += f", {genes_removed['in_too_few_spots']} in fewer than {options.min_spot_fraction:.0%} of them"
+    return "\n".join([*lines, f"genes: {len(genes)} kept; removed: {dropped}"])

@@ -1,0 +1,73 @@
+"""Patches: square crops centred on spots, at the slide's own scale or resampled to a target scale."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image
+
+from data_prep.tissue import BLUR_MARGIN_PX, Slide, Transform
+
+
+def inside_mask(slide: Slide, spot_xy: np.ndarray, *, patch_size_px: int, px_scale: float = 1.0) -> np.ndarray:
+    """[N] bool: whose whole window lies inside the image, as ST-Net and BrST-Net require.
+
+    Args:
+        spot_xy: [N, 2] spot centres (x, y), full-resolution pixels.
+        patch_size_px: side of the patch, patch pixels.
+        px_scale: full-resolution pixels per patch pixel.
+    """
+    origin = patch_origins(spot_xy, patch_size_px=patch_size_px, px_scale=px_scale)
+    limit = np.array([slide.width, slide.height]) - patch_size_px * px_scale
+    return np.all((origin >= 0) & (origin <= limit), axis=1)
+
+
+def patch_origins(spot_xy: np.ndarray, *, patch_size_px: int, px_scale: float = 1.0) -> np.ndarray:
+    """[N, 2] float64: top-left corners, full-resolution pixels; whole numbers where nothing is resampled."""
+    origin = np.asarray(spot_xy, np.float64).reshape(-1, 2) - patch_size_px * px_scale / 2
+    return np.floor(origin + 0.5) if px_scale == 1 else origin
+
+
+def cut_patches(
+    slide: Slide,
+    spot_xy: np.ndarray,
+    *,
+    patch_size_px: int,
+    px_scale: float = 1.0,
+    transform: Transform | None = None,
+) -> Iterator[np.ndarray]:
+    """uint8 [P, P, 3] for each spot, in order; white where a window leaves the image (see `inside_mask`).
+
+    Args:
+        spot_xy: [N, 2] spot centres (x, y), full-resolution pixels.
+        patch_size_px: P.
+        px_scale: full-resolution pixels per patch pixel, i.e. target um_per_px over the slide's.
+        transform: stain normalisation, applied before resampling.
+    """
+    for origin in patch_origins(spot_xy, patch_size_px=patch_size_px, px_scale=px_scale):
+        yield cut_window(slide, origin, size_px=patch_size_px, px_scale=px_scale, transform=transform)[0]
+
+
+def cut_window(
+    slide: Slide, origin_xy: np.ndarray, *, size_px: int, px_scale: float = 1.0, transform: Transform | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """One window, and what the slide shows there at full resolution.
+
+    Args:
+        origin_xy: [2] top-left corner, full-resolution pixels.
+        size_px: P, side of the window, window pixels.
+
+    Returns:
+        uint8 [P, P, 3], and uint8 [h + 4, w + 4, 3]: the full-resolution region with the blur's margin.
+    """
+    first = np.floor(origin_xy).astype(int)
+    last = np.ceil(origin_xy + size_px * px_scale).astype(int)
+    x, y = (int(value) for value in first - BLUR_MARGIN_PX)
+    width, height = (int(value) for value in last - first + 2 * BLUR_MARGIN_PX)
+    region = slide.read_region(x, y, width, height)
+    region = region if transform is None else transform(region)
+    if px_scale == 1:
+        return region[BLUR_MARGIN_PX:-BLUR_MARGIN_PX, BLUR_MARGIN_PX:-BLUR_MARGIN_PX][:size_px, :size_px], region
+    left, top = origin_xy - first + BLUR_MARGIN_PX
+    box = (left, top, left + size_px * px_scale, top + size_px * px_scale)
+    resized = Image.fromarray(region).resize((size_px, size_px), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(resized), region

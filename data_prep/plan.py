@@ -1,0 +1,303 @@
+"""What a build will hold, decided before any pixel is cut: which spots stay, in which records, and which genes."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+from data_prep import patches, readers, slide, tiles, tissue
+from data_prep.errors import InputError
+from data_prep.records import IMAGE_FORMATS
+from data_prep.section import GeneTable, Section
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Every choice of a build.
+
+    Attributes:
+        layout: a reader's name, or "auto".
+        sections: names to build; None for all.
+        skip_incomplete: leave out sections that lack a file, or have no spot left, instead of raising.
+        source_um_per_px: scale of the slides, where neither a file nor the spot pitch tells it.
+        image: full-resolution image, for layouts that keep it elsewhere.
+        gene_table: HGNC complete set to name genes by, in place of the shipped table.
+        resolve_aliases: replace outdated gene symbols.
+        bin_um: Visium HD bin sizes to read; None for all.
+        patch_size_px: side of a patch, in record pixels.
+        tile_size_px: side of a tile; None makes patches.
+        context_px: margin of a tile that owns no spot, record pixels; None chooses (see `data_prep.tiles`).
+        um_per_px: scale to resample to; None keeps each slide's own.
+        stain, stain_target: stain normalisation, and the section or image file to normalise to.
+        min_counts: spots with fewer counts, over all genes, are removed.
+        min_spot_fraction: genes found in a smaller share of the kept spots are removed; never-found ones always are.
+        max_white_fraction: records brighter than this are removed. 1 removes none: the fraction is recorded, and the
+            training protocol decides, because published protocols filter training patches only.
+        image_format, jpeg_quality: how records store pixels.
+        shard_mb: decoded size of a shard, at most.
+    """
+
+    layout: str = "auto"
+    sections: tuple[str, ...] | None = None
+    skip_incomplete: bool = False
+    source_um_per_px: float | None = None
+    image: Path | None = None
+    gene_table: Path | None = None
+    resolve_aliases: bool = False
+    bin_um: tuple[float, ...] | None = None
+    patch_size_px: int = 224
+    tile_size_px: int | None = None
+    context_px: int | None = None
+    um_per_px: float | None = None
+    stain: str = "none"
+    stain_target: str | None = None
+    min_counts: int = 1000
+    min_spot_fraction: float = 0.0
+    max_white_fraction: float = 1.0
+    image_format: str = "jpeg"
+    jpeg_quality: int = 95
+    shard_mb: int = 256
+
+    def __post_init__(self) -> None:
+        limits = {"patch_size_px": 8, "tile_size_px": 32, "shard_mb": 1, "min_counts": 0, "context_px": 0}
+        for name, least in limits.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"--{name.replace('_', '-')} is {value}, expected at least {least}")
+        for name in ("um_per_px", "source_um_per_px"):
+            value = getattr(self, name)
+            if value is not None and not (np.isfinite(value) and value > 0):
+                raise InputError(f"--{name.replace('_', '-')} is {value}, expected a positive number of micrometres")
+        for name in ("min_spot_fraction", "max_white_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}, expected a share from 0 to 1")
+        if self.image_format not in IMAGE_FORMATS:
+            raise InputError(f"--image-format is {self.image_format!r}, expected one of {', '.join(IMAGE_FORMATS)}")
+        if not 1 <= self.jpeg_quality <= 100:
+            raise InputError(f"--jpeg-quality is {self.jpeg_quality}, expected 1 to 100")
+        if self.context_px is not None and self.tile_size_px is None:
+            raise InputError("--context-px is for tiles; give --tile-size-px too")
+
+    @property
+    def kind(self) -> str:
+        """What the records are: "patches" or "tiles"."""
+        return "patches" if self.tile_size_px is None else "tiles"
+
+    @property
+    def size_px(self) -> int:
+        """Side of a record's image."""
+        return self.tile_size_px or self.patch_size_px
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What readers need to know."""
+        names = ("image", "gene_table", "resolve_aliases", "bin_um")
+        return {name: getattr(self, name) for name in names} | {"um_per_px": self.source_um_per_px}
+
+    def parameters(self) -> dict[str, Any]:
+        """What the manifest keeps: all that the records follow from, and no place on this machine."""
+        values = dataclasses.asdict(self)
+        del values["sections"], values["skip_incomplete"], values["image"]
+        values["gene_table"] = slide.file_sha256(self.gene_table) if self.gene_table else None
+        if self.stain_target and Path(self.stain_target).is_file():
+            values["stain_target"] = f"sha256:{slide.file_sha256(self.stain_target)}"
+        return {"kind": self.kind, **values, "bin_um": list(self.bin_um) if self.bin_um else None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Frames:
+    """Where the records of a section lie on its slide, and which spots each holds.
+
+    Attributes:
+        origin_xy: [R, 2] float64, top-left corners, full-resolution pixels.
+        members: R arrays of row numbers in the section; every kept spot is in exactly one.
+        px_scale: full-resolution pixels per record pixel.
+        context_px: margin without spots of its own, record pixels.
+        removed: spots removed, by reason; each is counted once, under the first reason that applies.
+    """
+
+    origin_xy: np.ndarray
+    members: list[np.ndarray]
+    px_scale: float
+    context_px: int
+    removed: dict[str, int]
+
+    @property
+    def rows(self) -> np.ndarray:
+        """[S] int64: the kept spots, in record order."""
+        return np.concatenate([*self.members, np.zeros(0, np.int64)]).astype(np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class SectionPlan:
+    """What a section brings to the data set.
+
+    Attributes:
+        genes: [G] gene table of the section.
+        gene_sums, gene_spots: [G] int64, counts over the kept spots, and how many of those have any.
+        spots, records: how many are kept.
+        read: spots before any filter.
+        removed: by reason.
+    """
+
+    name: str
+    genes: GeneTable
+    gene_sums: np.ndarray
+    gene_spots: np.ndarray
+    spots: int
+    records: int
+    read: int
+    removed: dict[str, int]
+
+
+def frame_section(
+    section: Section, image: slide.Slide, options: Options, *, transform: tissue.Transform | None
+) -> Frames:
+    """Choose the spots of a section and lay out its records.
+
+    Args:
+        transform: stain normalisation; used only when white records are to be removed.
+    """
+    px_scale = 1.0 if options.um_per_px is None else options.um_per_px / section.um_per_px
+    xy = section.spot_xy
+    centre_inside = np.all((xy >= 0) & (xy < [image.width, image.height]), axis=1)
+    reasons = {"outside_image": ~centre_inside}
+    if options.kind == "patches":
+        window = patches.inside_mask(image, xy, patch_size_px=options.patch_size_px, px_scale=px_scale)
+        reasons["window_outside_image"] = centre_inside & ~window
+    totals = np.asarray(section.counts.sum(axis=1, dtype=np.int64)).ravel()
+    reasons["low_counts"] = ~np.any(list(reasons.values()), axis=0) & (totals < options.min_counts)
+    removed = {reason: int(mask.sum()) for reason, mask in reasons.items()}
+    rows = np.flatnonzero(~np.any(list(reasons.values()), axis=0))
+
+    if options.kind == "patches":
+        origin_xy = patches.patch_origins(xy[rows], patch_size_px=options.patch_size_px, px_scale=px_scale)
+        members, context_px = [rows[index : index + 1] for index in range(len(rows))], 0
+    else:
+        reach = tiles.spot_reach_px(section, rows) / px_scale
+        context_px = tiles.context_px(section.name, options.size_px, reach, options.context_px)
+        origin_xy, members = tiles.lay_out(xy, rows, size_px=options.size_px, context_px=context_px, px_scale=px_scale)
+    frames = Frames(origin_xy, members, px_scale, context_px, removed | {"white": 0})
+    return frames if options.max_white_fraction >= 1 else _without_white(frames, image, options, transform)
+
+
+def _without_white(frames: Frames, image: slide.Slide, options: Options, transform: tissue.Transform | None) -> Frames:
+    threshold = tissue.otsu_threshold(tissue.grey_histogram(image, transform=transform))
+    keep = [
+        tissue.white_fraction(
+            patches.cut_window(image, origin, size_px=options.size_px, px_scale=frames.px_scale, transform=transform)[
+                1
+            ],
+            threshold,
+        )
+        <= options.max_white_fraction
+        for origin in frames.origin_xy
+    ]
+    white = sum(len(members) for members, kept in zip(frames.members, keep, strict=True) if not kept)
+    return dataclasses.replace(
+        frames,
+        origin_xy=frames.origin_xy[np.array(keep, bool)],
+        members=[members for members, kept in zip(frames.members, keep, strict=True) if kept],
+        removed=frames.removed | {"white": white},
+    )
+
+
+def plan_section(source: Path, layout: str, name: str, options: Options) -> SectionPlan:
+    """Read a section and count what would be kept of it."""
+    module, _ = readers.find_layout(source, layout)
+    section = module.read_section(source, name, **options.reading)
+    check_section(section)
+    with slide.open_slide(section.image_path) as image:
+        transform = stain_transform(options, image) if options.max_white_fraction < 1 else None
+        frames = frame_section(section, image, options, transform=transform)
+    kept = section.counts[frames.rows]
+    return SectionPlan(
+        name=name,
+        genes=section.genes,
+        gene_sums=np.bincount(kept.indices, weights=kept.data, minlength=len(section.genes)).astype(np.int64),
+        gene_spots=np.bincount(kept.indices[kept.data > 0], minlength=len(section.genes)),
+        spots=kept.shape[0],
+        records=len(frames.members),
+        read=len(section.spot_id),
+        removed=frames.removed,
+    )
+
+
+def check_section(section: Section) -> None:
+    """Raise `InputError` when a section names a gene twice: its counts would have no single column to go to."""
+    keys, times = np.unique(section.genes.keys, return_counts=True)
+    if np.any(times > 1):
+        raise InputError(
+            f"Section {section.name!r}: gene {keys[times > 1][0]!r} has {times.max()} columns, expected one; "
+            "add their counts up or drop all but one"
+        )
+
+
+def stain_transform(options: Options, image: slide.Slide) -> tissue.Transform | None:
+    """Stain normalisation of one slide; None for "none"."""
+    if options.stain == "none":
+        return None
+    from data_prep import stain  # only builds that use it pay for it
+
+    return stain.fit_transform_for(options.stain, image, options.stain_target)
+
+
+def choose_genes(plans: Sequence[SectionPlan], *, min_spot_fraction: float) -> tuple[GeneTable, dict[str, int]]:
+    """The data set's genes: the union over sections, sorted by key, less those found in too few of the kept spots.
+
+    A gene that a section does not list was not found in it: legacy count files leave out genes without any count.
+
+    Returns:
+        The gene table, and how many genes were removed by reason.
+    """
+    keys = np.concatenate([plan.genes.keys for plan in plans])
+    union, first, column = np.unique(keys, return_index=True, return_inverse=True)
+    spots = np.bincount(column, weights=np.concatenate([plan.gene_spots for plan in plans]), minlength=len(union))
+    ensembl_id = np.concatenate([plan.genes.ensembl_id for plan in plans])[first]
+    symbols = np.concatenate([plan.genes.symbol for plan in plans])
+    symbol = symbols[first]
+    named = np.flatnonzero(symbols != "")[::-1]
+    symbol[column[named]] = symbols[named]  # where one section lacks the symbol, the first that has it gives it
+    found = spots > 0
+    frequent = spots >= min_spot_fraction * sum(plan.spots for plan in plans)
+    removed = {"never_expressed": int(np.sum(~found)), "in_too_few_spots": int(np.sum(found & ~frequent))}
+    keep = found & frequent
+    if not keep.any():
+        raise InputError(
+            f"No gene is left: {removed['never_expressed']} have no counts in the kept spots and "
+            f"{removed['in_too_few_spots']} are in fewer than {min_spot_fraction:.0%} of them; "
+            "lower --min-spot-fraction"
+        )
+    return GeneTable(ensembl_id[keep], symbol[keep]), removed
+
+
+def counts_over(section: Section, rows: np.ndarray, genes: GeneTable) -> scipy.sparse.csr_array:
+    """[S, G] int32: the counts of some spots over the data set's genes, CSR with sorted columns and no stored zero."""
+    place = {key: index for index, key in enumerate(genes.keys)}
+    column_of = np.array([place.get(key, -1) for key in section.genes.keys], np.int32)
+    counts = section.counts[rows]
+    columns = column_of[counts.indices]
+    keep = (columns >= 0) & (counts.data != 0)
+    indptr = np.concatenate([[0], np.cumsum(keep)])[counts.indptr]
+    matrix = scipy.sparse.csr_array(
+        (counts.data[keep].astype(np.int32), columns[keep], indptr), shape=(len(rows), len(genes))
+    )
+    matrix.sort_indices()
+    return matrix
+
+
+def split_names(names: Sequence[str]) -> dict[str, str]:
+    """Section name -> TFDS split and file name: letters, digits and underscores, distinct in lower case too."""
+    splits: dict[str, str] = {}
+    taken = {"all"}  # TFDS's word for every split
+    for name in names:
+        plain = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in name) or "_"
+        split, number = plain, 2
+        while split.lower() in taken:
+            split, number = f"{plain}_{number}", number + 1
+        taken.add(split.lower())
+        splits[name] = split
+    return splits

@@ -1,0 +1,111 @@
+"""One record of the data set: an image and the spots in it, as a TFDS example that needs no TensorFlow.
+
+image           [H, W, 3] uint8, a JPEG or raw bytes        section, patient   text
+origin_xy [2], px_scale     full-resolution pixel of the image's top-left corner; full-resolution px per record px
+white_fraction              share of the image brighter than the slide's Otsu threshold
+spot_xy [S, 2], spot_kind [S], spot_size_px [S], spot_id [S]    record pixels; see `data_prep.section.Section`
+total_counts [S]            all genes, before any gene was removed
+count_indptr [S + 1], count_indices, count_values [nnz]         raw counts, CSR over the data set's genes
+polygon_indptr [P + 1], polygon_xy [N, 2]                       outlines of polygon spots, record pixels
+"""
+
+import functools
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+from tensorflow_datasets.core import example_serializer
+from tensorflow_datasets.proto import tf_example_pb2
+
+try:
+    import simplejpeg
+except ImportError:  # Pillow decodes the same pixels, 1.4 times slower
+    simplejpeg = None
+
+IMAGE_FORMATS = ("jpeg", "raw")
+
+ARRAYS = {
+    "origin_xy": (np.float32, (2,)),
+    "spot_xy": (np.float32, (None, 2)),
+    "spot_kind": (np.uint8, (None,)),
+    "spot_size_px": (np.float32, (None,)),
+    "total_counts": (np.int64, (None,)),
+    "count_indptr": (np.int32, (None,)),
+    "count_indices": (np.int32, (None,)),
+    "count_values": (np.int32, (None,)),
+    "polygon_indptr": (np.int32, (None,)),
+    "polygon_xy": (np.float32, (None, 2)),
+}
+SCALARS = {"height": np.int32, "width": np.int32, "px_scale": np.float32, "white_fraction": np.float32}
+TEXTS = ("section", "patient", "image_format")
+
+
+def features(image_format: str, size_px: int) -> tfds.features.FeaturesDict:
+    """What TFDS needs to know to read the records.
+
+    Args:
+        image_format: "jpeg" or "raw".
+        size_px: side of the images.
+    """
+    shape = (size_px, size_px, 3)
+    if image_format == "jpeg":
+        image = tfds.features.Image(shape=shape, encoding_format="jpeg")
+    else:
+        image = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding="bytes")
+    return tfds.features.FeaturesDict(
+        {"image": image, "spot_id": tfds.features.Sequence(tfds.features.Text())}
+        | {name: tfds.features.Tensor(shape=shape, dtype=dtype) for name, (dtype, shape) in ARRAYS.items()}
+        | {name: tfds.features.Scalar(dtype=dtype) for name, dtype in SCALARS.items()}
+        | {name: tfds.features.Text() for name in TEXTS}
+    )
+
+
+@functools.cache
+def _serializer(image_format: str, size_px: int) -> example_serializer.ExampleSerializer:
+    return example_serializer.ExampleSerializer(features(image_format, size_px).get_serialized_info())
+
+
+def encode_image(image: np.ndarray, image_format: str, *, jpeg_quality: int) -> bytes:
+    """uint8 [H, W, 3] to bytes; always through Pillow, so that the same pixels give the same bytes."""
+    if image_format == "raw":
+        return np.ascontiguousarray(image).tobytes()
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "jpeg", quality=jpeg_quality, subsampling=0)  # colour at full resolution
+    return buffer.getvalue()
+
+
+def decode_image(data: bytes, image_format: str, height: int, width: int) -> np.ndarray:
+    """Bytes to uint8 [H, W, 3]."""
+    if image_format == "raw":
+        return np.frombuffer(data, np.uint8).reshape(height, width, 3)
+    if simplejpeg is not None:
+        return simplejpeg.decode_jpeg(data, colorspace="RGB")
+    return np.array(Image.open(io.BytesIO(data), formats=["JPEG"]).convert("RGB"))
+
+
+def encode_record(record: Mapping[str, Any]) -> bytes:
+    """A record, its image already encoded, to bytes; the same record always gives the same bytes."""
+    example = _serializer(record["image_format"], int(record["height"])).get_tf_example(record)
+    return example.SerializeToString(deterministic=True)
+
+
+def decode_record(data: bytes) -> dict[str, Any]:
+    """Bytes to a record with its image decoded; skips TFDS's own decoding, which is several times slower."""
+    feature = tf_example_pb2.Example.FromString(data).features.feature
+    record: dict[str, Any] = {name: feature[name].bytes_list.value[0].decode() for name in TEXTS}
+    for name, dtype in SCALARS.items():
+        record[name] = dtype(_numbers(feature[name])[0])
+    for name, (dtype, shape) in ARRAYS.items():
+        values = np.array(_numbers(feature[name]), dtype=dtype)
+        record[name] = values.reshape(-1, *shape[1:])
+    record["spot_id"] = np.array([value.decode() for value in feature["spot_id"].bytes_list.value], dtype=str)
+    image = feature["image"].bytes_list.value[0]
+    record["image"] = decode_image(image, record["image_format"], record["height"], record["width"])
+    return record
+
+
+def _numbers(feature: Any) -> Any:
+    return feature.int64_list.value or feature.float_list.value

@@ -1,0 +1,69 @@
+"""Tiles: large windows on a grid over the slide, for dense models; each holds the spots whose centre its core owns."""
+
+import numpy as np
+
+from data_prep.errors import InputError
+from data_prep.section import POLYGON, SQUARE, Section
+
+
+def spot_reach_px(section: Section, rows: np.ndarray) -> float:
+    """How far the largest of these spots extends from its centre, full-resolution pixels (along an axis)."""
+    kind, size = section.spot_kind[rows], section.spot_size_px[rows].astype(np.float64)
+    reach = np.where(kind == SQUARE, size / 2, size)
+    reach[kind == POLYGON] = 0
+    largest = float(reach.max(initial=0))
+    for row in rows[kind == POLYGON]:
+        outline = section.polygons[int(section.spot_size_px[row])]
+        largest = max(largest, float(np.abs(outline - section.spot_xy[row]).max()))
+    return largest
+
+
+def context_px(name: str, size_px: int, reach_px: float, asked_px: int | None) -> int:
+    """The margin of a tile, record pixels: as asked, or an eighth of the tile, and enough for a spot to fit whole.
+
+    Args:
+        name: of the section, for messages.
+        size_px: side of the tile.
+        reach_px: how far a spot extends from its centre, record pixels.
+        asked_px: `--context-px`, or None.
+
+    Raises:
+        InputError: spots would be cut at the tile's edge, or nothing would be left of the tile.
+    """
+    needed = int(np.ceil(reach_px))
+    margin = max(size_px // 8, needed) if asked_px is None else asked_px
+    if margin < needed:
+        raise InputError(
+            f"Section {name!r}: spots reach {needed} px from their centre, so --context-px {margin} would cut them at "
+            f"the tile's edge; give at least {needed}"
+        )
+    if 2 * margin >= size_px:
+        raise InputError(
+            f"Section {name!r}: a margin of {margin} px on each side leaves nothing of a tile of {size_px} px; "
+            f"give --tile-size-px of at least {4 * margin}"
+        )
+    return margin
+
+
+def lay_out(
+    spot_xy: np.ndarray, rows: np.ndarray, *, size_px: int, context_px: int, px_scale: float
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Tiles whose cores partition the slide, those that own a spot, in row-major order.
+
+    Args:
+        spot_xy: [N, 2] full-resolution pixels.
+        rows: [S] the spots to place.
+        size_px, context_px: side and margin of a tile, record pixels; the core is what lies within the margin.
+        px_scale: full-resolution pixels per record pixel.
+
+    Returns:
+        [R, 2] float64 top-left corners (a margin may lie outside the image), and the R arrays of owned rows.
+    """
+    if not len(rows):
+        return np.zeros((0, 2)), []
+    core = (size_px - 2 * context_px) * px_scale
+    cell = np.floor(spot_xy[rows] / core).astype(np.int64)  # [S, 2] column, row of the owning tile
+    cells, owner = np.unique(cell[:, ::-1], axis=0, return_inverse=True)
+    order = np.argsort(owner.ravel(), kind="stable")
+    bounds = np.searchsorted(owner.ravel()[order], np.arange(1, len(cells)))
+    return cells[:, ::-1] * core - context_px * px_scale, np.split(rows[order], bounds)

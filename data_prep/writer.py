@@ -1,0 +1,333 @@
+"""Writes one section of a data set: shards, table, thumbnail, and last the entry that says they are whole."""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python import array_record_module
+from PIL import Image
+
+from data_prep import cli, patches, plan, readers, records, slide, tissue
+from data_prep.dataset import WORK_FOLDER, SectionTable, check_files
+from data_prep.errors import InputError
+from data_prep.section import POLYGON, GeneTable, Section
+
+VERSION = "1.0.0"  # of the TFDS data set: raised when the records change
+THUMBNAIL_PX = 1024
+# One record a group, so that any record is read alone; JPEG does not shrink further.
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One section to write.
+
+    Attributes:
+        source, layout, name: where it comes from.
+        split: its TFDS split, also its file name.
+        out: the data set's folder.
+        genes: the data set's genes.
+        plan: what the section should turn out to hold.
+    """
+
+    source: Path
+    layout: str
+    name: str
+    split: str
+    out: Path
+    options: plan.Options
+    genes: GeneTable
+    plan: plan.SectionPlan
+
+
+def dataset_name(kind: str) -> str:
+    """The TFDS data set's name for "patches" or "tiles"."""
+    return f"stjax_{kind}"
+
+
+def shard_sizes(count: int, *, size_px: int, shard_mb: int) -> list[int]:
+    """Records per shard: as few shards as `shard_mb` decoded megabytes each allow, their sizes equal but for one."""
+    shards = max(1, -(-count * size_px * size_px * 3 // (shard_mb * 1_000_000)))
+    return [len(part) for part in np.array_split(np.arange(count), min(shards, count) or 1)]
+
+
+def entry_path(out: Path, split: str) -> Path:
+    """Where a finished section's entry is kept until the manifest is written."""
+    return out / WORK_FOLDER / "sections" / f"{split}.json"
+
+
+def plan_path(out: Path, name: str) -> Path:
+    """Where a section's plan is kept meanwhile; hashed, as a section's name may not do for a file's."""
+    return out / WORK_FOLDER / "plans" / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.npz"
+
+
+def save_plan(path: Path, made: plan.SectionPlan) -> None:
+    """Keep a plan for later builds and other array jobs; whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp.npz")
+    numbers = {"name": made.name, "spots": made.spots, "records": made.records, "read": made.read}
+    np.savez(
+        temporary,
+        ensembl_id=made.genes.ensembl_id,
+        symbol=made.genes.symbol,
+        gene_sums=made.gene_sums,
+        gene_spots=made.gene_spots,
+        rest=json.dumps(numbers | {"removed": made.removed}),
+    )
+    os.replace(temporary, path)
+
+
+def load_plan(path: Path) -> plan.SectionPlan | None:
+    """What `save_plan` kept, or None."""
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        genes = GeneTable(file["ensembl_id"], file["symbol"])
+        rest = json.loads(str(file["rest"]))
+        return plan.SectionPlan(genes=genes, gene_sums=file["gene_sums"], gene_spots=file["gene_spots"], **rest)
+
+
+def finished_entry(task: Task) -> dict[str, Any] | None:
+    """The entry of a section that an earlier build finished, its files verified by hash; None if there is none."""
+    try:
+        entry = json.loads(entry_path(task.out, task.split).read_text())
+        check_files(task.out, entry, verify=True)
+    except (FileNotFoundError, ValueError, InputError):
+        return None
+    return entry
+
+
+def write_section(task: Task) -> dict[str, Any]:
+    """Write a section's files and its entry, or return the entry if they are there already.
+
+    Everything is written under a temporary name and renamed when whole; the entry comes last.
+
+    Raises:
+        InputError: the source no longer holds what was planned, or another process is writing this section.
+    """
+    work = task.out / WORK_FOLDER
+    temporary = work / f"writing-{task.split}"
+    with _locked(work / f"{task.split}.lock", task):
+        if (entry := finished_entry(task)) is not None:
+            return entry
+        shutil.rmtree(temporary, ignore_errors=True)  # what a killed build left
+        temporary.mkdir(parents=True)
+        entry, files = _write_files(task, temporary)
+        for name, final in files.items():
+            final.parent.mkdir(parents=True, exist_ok=True)
+            with (temporary / name).open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary / name, final)
+        write_json(entry_path(task.out, task.split), entry)
+        shutil.rmtree(temporary)
+    return entry
+
+
+def _write_files(task: Task, folder: Path) -> tuple[dict[str, Any], dict[str, Path]]:
+    """The section's manifest entry, and where each file written in `folder` belongs."""
+    options = task.options
+    module, _ = readers.find_layout(task.source, task.layout)
+    section = module.read_section(task.source, task.name, **options.reading)
+    with slide.open_slide(section.image_path) as image:
+        transform = plan.stain_transform(options, image)
+        frames = plan.frame_section(section, image, options, transform=transform)
+        table = _table(section, frames, task)
+        threshold = tissue.otsu_threshold(tissue.grey_histogram(image, transform=transform))
+        sizes = shard_sizes(len(frames.members), size_px=options.size_px, shard_mb=options.shard_mb)
+        prefix = f"{dataset_name(options.kind)}-{task.split}.array_record"
+        names = [f"{prefix}-{index:05d}-of-{len(sizes):05d}" for index in range(len(sizes))]
+        figures: list[tuple[float, np.ndarray, np.ndarray]] = []
+        stream = _records(section, image, frames, table, threshold, transform, options, figures)
+        progress = cli.progress(stream, total=len(frames.members), description=task.name, unit=options.kind)
+        with contextlib.closing(progress):
+            iterator = iter(progress)
+            for name, size in zip(names, sizes, strict=True):
+                shard = array_record_module.ArrayRecordWriter(str(folder / name), _WRITER_OPTIONS)
+                for _ in range(size):
+                    shard.write(next(iterator))
+                shard.close()
+        white, mean, mean_square = (np.array(column) for column in zip(*figures, strict=True))
+        table = dataclasses.replace(
+            table, white_fraction=white.astype(np.float32), channel_mean=mean, channel_mean_square=mean_square
+        )
+        table.save(folder / "table.npz")
+        thumbnails = {"thumbnail.jpg": image.thumbnail(THUMBNAIL_PX)}
+        if transform is not None:
+            before = thumbnails["thumbnail.jpg"]
+            thumbnails = {"before.jpg": before, "thumbnail.jpg": transform(before)}
+        for name, pixels in thumbnails.items():
+            Image.fromarray(pixels).save(folder / name, "jpeg", quality=90)
+        size = {"width": image.width, "height": image.height}
+
+    dataset = Path(dataset_name(options.kind)) / VERSION
+    places = {name: dataset / name for name in names} | {
+        "table.npz": Path("tables") / f"{task.split}.npz",
+        "thumbnail.jpg": Path("thumbnails") / f"{task.split}.jpg",
+    }
+    if "before.jpg" in thumbnails:
+        places["before.jpg"] = Path("thumbnails") / f"{task.split}_before.jpg"
+    pixels = len(frames.members) * options.size_px**2
+    entry = {
+        "name": section.name,
+        "patient": section.patient,
+        "split": task.split,
+        "layout": section.layout,
+        "synthetic": section.synthetic,
+        "records": len(frames.members),
+        "spots": len(table.spot_id),
+        "spots_read": len(section.spot_id),
+        "removed": frames.removed,
+        "genes_found": int(np.count_nonzero(task.plan.gene_sums)),
+        "um_per_px": float(section.um_per_px),
+        "um_per_px_source": section.um_per_px_source,
+        "px_scale": float(frames.px_scale),
+        "context_px": frames.context_px,
+        "image": {"file": section.image_path.name, "sha256": slide.file_sha256(section.image_path), **size},
+        "otsu_threshold": threshold,
+        "gene_sums": np.asarray(table.counts.sum(axis=0, dtype=np.int64)).ravel().tolist(),
+        "channel_moments": {
+            "count": pixels,
+            "mean": mean.mean(axis=0).tolist(),
+            "mean_square": mean_square.mean(axis=0).tolist(),
+        },
+        "notes": list(section.notes),
+        "shards": [
+            {"file": str(places[name]), "records": count} | _size_and_hash(folder / name)
+            for name, count in zip(names, sizes, strict=True)
+        ],
+        "table": {"file": str(places["table.npz"])} | _size_and_hash(folder / "table.npz"),
+        "thumbnail": str(places["thumbnail.jpg"]),
+    }
+    if "before.jpg" in places:
+        entry["thumbnail_before"] = str(places["before.jpg"])
+    return entry, {name: task.out / place for name, place in places.items()}
+
+
+def _table(section: Section, frames: plan.Frames, task: Task) -> SectionTable:
+    """Spots and counts in record order; the figures of the records are not known yet."""
+    rows = frames.rows
+    counts = plan.counts_over(section, rows, task.genes)
+    if (len(rows), len(frames.members)) != (task.plan.spots, task.plan.records):
+        raise InputError(
+            f"Section {section.name!r}: {len(rows)} spots are left where {task.plan.spots} were planned; "
+            "the source changed while it was being built, start again"
+        )
+    return SectionTable(
+        counts=counts,
+        spot_id=section.spot_id[rows],
+        spot_xy=section.spot_xy[rows],
+        spot_kind=section.spot_kind[rows],
+        spot_size_px=section.spot_size_px[rows],
+        total_counts=np.asarray(section.counts[rows].sum(axis=1, dtype=np.int64)).ravel(),
+        record_of_spot=np.repeat(np.arange(len(frames.members), dtype=np.int32), [len(m) for m in frames.members]),
+        white_fraction=np.zeros(0, np.float32),
+        channel_mean=np.zeros((0, 3)),
+        channel_mean_square=np.zeros((0, 3)),
+    )
+
+
+def _records(
+    section: Section,
+    image: slide.Slide,
+    frames: plan.Frames,
+    table: SectionTable,
+    threshold: int,
+    transform: tissue.Transform | None,
+    options: plan.Options,
+    figures: list[tuple[float, np.ndarray, np.ndarray]],
+) -> Iterator[bytes]:
+    """Serialised records in order; appends white fraction and channel moments of each to `figures`."""
+    size, start = options.size_px, 0
+    for origin, members in zip(frames.origin_xy, frames.members, strict=True):
+        window, region = patches.cut_window(image, origin, size_px=size, px_scale=frames.px_scale, transform=transform)
+        data = records.encode_image(window, options.image_format, jpeg_quality=options.jpeg_quality)
+        # Moments are those of the pixels that training will read, not of the slide's.
+        stored = records.decode_image(data, options.image_format, size, size).reshape(-1, 3).astype(np.float64)
+        white = tissue.white_fraction(region, threshold)
+        figures.append((white, stored.mean(axis=0), np.mean(stored**2, axis=0)))
+        spots = slice(start, start + len(members))
+        start = spots.stop
+        counts = table.counts[spots]
+        yield records.encode_record(
+            {
+                "image": data,
+                "image_format": options.image_format,
+                "height": size,
+                "width": size,
+                "section": section.name,
+                "patient": section.patient,
+                "origin_xy": origin,
+                "px_scale": frames.px_scale,
+                "white_fraction": white,
+                "spot_xy": (table.spot_xy[spots] - origin) / frames.px_scale,
+                "spot_id": table.spot_id[spots].tolist(),
+                "total_counts": table.total_counts[spots],
+                "count_indptr": counts.indptr,
+                "count_indices": counts.indices,
+                "count_values": counts.data,
+                **_shapes(section, members, origin, frames.px_scale),
+            }
+        )
+
+
+def _shapes(section: Section, members: np.ndarray, origin: np.ndarray, px_scale: float) -> dict[str, np.ndarray]:
+    """Kind and size of a record's spots, and the outlines of its polygons, in record pixels."""
+    kind = section.spot_kind[members]
+    size = section.spot_size_px[members] / np.float32(px_scale)
+    polygons = np.flatnonzero(kind == POLYGON)
+    outlines = [(section.polygons[int(section.spot_size_px[members[i]])] - origin) / px_scale for i in polygons]
+    size[polygons] = np.arange(len(polygons))
+    return {
+        "spot_kind": kind,
+        "spot_size_px": size,
+        "polygon_indptr": np.cumsum([0, *(len(outline) for outline in outlines)]),
+        "polygon_xy": np.concatenate([*outlines, np.zeros((0, 2))]),
+    }
+
+
+def _size_and_hash(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": slide.file_sha256(path)}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that the file is either whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(_lines(value))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _lines(value: dict[str, Any]) -> str:
+    """JSON with a line per key, and one per element of a list of objects: long number lists stay on one line."""
+    parts = []
+    for key, item in value.items():
+        objects = isinstance(item, list) and item and isinstance(item[0], dict)
+        texts = [json.dumps(element, allow_nan=False) for element in item] if objects else []
+        text = "[\n" + ",\n".join(texts) + "\n]" if objects else json.dumps(item, allow_nan=False)
+        parts.append(f"{json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+@contextlib.contextmanager
+def _locked(path: Path, task: Task) -> Iterator[None]:
+    """Hold a lock that the system releases however the process ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"Section {task.name!r}: another process is writing it in {task.out}; wait for it, or stop it"
+            ) from error
+        yield
