@@ -1,0 +1,98 @@
+"""Dense convolution: native on GPU and TPU; on the CPU as matrix products wherever those are faster.
+
+XLA's CPU backend runs a 1 x 1 convolution, and the kernel gradient of any convolution, far below the speed of its
+matrix product. There a 1 x 1 convolution is a matrix product both ways, and the kernel gradient is one product a tap.
+`conv` chooses by the platform the program is compiled for; `conv_native` is the reference.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+_FEW_CHANNELS = 16  # below this (the stem's 3) a product a tap wastes the vector unit
+_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+
+def conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: tuple[int, int] = (0, 0)) -> jax.Array:
+    """2-D convolution (cross-correlation, as in torch).
+
+    Args:
+        x: [B, H, W, I].
+        kernel: [kh, kw, I, O].
+        padding: zeros on both sides of rows and of columns.
+
+    Returns:
+        [B, (H + 2 ph - kh) // stride + 1, (W + 2 pw - kw) // stride + 1, O] in x's dtype.
+    """
+
+    return _conv(x, kernel, stride, padding)
+
+
+def conv_native(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: tuple[int, int] = (0, 0)) -> jax.Array:
+    """`conv` through XLA's own convolution."""
+    pads = [(pad, pad) for pad in padding]
+    return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=_DIMENSIONS)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv(x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, int]) -> jax.Array:
+    def cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        if kernel.shape[:2] == (1, 1) and padding == (0, 0):
+            return jnp.einsum("bhwi,io->bhwo", x[:, ::stride, ::stride], kernel[0, 0])
+        return conv_native(x, kernel, stride=stride, padding=padding)
+
+    native = functools.partial(conv_native, stride=stride, padding=padding)
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=native)
+
+
+def _forward(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, int]
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _conv(x, kernel, stride, padding), (x, kernel)
+
+
+def _backward(
+    stride: int, padding: tuple[int, int], saved: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    def native(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.vjp(functools.partial(conv_native, stride=stride, padding=padding), x, kernel)[1](dy)
+
+    def cpu(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+        dx, dk = native(x, kernel, dy)  # what is not used of it is never computed
+        if kernel.shape[:2] == (1, 1) and padding == (0, 0):
+            dx = _dilate(jnp.einsum("bhwo,io->bhwi", dy, kernel[0, 0]), x.shape, stride)
+        if kernel.shape[2] >= _FEW_CHANNELS:
+            dk = _kernel_gradient(x, dy, kernel.shape, stride, padding)
+        return dx, dk
+
+    return lax.platform_dependent(*saved, dy, cpu=cpu, default=native)
+
+
+_conv.defvjp(_forward, _backward)
+
+
+def _dilate(dy: jax.Array, shape: tuple[int, ...], stride: int) -> jax.Array:
+    """Spreads every `stride`-th pixel over an image of zeros."""
+    if stride == 1:
+        return dy
+    high = [size - stride * (out - 1) - 1 for size, out in zip(shape[1:3], dy.shape[1:3], strict=True)]
+    config = ((0, 0, 0), (0, high[0], stride - 1), (0, high[1], stride - 1), (0, 0, 0))
+    return lax.pad(dy, jnp.zeros((), dy.dtype), config)
+
+
+def _kernel_gradient(
+    x: jax.Array, dy: jax.Array, shape: tuple[int, ...], stride: int, padding: tuple[int, int]
+) -> jax.Array:
+    """[kh, kw, I, O], one matrix product over all pixels a tap."""
+    rows, columns, _, _ = shape
+    b, height, width, _ = dy.shape
+    if padding != (0, 0):
+        x = jnp.pad(x, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
+    taps = []
+    for i in range(rows):
+        for j in range(columns):
+            stop = (b, i + stride * (height - 1) + 1, j + stride * (width - 1) + 1, x.shape[3])
+            taps.append(jnp.einsum("bhwi,bhwo->io", lax.slice(x, (0, i, j, 0), stop, (1, stride, stride, 1)), dy))
+    return jnp.stack(taps).reshape(shape)
