@@ -1,0 +1,359 @@
+"""Stain normalisation: Vahadane, Macenko and Reinhard, exact, repeatable, the same for a patch as for its slide.
+
+Every one of these methods maps a pixel by its colour alone, once a few numbers are known about its slide. So a slide is
+first reduced to its colour histogram (a 92 Mpx section has about 235,000 distinct colours): the fit sees every pixel,
+each colour once, with its count as weight, in float64, with no random sample and no clock. What maps colours is then a
+table of 2^24 entries, filled when a colour is first met: a patch, a strip or the whole slide go through the same table,
+so their bytes agree whatever the region or the number of workers.
+
+The recipe and its constants are those of staintools 2.1.2, which BrST-Net used: a pixel is tissue when its luminosity
+is below 0.8; dictionary learning with L1 penalty 0.1 and concentrations with 0.01 (Vahadane et al. 2016, eq. 5; two
+non-negative stains); concentrations are scaled so that their 99th percentiles over the slide match the target's.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from data_prep.colour import CHUNK, colour_counts, lab_from_rgb, pack, percentile, rgb_from_lab, unpack
+from data_prep.errors import InputError
+from data_prep.slide import Slide, file_sha256, open_slide
+from data_prep.stain_vectors import CONCENTRATION_PENALTY, concentrations, macenko_stains, vahadane_stains
+
+METHODS = ("vahadane", "macenko", "reinhard", "staintools")
+Standardise = Literal["both", "target", "none"]
+
+MIN_TISSUE_PIXELS = 500  # fewer cannot tell two stains apart
+_TISSUE_LUMINOSITY = 0.8
+_LUMINOSITY_PERCENTILE = 95
+_STRENGTH_PERCENTILE = 99
+_MIN_STAIN_ANGLE_DEG = 2.0
+
+# Optical density of 8-bit values, natural logarithm; 0 counts as 1, so that it is finite (staintools).
+_DENSITY = np.maximum(-np.log(np.maximum(np.arange(256), 1) / 255.0), 1e-6)
+_DIGITS = 6  # of fitted numbers: finer than they matter, coarser than what differs between processors
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """What a normalisation knows about one slide: plain numbers, saved as JSON.
+
+    Attributes:
+        method: "vahadane", "macenko", "reinhard" or "staintools" (Vahadane, fitted by that package).
+        luminosity: 95th percentile of CIE L* in 0..255 when luminosity is standardised, else None.
+        stains: unit optical density of haematoxylin, then eosin, RGB; empty for Reinhard.
+        strength: 99th percentile of the concentration of each stain; empty for Reinhard.
+        lab_mean, lab_std: of L*, a*, b* in 0..255, for Reinhard; empty for the others.
+        pixels, tissue_pixels: how many pixels the numbers come from.
+        image: file name of the slide.
+        image_sha256: SHA-256 of that file.
+        version: of the package that fitted.
+    """
+
+    method: str
+    luminosity: float | None
+    stains: tuple[tuple[float, ...], ...]
+    strength: tuple[float, ...]
+    lab_mean: tuple[float, ...]
+    lab_std: tuple[float, ...]
+    pixels: int
+    tissue_pixels: int
+    image: str
+    image_sha256: str
+    version: str
+
+
+class Normaliser:
+    """Maps the colours of one slide to those of a target; a function uint8 [..., 3] -> uint8 [..., 3].
+
+    Fitted numbers only, so it is saved with `save`, hashed with `digest`, and cheap to send to another process.
+
+    Attributes:
+        source, target: the two slides' profiles.
+    """
+
+    def __init__(self, source: Profile, target: Profile) -> None:
+        if source.method != target.method:
+            raise InputError(
+                f"stain normalisation: the source is fitted with {source.method!r}, the target with {target.method!r}; "
+                "fit both with the same method"
+            )
+        self.source, self.target = source, target
+        self._table = np.zeros(0, "<u4")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Normaliser, (self.source, self.target)  # the table is refilled where it is needed
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Normalise pixels of the source slide.
+
+        Args:
+            pixels: uint8 [..., 3] RGB; left unchanged.
+
+        Returns:
+            uint8 [..., 3] RGB; the value of a pixel depends on its own colour only.
+        """
+        _check_rgb(pixels)
+        out = np.empty(pixels.shape, np.uint8)
+        flat_in = pixels.reshape(-1, 3)
+        flat_out = out.reshape(-1, 3)
+        if not len(self._table):
+            self._table = np.zeros(1 << 24, "<u4")  # 64 MB reserved; the system backs only the pages touched
+        for start in range(0, len(flat_in), CHUNK):
+            index = pack(flat_in[start : start + CHUNK])
+            packed = self._table.take(index)
+            new = packed == 0
+            if new.any():
+                colours = np.unique(index[new])
+                self._table[colours] = _as_words(self.map_colours(unpack(colours)))
+                packed = self._table.take(index)
+            words = packed.view(np.uint8).reshape(-1, 4)
+            for channel in range(3):
+                flat_out[start : start + CHUNK, channel] = words[:, channel]
+        return out
+
+    def map_colours(self, colours: np.ndarray) -> np.ndarray:
+        """uint8 [N, 3] -> uint8 [N, 3], computed rather than looked up."""
+        source, target = self.source, self.target
+        if source.luminosity is not None:
+            colours = standardise_luminosity(colours, source.luminosity)
+        if source.method == "reinhard":
+            scale = np.array(target.lab_std) / np.array(source.lab_std)
+            lab = (lab_from_rgb(colours) - np.array(source.lab_mean)) * scale + np.array(target.lab_mean)
+            return rgb_from_lab(np.floor(np.clip(lab, 0, 255)))
+        stains = np.array(target.stains)
+        density = _DENSITY[colours]  # [N, 3]
+        first, second = concentrations(density, np.array(source.stains), CONCENTRATION_PENALTY)
+        first *= target.strength[0] / source.strength[0]
+        second *= target.strength[1] / source.strength[1]
+        # Written out, not as a matrix product: BLAS may round differently with the number of rows and threads.
+        density = first[:, None] * stains[0] + second[:, None] * stains[1]
+        return (255 * np.exp(-density)).astype(np.uint8)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, a manifest say."""
+        return {
+            "format": "stjax-stain",
+            "format_version": 1,
+            "source": dataclasses.asdict(self.source),
+            "target": dataclasses.asdict(self.target),
+        }
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the fitted numbers, as 64 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON that `load_normaliser` reads."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+
+def load_normaliser(path: str | Path) -> Normaliser:
+    """Read what `Normaliser.save` wrote.
+
+    Raises:
+        InputError: the file is absent or not such a file.
+    """
+    try:
+        saved = json.loads(Path(path).read_text(encoding="utf-8"))
+        if (saved["format"], saved["format_version"]) != ("stjax-stain", 1):
+            raise ValueError(f"format {saved['format']!r}, version {saved['format_version']!r}")
+        return Normaliser(_profile_from(saved["source"]), _profile_from(saved["target"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: not a saved stain normaliser ({type(error).__name__}: {error}); expected a file that "
+            "Normaliser.save wrote; fit it again"
+        ) from error
+
+
+def fit_profile(slide: Slide | str | Path, method: str, *, standardise: bool = True) -> Profile:
+    """Fit the colours of one slide.
+
+    Args:
+        slide: an open slide, or a file.
+        method: one of `METHODS`.
+        standardise: standardise luminosity first (staintools' LuminosityStandardizer: the 95th percentile of L* becomes
+            white).
+
+    Raises:
+        InputError: unknown method, no tissue, or colours that do not tell two stains apart.
+    """
+    if method not in METHODS:
+        raise InputError(f"stain method {method!r} is not known, expected one of {', '.join(METHODS)} or none")
+    if not isinstance(slide, Slide):
+        with open_slide(slide) as opened:
+            return fit_profile(opened, method, standardise=standardise)
+    colours, counts = colour_counts(slide)
+    luminosity = None
+    if standardise:
+        luminosity = float(percentile(lab_from_rgb(colours)[:, 0], counts, _LUMINOSITY_PERCENTILE))
+        if luminosity <= 0:
+            raise InputError(f"{slide.path}: the image is black, its luminosity cannot be standardised; check the file")
+        colours = standardise_luminosity(colours, luminosity)
+    tissue = lab_from_rgb(colours)[:, 0] < 255 * _TISSUE_LUMINOSITY
+    tissue_pixels = int(counts[tissue].sum())
+    if tissue_pixels < MIN_TISSUE_PIXELS:
+        raise InputError(
+            f"{slide.path}: found {tissue_pixels} tissue pixels (luminosity below {_TISSUE_LUMINOSITY}), expected at "
+            f"least {MIN_TISSUE_PIXELS}; the slide is blank or too small: leave it out with --sections, or use "
+            "--stain none"
+        )
+    lab_mean = lab_std = strength = ()
+    stains: np.ndarray = np.zeros((0, 3))
+    if method == "reinhard":
+        lab = lab_from_rgb(colours)
+        lab_mean = tuple((lab * counts[:, None]).sum(axis=0) / counts.sum())
+        lab_std = tuple(np.sqrt((np.square(lab - lab_mean) * counts[:, None]).sum(axis=0) / counts.sum()))
+        if min(lab_std) < 0.1:
+            raise InputError(_one_colour(slide))
+    else:
+        density, weight = _DENSITY[colours[tissue]], counts[tissue].astype(np.float64)
+        if method == "staintools":
+            stains = _staintools_stains(slide, standardise=standardise)
+        else:
+            stains = (vahadane_stains if method == "vahadane" else macenko_stains)(density, weight)
+        cosine = np.clip((stains[0] * stains[1]).sum(), -1, 1) if np.isfinite(stains).all() else 1.0
+        amounts = concentrations(_DENSITY[colours], stains, CONCENTRATION_PENALTY)
+        strength = tuple(percentile(a, counts, _STRENGTH_PERCENTILE) for a in amounts)
+        if np.degrees(np.arccos(cosine)) < _MIN_STAIN_ANGLE_DEG or not min(strength) > 1e-3:
+            raise InputError(_one_colour(slide))
+    return Profile(
+        method=method,
+        luminosity=luminosity,
+        stains=tuple(_rounded(row) for row in stains),
+        strength=_rounded(strength),
+        lab_mean=_rounded(lab_mean),
+        lab_std=_rounded(lab_std),
+        pixels=int(counts.sum()),
+        tissue_pixels=tissue_pixels,
+        image=slide.path.name,
+        image_sha256=file_sha256(slide.path),
+        version=f"staintools {metadata.version('staintools')}" if method == "staintools" else "stjax 1",
+    )
+
+
+def fit_transform_for(
+    method: str,
+    slide: Slide | str | Path,
+    target: Profile | Slide | str | Path | None,
+    *,
+    standardise: Standardise = "both",
+) -> Normaliser | None:
+    """Fit what maps a slide's colours to a target's.
+
+    Args:
+        method: one of `METHODS`, or "none".
+        slide: the slide to normalise.
+        target: the slide to look like; its `Profile`, when many slides share it, is fitted once with `fit_profile`.
+        standardise: whose luminosity is standardised. "both" as staintools' documentation asks; "target" as BrST-Net's
+            code does.
+
+    Returns:
+        A function uint8 [h, w, 3] -> uint8 [h, w, 3] for any region of the slide, or None for "none".
+
+    Raises:
+        InputError: see `fit_profile`; or no target given.
+    """
+    if method == "none":
+        return None
+    if standardise not in ("both", "target", "none"):
+        raise InputError(f"standardise is {standardise!r}, expected both, target or none")
+    if target is None:
+        raise InputError(
+            f"stain method {method!r} needs a target slide: name a section of the source, or an image file"
+        )
+    if isinstance(target, str | Path):
+        target = _target_profile(str(Path(target).resolve()), file_sha256(target), method, standardise != "none")
+    elif isinstance(target, Slide):
+        target = fit_profile(target, method, standardise=standardise != "none")
+    return Normaliser(fit_profile(slide, method, standardise=standardise == "both"), target)
+
+
+@functools.lru_cache(maxsize=8)
+def _target_profile(path: str, sha256: str, method: str, standardise: bool) -> Profile:  # noqa: ARG001, it is in the key
+    """The profile of a target many slides share, fitted once in a process."""
+    return fit_profile(path, method, standardise=standardise)
+
+
+def resolve_target(target: str, slides: Mapping[str, Path]) -> Path:
+    """The target's image: the section of that name among `slides` (name -> image), or else the file of that name.
+
+    Raises:
+        InputError: neither exists.
+    """
+    if target in slides:
+        return Path(slides[target])
+    if Path(target).is_file():
+        return Path(target)
+    raise InputError(
+        f"stain target {target!r} is neither a section nor an image file; sections here: {', '.join(sorted(slides))}"
+    )
+
+
+def before_after(slide: Slide, normaliser: Normaliser, *, max_side_px: int = 1024) -> np.ndarray:
+    """uint8 [h, 2 w + gap, 3]: the slide's thumbnail, a white gap, and the same thumbnail normalised."""
+    before = slide.thumbnail(max_side_px)
+    gap = np.full((before.shape[0], max(4, max_side_px // 64), 3), 255, np.uint8)
+    return np.concatenate([before, gap, normaliser(before)], axis=1)
+
+
+def standardise_luminosity(colours: np.ndarray, luminosity: float) -> np.ndarray:
+    """uint8 [N, 3] -> uint8 [N, 3]: L* scaled so that `luminosity` (0..255) becomes white, a* and b* kept."""
+    lab = lab_from_rgb(colours)
+    lab[:, 0] = np.floor(np.clip(255 * lab[:, 0] / luminosity, 0, 255))
+    return rgb_from_lab(lab)
+
+
+def _staintools_stains(slide: Slide, *, standardise: bool) -> np.ndarray:
+    """float64 [2, 3]: what staintools' own Vahadane finds on the whole slide (about 9 GB and a minute for 92 Mpx)."""
+    try:
+        from staintools import LuminosityStandardizer
+        from staintools.stain_extraction.vahadane_stain_extractor import VahadaneStainExtractor
+    except ImportError as error:
+        raise InputError(
+            "stain method 'staintools' needs that package; install the extra: pip install 'stjax[stain]', or use "
+            "--stain vahadane, which needs nothing"
+        ) from error
+    pixels = slide.read_region(0, 0, slide.width, slide.height).copy()  # staintools writes into what it is given
+    if standardise:
+        pixels = LuminosityStandardizer.standardize(pixels)
+    return np.asarray(VahadaneStainExtractor.get_stain_matrix(pixels), np.float64)
+
+
+def _check_rgb(pixels: np.ndarray) -> None:
+    if pixels.dtype != np.uint8 or pixels.ndim < 2 or pixels.shape[-1] != 3:
+        raise ValueError(f"found {pixels.dtype} {pixels.shape}, expected uint8 [..., 3] RGB")
+
+
+def _as_words(colours: np.ndarray) -> np.ndarray:
+    """uint8 [N, 3] -> little-endian uint32 [N] whose bytes are R, G, B and 255, which marks a filled entry."""
+    words = np.full((len(colours), 4), 255, np.uint8)
+    words[:, :3] = colours
+    return words.view("<u4")[:, 0]
+
+
+def _rounded(values: Any) -> tuple[float, ...]:
+    return tuple(round(float(v), _DIGITS) for v in values)
+
+
+def _one_colour(slide: Slide) -> str:
+    return (
+        f"{slide.path}: the colours do not tell two stains apart (one colour, or grey); expected haematoxylin and "
+        "eosin in bright field; check the image, leave it out with --sections, or use --stain none"
+    )
+
+
+def _profile_from(saved: Mapping[str, Any]) -> Profile:
+    values = {
+        k: tuple(tuple(r) if isinstance(r, list) else r for r in v) if isinstance(v, list) else v
+        for k, v in saved.items()
+    }
+    return Profile(**values)
