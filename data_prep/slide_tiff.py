@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.errors import InputError
-from data_prep.slide import Slide, check_budget, decoding, drop_alpha, scale_from_tiff
+from data_prep.slide_base import Slide, check_budget, decoding, drop_alpha, scale_from_tiff
 
 _CACHE_BYTES = 64 << 20  # decoded tiles kept, so that overlapping patches do not decode a tile again
 

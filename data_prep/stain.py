@@ -14,6 +14,7 @@ non-negative stains); concentrations are scaled so that their 99th percentiles o
 import dataclasses
 import functools
 import hashlib
+import importlib
 import json
 from collections.abc import Mapping
 from importlib import metadata
@@ -315,8 +316,8 @@ def standardise_luminosity(colours: np.ndarray, luminosity: float) -> np.ndarray
 def _staintools_stains(slide: Slide, *, standardise: bool) -> np.ndarray:
     """float64 [2, 3]: what staintools' own Vahadane finds on the whole slide (about 9 GB and a minute for 92 Mpx)."""
     try:
-        from staintools import LuminosityStandardizer
-        from staintools.stain_extraction.vahadane_stain_extractor import VahadaneStainExtractor
+        staintools = importlib.import_module("staintools")
+        extractor = importlib.import_module("staintools.stain_extraction.vahadane_stain_extractor")
     except ImportError as error:
         raise InputError(
             "stain method 'staintools' needs that package; install the extra: pip install 'stjax[stain]', or use "
@@ -324,8 +325,8 @@ def _staintools_stains(slide: Slide, *, standardise: bool) -> np.ndarray:
         ) from error
     pixels = slide.read_region(0, 0, slide.width, slide.height).copy()  # staintools writes into what it is given
     if standardise:
-        pixels = LuminosityStandardizer.standardize(pixels)
-    return np.asarray(VahadaneStainExtractor.get_stain_matrix(pixels), np.float64)
+        pixels = staintools.LuminosityStandardizer.standardize(pixels)
+    return np.asarray(extractor.VahadaneStainExtractor.get_stain_matrix(pixels), np.float64)
 
 
 def _check_rgb(pixels: np.ndarray) -> None:
@@ -352,8 +353,7 @@ def _one_colour(slide: Slide) -> str:
 
 
 def _profile_from(saved: Mapping[str, Any]) -> Profile:
-    values = {
-        k: tuple(tuple(r) if isinstance(r, list) else r for r in v) if isinstance(v, list) else v
-        for k, v in saved.items()
-    }
-    return Profile(**values)
+    def frozen(value: Any) -> Any:
+        return tuple(map(frozen, value)) if isinstance(value, list) else value
+
+    return Profile(**{name: frozen(value) for name, value in saved.items()})
