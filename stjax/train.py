@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import numpy as np
 from clu import parameter_overview
+from flax import nnx
 from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
@@ -102,7 +103,7 @@ def train(config: ConfigDict, folder: Path) -> None:
     restored = checkpoint.restore(checkpoints, template)
     if restored is None:
         _, state = steps.init_state(config, data.panel, **state_kwargs)
-        print(overview(state, config))
+        print(overview(state["params"], config))
     else:
         state, meta = restored
         schedule.restore(meta["schedule"])
@@ -262,15 +263,14 @@ class Log:
         self._board.close()
 
 
-def overview(state: steps.State, config: ConfigDict) -> str:
+def overview(params: nnx.State, config: ConfigDict) -> str:
     """Parameters by part of the model."""
-    counts: dict[str, int] = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(state["params"])[0]:
-        part = ".".join(str(getattr(key, "key", key)) for key in path[:2] if getattr(key, "key", "") != "value")
-        counts[part] = counts.get(part, 0) + leaf.size
-    rows = "\n".join(f"  {part:32s} {size:>12,}" for part, size in counts.items())
-    total = parameter_overview.count_parameters(state["params"])
-    return f"{config.model.module} {config.model.variant}: {total:,} parameters\n{rows}"
+    arrays = nnx.to_pure_dict(params)
+    parts = {"main head": arrays["main"], "aux head": arrays.get("aux", {})}
+    parts = {f"backbone {name}": part for name, part in arrays["backbone"].items()} | parts
+    rows = [f"  {name:24s}{parameter_overview.count_parameters(part):>12,}" for name, part in parts.items()]
+    total = parameter_overview.count_parameters(arrays)
+    return "\n".join([f"{config.model.module} {config.model.variant}: {total:,} parameters", *rows])
 
 
 def print_data(data: workdir.DataRecord, dataset: PatchDataset, train_spots: int, val_spots: int) -> None:

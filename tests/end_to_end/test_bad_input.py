@@ -1,0 +1,148 @@
+"""Bad input ends with one clear line and exit code 2, never a traceback; nothing half-written is taken for whole."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from configs import tiny
+from data_prep.errors import InputError
+from stjax import config as configs
+from stjax import evaluate, predict, train
+from tests.end_to_end.conftest import command
+
+
+def one_line(result):
+    lines = result.stderr.strip().splitlines()
+    assert result.returncode == 2, result.stderr
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "message"),
+    [
+        ("stjax.train", ["--config=configs/tiny.py", "--config.num_epoch=3"], "did you mean 'num_epochs'"),
+        ("stjax.train", ["--config=configs/none.py"], "configs/none.py does not exist"),
+        ("stjax.train", ["--workdir=x"], "no config is given"),
+        ("stjax.train", ["--config=configs/tiny.py", "--config.num_epochs=three"], "three"),
+        ("stjax.train", ["--config=configs/tiny.py", "--config.data_dir=nowhere"], "nowhere"),
+        ("stjax.evaluate", ["--workdir=nowhere"], "nowhere is no work directory"),
+        ("stjax.predict", ["--workdir=nowhere", "--source=.", "--out=x"], "nowhere is no work directory"),
+        ("data_prep.build", ["--source=nowhere", "--out=x"], "nowhere"),
+    ],
+)
+def test_command_lines_say_what_is_wrong_in_one_line(module, arguments, message, cache):
+    assert message in one_line(command(module, *arguments, cache=cache, check=False))
+
+
+@pytest.mark.parametrize("module", ["stjax.train", "stjax.evaluate", "stjax.predict", "data_prep.build", "data_prep.demo"])
+def test_help_shows_examples(module, cache):
+    result = command(module, "--help", cache=cache)
+    assert "examples:" in result.stdout
+    assert f"python -m {module} " in result.stdout
+
+
+def demo_config(dataset, **values):
+    config = tiny.get_config()
+    config.update({"data_dir": str(dataset), "batch_size": 16, "num_epochs": 1, **values})
+    return config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"protocol": "hest2"}, "protocol 'hest2' is not known"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"learning_rate": -1.0}, "learning_rate is -1.0"),
+        ({"optimizer": "lion"}, "config.optimizer is 'lion'"),
+        ({"schedule": "step"}, "config.schedule is 'step'"),
+        ({"fold": 9}, "fold is 9"),
+        ({"test_sections": "Z1"}, "test_sections names Z1"),
+        ({"model": {"module": "resnext"}}, "config.model.module is 'resnext'"),
+        ({"model": {"variant": "b9"}}, "config.model.variant is 'b9'"),
+        ({"model": {"dtype": "float8"}}, "config.model.dtype is 'float8'"),
+    ],
+)
+def test_train_refuses_values_that_cannot_be(values, message, dataset, tmp_path):
+    with pytest.raises(InputError, match=message):
+        train.train(demo_config(dataset, **values), tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_work_directory_of_another_model_is_refused_and_left_alone(trained, dataset):
+    folder, _ = trained
+    before = (folder / "config.json").read_bytes()
+    config = tiny.get_config()
+    config.model.variant = "b1"
+    with pytest.raises(InputError, match=r"holds another run: model.variant was 'tiny', is 'b1'"):
+        train.train(config, folder)
+    assert (folder / "config.json").read_bytes() == before
+
+
+def test_a_folder_in_use_by_something_else_is_refused(dataset, tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(InputError, match="in use by something else"):
+        train.train(demo_config(dataset), tmp_path)
+
+
+def test_a_data_set_without_manifest_is_no_data_set(dataset, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    (copy / "manifest.json").unlink()
+    with pytest.raises(InputError, match=r"manifest\.json"):
+        train.train(demo_config(copy), tmp_path / "run")
+
+
+def test_a_truncated_shard_is_found_before_training(dataset, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    shard = next(copy.rglob("*array_record*"))
+    shard.write_bytes(shard.read_bytes()[:-1000])
+    with pytest.raises(InputError, match=shard.name.split("-")[1][:4]):
+        train.train(demo_config(copy), tmp_path / "run")
+
+
+def test_evaluate_refuses_a_changed_data_set(trained, tmp_path):
+    folder, _ = trained
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    record = copy / "data.json"
+    record.write_text(record.read_text().replace('"content_hash": "', '"content_hash": "0'))
+    with pytest.raises(InputError, match="has changed since this run was trained"):
+        evaluate.evaluate(copy)
+
+
+def test_evaluate_refuses_unknown_sections_and_foreign_protocols(trained):
+    folder, _ = trained
+    with pytest.raises(InputError, match="--sections names Q9"):
+        evaluate.evaluate(folder, sections=("Q9",))
+    with pytest.raises(InputError, match="trained under protocol stjax"):
+        evaluate.evaluate(folder, protocol="brstnet_paper")
+
+
+def test_evaluate_refuses_damaged_checkpoints(trained, tmp_path):
+    folder, _ = trained
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    for path in (copy / "checkpoints").rglob("*"):
+        if path.is_file() and path.stat().st_size > 10_000:
+            damaged = bytearray(path.read_bytes())
+            damaged[len(damaged) // 2] ^= 1
+            path.write_bytes(bytes(damaged))
+    with pytest.raises(InputError, match="no sound checkpoint"):
+        evaluate.evaluate(copy)
+
+
+def test_predict_offers_the_nearest_names_of_an_unknown_gene(trained, source, tmp_path):
+    folder, _ = trained
+    with pytest.raises(InputError, match="does not predict gene 'ACTBB'; nearest names: .*ACTB"):
+        predict.predict(folder, source, tmp_path, genes=["ACTBB"])
+
+
+def test_a_loss_that_is_no_number_stops_with_the_step_and_the_spots(dataset, tmp_path):
+    config = demo_config(dataset, optimizer="sgd", learning_rate=1e30, schedule="constant", num_epochs=3, log_every_steps=1)
+    with np.errstate(all="ignore"), pytest.raises(FloatingPointError, match=r"at step \d+; its batch holds spots B"):
+        train.train(config, tmp_path / "run")
+    configs.load(tmp_path / "run" / "config.json")

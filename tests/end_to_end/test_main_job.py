@@ -1,0 +1,125 @@
+import json
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+from stjax import evaluate, train
+from tests.end_to_end.conftest import command
+
+
+def test_training_prints_where_its_results_are_and_they_are_there(trained):
+    folder, output = trained
+    assert "SYNTHETIC" in output
+    assert "177,063 parameters" in output
+    printed = [line for line in output.splitlines() if line.startswith(str(folder))]
+    assert [line.rsplit(".", 1)[1] for line in printed[:2]] == ["json", "csv"]
+    assert output.rstrip().endswith(printed[-1])
+    for path in printed:
+        with open(path, "rb") as file:
+            assert file.read(1)
+
+
+def test_metrics_name_their_rules_and_stand_beside_the_baselines(trained):
+    folder, _ = trained
+    result = json.loads((folder / "evaluation" / "stjax" / "metrics.json").read_text())
+    assert set(result["methods"]) == {"model", "ridge on colour", "mean predictor"}
+    assert result["synthetic"] is True
+    assert len(result["protocol_sha256"]) == len(result["data_sha256"]) == 64
+    assert result["patients_also_in_training"] == []
+    assert result["methods"]["mean predictor"]["genes_without_pcc"] == 250
+    assert result["methods"]["ridge on colour"]["pcc_median"] > 0.2  # the demo's signal is there to be learnt
+    genes = pd.read_csv(folder / "evaluation" / "stjax" / "per_gene.csv")
+    assert list(genes.columns[:6]) == ["gene", "ensembl_id", "pcc", "mae", "rmse", "mean_expression"]
+    assert len(genes) == 250
+    assert genes["pcc"].median() == pytest.approx(result["methods"]["model"]["pcc_median"])
+
+
+def test_predictions_open_and_score_as_the_metrics_say(trained):
+    folder, _ = trained
+    sections = [anndata.read_h5ad(path) for path in sorted((folder / "predictions").glob("*.h5ad"))]
+    assert len(sections) == 2
+    genes = pd.read_csv(folder / "evaluation" / "stjax" / "per_gene.csv")
+    predicted, truth = (
+        np.concatenate(arrays) for arrays in ([s.X for s in sections], [s.layers["truth"] for s in sections])
+    )
+    gene = int(genes["pcc"].argmax())
+    assert np.corrcoef(predicted[:, gene], truth[:, gene])[0, 1] == pytest.approx(genes["pcc"][gene], abs=1e-4)
+    assert list(sections[0].var_names) == list(genes["gene"])
+    assert sections[0].uns["stjax"]["units"] == "stjax: log1p_library"
+    assert sections[0].obsm["spatial"].min() > 0
+
+
+def test_a_second_run_says_it_is_finished_and_overwrites_no_checkpoint(trained, cache):
+    folder, _ = trained
+    before = {path: path.stat().st_mtime_ns for path in (folder / "checkpoints").rglob("*")}
+    result = command("stjax.train", "--config=configs/tiny.py", f"--workdir={folder}", cache=cache)
+    assert "is finished" in result.stdout
+    assert {path: path.stat().st_mtime_ns for path in (folder / "checkpoints").rglob("*")} == before
+
+
+def test_the_log_has_every_step_once_and_finite(trained):
+    folder, _ = trained
+    entries = [json.loads(line) for line in (folder / "logs" / "train.jsonl").read_text().splitlines()]
+    steps = [entry["step"] for entry in entries if entry["kind"] == "train"]
+    assert steps == list(range(1, len(steps) + 1))
+    assert all(np.isfinite(entry["loss"]) and entry["learning_rate"] > 0 for entry in entries if entry["kind"] == "train")
+    assert [entry["epoch"] for entry in entries if entry["kind"] == "epoch"] == [1, 2]
+    assert any((folder / "logs" / "tensorboard").iterdir())
+
+
+def test_evaluate_again_gives_the_same_figures(trained, capsys):
+    folder, _ = trained
+    before = json.loads((folder / "evaluation" / "stjax" / "metrics.json").read_text())
+    after = evaluate.evaluate(folder)
+    for method, summary in before["methods"].items():
+        for key, value in summary.items():
+            assert after["methods"][method][key] == pytest.approx(value, abs=1e-3), (method, key)
+    assert "held-out sections" in capsys.readouterr().out
+
+
+def test_predict_opens_a_raw_section_and_writes_the_genes_asked_for(trained, source, cache, tmp_path):
+    folder, _ = trained
+    genes = pd.read_csv(folder / "evaluation" / "stjax" / "per_gene.csv")["gene"][:2]
+    result = command(
+        "stjax.predict", f"--workdir={folder}", f"--source={source}", f"--out={tmp_path}",
+        f"--genes={','.join(genes)}", cache=cache,
+    )  # fmt: skip
+    path = next(tmp_path.glob("*.h5ad"))
+    assert str(path) in result.stdout
+    section = anndata.read_h5ad(path)
+    assert list(section.var_names) == list(genes)
+    assert np.isfinite(section.X).all()
+    assert section.layers["truth"].shape == section.X.shape
+    assert next(tmp_path.glob("*.png")).stat().st_size > 10_000
+
+
+def test_prediction_from_the_raw_section_equals_the_one_from_its_records(trained, cache, tmp_path):
+    from data_prep import demo
+
+    folder, _ = trained
+    name = json.loads((folder / "data.json").read_text())["split"]["test"][0]
+    source = demo.make_demo(tmp_path / "source", patients=3)  # the recipe of the tiny demo data set
+    command(
+        "stjax.predict", f"--workdir={folder}", f"--source={source}", f"--out={tmp_path / 'out'}", f"--sections={name}",
+        cache=cache,
+    )  # fmt: skip
+    raw = anndata.read_h5ad(tmp_path / "out" / f"{name}.h5ad")
+    prepared = anndata.read_h5ad(folder / "predictions" / f"{name}.h5ad")
+    raw = raw[prepared.obs_names]
+    np.testing.assert_allclose(raw.layers["truth"], prepared.layers["truth"], atol=1e-5)
+    # The records hold JPEG: the pictures differ by its rounding, the predictions hardly.
+    assert np.abs(raw.X - prepared.X).mean() < 0.05 * prepared.X.std()
+
+
+@pytest.mark.parametrize("protocol", ["brstnet_paper", "brstnet_code"])
+def test_the_published_protocols_train_and_evaluate(protocol, dataset, tmp_path, capsys):
+    from configs import tiny
+
+    config = tiny.get_config()
+    config.update({"data_dir": str(dataset), "protocol": protocol, "num_epochs": 1, "model": {"aux": protocol == "brstnet_code"}})
+    train.train(config, tmp_path / "run")
+    result = json.loads((tmp_path / "run" / "evaluation" / protocol / "metrics.json").read_text())
+    assert result["units"] == f"{protocol}: log1p_counts"
+    assert f"protocol {protocol}" in capsys.readouterr().out
