@@ -203,3 +203,25 @@ def merge_duplicates(
     kept = first[order]
     note = f"{len(genes) - len(keys)} duplicate gene columns summed into their first"
     return GeneTable(genes.ensembl_id[kept], genes.symbol[kept]), (counts @ gather).tocsr(), (note,)
+
+
+def name_columns(
+    names: Sequence[str],
+    counts: scipy.sparse.csr_array,
+    *,
+    symbols: Sequence[str] | None = None,
+    gene_table_path: Path | None = None,
+    resolve_aliases: bool = False,
+) -> tuple[GeneTable, scipy.sparse.csr_array, tuple[str, ...]]:
+    """Gene table, counts [S, G] with one column per gene, and notes, from a file's own column names.
+
+    Args:
+        names, symbols, resolve_aliases: see `gene_table`.
+        counts: [S, columns] counts.
+        gene_table_path: the user's HGNC file in place of the shipped table.
+    """
+    named, notes = gene_table(
+        names, symbols=symbols, reference=load_reference(gene_table_path), resolve_aliases=resolve_aliases
+    )
+    named, counts, merge_notes = merge_duplicates(named, counts)
+    return named, counts, notes + merge_notes

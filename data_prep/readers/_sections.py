@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.errors import InputError
+from data_prep.readers import _text
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".btf", ".svs", ".ndpi")
 SYNTHETIC_MARK = "SYNTHETIC.txt"  # data_prep.demo writes it beside everything it generates
@@ -46,9 +47,74 @@ def images_in(folder: Path, stem: str | None = None) -> list[Path]:
     return sorted(file for file in files if stem is None or file.stem.removesuffix(".ome") == stem)
 
 
+def find(folder: Path, pattern: re.Pattern[str], depth: int) -> list[Path]:
+    """Files in `folder`, or up to `depth - 1` folders below it, whose name matches; hidden ones are left alone."""
+    if not folder.is_dir():
+        return []
+    entries = sorted(entry for entry in folder.iterdir() if entry.name[0] != ".")
+    files = [entry for entry in entries if entry.is_file() and pattern.match(entry.name)]
+    below = [entry for entry in entries if entry.is_dir()] if depth > 1 else []
+    return files + [file for entry in below for file in find(entry, pattern, depth - 1)]
+
+
+def only_image(name: str, images: Sequence[Path]) -> Path:
+    """The one image of a section.
+
+    Raises:
+        InputError: several, as which of them the spots belong to cannot be told.
+    """
+    if len(images) != 1:
+        names = ", ".join(image.name for image in images)
+        raise InputError(f"Section {name!r}: several images in {images[0].parent} ({names}); keep the slide only")
+    return images[0]
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sort key that puts `A2` before `A10`."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def given_image(image: Path, name: str) -> list[Path]:
+    """The image the user gives: a file, or <name>.<extension> in a folder.
+
+    Raises:
+        InputError: no such file or folder.
+    """
+    if image.is_dir():
+        return images_in(image, name)
+    if not image.is_file():
+        raise InputError(f"--image {image}: no such file or folder; give the full-resolution image")
+    return [image]
+
+
+def check_one_image(image: Path | None, names: Sequence[str]) -> None:
+    """Refuse one image file for several samples."""
+    if image is not None and image.is_file() and len(set(names)) > 1:
+        raise InputError(
+            f"--image {image} is one file, but there are several sections ({', '.join(names)}); give a folder of "
+            "<section>.<extension>, or one section with --sections"
+        )
+
+
+def check_size(
+    name: str, image: Path, found: Sequence[float], declared: Sequence[float], by: str, tolerance: float
+) -> None:
+    """Compare the (width, height) of an image with what `by` declares.
+
+    Raises:
+        InputError: another size, so that positions would not fit the image.
+    """
+    if any(abs(size - other) > tolerance for size, other in zip(found, declared, strict=True)):
+        raise InputError(
+            f"Section {name!r}: {image} is {found[0]} x {found[1]} px, but {by} declares {declared[0]:.0f} x "
+            f"{declared[1]:.0f} px; give the full-resolution image the spots were placed on"
+        )
+
+
 def is_synthetic(root: Path) -> bool:
-    """Whether `root` (a folder, or a file in one) was written by the demo generator."""
-    return ((root if root.is_dir() else root.parent) / SYNTHETIC_MARK).is_file()
+    """Whether `root`, a file or folder, lies in a folder the demo generator wrote (three levels up at most)."""
+    root = root.resolve()
+    return any((folder / SYNTHETIC_MARK).is_file() for folder in (root, *root.parents[:3]))
 
 
 def patient_of(name: str) -> str:
@@ -57,18 +123,30 @@ def patient_of(name: str) -> str:
     return match.group() if match else name
 
 
+def grid_affine(grid_xy: np.ndarray, spot_xy: np.ndarray) -> np.ndarray | None:
+    """[2, 2] pixels per step of the spot grid, row i for grid axis i, by least squares; None if spots span no plane.
+
+    Args:
+        grid_xy: [S, 2] positions on the array.
+        spot_xy: [S, 2] pixels.
+    """
+    if len(grid_xy) < 3:
+        return None
+    centred = grid_xy - grid_xy.mean(axis=0)
+    if np.linalg.matrix_rank(centred) < 2:
+        return None
+    return np.linalg.lstsq(centred, spot_xy - spot_xy.mean(axis=0), rcond=None)[0]
+
+
 def pitch_px(grid_xy: np.ndarray, spot_xy: np.ndarray) -> float | None:
-    """Distance between neighbours on the spot grid, in pixels, by least squares; None if the spots do not span a plane.
+    """Distance between neighbours on the spot grid, in pixels; None if it cannot be measured.
 
     Args:
         grid_xy: [S, 2] positions on the array, in units of the pitch.
         spot_xy: [S, 2] pixels.
     """
-    design = np.column_stack([grid_xy, np.ones(len(grid_xy))])
-    if len(grid_xy) < 3 or np.linalg.matrix_rank(design - [*grid_xy.mean(axis=0), 0]) < 3:
-        return None
-    affine = np.linalg.lstsq(design, spot_xy, rcond=None)[0][:2]
-    pitch = float(np.sqrt(abs(np.linalg.det(affine))))
+    affine = grid_affine(grid_xy, spot_xy)
+    pitch = 0.0 if affine is None else float(np.sqrt(abs(np.linalg.det(affine))))
     return pitch if np.isfinite(pitch) and pitch > 0 else None
 
 
@@ -96,3 +174,24 @@ def scale(
         if abs(other / value - 1) > 0.02
     )
     return value, source, notes
+
+
+def patient_from_table(root: Path, name: str, sample: str | None = None) -> tuple[str, tuple[str, ...]]:
+    """The patient of a section by `patients.csv` (columns section,patient) in `root`, and a note when not listed.
+
+    Without it every section counts as a patient of its own, which is wrong where one gave several: hence the note.
+
+    Args:
+        root: the source.
+        name: the section's.
+        sample: what else the table may call it.
+    """
+    path = (root if root.is_dir() else root.parent) / "patients.csv"
+    if path.is_file():
+        header, *rows = _text.read_rows(path, ",")
+        listed = dict(zip(*_text.columns(path, header, rows, ["section", "patient"]), strict=True))
+        patient = listed.get(name) or listed.get(sample or "")
+        if patient:
+            return patient, ()
+    alone = sample or name
+    return alone, (f"patient not stated: taken as {alone}; list section,patient in patients.csv if patients repeat",)

@@ -14,16 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import genes
 from data_prep.errors import InputError
-from data_prep.readers import _sections, _text
-from data_prep.section import DISC, Section
-
-PITCH_UM, SPOT_RADIUS_UM = 200.0, 50.0
+from data_prep.readers import _legacy, _sections, _text
+from data_prep.section import Section
 
 _COUNTS = re.compile(r"^(.+?)\.tsv(\.gz)?$")
 _SPOTS = re.compile(r"^(.+?)_selection\.tsv(\.gz)?$")
-_SPOT_ID = re.compile(r"^(-?\d+)x(-?\d+)$")
 
 
 def detect(path: Path) -> str | None:
@@ -39,7 +35,7 @@ def find_sections(path: Path, **_: Any) -> dict[str, str]:
     if not counts and not spots:
         raise InputError(f"{root}: no ST-cnts/*.tsv.gz and no ST-spotfiles/*_selection.tsv; add the sections' files")
     found = {}
-    for name in sorted(counts.keys() | spots.keys(), key=_natural):
+    for name in sorted(counts.keys() | spots.keys(), key=_sections.natural):
         folder = _image_folder(root, name).relative_to(root)
         lacks = [f"count file not found (expected ST-cnts/{name}.tsv.gz)"] if name not in counts else []
         lacks += [f"spot file not found (expected ST-spotfiles/{name}_selection.tsv)"] if name not in spots else []
@@ -80,53 +76,19 @@ def read_section(
     """
     root = _need_root(Path(path))
     _sections.choose(find_sections(root), root, [name], False)
-    images = _sections.images_in(_image_folder(root, name))
-    if len(images) > 1:
-        names = ", ".join(image.name for image in images)
-        raise InputError(f"Section {name!r}: several images in {images[0].parent} ({names}); keep the slide only")
-    count_path = _files(root / "ST-cnts", _COUNTS)[name]
     spot_path = _files(root / "ST-spotfiles", _SPOTS)[name]
-    counted, columns, counts = _text.read_count_table(count_path)
-    spot_row = _unique(spot_ids(counted, count_path), count_path)
-    table = read_spots(spot_path)
-    place = _unique(table["id"], spot_path)
-
-    kept = [spot for spot in spot_row if spot in place and table["selected"][place[spot]]]
-    if not kept:
-        raise InputError(
-            f"Section {name!r}: none of the {len(spot_row)} spots of {count_path} is selected in {spot_path} "
-            f"(e.g. {next(iter(spot_row))} against {next(iter(place), 'nothing')}); the two files belong to "
-            "different sections or name spots differently"
-        )
-    rows, places = [spot_row[spot] for spot in kept], [place[spot] for spot in kept]
-    spot_xy = table["pixel_xy"][places]
-    pitch = _sections.pitch_px(table["grid_xy"], table["pixel_xy"])
-    um_per_px, source, notes = _sections.scale(
+    return _legacy.read_section(
         name,
-        file_um=None,
-        pitch_um=PITCH_UM / pitch if pitch else None,
-        user_um=um_per_px,
-        remedy="too few spots to measure their pitch; give --um-per-px",
-    )
-    named, gene_notes = genes.gene_table(
-        columns, reference=genes.load_reference(gene_table), resolve_aliases=resolve_aliases
-    )
-    named, counts, merge_notes = genes.merge_duplicates(named, counts[rows])
-    return Section(
-        name=name,
         patient=_sections.patient_of(name),
-        image_path=images[0],
-        genes=named,
-        counts=counts,
-        spot_id=np.array(kept, dtype=str),
-        spot_xy=spot_xy,
-        spot_kind=np.full(len(kept), DISC, np.uint8),
-        spot_size_px=np.full(len(kept), SPOT_RADIUS_UM / um_per_px, np.float32),
-        um_per_px=um_per_px,
-        um_per_px_source=source,
         layout="her2st",
+        image_path=_sections.only_image(name, _sections.images_in(_image_folder(root, name))),
+        count_path=_files(root / "ST-cnts", _COUNTS)[name],
+        spot_path=spot_path,
+        spots=read_spots(spot_path),
+        um_per_px=um_per_px,
+        gene_table=gene_table,
+        resolve_aliases=resolve_aliases,
         synthetic=_sections.is_synthetic(root),
-        notes=(*notes, *_join_notes(spot_row, place, table["selected"]), *gene_notes, *merge_notes),
     )
 
 
@@ -152,49 +114,6 @@ def read_spots(path: Path) -> dict[str, Any]:
     }
 
 
-def spot_ids(names: Sequence[str], path: Path) -> list[str]:
-    """`011x017` or `11x17` -> `11x17`.
-
-    Raises:
-        InputError: a row name of another form.
-    """
-    matches = [_SPOT_ID.match(name) for name in names]
-    wrong = next((index for index, match in enumerate(matches) if match is None), None)
-    if wrong is not None:
-        raise InputError(
-            f"{path}: line {wrong + 2} is named {names[wrong]!r}, expected a spot such as 11x17; "
-            "the table needs one row per spot (is it transposed?)"
-        )
-    return [f"{int(match[1])}x{int(match[2])}" for match in matches if match]
-
-
-def _join_notes(spot_row: dict[str, int], place: dict[str, int], selected: np.ndarray) -> list[str]:
-    unselected = sum(spot in place and not selected[place[spot]] for spot in spot_row)
-    unplaced = sum(spot not in place for spot in spot_row)
-    uncounted = sum(selected[index] and spot not in spot_row for spot, index in place.items())
-    return [
-        text
-        for number, text in (
-            (uncounted, f"{uncounted} selected spots have no counts"),
-            (unplaced, f"{unplaced} counted spots are not in the spot file and were left out"),
-            (unselected, f"{unselected} counted spots are not selected and were left out"),
-        )
-        if number
-    ]
-
-
-def _unique(spots: Sequence[str], path: Path) -> dict[str, int]:
-    """Spot id -> its row."""
-    rows: dict[str, int] = {}
-    for row, spot in enumerate(spots):
-        if spot in rows:
-            raise InputError(
-                f"{path}: spot {spot} appears on lines {rows[spot] + 2} and {row + 2}; remove the duplicate row"
-            )
-        rows[spot] = row
-    return rows
-
-
 def _root(path: Path) -> Path | None:
     """The folder that holds `ST-cnts`: `path`, or `path/data` as in a clone of almaan/her2st."""
     roots = (root for root in (path, path / "data") if (root / "ST-cnts").is_dir() and (root / "ST-spotfiles").is_dir())
@@ -216,7 +135,3 @@ def _files(folder: Path, pattern: re.Pattern[str]) -> dict[str, Path]:
 def _image_folder(root: Path, name: str) -> Path:
     nested, flat = root / "ST-imgs" / _sections.patient_of(name) / name, root / "ST-imgs" / name
     return flat if flat.is_dir() and not nested.is_dir() else nested
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part]

@@ -66,7 +66,7 @@ def test_synthetic_mark_is_seen(tmp_path: Path) -> None:
 def test_few_spots_take_the_scale_from_the_user(tmp_path: Path) -> None:
     spots = "".join(SPOTS.splitlines(keepends=True)[:3])
     root = write(tmp_path, spots=spots)
-    with pytest.raises(InputError, match="--um-per-px"):
+    with pytest.raises(InputError, match="--source-um-per-px"):
         her2st.read_section(root, "A1")
     section = her2st.read_section(root, "A1", um_per_px=0.5)
     assert (section.um_per_px, section.um_per_px_source, section.spot_size_px[0]) == (0.5, "user", 100)

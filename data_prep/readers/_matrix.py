@@ -1,0 +1,174 @@
+"""Count matrices as CSR of non-negative int32: Space Ranger's HDF5 and Matrix Market, and whatever AnnData holds."""
+
+import dataclasses
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow
+import pyarrow.compute
+import scipy.io
+import scipy.sparse
+
+from data_prep.errors import InputError
+from data_prep.readers import _text
+
+GENE_EXPRESSION = "Gene Expression"
+
+
+@dataclasses.dataclass(frozen=True)
+class CountMatrix:
+    """Counts and their names.
+
+    Attributes:
+        path: file or folder they come from.
+        barcode: [S] str.
+        gene_id: [G] str, as in the file: mostly Ensembl ids.
+        symbol: [G] str.
+        counts: [S, G] int32, CSR.
+        notes: what was left out.
+    """
+
+    path: Path
+    barcode: np.ndarray
+    gene_id: np.ndarray
+    symbol: np.ndarray
+    counts: scipy.sparse.csr_array
+    notes: tuple[str, ...] = ()
+
+
+def as_counts(matrix: Any, path: Path, names: Callable[[int, int], str]) -> scipy.sparse.csr_array:
+    """[S, G] CSR int32 with sorted indices, from any dense or sparse matrix.
+
+    Args:
+        matrix: [S, G] numbers.
+        path: for messages.
+        names: (row, column) -> what to call that entry in a message.
+
+    Raises:
+        InputError: an entry that is no non-negative whole number.
+    """
+    counts = scipy.sparse.csr_array(matrix)
+    counts.sum_duplicates()
+    data = counts.data
+    wrong = ~(np.isfinite(data) & (data >= 0) & (data < 2**31) & (data == np.floor(data)))
+    if wrong.any():
+        entry = int(np.flatnonzero(wrong)[0])
+        row = int(np.searchsorted(counts.indptr, entry, side="right")) - 1
+        raise InputError(
+            f"{path}: {names(row, int(counts.indices[entry]))}: count is {data[entry]}, expected a non-negative whole "
+            "number; give the raw counts, not normalised ones"
+        )
+    counts = counts.astype(np.int32)
+    counts.eliminate_zeros()
+    return counts
+
+
+def check_unique(names: np.ndarray, path: Path, what: str) -> None:
+    """Raise `InputError` naming the first of `names` [N] str that appears twice."""
+    if pyarrow.compute.count_distinct(pyarrow.array(names)).as_py() != len(names):
+        values, first, times = np.unique(names, return_index=True, return_counts=True)
+        repeated = np.argmin(np.where(times > 1, first, len(names)))
+        raise InputError(f"{path}: {what} {values[repeated]} appears {times[repeated]} times; remove the duplicates")
+
+
+def places_of(names: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """[N] int64: index of each name in `among` (unique), -1 where it is not there. Millions take a second."""
+    found = pyarrow.compute.index_in(pyarrow.array(names), value_set=pyarrow.array(among))
+    return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def read_h5(path: Path) -> CountMatrix:
+    """Space Ranger's `*_feature_bc_matrix.h5`.
+
+    Raises:
+        InputError: not such a file, damaged, or contradictory.
+    """
+    try:
+        with h5py.File(path) as file:
+            group = file.get("matrix")
+            if not isinstance(group, h5py.Group):
+                raise InputError(
+                    f"{path}: holds {', '.join(file) or 'nothing'}, expected the group 'matrix' of a Space Ranger "
+                    "feature-barcode matrix; give the *_feature_bc_matrix.h5 file"
+                )
+            shape = tuple(int(size) for size in group["shape"][:])
+            parts = tuple(group[key][:] for key in ("data", "indices", "indptr"))
+            barcode, gene_id, symbol = (_decode(group[key][:]) for key in ("barcodes", "features/id", "features/name"))
+            kind = _decode(group["features/feature_type"][:]) if "features/feature_type" in group else None
+    except KeyError as error:
+        raise InputError(f"{path}: incomplete feature-barcode matrix ({error}); copy or download it again") from error
+    except OSError as error:
+        raise InputError(f"{path}: truncated or not an HDF5 file ({error}); copy or download it again") from error
+    if shape != (len(gene_id), len(barcode)) or len(gene_id) != len(symbol):
+        raise InputError(
+            f"{path}: matrix is {shape} but there are {len(gene_id)} features and {len(barcode)} barcodes; "
+            "copy or download it again"
+        )
+    try:
+        matrix = scipy.sparse.csr_array(parts, shape=shape[::-1])
+        matrix.check_format()
+    except ValueError as error:
+        raise InputError(f"{path}: damaged matrix ({error}); copy or download it again") from error
+    return _finish(path, barcode, gene_id, symbol, kind, matrix)
+
+
+def read_mtx(folder: Path) -> CountMatrix:
+    """A Matrix Market folder: `matrix.mtx`, `barcodes.tsv` and `features.tsv` (or `genes.tsv`), gzipped or not.
+
+    Raises:
+        InputError: a missing, damaged or contradictory file.
+    """
+    matrix_path, barcode_path = _either(folder, "matrix.mtx"), _either(folder, "barcodes.tsv")
+    feature_path = _either(folder, "features.tsv", "genes.tsv")
+    barcode = np.array([row[0] for row in _text.read_rows(barcode_path, "\t")])
+    features = _text.read_rows(feature_path, "\t")
+    gene_id = np.array([row[0] for row in features])
+    symbol = np.array([row[1] if len(row) > 1 else row[0] for row in features])
+    kind = np.array([row[2] for row in features]) if len(features[0]) > 2 else None
+    try:
+        matrix = scipy.io.mmread(io.BytesIO(_text.read_text(matrix_path).encode()), spmatrix=False)
+    except ValueError as error:
+        raise InputError(f"{matrix_path}: damaged Matrix Market file ({error}); copy or download it again") from error
+    if matrix.shape != (len(gene_id), len(barcode)):
+        raise InputError(
+            f"{matrix_path}: matrix is {matrix.shape} but {feature_path.name} has {len(gene_id)} features and "
+            f"{barcode_path.name} {len(barcode)} barcodes; the three files belong to different runs"
+        )
+    return _finish(folder, barcode, gene_id, symbol, kind, matrix.T)
+
+
+def _finish(
+    path: Path, barcode: np.ndarray, gene_id: np.ndarray, symbol: np.ndarray, kind: np.ndarray | None, matrix: Any
+) -> CountMatrix:
+    check_unique(barcode, path, "barcode")
+    counts = as_counts(matrix, path, lambda row, column: f"barcode {barcode[row]}, feature {gene_id[column]}")
+    notes: tuple[str, ...] = ()
+    if kind is not None and np.any(kind != GENE_EXPRESSION):
+        kept = np.flatnonzero(kind == GENE_EXPRESSION)
+        others = ", ".join(sorted(set(kind[kind != GENE_EXPRESSION])))
+        notes = (f"{len(kind) - len(kept)} features that are not gene expression were left out ({others})",)
+        counts, gene_id, symbol = counts[:, kept], gene_id[kept], symbol[kept]
+    return CountMatrix(path, barcode, gene_id, symbol, counts, notes)
+
+
+def _decode(values: np.ndarray) -> np.ndarray:
+    """[N] str from the bytes of an HDF5 file."""
+    if values.dtype.kind == "S":
+        try:
+            return values.astype(str)  # ASCII, as nearly always: in C
+        except UnicodeDecodeError:
+            pass
+    return np.array([value.decode() if isinstance(value, bytes) else str(value) for value in values], dtype=str)
+
+
+def _either(folder: Path, *names: str) -> Path:
+    """The first of `names` in `folder`, with or without .gz."""
+    for name in names:
+        for file in (folder / f"{name}.gz", folder / name):
+            if file.is_file():
+                return file
+    raise InputError(f"{folder}: {names[0]}[.gz] not found; a Matrix Market folder needs matrix, barcodes and features")

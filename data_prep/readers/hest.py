@@ -1,0 +1,223 @@
+"""hest: HEST-1k (Jaume et al. 2024), many public samples in one form.
+
+    st/TENX95.h5ad                   counts; obsm["spatial"] = (x, y) of the spots' centres in full-resolution pixels
+    wsis/TENX95.tif                  the slide
+    metadata/TENX95.json             pixel_size_um_estimated, pixel_size_um_embedded, patient, st_technology, ...
+    patches/TENX95.h5                not read: its `coords` are top-left corners of resampled patches
+
+`pixel_size_um_estimated` (from the spots' alignment) is taken before `pixel_size_um_embedded` (what the image file
+said, often a screen's resolution). A patient's name is only good within its study, so the study is part of it.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.spatial
+
+from data_prep import genes, slide
+from data_prep.errors import InputError
+from data_prep.readers import _h5ad, _sections, _text
+from data_prep.section import DISC, SQUARE, Section
+
+# HEST pools these into squares as wide as their pitch; the others keep the spots they were measured with
+_POOLED = ("visium hd", "xenium")
+_SPOT_DIAMETER_UM = {"spatial transcriptomics": 100.0, "visium": 55.0}
+
+# github.com/mahmoodlab/HEST issues; a sample is not refused for them, but its section says so
+KNOWN_ISSUES = {
+    "TENX128": "the same section as TENX155 (HEST issue 126): keep one",
+    "TENX155": "the same section as TENX128 (HEST issue 126): keep one",
+    "NCBI784": "spots reported off the image and at another pitch than stated (HEST issues 59 and 122)",
+    "TENX122": "spots reported at another pitch than stated (HEST issue 122)",
+} | dict.fromkeys(
+    ("TENX153", "TENX154", "TENX156"),
+    "HEST names one patient for samples of several (HEST issue 126): correct it in patients.csv",
+)
+
+
+def detect(path: Path) -> str | None:
+    """Why `path` is in the HEST layout, or None."""
+    path = Path(path)
+    samples = _samples(path)
+    if not samples or not any((path / folder).is_dir() for folder in ("wsis", "metadata")):
+        return None
+    return f"it holds st/ with {len(samples)} .h5ad file(s) beside wsis/ or metadata/"
+
+
+def find_sections(path: Path, *, image: Path | None = None, um_per_px: float | None = None, **_: Any) -> dict[str, str]:
+    """Every sample in `st` -> what it lacks, "" when complete."""
+    path = Path(path)
+    samples = _samples(path)
+    if not samples:
+        raise InputError(f"{path}: no st/*.h5ad found; give the folder that holds st, wsis and metadata")
+    found = {}
+    for name in samples:
+        lacks = [] if _images(path, name, image) else [f"image not found (expected wsis/{name}.tif)"]
+        if um_per_px is None and not (path / "metadata" / f"{name}.json").is_file():
+            lacks.append(f"metadata not found (expected metadata/{name}.json, which states the scale)")
+        found[name] = ", ".join(lacks)
+    return found
+
+
+def list_sections(
+    path: Path, *, sections: Sequence[str] | None = None, skip_incomplete: bool = False, **options: Any
+) -> list[str]:
+    """Names of the sections to read; see `data_prep.readers._sections.choose`."""
+    names = _sections.choose(find_sections(path, **options), Path(path), sections, skip_incomplete)
+    _sections.check_one_image(options.get("image"), names)
+    return names
+
+
+def read_sections(
+    path: Path, *, sections: Sequence[str] | None = None, skip_incomplete: bool = False, **options: Any
+) -> Iterator[Section]:
+    """The sections one by one; the first is read when asked for."""
+    for name in list_sections(path, sections=sections, skip_incomplete=skip_incomplete, **options):
+        yield read_section(path, name, **options)
+
+
+def read_section(
+    path: Path,
+    name: str,
+    *,
+    um_per_px: float | None = None,
+    image: Path | None = None,
+    gene_table: Path | None = None,
+    resolve_aliases: bool = False,
+    **_: Any,
+) -> Section:
+    """One sample, its spots in file order.
+
+    Raises:
+        InputError: a missing, malformed or contradictory file, with its place and what to do.
+    """
+    path = Path(path)
+    _sections.choose(find_sections(path, image=image, um_per_px=um_per_px), path, [name], False)
+    table = _h5ad.read(path / "st" / f"{name}.h5ad")
+    metadata_path = path / "metadata" / f"{name}.json"
+    metadata = _metadata(metadata_path)
+    sizes = [(key, _positive(metadata, key, metadata_path))
+             for key in ("pixel_size_um_estimated", "pixel_size_um_embedded")]  # fmt: skip
+    stated = [(key, value) for key, value in sizes if value is not None]
+    value, source, scale_notes = _sections.scale(
+        name,
+        file_um=stated[0][1] if stated else None,
+        pitch_um=None,
+        user_um=um_per_px,
+        remedy=f"{metadata_path} states neither pixel_size_um_estimated nor _embedded; give --source-um-per-px",
+    )
+    if len(stated) == 2 and abs(stated[0][1] / stated[1][1] - 1) > 0.05:
+        scale_notes += (f"pixel_size_um_estimated {stated[0][1]:.4g} is used, pixel_size_um_embedded is "
+                        f"{stated[1][1]:.4g}",)  # fmt: skip
+    image_path = _sections.only_image(name, _images(path, name, image))
+    _check_size(name, image_path, metadata, metadata_path)
+    kind, size_px, shape_notes = _spot_shape(table, metadata, metadata_path, value)
+    patient, patient_notes = _patient(path, name, metadata)
+    named, counts, gene_notes = genes.name_columns(
+        table.gene_id.tolist(),
+        table.counts,
+        symbols=table.symbol.tolist(),
+        gene_table_path=gene_table,
+        resolve_aliases=resolve_aliases,
+    )
+    issues = (KNOWN_ISSUES[name],) if name in KNOWN_ISSUES else ()
+    return Section(
+        name=name,
+        patient=patient,
+        image_path=image_path,
+        genes=named,
+        counts=counts,
+        spot_id=table.obs.index.astype(str).to_numpy(dtype=str),
+        spot_xy=table.spot_xy,
+        spot_kind=np.full(len(table.obs), kind, np.uint8),
+        spot_size_px=np.full(len(table.obs), size_px, np.float32),
+        um_per_px=value,
+        um_per_px_source="metadata" if source == "file" else source,
+        layout="hest",
+        synthetic=_sections.is_synthetic(path),
+        notes=(*issues, *patient_notes, *scale_notes, *shape_notes, *table.notes, *gene_notes),
+    )
+
+
+def _spot_shape(
+    table: _h5ad.SpotTable, metadata: dict[str, Any], path: Path, um_per_px: float
+) -> tuple[int, float, tuple[str, ...]]:
+    """Spot kind, its size in pixels (disc radius or square side), and a note where it is not stated."""
+    technology = str(metadata.get("st_technology") or "").lower()
+    if technology in _POOLED:
+        tree = scipy.spatial.KDTree(table.spot_xy)
+        side = float(np.median(tree.query(table.spot_xy, k=2)[0][:, 1])) if len(table.spot_xy) > 1 else 0.0
+        if side > 0:
+            return SQUARE, side, ()
+    diameter = _positive(metadata, "spot_diameter", path) or _SPOT_DIAMETER_UM.get(technology)
+    if diameter is not None:
+        return DISC, diameter / 2 / um_per_px, ()
+    diameter = _SPOT_DIAMETER_UM["visium"]
+    note = f"spot diameter not stated (technology {technology or 'not stated'}): taken as {diameter:.0f} um"
+    return DISC, diameter / 2 / um_per_px, (note,)
+
+
+def _patient(path: Path, name: str, metadata: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """By patients.csv; else study and patient; else the study alone, so that no patient lands in two folds."""
+    listed, unlisted = _sections.patient_from_table(path, name)
+    if not unlisted:
+        return listed, ()
+    study, patient = (str(metadata.get(key) or "").strip() for key in ("dataset_title", "patient"))
+    if patient and patient.lower() != "nan":
+        return f"{study}: {patient}" if study else patient, ()
+    if study:
+        return study, ("patient not stated: all such sections of the study are kept together; see patients.csv",)
+    return listed, unlisted
+
+
+def _check_size(name: str, image: Path, metadata: dict[str, Any], path: Path) -> None:
+    declared = [_positive(metadata, f"fullres_px_{side}", path) for side in ("width", "height")]
+    if None in declared:
+        return
+    with slide.open_slide(image) as opened:
+        found = (opened.width, opened.height)
+    _sections.check_size(name, image, found, [size for size in declared if size], path.name, 0.5)
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(_text.read_text(path))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not JSON (line {error.lineno}: {error.msg}); download it again") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: holds a {type(values).__name__}, expected named values; download it again")
+    return values
+
+
+def _positive(metadata: dict[str, Any], key: str, path: Path) -> float | None:
+    """A number of the metadata; None where it is absent, null or not a number (NaN).
+
+    Raises:
+        InputError: something else than a positive number.
+    """
+    value = metadata.get(key)
+    if value in (None, ""):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if np.isnan(number):
+        return None
+    if not (np.isfinite(number) and number > 0):
+        raise InputError(f"{path}: {key} is {value!r}, expected a positive number; correct it or download it again")
+    return number
+
+
+def _samples(path: Path) -> list[str]:
+    files = (path / "st").glob("*.h5ad") if (path / "st").is_dir() else ()
+    return sorted((file.stem for file in files if file.name[0] != "."), key=_sections.natural)
+
+
+def _images(path: Path, name: str, image: Path | None) -> list[Path]:
+    return _sections.images_in(path / "wsis", name) if image is None else _sections.given_image(image, name)

@@ -1,0 +1,158 @@
+"""stnet: legacy Spatial Transcriptomics of 68 breast tumour sections (He et al. 2020, Mendeley 29ntw7sh4r v5).
+
+    metadata.csv                     at least type,patient; also replicate and the names of each section's files
+    HE_BT23287_C1.jpg                the slide
+    BC23287_C1_stdata.tsv.gz         rows `11x17`, one column per Ensembl id; every array position, tissue or not
+    spots_BT23287_C1.csv.gz          `,X,Y`: the positions under tissue, in pixels
+    BC23287_C1_Coords.tsv            tumour labels; not read, may be absent
+
+Prefixes BT and BC are used for the same patient, one file BT, the next BC: BC is taken for both. Files may lie in the
+folder itself or in folders below it.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.errors import InputError
+from data_prep.readers import _legacy, _sections, _text
+from data_prep.section import Section
+
+_PATTERNS = {
+    "counts": re.compile(r"^(.+)_stdata\.tsv(\.gz)?$"),
+    "spots": re.compile(r"^spots_(.+)\.csv(\.gz)?$"),
+    "image": re.compile(rf"^HE_(.+)(?:{'|'.join(map(re.escape, _sections.IMAGE_SUFFIXES))})$", re.IGNORECASE),
+}
+_EXPECTED = {"counts": "{}_stdata.tsv.gz", "spots": "spots_{}.csv.gz", "image": "HE_{}.jpg"}
+_DEPTH = 3  # the archive unpacks to a folder of its own; some sort it by kind or by patient
+
+
+def detect(path: Path) -> str | None:
+    """Why `path` is in the STNet layout, or None."""
+    files = _files(Path(path))["counts"]
+    return f"it holds {len(files)} *_stdata.tsv[.gz] count tables" if files else None
+
+
+def find_sections(path: Path, **_: Any) -> dict[str, str]:
+    """Every section of metadata.csv, or with a count table or spot file -> what it lacks, "" when complete."""
+    path = Path(path)
+    files = _files(path)
+    names = _metadata(path)[1] | files["counts"].keys() | files["spots"].keys()
+    if not names:
+        raise InputError(f"{path}: no *_stdata.tsv.gz count table found; give the folder that holds them")
+    found = {}
+    for name in sorted(names, key=_sections.natural):
+        lacks = [kind for kind in _PATTERNS if name not in files[kind]]
+        found[name] = ", ".join(
+            f"{'count table' if kind == 'counts' else 'spot file' if kind == 'spots' else kind} not found "
+            f"(expected {_EXPECTED[kind].format(name)}, BC or BT)"
+            for kind in lacks
+        )
+    return found
+
+
+def list_sections(
+    path: Path, *, sections: Sequence[str] | None = None, skip_incomplete: bool = False, **options: Any
+) -> list[str]:
+    """Names of the sections to read; see `data_prep.readers._sections.choose`."""
+    return _sections.choose(find_sections(path, **options), Path(path), sections, skip_incomplete)
+
+
+def read_sections(
+    path: Path, *, sections: Sequence[str] | None = None, skip_incomplete: bool = False, **options: Any
+) -> Iterator[Section]:
+    """The sections one by one; the first is read when asked for."""
+    for name in list_sections(path, sections=sections, skip_incomplete=skip_incomplete, **options):
+        yield read_section(path, name, **options)
+
+
+def read_section(
+    path: Path,
+    name: str,
+    *,
+    um_per_px: float | None = None,
+    gene_table: Path | None = None,
+    resolve_aliases: bool = False,
+    **_: Any,
+) -> Section:
+    """One section: the spots under tissue that were counted, in count-file order.
+
+    Raises:
+        InputError: a missing, malformed or contradictory file, with its place and what to do.
+    """
+    path = Path(path)
+    _sections.choose(find_sections(path), path, [name], False)
+    files = {kind: found[name] for kind, found in _files(path).items()}
+    patients, _names = _metadata(path)
+    stated = patients.get(name) or patients.get(_patient(name))
+    return _legacy.read_section(
+        name,
+        patient=stated or _patient(name),
+        layout="stnet",
+        image_path=files["image"],
+        count_path=files["counts"],
+        spot_path=files["spots"],
+        spots=read_spots(files["spots"]),
+        um_per_px=um_per_px,
+        gene_table=gene_table,
+        resolve_aliases=resolve_aliases,
+        synthetic=_sections.is_synthetic(path),
+        notes=() if stated else (f"metadata.csv does not list the patient: taken as {_patient(name)} from the name",),
+    )
+
+
+def read_spots(path: Path) -> dict[str, Any]:
+    """A `,X,Y` file: `id` [N] str, `grid_xy` and `pixel_xy` [N, 2] float64, `selected` [N] bool, all True."""
+    header, *rows = _text.read_rows(path, ",")
+    x, y = _text.columns(path, header, rows, ["X", "Y"])
+    ids = _legacy.spot_ids([row[0].strip() for row in rows], path)
+    return {
+        "id": ids,
+        "grid_xy": np.array([spot.split("x") for spot in ids], dtype=np.float64).reshape(-1, 2),
+        "pixel_xy": np.column_stack([_text.numbers(path, "X", x), _text.numbers(path, "Y", y)]),
+        "selected": np.ones(len(ids), bool),
+    }
+
+
+def _metadata(path: Path) -> tuple[dict[str, str], set[str]]:
+    """Patient of each section and of each patient id, as metadata.csv has them, and the sections it lists."""
+    file = next(iter(_sections.find(path, re.compile(r"^metadata\.csv(\.gz)?$"), _DEPTH)), None)
+    if file is None:
+        return {}, set()
+    header, *rows = _text.read_rows(file, ",")
+    (patients,) = _text.columns(file, header, rows, ["patient"])
+    known = {_plain(patient): _plain(patient) for patient in patients}
+    if "replicate" not in [name.strip() for name in header]:
+        return known, set()
+    (replicates,) = _text.columns(file, header, rows, ["replicate"])
+    listed = {f"{_plain(p)}_{replicate}": _plain(p) for p, replicate in zip(patients, replicates, strict=True)}
+    return known | listed, set(listed)
+
+
+def _files(path: Path) -> dict[str, dict[str, Path]]:
+    """Kind of file -> section -> file.
+
+    Raises:
+        InputError: two files for the same thing.
+    """
+    found: dict[str, dict[str, Path]] = {kind: {} for kind in _PATTERNS}
+    for kind, pattern in _PATTERNS.items():
+        for file in _sections.find(path, pattern, _DEPTH):
+            match = pattern.match(file.name)
+            name = _plain(match[1]) if match else ""
+            if name in found[kind]:
+                raise InputError(f"Section {name!r}: both {found[kind][name]} and {file}; keep one of the two")
+            found[kind][name] = file
+    return found
+
+
+def _plain(name: str) -> str:
+    """`BT23287_C1` -> `BC23287_C1`."""
+    return re.sub(r"^BT(?=\d)", "BC", name.strip())
+
+
+def _patient(name: str) -> str:
+    return name.rpartition("_")[0] or name

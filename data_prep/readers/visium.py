@@ -1,0 +1,131 @@
+"""visium: 10x Visium as Space Ranger writes it, one sample or a folder of samples.
+
+    <sample>/[outs/][<id>_]filtered_feature_bc_matrix.h5      or the .mtx folder; raw_ where there is no filtered one
+    <sample>/[outs/]spatial/tissue_positions[_list].csv       with or without a header
+    <sample>/[outs/]spatial/scalefactors_json.json
+    <sample>/[outs/]<any name>.tif|.jpg|...                   the full-resolution image, given separately
+    patients.csv                                              optional: section,patient
+
+Spots are discs 55 um wide on a hexagonal grid 100 um apart, which gives the scale (`spot_diameter_fullres` is a
+theoretical 65 um and is not used).
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep import genes
+from data_prep.errors import InputError
+from data_prep.readers import _sections, _space_ranger
+from data_prep.section import DISC, Section
+
+PITCH_UM, SPOT_RADIUS_UM = 100.0, 27.5
+HEXAGONAL = np.array([0.5, np.sqrt(3) / 2])  # (column, row) steps on the array, in units of the pitch
+
+
+def detect(path: Path) -> str | None:
+    """Why `path` is in the Visium layout, or None."""
+    found = _samples(Path(path))
+    if not found:
+        return None
+    return f"it holds spatial/ with tissue positions and a feature-barcode matrix for {len(found)} sample(s)"
+
+
+def find_sections(path: Path, *, image: Path | None = None, **_: Any) -> dict[str, str]:
+    """Every sample -> what it lacks, "" when complete."""
+    samples = _samples(Path(path))
+    if not samples:
+        raise InputError(f"{path}: no Space Ranger outputs found; give the folder that holds spatial/ and the matrix")
+    found = {}
+    for name, folder in samples.items():
+        lacks = [] if _space_ranger.matrices(folder) else ["matrix not found (expected filtered_feature_bc_matrix.h5)"]
+        lacks.append(_space_ranger.missing_image(name, folder, image))
+        found[name] = ", ".join(filter(None, lacks))
+    return found
+
+
+def list_sections(
+    path: Path, *, sections: Sequence[str] | None = None, skip_incomplete: bool = False, **options: Any
+) -> list[str]:
+    """Names of the sections to read; see `data_prep.readers._sections.choose`."""
+    names = _sections.choose(find_sections(path, **options), Path(path), sections, skip_incomplete)
+    _sections.check_one_image(options.get("image"), names)
+    return names
+
+
+def read_sections(
+    path: Path, *, sections: Sequence[str] | None = None, skip_incomplete: bool = False, **options: Any
+) -> Iterator[Section]:
+    """The sections one by one; the first is read when asked for."""
+    for name in list_sections(path, sections=sections, skip_incomplete=skip_incomplete, **options):
+        yield read_section(path, name, **options)
+
+
+def read_section(
+    path: Path,
+    name: str,
+    *,
+    um_per_px: float | None = None,
+    image: Path | None = None,
+    gene_table: Path | None = None,
+    resolve_aliases: bool = False,
+    **_: Any,
+) -> Section:
+    """One sample: its spots under tissue, in matrix order.
+
+    Raises:
+        InputError: a missing, malformed or contradictory file, with its place and what to do.
+    """
+    path = Path(path)
+    _sections.choose(find_sections(path, image=image), path, [name], False)
+    folder = _samples(path)[name]
+    spatial = folder / "spatial"
+    factors = _space_ranger.read_scale_factors(spatial)
+    positions = _space_ranger.read_positions(spatial)
+    matrix = _space_ranger.read_matrix(folder)
+    rows, places, join_notes = _space_ranger.join(matrix, positions)
+    pitch = _sections.pitch_px(positions.array_xy * HEXAGONAL, positions.pixel_xy)
+    value, source, scale_notes = _sections.scale(
+        name,
+        file_um=factors.get("microns_per_pixel"),
+        pitch_um=PITCH_UM / pitch if pitch else None,
+        user_um=um_per_px,
+        remedy="too few spots to measure their pitch; give --source-um-per-px",
+    )
+    image_path, px_scale, image_notes = _space_ranger.place_image(name, folder, spatial, image, factors)
+    named, counts, gene_notes = genes.name_columns(
+        matrix.gene_id.tolist(),
+        matrix.counts[rows],
+        symbols=matrix.symbol.tolist(),
+        gene_table_path=gene_table,
+        resolve_aliases=resolve_aliases,
+    )
+    patient, patient_notes = _sections.patient_from_table(path, name)
+    return Section(
+        name=name,
+        patient=patient,
+        image_path=image_path,
+        genes=named,
+        counts=counts,
+        spot_id=matrix.barcode[rows],
+        spot_xy=positions.pixel_xy[places] * px_scale,
+        spot_kind=np.full(len(rows), DISC, np.uint8),
+        spot_size_px=np.full(len(rows), SPOT_RADIUS_UM / value * px_scale, np.float32),
+        um_per_px=value / px_scale,
+        um_per_px_source=source,
+        layout="visium",
+        synthetic=_sections.is_synthetic(folder),
+        notes=(*patient_notes, *scale_notes, *image_notes, *matrix.notes, *join_notes, *gene_notes),
+    )
+
+
+def _samples(path: Path) -> dict[str, Path]:
+    """Sample -> outputs with positions or a matrix; Visium HD's folders of one bin size are left to `visium_hd`."""
+    return {
+        name: folder
+        for name, folder in _space_ranger.outputs(path, "spatial").items()
+        if not _space_ranger.BIN_FOLDER.match(folder.name)
+        and (_space_ranger.matrices(folder) or _space_ranger.positions_path(folder / "spatial"))
+    }
