@@ -1,0 +1,226 @@
+"""Times what must be fast, beside its reference, interleaved on the same cores.
+
+usage: python -m stjax.bench [--what=train,inference,...] [--models=efficientnet_b0,...] [--json FILE]
+
+examples:
+  python -m stjax.bench --what=train
+  python -m stjax.bench --what=train,inference --models=efficientnet_b0,resnet101,vit_b16 --json bench.json
+  python -m stjax.bench --what=train --models=resnet101 --batch_size=64 --dtype=bfloat16
+
+Models are timed beside PyTorch (channels_last) where torch and torchvision are installed, else alone. Each round runs
+one step of each in turn, so that a busy machine slows both; the median of the rounds counts. `speedup` is against the
+case's reference. Another case is one function in `CASES`.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+os.environ.setdefault("OMP_NUM_THREADS", str(CORES))  # read once, when torch is imported
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+from flax import nnx  # noqa: E402
+
+from data_prep import cli  # noqa: E402
+from data_prep.errors import InputError  # noqa: E402
+from stjax import bench_torch, flops, models, optim  # noqa: E402
+from stjax.ops.host_memory import keep_freed_memory  # noqa: E402
+
+Row = dict[str, Any]  # {"what", "case", "method", "seconds", "speedup", "temp_bytes", "machine"} and what a case adds
+Method = Callable[[], None]  # runs once and waits for the result
+
+OUTPUTS = 250  # genes of the main head
+# Names of --models: where stjax and torchvision have each, and the batch it is timed at unless told.
+MODELS = {
+    **{f"efficientnet_b{i}": ("efficientnet", f"b{i}", f"efficientnet_b{i}", 8) for i in range(6)},
+    "resnet18": ("resnet", "18", "resnet18", 8),
+    "resnet50": ("resnet", "50", "resnet50", 8),
+    "resnet101": ("resnet", "101", "resnet101", 8),
+    "inception_v3": ("inception", "v3", "inception_v3", 8),
+    "vit_b16": ("vit", "b16", "vit_b_16", 4),
+    "vit_b32": ("vit", "b32", "vit_b_32", 4),
+    "densenet121": ("densenet", "121", "densenet121", 8),
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Runs the cases asked for, prints them as a table and writes them as JSON."""
+    options = parse(arguments)
+    keep_freed_memory()
+    rows: list[Row] = []
+    print(f"{machine()}, jax {jax.__version__}{bench_torch.version()}")
+    print(f"{'what':12}{'case':40}{'method':16}{'seconds':>10}{'speed-up':>10}{'temp MB':>10}  notes")
+    for what in options.what:
+        for row in CASES[what](options):
+            rows.append({"what": what, **row, "machine": machine()})
+            print(_line(rows[-1]), flush=True)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(rows, indent=1))
+        print(options.json)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line's options. Raises InputError for a case, model or number that there is not."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stjax.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--what", default="train", help=f"comma-separated: {', '.join(CASES)} (default train)")
+    parser.add_argument("--models", default="efficientnet_b0", help=f"comma-separated: {', '.join(MODELS)}")
+    parser.add_argument("--batch_size", type=int, default=0, help="images a step (default: each model's own, 4 or 8)")
+    parser.add_argument("--image_size_px", type=int, default=224)
+    parser.add_argument("--dtype", default="float32", choices=tuple(models.DTYPES), help="compute dtype, both sides")
+    parser.add_argument("--rounds", type=int, default=11, help="timed runs of each method (default 11)")
+    parser.add_argument("--torch_compile", action="store_true", help="time torch.compile as well")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    options = parser.parse_args(arguments)
+    options.what, options.models = options.what.split(","), options.models.split(",")
+    for flag, given, known in (("what", options.what, CASES), ("models", options.models, MODELS)):
+        if unknown := [name for name in given if name not in known]:
+            raise InputError(f"--{flag} names {', '.join(unknown)}; choose from {', '.join(known)}")
+    if options.rounds < 1 or options.image_size_px < 32 or options.batch_size < 0:
+        raise InputError("--rounds must be at least 1, --image_size_px at least 32, --batch_size positive")
+    return options
+
+
+def machine() -> str:
+    """What the times were taken on."""
+    device = jax.devices()[0]
+    name = platform.processor() or platform.machine()
+    return f"{CORES} cores {name}" if device.platform == "cpu" else f"{len(jax.devices())} x {device.device_kind}"
+
+
+def interleave(methods: dict[str, Method], *, rounds: int, description: str) -> dict[str, float]:
+    """Median seconds of each method: two runs each to warm up, then `rounds` rounds of one run each in turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
+    for turn in cli.progress(range(rounds + 2), description=description, unit="round"):
+        for name, method in methods.items():
+            start = time.perf_counter()
+            method()
+            if turn >= 2:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+# --------------------------------------------------------------------------------------------------------- models
+
+
+def model_cases(options: argparse.Namespace, *, train: bool) -> Iterator[Row]:
+    """A training step (forward, backward, SGD with momentum) or a forward pass of each model, images already there."""
+    rate = flops.matmul_rate(models.DTYPES[options.dtype])
+    for name in options.models:
+        module, variant, torch_name, batch_size = MODELS[name]
+        batch_size = options.batch_size or batch_size
+        size = options.image_size_px
+        method, compiled, compile_seconds = _jax_method(
+            module, variant, batch_size=batch_size, image_size_px=size, dtype=options.dtype, train=train
+        )
+        beside = bench_torch.methods(
+            torch_name,
+            batch_size=batch_size,
+            image_size_px=size,
+            dtype=options.dtype,
+            train=train,
+            outputs=OUTPUTS,
+            compiled=options.torch_compile,
+            gpu=jax.devices()[0].platform != "cpu",
+        )
+        seconds = interleave({**beside, "stjax": method}, rounds=options.rounds, description=name)
+        work = batch_size * flops.of_backbone(module, variant, image_size_px=size) * (3 if train else 1)
+        memory = compiled.memory_analysis()
+        for label, taken in seconds.items():
+            row = {
+                "case": f"{name} batch {batch_size} {size} px {options.dtype}",
+                "method": label,
+                "seconds": taken,
+                "speedup": seconds["torch"] / taken if "torch" in seconds else None,
+                "temp_bytes": memory.temp_size_in_bytes if label == "stjax" else None,
+                "images_per_second": batch_size / taken,
+                "model_flops": work,
+                "utilisation": work / taken / rate,
+            }
+            if label == "stjax":
+                row["compile_seconds"] = compile_seconds
+                row["peak_bytes"] = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+            yield row
+
+
+def _jax_method(
+    module: str, variant: str, *, batch_size: int, image_size_px: int, dtype: str, train: bool
+) -> tuple[Method, Any, float]:
+    """One step of a model as a function without arguments; the compiled program; seconds compiling took."""
+    model = models.build(
+        module=module,
+        variant=variant,
+        num_main=OUTPUTS,
+        num_aux=0,
+        image_size_px=image_size_px,
+        dtype=dtype,
+        rngs=nnx.Rngs(0),
+    )
+    graphdef, params, state = models.split(model)
+    optimizer = optim.make_optimizer("sgd", momentum=0.9, weight_decay=0.0)
+    images = jax.random.normal(jax.random.key(0), (batch_size, image_size_px, image_size_px, 3))
+    wanted = jax.random.normal(jax.random.key(1), (batch_size, 1, OUTPUTS))
+    key = jax.random.key(2)
+
+    def train_step(params: Any, state: Any, opt_state: Any) -> Any:
+        def loss_of(params: Any) -> Any:
+            outputs, after = models.apply(graphdef, params, state, images, train=True, key=key)
+            return jnp.mean((outputs["main"] - wanted) ** 2), after
+
+        gradients, state_after = jax.grad(loss_of, has_aux=True)(params)
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        return optim.apply_updates(params, updates, jnp.float32(1e-3)), state_after, opt_state
+
+    def forward(params: Any, state: Any) -> jax.Array:
+        return models.apply(graphdef, params, state, images, train=False, key=None)[0]["main"]
+
+    carry = (params, state, jax.jit(optimizer.init)(params)) if train else (params, state)
+    function = jax.jit(train_step, donate_argnums=(0, 1, 2)) if train else jax.jit(forward)
+    start = time.perf_counter()
+    compiled = function.lower(*carry).compile()
+    compile_seconds = time.perf_counter() - start
+
+    def method() -> None:
+        nonlocal carry
+        result = jax.block_until_ready(compiled(*carry))
+        carry = result if train else carry
+
+    return method, compiled, compile_seconds
+
+
+def train(options: argparse.Namespace) -> Iterator[Row]:
+    """One training step of each model of --models."""
+    return model_cases(options, train=True)
+
+
+def inference(options: argparse.Namespace) -> Iterator[Row]:
+    """One forward pass of each model of --models."""
+    return model_cases(options, train=False)
+
+
+CASES: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {"train": train, "inference": inference}
+
+
+def _line(row: Row) -> str:
+    speedup = "" if row["speedup"] is None else f"{row['speedup']:.2f}"
+    temp = "" if row["temp_bytes"] is None else f"{row['temp_bytes'] / 1e6:.0f}"
+    line = f"{row['what']:12}{row['case']:40}{row['method']:16}{row['seconds']:10.4f}{speedup:>10}{temp:>10}"
+    if "images_per_second" in row:
+        line += f"  {row['images_per_second']:.1f} images/s, {row['utilisation']:.0%} of the matrix product's rate"
+    if "compile_seconds" in row:
+        line += f", compiled in {row['compile_seconds']:.1f} s"
+    return line
+
+
+if __name__ == "__main__":
+    cli.run(main)
