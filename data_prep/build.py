@@ -6,11 +6,16 @@ are the same, byte for byte, as those of a build left alone. manifest.json comes
 
 import argparse
 import concurrent.futures
+import contextlib
 import json
 import multiprocessing
+import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from data_prep import cli, manifest, plan, readers, writer
@@ -27,6 +32,10 @@ EXAMPLES = """examples:
 """
 
 
+# Calls a function on each task and gives the results as they come: in this process, in many, or through Apache Beam.
+Execute = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+
+
 def build(
     source: str | Path,
     out: str | Path,
@@ -34,6 +43,7 @@ def build(
     workers: int = 1,
     shard: tuple[int, int] | None = None,
     merge: bool = False,
+    execute: Execute | None = None,
     **options: Any,
 ) -> Path:
     """Build a data set, resume one, or find that it is there already.
@@ -44,6 +54,7 @@ def build(
         workers: processes, each with one section at a time.
         shard: (i, n), i from 1: write only every n-th section, for array jobs that share `out`.
         merge: write no section, only the manifest over what array jobs wrote.
+        execute: runs the sections in place of `workers`, see `data_prep.beam`.
         options: see `data_prep.plan.Options`.
 
     Returns:
@@ -58,6 +69,8 @@ def build(
         raise InputError(f"--workers is {workers}, expected at least 1")
     if shard is not None and not 1 <= shard[0] <= shard[1]:
         raise InputError(f"--shard is {shard[0]}/{shard[1]}, expected i/n with i from 1 to n")
+    if shard is not None and merge:
+        raise InputError("--shard writes sections, --merge only gathers them; give one of the two")
     module, reason = readers.find_layout(source, chosen.layout)
     layout = module.__name__.rpartition(".")[2]
     print(f"{source}: layout {layout} ({reason})", flush=True)
@@ -79,40 +92,110 @@ def build(
         print(f"{out}: this data set is already there, nothing to do")
         return out / MANIFEST
 
-    _begin(out, chosen, source, names, may_restart=shard is None and not merge)
-    plans = _plan(source, out, layout, names, chosen, workers, first=shard)
-    empty = [entry.name for entry in plans if not entry.spots]
-    if empty and not chosen.skip_incomplete:
-        rest = ",".join(entry.name for entry in plans if entry.spots)
-        removed = {entry.name: entry.removed for entry in plans}[empty[0]]
-        raise InputError(
-            f"{source}: no spot is left of section {', '.join(empty)} ({empty[0]}: removed {removed}); lower "
-            f"--min-counts, drop such sections with --skip-incomplete, or name the others with --sections {rest}"
-        )
-    for name in empty:
-        skipped[name] = "no spot left after filtering"
-        print(f"left out: section {name}: {skipped[name]}", flush=True)
-    kept = [entry for entry in plans if entry.spots]
-    if not kept:
-        raise InputError(f"{source}: no spot is left in any section; lower --min-counts (now {chosen.min_counts})")
-    genes, genes_removed = plan.choose_genes(kept, min_spot_fraction=chosen.min_spot_fraction)
-    print(manifest.removal_table(plans, genes, genes_removed, options=chosen), flush=True)
-
-    splits = plan.split_names([entry.name for entry in kept])
-    tasks = [writer.Task(source, layout, entry.name, splits[entry.name], out, chosen, genes, entry) for entry in kept]
-    entries = _write(tasks, workers, shard=shard, merge=merge)
+    _begin(out, chosen, source, names, alone=shard is None and not merge, merge=merge)
+    with contextlib.nullcontext(execute) if execute else _processes(workers) as run:
+        try:
+            content = _write_sections(source, out, module, names, chosen, run, shard=shard, merge=merge)
+        except InputError:
+            if not any((out / WORK_FOLDER).glob("sections/*.json")) and shard is None:
+                _clear(out)  # nothing worth resuming: leave no trace of a build that could not start
+            raise
     if shard is not None:
         print(f"shard {shard[0]}/{shard[1]} is done; once all are, run the same command with --merge")
         return out / MANIFEST
-    content = manifest.make_manifest(
-        options=chosen, source=about, genes=genes, genes_removed=genes_removed, skipped=skipped, entries=entries
-    )
+    content = manifest.make_manifest(options=chosen, source=about, skipped=skipped | content.pop("empty"), **content)
     manifest.write_tfds_metadata(out, content)
     writer.write_json(out / MANIFEST, content)
     shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)
     for warning in content["warnings"]:
         print(f"warning: {warning}")
     return out / MANIFEST
+
+
+def _write_sections(
+    source: Path,
+    out: Path,
+    module: ModuleType,
+    names: Sequence[str],
+    options: plan.Options,
+    run: Execute,
+    *,
+    shard: tuple[int, int] | None,
+    merge: bool,
+) -> dict[str, Any]:
+    """Plan all sections, then write those of this job.
+
+    Returns:
+        "genes", "genes_removed", "empty" (section -> why it is left out), "entries" and the stain "target".
+    """
+    layout = module.__name__.rpartition(".")[2]
+    target = plan.stain_target(source, module, options)
+    # Array jobs plan their own sections first: by the time they come to the others', those plans are there.
+    own = [] if shard is None else list(names[shard[0] - 1 :: shard[1]])
+    tasks = [(source, out, layout, name, options, target) for name in sorted(names, key=lambda name: name not in own)]
+    planning = cli.progress(run(_plan, tasks), total=len(tasks), description="reading", unit="section")
+    made = {plan.name: plan for plan in planning}
+    plans = [made[name] for name in names]
+    empty = [entry.name for entry in plans if not entry.spots]
+    kept = [entry for entry in plans if entry.spots]
+    if empty and not (options.skip_incomplete and kept):
+        rest = f", or name the others with --sections {','.join(entry.name for entry in kept)}" if kept else ""
+        raise InputError(
+            f"{source}: no spot is left of section {', '.join(empty)} ({empty[0]}: of {made[empty[0]].read} spots "
+            f"removed {made[empty[0]].removed}); lower --min-counts, drop such sections with --skip-incomplete{rest}"
+        )
+    for name in empty:
+        print(f"left out: section {name}: no spot left after filtering", flush=True)
+    genes, genes_removed = plan.choose_genes(kept, min_spot_fraction=options.min_spot_fraction)
+    print(manifest.removal_table(plans, genes, genes_removed, options=options), flush=True)
+
+    splits = plan.split_names([entry.name for entry in kept])
+    sections = [
+        writer.Task(source, layout, entry.name, splits[entry.name], out, options, genes, entry, target)
+        for entry in kept
+    ]
+    if merge:
+        entries = _finished(sections)
+    else:
+        mine = sections if shard is None else [task for task in sections if task.name in own]
+        written = {}
+        for entry in run(writer.write_section, mine):
+            written[entry["name"]] = entry
+            _report(entry)
+        entries = [written[task.name] for task in mine]
+    left_out = dict.fromkeys(empty, "no spot left after filtering")
+    return {"genes": genes, "genes_removed": genes_removed, "empty": left_out, "entries": entries, "target": target}
+
+
+def _plan(task: tuple[Path, Path, str, str, plan.Options, Any]) -> plan.SectionPlan:
+    """A section's plan; one kept from before, or made by another array job meanwhile, is reused."""
+    source, out, layout, name, options, target = task
+    file = writer.plan_path(out, name)
+    if (known := writer.load_plan(file)) is not None:
+        return known
+    made = plan.plan_section(source, layout, name, options, target=target)
+    writer.save_plan(file, made)
+    return made
+
+
+def _finished(tasks: Sequence[writer.Task]) -> list[dict[str, Any]]:
+    """Entries that array jobs wrote."""
+    entries = {task.name: writer.finished_entry(task) for task in tasks}
+    missing = [name for name, entry in entries.items() if entry is None]
+    if missing:
+        raise InputError(
+            f"{tasks[0].out}: section {', '.join(missing)} not written yet; run the remaining --shard jobs, or the "
+            "command without --merge to write them here"
+        )
+    return [entry for entry in entries.values() if entry is not None]
+
+
+def _report(entry: dict[str, Any]) -> None:
+    scale = f"{entry['um_per_px']:.3g} um/px from the {entry['um_per_px_source']}"
+    shards = f"{len(entry['shards'])} shard" + "s" * (len(entry["shards"]) > 1)
+    print(f"{entry['name']}: {entry['records']} records in {shards}, {scale}", flush=True)
+    for note in entry["notes"]:
+        print(f"{entry['name']}: {note}", flush=True)
 
 
 def _skipped(found: dict[str, str], options: plan.Options, names: Sequence[str]) -> dict[str, str]:
@@ -145,15 +228,20 @@ def _check_same(out: Path, options: plan.Options, about: dict[str, str], names: 
         check_files(out, entry, verify=False)
 
 
-def _begin(out: Path, options: plan.Options, source: Path, names: Sequence[str], *, may_restart: bool) -> None:
+def _begin(out: Path, options: plan.Options, source: Path, names: Sequence[str], *, alone: bool, merge: bool) -> None:
     """Claim `out` for this build, or resume the one begun there.
+
+    Args:
+        alone: whether no other job shares `out`, so that an unfinished build of no use may be discarded.
 
     Raises:
         InputError: `out` holds something else, or a build begun with other parameters.
     """
-    work = out / WORK_FOLDER
+    work, file = out / WORK_FOLDER, out / WORK_FOLDER / "build.json"
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file, expected a folder for the data set")
+    if merge and not file.is_file():
+        raise InputError(f"{out}: no --shard job has written here, so there is nothing to merge; check --out")
     if out.is_dir() and any(out.iterdir()) and not work.is_dir():
         raise InputError(f"{out}: the folder holds other files and no data set; choose an empty or new one for --out")
     begun = {
@@ -162,86 +250,46 @@ def _begin(out: Path, options: plan.Options, source: Path, names: Sequence[str],
         "versions": manifest.versions(),
         "source": manifest.fingerprint(source, out, times=True),
     }
-    file = work / "build.json"
-    if file.is_file():
-        there = json.loads(file.read_text())
-        if there["parameters"] != begun["parameters"] or there["sections"] != begun["sections"]:
+    there = json.loads(file.read_text()) if file.is_file() else None
+    if there == begun:
+        if alone:
+            print(f"{out}: resuming an unfinished build", flush=True)
+        return
+    if there is not None:
+        same = all(there[key] == begun[key] for key in ("parameters", "sections"))
+        if not same and (not alone or any(work.glob("sections/*.json"))):
             raise InputError(
                 f"{out}: holds an unfinished build with other parameters or sections; finish it with those, choose "
                 "another --out, or remove that folder"
             )
-        if there == begun:
-            print(f"{out}: resuming an unfinished build", flush=True)
-            return
-        if not may_restart:
+        if not alone:
             raise InputError(f"{out}: the source or the software changed since this build began; remove that folder")
-        print(f"{out}: the source or the software changed since this build began; starting again", flush=True)
-        for folder in (WORK_FOLDER, f"{writer.dataset_name(options.kind)}", "tables", "thumbnails"):
-            shutil.rmtree(out / folder, ignore_errors=True)
+        why = "the source or the software changed since this build began" if same else "nothing was finished here"
+        print(f"{out}: {why}; starting again", flush=True)
+        _clear(out)
     writer.write_json(file, begun)
 
 
-def _plan(
-    source: Path,
-    out: Path,
-    layout: str,
-    names: Sequence[str],
-    options: plan.Options,
-    workers: int,
-    *,
-    first: tuple[int, int] | None,
-) -> list[plan.SectionPlan]:
-    """Plans of all sections, in order; those kept from before, or made by other array jobs meanwhile, are reused."""
-    own = [] if first is None else list(names[first[0] - 1 :: first[1]])
-    order = own + [name for name in names if name not in own]
-    tasks = [(source, out, layout, name, options) for name in order]
-    plans = {made.name: made for made in cli.progress(
-        _run(_plan_one, tasks, workers), total=len(tasks), description="reading", unit="section"
-    )}  # fmt: skip
-    return [plans[name] for name in names]
+def _clear(out: Path) -> None:
+    """Remove what an unfinished build wrote, and `out` itself if nothing else is in it."""
+    for folder in (*(writer.dataset_name(kind) for kind in ("patches", "tiles")), "tables", "thumbnails", WORK_FOLDER):
+        shutil.rmtree(out / folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        out.rmdir()
 
 
-def _plan_one(task: tuple[Path, Path, str, str, plan.Options]) -> plan.SectionPlan:
-    source, out, layout, name, options = task
-    file = writer.plan_path(out, name)
-    if (known := writer.load_plan(file)) is not None:
-        return known
-    made = plan.plan_section(source, layout, name, options)
-    writer.save_plan(file, made)
-    return made
-
-
-def _write(
-    tasks: Sequence[writer.Task], workers: int, *, shard: tuple[int, int] | None, merge: bool
-) -> list[dict[str, Any]]:
-    """Entries of the sections written, in order."""
-    if merge:
-        entries = {task.name: writer.finished_entry(task) for task in tasks}
-        missing = [name for name, entry in entries.items() if entry is None]
-        if missing:
-            raise InputError(
-                f"{tasks[0].out}: section {', '.join(missing)} not written yet; run the remaining --shard jobs, or the "
-                "command without --merge to write them here"
-            )
-        return list(entries.values())  # type: ignore[arg-type]
-    mine = tasks if shard is None else tasks[shard[0] - 1 :: shard[1]]
-    entries = {}
-    for entry in _run(writer.write_section, mine, workers):
-        entries[entry["name"]] = entry
-        scale = f"{entry['um_per_px']:.3g} um/px from the {entry['um_per_px_source']}"
-        print(f"{entry['name']}: {entry['records']} records in {len(entry['shards'])} shards, {scale}", flush=True)
-        for note in entry["notes"]:
-            print(f"{entry['name']}: {note}", flush=True)
-    return [entries[task.name] for task in mine]
-
-
-def _run(function: Callable[[Any], Any], tasks: Sequence[Any], workers: int) -> Iterator[Any]:
-    """Results as they come; in this process when one worker is enough."""
-    if workers == 1 or len(tasks) < 2:
-        yield from map(function, tasks)
+@contextlib.contextmanager
+def _processes(workers: int) -> Iterator[Execute]:
+    """Runs tasks in this process, or in several that end when this one does."""
+    if workers == 1:
+        yield map
         return
     context = multiprocessing.get_context("spawn")  # forking a process that has threads may hang
-    with concurrent.futures.ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context) as pool:
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_end_with, initargs=(os.getpid(),)
+    )
+
+    def execute(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
         futures = [pool.submit(function, task) for task in tasks]
         try:
             for future in concurrent.futures.as_completed(futures):
@@ -251,15 +299,29 @@ def _run(function: Callable[[Any], Any], tasks: Sequence[Any], workers: int) -> 
                 "A worker process was killed, most likely for want of memory; run again with fewer --workers, "
                 "finished sections are kept"
             ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+
+    try:
+        yield execute
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with(parent: int) -> None:
+    """End this worker when its parent is gone: a killed parent would leave it waiting for tasks for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
         "python -m data_prep.build",
-        description=__doc__.split("\n\n")[1],
+        description="Build a data set from sections. " + str(__doc__).split("\n\n")[1],
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -275,6 +337,7 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--um-per-px", type=float, metavar="X", help="resample to this scale (each slide's own)")
     group.add_argument("--stain", default="none", help="stain normalisation: none, vahadane, macenko, reinhard")
     group.add_argument("--stain-target", metavar="SECTION|FILE", help="the slide to normalise to")
+    group.add_argument("--stain-standardise", default="both", help="whose luminosity: both (default), target or none")
     group.add_argument("--image-format", default="jpeg", help="jpeg or raw (larger, faster to read)")
     group.add_argument("--jpeg-quality", type=int, default=95, metavar="Q", help="with full colour resolution (95)")
     group.add_argument("--shard-mb", type=int, default=256, metavar="MB", help="decoded size of a shard (256)")
@@ -301,13 +364,19 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(number) for number in text.split(","))
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 8,16") from error
 
 
 def _shard(text: str) -> tuple[int, int]:
-    index, count = text.split("/")
-    return int(index), int(count)
+    try:
+        index, count = text.split("/")
+        return int(index), int(count)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form i/n, such as 3/16") from error
 
 
 def main(arguments: list[str]) -> None:

@@ -1,5 +1,6 @@
 """The manifest of a data set, and what TFDS keeps beside the shards; both are written once every section is whole."""
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import platform
@@ -11,7 +12,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_info, naming, splits
 
-from data_prep import plan, records
+from data_prep import plan, records, stain
 from data_prep.dataset import FORMAT, FORMAT_VERSION
 from data_prep.section import GeneTable
 from data_prep.writer import VERSION, dataset_name
@@ -59,12 +60,14 @@ def make_manifest(
     genes_removed: Mapping[str, int],
     skipped: Mapping[str, str],
     entries: Sequence[Mapping[str, Any]],
+    target: stain.Profile | None,
 ) -> dict[str, Any]:
     """Everything a reader of the data set may want to know, without a second pass over the records.
 
     Args:
         source: "layout", "reason" it was recognised, "name" and "fingerprint".
         skipped: section -> why it is left out.
+        target: the slide that stains are normalised to, fitted.
     """
     synthetic = any(entry["synthetic"] for entry in entries)
     citation = CITATIONS.get(source["layout"], "")
@@ -83,6 +86,7 @@ def make_manifest(
         "dataset": f"{dataset_name(options.kind)}/{VERSION}",
         "genes": {"ensembl_id": genes.ensembl_id.tolist(), "symbol": genes.symbol.tolist()},
         "genes_removed": dict(genes_removed),
+        "stain_target": None if target is None else dataclasses.asdict(target),
         "removed": dict(sum((Counter(entry["removed"]) for entry in entries), Counter())),
         "skipped": dict(skipped),
         "warnings": [

@@ -3,12 +3,13 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 
-from data_prep import patches, readers, slide, tiles, tissue
+from data_prep import patches, readers, slide, stain, tiles, tissue
 from data_prep.errors import InputError
 from data_prep.records import IMAGE_FORMATS
 from data_prep.section import GeneTable, Section
@@ -32,6 +33,7 @@ class Options:
         context_px: margin of a tile that owns no spot, record pixels; None chooses (see `data_prep.tiles`).
         um_per_px: scale to resample to; None keeps each slide's own.
         stain, stain_target: stain normalisation, and the section or image file to normalise to.
+        stain_standardise: whose luminosity is standardised first: "both", "target" (as BrST-Net's code does) or "none".
         min_counts: spots with fewer counts, over all genes, are removed.
         min_spot_fraction: genes found in a smaller share of the kept spots are removed; never-found ones always are.
         max_white_fraction: records brighter than this are removed. 1 removes none: the fraction is recorded, and the
@@ -47,13 +49,14 @@ class Options:
     image: Path | None = None
     gene_table: Path | None = None
     resolve_aliases: bool = False
-    bin_um: tuple[float, ...] | None = None
+    bin_um: tuple[int, ...] | None = None
     patch_size_px: int = 224
     tile_size_px: int | None = None
     context_px: int | None = None
     um_per_px: float | None = None
     stain: str = "none"
     stain_target: str | None = None
+    stain_standardise: str = "both"
     min_counts: int = 1000
     min_spot_fraction: float = 0.0
     max_white_fraction: float = 1.0
@@ -78,6 +81,10 @@ class Options:
             raise InputError(f"--image-format is {self.image_format!r}, expected one of {', '.join(IMAGE_FORMATS)}")
         if not 1 <= self.jpeg_quality <= 100:
             raise InputError(f"--jpeg-quality is {self.jpeg_quality}, expected 1 to 100")
+        if self.stain != "none" and self.stain not in stain.METHODS:
+            raise InputError(f"--stain is {self.stain!r}, expected none or one of {', '.join(stain.METHODS)}")
+        if self.stain != "none" and self.stain_target is None:
+            raise InputError(f"--stain {self.stain} needs a slide to normalise to; give --stain-target SECTION or FILE")
         if self.context_px is not None and self.tile_size_px is None:
             raise InputError("--context-px is for tiles; give --tile-size-px too")
 
@@ -205,13 +212,19 @@ def _without_white(frames: Frames, image: slide.Slide, options: Options, transfo
     )
 
 
-def plan_section(source: Path, layout: str, name: str, options: Options) -> SectionPlan:
-    """Read a section and count what would be kept of it."""
+def plan_section(
+    source: Path, layout: str, name: str, options: Options, *, target: stain.Profile | None = None
+) -> SectionPlan:
+    """Read a section and count what would be kept of it.
+
+    Args:
+        target: the slide to normalise stains to, fitted.
+    """
     module, _ = readers.find_layout(source, layout)
     section = module.read_section(source, name, **options.reading)
     check_section(section)
     with slide.open_slide(section.image_path) as image:
-        transform = stain_transform(options, image) if options.max_white_fraction < 1 else None
+        transform = stain_transform(options, image, target) if options.max_white_fraction < 1 else None
         frames = frame_section(section, image, options, transform=transform)
     kept = section.counts[frames.rows]
     return SectionPlan(
@@ -236,13 +249,22 @@ def check_section(section: Section) -> None:
         )
 
 
-def stain_transform(options: Options, image: slide.Slide) -> tissue.Transform | None:
-    """Stain normalisation of one slide; None for "none"."""
-    if options.stain == "none":
+def stain_target(source: Path, module: ModuleType, options: Options) -> stain.Profile | None:
+    """The slide that `--stain-target` names, a section of the source or an image file, fitted; None without stain."""
+    if options.stain == "none" or options.stain_target is None:
         return None
-    from data_prep import stain  # only builds that use it pay for it
+    found = module.find_sections(source, **options.reading)
+    if found.get(options.stain_target) == "":
+        path = module.read_section(source, options.stain_target, **options.reading).image_path
+    else:
+        path = stain.resolve_target(options.stain_target, {name: source for name, lack in found.items() if not lack})
+    return stain.fit_profile(path, options.stain, standardise=options.stain_standardise != "none")
 
-    return stain.fit_transform_for(options.stain, image, options.stain_target)
+
+def stain_transform(options: Options, image: slide.Slide, target: stain.Profile | None) -> stain.Normaliser | None:
+    """Stain normalisation of one slide; None for "none"."""
+    standardise: Any = options.stain_standardise
+    return stain.fit_transform_for(options.stain, image, target, standardise=standardise)
 
 
 def choose_genes(plans: Sequence[SectionPlan], *, min_spot_fraction: float) -> tuple[GeneTable, dict[str, int]]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from array_record.python import array_record_module
 from PIL import Image
 
-from data_prep import cli, patches, plan, readers, records, slide, tissue
+from data_prep import cli, patches, plan, readers, records, slide, stain, tissue
 from data_prep.dataset import WORK_FOLDER, SectionTable, check_files
 from data_prep.errors import InputError
 from data_prep.section import POLYGON, GeneTable, Section
@@ -36,6 +37,7 @@ class Task:
         out: the data set's folder.
         genes: the data set's genes.
         plan: what the section should turn out to hold.
+        target: the slide to normalise stains to, fitted.
     """
 
     source: Path
@@ -46,6 +48,7 @@ class Task:
     options: plan.Options
     genes: GeneTable
     plan: plan.SectionPlan
+    target: stain.Profile | None = None
 
 
 def dataset_name(kind: str) -> str:
@@ -137,14 +140,14 @@ def _write_files(task: Task, folder: Path) -> tuple[dict[str, Any], dict[str, Pa
     module, _ = readers.find_layout(task.source, task.layout)
     section = module.read_section(task.source, task.name, **options.reading)
     with slide.open_slide(section.image_path) as image:
-        transform = plan.stain_transform(options, image)
+        transform = plan.stain_transform(options, image, task.target)
         frames = plan.frame_section(section, image, options, transform=transform)
         table = _table(section, frames, task)
         threshold = tissue.otsu_threshold(tissue.grey_histogram(image, transform=transform))
         sizes = shard_sizes(len(frames.members), size_px=options.size_px, shard_mb=options.shard_mb)
         prefix = f"{dataset_name(options.kind)}-{task.split}.array_record"
         names = [f"{prefix}-{index:05d}-of-{len(sizes):05d}" for index in range(len(sizes))]
-        figures: list[tuple[float, np.ndarray, np.ndarray]] = []
+        figures: list[tuple[Any, ...]] = []
         stream = _records(section, image, frames, table, threshold, transform, options, figures)
         progress = cli.progress(stream, total=len(frames.members), description=task.name, unit=options.kind)
         with contextlib.closing(progress):
@@ -192,6 +195,7 @@ def _write_files(task: Task, folder: Path) -> tuple[dict[str, Any], dict[str, Pa
         "context_px": frames.context_px,
         "image": {"file": section.image_path.name, "sha256": slide.file_sha256(section.image_path), **size},
         "otsu_threshold": threshold,
+        "stain": None if transform is None else transform.to_dict()["source"],
         "gene_sums": np.asarray(table.counts.sum(axis=0, dtype=np.int64)).ravel().tolist(),
         "channel_moments": {
             "count": pixels,
@@ -215,10 +219,12 @@ def _table(section: Section, frames: plan.Frames, task: Task) -> SectionTable:
     """Spots and counts in record order; the figures of the records are not known yet."""
     rows = frames.rows
     counts = plan.counts_over(section, rows, task.genes)
-    if (len(rows), len(frames.members)) != (task.plan.spots, task.plan.records):
+    kept_genes = np.isin(task.plan.genes.keys, task.genes.keys)
+    planned = (task.plan.spots, task.plan.records, int(task.plan.gene_sums[kept_genes].sum()))
+    if (len(rows), len(frames.members), int(counts.sum(dtype=np.int64))) != planned:
         raise InputError(
-            f"Section {section.name!r}: {len(rows)} spots are left where {task.plan.spots} were planned; "
-            "the source changed while it was being built, start again"
+            f"Section {section.name!r}: {len(rows)} spots with {counts.sum(dtype=np.int64)} counts are left where "
+            f"{planned[0]} with {planned[2]} were planned; the source changed while it was being built, start again"
         )
     return SectionTable(
         counts=counts,
@@ -242,7 +248,7 @@ def _records(
     threshold: int,
     transform: tissue.Transform | None,
     options: plan.Options,
-    figures: list[tuple[float, np.ndarray, np.ndarray]],
+    figures: list[tuple[Any, ...]],
 ) -> Iterator[bytes]:
     """Serialised records in order; appends white fraction and channel moments of each to `figures`."""
     size, start = options.size_px, 0
@@ -250,9 +256,10 @@ def _records(
         window, region = patches.cut_window(image, origin, size_px=size, px_scale=frames.px_scale, transform=transform)
         data = records.encode_image(window, options.image_format, jpeg_quality=options.jpeg_quality)
         # Moments are those of the pixels that training will read, not of the slide's.
-        stored = records.decode_image(data, options.image_format, size, size).reshape(-1, 3).astype(np.float64)
+        stored = records.decode_image(data, options.image_format, size, size).reshape(-1, 3).astype(np.float32)
         white = tissue.white_fraction(region, threshold)
-        figures.append((white, stored.mean(axis=0), np.mean(stored**2, axis=0)))
+        squares = np.mean(stored * stored, axis=0, dtype=np.float64)
+        figures.append((white, stored.mean(axis=0, dtype=np.float64), squares))
         spots = slice(start, start + len(members))
         start = spots.stop
         counts = table.counts[spots]
@@ -324,10 +331,14 @@ def _locked(path: Path, task: Task) -> Iterator[None]:
     """Hold a lock that the system releases however the process ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"Section {task.name!r}: another process is writing it in {task.out}; wait for it, or stop it"
-            ) from error
+        for wait_s in (*np.full(50, 0.1), 0):  # the workers of a build just killed take a moment to notice
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if not wait_s:
+                    raise InputError(
+                        f"Section {task.name!r}: another process is writing it in {task.out}; wait for it, or stop it"
+                    ) from error
+                time.sleep(wait_s)
         yield
