@@ -1,0 +1,1 @@
+"""Configs: one small file per model, over the defaults of `default.py`."""

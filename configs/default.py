@@ -1,11 +1,14 @@
 """Every setting, with its meaning. A field left at None takes what the protocol's source publishes."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 
-def get_config() -> ConfigDict:
-    config = ConfigDict()
+def get_config() -> Any:
+    """Every key, at its default."""
+    config: Any = ConfigDict()
     config.data_dir = ""  # a data set made by data_prep.build; "" builds and uses the synthetic demo data
     config.protocol = "stjax"  # stjax, brstnet_paper or brstnet_code: targets, gene panel, filters, folds, scoring
     config.seed = 0

@@ -1,11 +1,12 @@
 """A narrow EfficientNet on a small demo data set: seconds on a CPU. For tests and for trying things out."""
 
-from ml_collections import ConfigDict
+from typing import Any
 
 from configs import default
 
 
-def get_config() -> ConfigDict:
+def get_config() -> Any:
+    """The default with this model."""
     config = default.get_config()
     config.model.variant = "tiny"
     config.demo.patch_size_px = 32

@@ -1,0 +1,1 @@
+"""From raw slides and counts to a data set: read, filter, normalise, cut, write."""

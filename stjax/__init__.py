@@ -1,0 +1,1 @@
+"""stjax: spatial gene expression from H&E histology, in JAX."""

@@ -34,9 +34,7 @@ def save(folder: Path, step: int, state: Any, meta: dict[str, Any]) -> None:
     temporary.mkdir(parents=True)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save((temporary / "state").absolute(), state)
-    files = {
-        str(path.relative_to(temporary)): _sha256(path) for path in sorted(temporary.rglob("*")) if path.is_file()
-    }
+    files = {str(path.relative_to(temporary)): _sha256(path) for path in sorted(temporary.rglob("*")) if path.is_file()}
     content = {"step": step, "meta": meta, "files": files}
     (temporary / MANIFEST).write_text(json.dumps({"sha256": _json_sha256(content), **content}, indent=1))
     _sync(temporary)

@@ -13,11 +13,13 @@ from ml_collections import ConfigDict, config_flags
 from data_prep.errors import InputError
 from stjax.protocols import Protocol
 
+Config = Any  # an ml_collections.ConfigDict, whose fields have no static types
+
 # Fields that may change between a run and its resumption: they do not touch the numbers.
 FREE_ON_RESUME = ("data_dir", "num_workers", "eval_batch_size", "log_every_steps")
 
 
-def parse(arguments: Sequence[str], *, usage: str) -> tuple[ConfigDict, Path]:
+def parse(arguments: Sequence[str], *, usage: str) -> tuple[Config, Path]:
     """Reads `--config=FILE`, its `--config.KEY=VALUE` overrides and `--workdir=DIR`.
 
     Args:
@@ -76,7 +78,7 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def resolve(config: ConfigDict, protocol: Protocol, *, demo: bool) -> ConfigDict:
+def resolve(config: Config, protocol: Protocol, *, demo: bool) -> Config:
     """Fills the fields left at None: from `config.demo` when the data is the demo, then from the protocol's recipe.
 
     Returns:
@@ -100,23 +102,21 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def save(config: ConfigDict, path: Path) -> None:
-    path.write_text(json.dumps(config.to_dict(), indent=1, sort_keys=True) + "\n")
-
-
-def load(path: Path) -> ConfigDict:
+def load(path: Path) -> Config:
     """The config a run was trained with; plain data, nothing is executed."""
     try:
         config = ConfigDict(json.loads(path.read_text()))
     except OSError:
         raise InputError(f"{path.parent} is no work directory: it has no {path.name}; train one first") from None
     except ValueError as error:
-        raise InputError(f"{path} is not readable JSON ({error}); restore it or train in a new work directory") from None
+        raise InputError(
+            f"{path} is not readable JSON ({error}); restore it or train in a new work directory"
+        ) from None
     config.lock()
     return config
 
 
-def check_same_run(saved: ConfigDict, asked: ConfigDict, workdir: Path) -> None:
+def check_same_run(saved: Config, asked: Config, workdir: Path) -> None:
     """Raises InputError when a work directory holds a run of another config, naming what differs."""
     before, now = _flatten(saved.to_dict()), _flatten(asked.to_dict())
     differing = [

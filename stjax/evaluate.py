@@ -40,12 +40,15 @@ COLUMNS = {
 
 
 def main(arguments: list[str]) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m stjax.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workdir", required=True, type=Path, help="a run of stjax.train")
     parser.add_argument("--data_dir", default="", help="score on another data set than the run's own")
-    parser.add_argument("--protocol", default="", help="the protocol to score under; default and so far only: the run's")
+    parser.add_argument(
+        "--protocol", default="", help="the protocol to score under; default and so far only: the run's"
+    )
     parser.add_argument("--sections", default="", help="comma-separated; default the run's held-out sections")
     given = parser.parse_args(arguments)
     evaluate(given.workdir, data_dir=given.data_dir, protocol=given.protocol, sections=names(given.sections))
@@ -95,7 +98,9 @@ def evaluate(folder: Path, *, data_dir: str = "", protocol: str = "", sections: 
         if ridge is not None:
             ridge_predictions.append(ridge.predict(features))
     if not predictions:
-        raise InputError(f"no spot of {', '.join(chosen)} has the {run.protocol.min_counts} reads the protocol asks for")
+        raise InputError(
+            f"no spot of {', '.join(chosen)} has the {run.protocol.min_counts} reads the protocol asks for"
+        )
 
     panel = run.data.panel
     mean, std = panel.target_mean[: panel.num_main], panel.target_std[: panel.num_main]
@@ -135,7 +140,9 @@ def evaluate(folder: Path, *, data_dir: str = "", protocol: str = "", sections: 
     os.replace(temporary, target / "per_gene.csv")
 
     written = [target / "metrics.json", target / "per_gene.csv"]
-    best = int(per_gene["pcc"].fillna(-2).to_numpy().argmax())  # a picture of the gene that went best; the title says which
+    best = int(
+        per_gene["pcc"].fillna(-2).to_numpy().argmax()
+    )
     for prediction in predictions:
         base = folder / "predictions" / prediction.section
         writer.write_h5ad(base.with_name(f"{base.name}.h5ad"), prediction, run, genes=np.arange(panel.num_main))
@@ -150,7 +157,7 @@ def evaluate(folder: Path, *, data_dir: str = "", protocol: str = "", sections: 
 
 
 def training_features(run: workdir.Run) -> tuple[Any, Any]:
-    """Colour statistics [N, D] and standardised main targets [N, M] of the training patches; (None, None) without them."""
+    """Colour statistics [N, D] and standardised main targets [N, M] of the training patches; None where they are gone."""
     try:
         dataset = run.open_dataset()
     except InputError as error:
@@ -169,9 +176,7 @@ def images(records: input_pipeline.PatchRecords, description: str) -> Iterator[n
         yield records[index]["image"]
 
 
-def predict_section(
-    run: workdir.Run, dataset: PatchDataset, name: str
-) -> tuple[writer.SectionPrediction, np.ndarray]:
+def predict_section(run: workdir.Run, dataset: PatchDataset, name: str) -> tuple[writer.SectionPrediction, np.ndarray]:
     """The model's prediction of one prepared section, and its patches' colour statistics [S, D]."""
     panel = run.data.panel
     records = input_pipeline.PatchRecords(dataset, (name,), panel, run.protocol, train=False)

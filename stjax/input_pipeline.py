@@ -4,7 +4,8 @@ A batch holds `image` [B, H, W, 3] uint8, `counts` [B, S, G] float32 of the pane
 reads of each spot, and `mask` [B, S], 1 for a measured spot. S is 1 for patches.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
 
 import grain
 import jax
@@ -15,7 +16,7 @@ from absl import flags
 from data_prep.dataset import PatchDataset
 from stjax.protocols import Panel, Protocol, usable_spots
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]  # of arrays
 
 
 class PatchRecords:
@@ -42,7 +43,7 @@ class PatchRecords:
             spot_id.append(table.spot_id[keep])
             spot_xy.append(table.spot_xy[keep])
             offset += len(table.white_fraction)
-        every = scipy.sparse.vstack(counts, format="csr")
+        every: Any = scipy.sparse.csr_array(scipy.sparse.vstack(counts))
         # Panel genes that this data set lacks were not seen in it: zero counts.
         self._counts = scipy.sparse.csr_array(
             every[:, columns[present]] @ _columns_to(present, len(columns)), dtype=np.float32
@@ -91,7 +92,7 @@ def _columns_to(present: np.ndarray, width: int) -> scipy.sparse.csr_array:
 
 def training_batches(
     records: PatchRecords, *, batch_size: int, seed: int, start_step: int, num_workers: int
-) -> Iterator[tuple[Batch, np.ndarray]]:
+) -> Generator[tuple[Batch, np.ndarray]]:
     """Endless shuffled batches of this host, every record once an epoch, starting at any step at no cost.
 
     The order is a function of the seed alone; batches run on across epochs, so that no record is ever dropped.

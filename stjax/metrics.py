@@ -39,9 +39,7 @@ def rmse_per_gene(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.sqrt(np.square(np.asarray(prediction, np.float64) - truth).mean(axis=0))
 
 
-def pooled_pcc(
-    predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray], *, pooling: str
-) -> np.ndarray:
+def pooled_pcc(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray], *, pooling: str) -> np.ndarray:
     """PCC of each gene over sections, pooled the protocol's way.
 
     Args:

@@ -97,6 +97,7 @@ class Schedule:
         return 0 < self.early_stopping_patience <= self.epochs_without_gain
 
     def state(self) -> dict[str, Any]:
+        """What the schedule has learnt so far, for a checkpoint."""
         best = None if math.isinf(self.best_loss) else self.best_loss  # JSON has no infinity
         return {
             "scale": self.scale,
@@ -106,6 +107,7 @@ class Schedule:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state` returned."""
         best = state["best_loss"]
         self.scale, self.best_loss = state["scale"], math.inf if best is None else best
         self.epochs_without_gain, self.epochs_at_scale = state["epochs_without_gain"], state["epochs_at_scale"]

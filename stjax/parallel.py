@@ -1,5 +1,6 @@
 """Data parallelism: one mesh axis, "data", over every device of every host; parameters replicated, batches split."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -7,11 +8,14 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from data_prep.errors import InputError
+from stjax.ops.host_memory import keep_freed_memory
 
 
-def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh with the one axis "data" over the given devices, by default all."""
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh with the one axis "data" over the given devices, by default all. The first thing a program does."""
     devices = jax.devices() if devices is None else devices
+    if devices[0].platform == "cpu":
+        keep_freed_memory()
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 

@@ -29,6 +29,7 @@ THUMBNAIL_PX = 1000
 
 
 def main(arguments: list[str]) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m stjax.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -152,9 +153,7 @@ def predict_slide(run: workdir.Run, section: Section, slide: Slide) -> writer.Se
     )
 
 
-def predict_patches(
-    run: workdir.Run, images: Iterable[np.ndarray], count: int
-) -> Iterator[np.ndarray]:
+def predict_patches(run: workdir.Run, images: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
     """Streams [H, W, 3] uint8 patches through the model; yields [B, M] float32 in the protocol's expression units."""
     predict_step = steps.make_predict_step(run.graphdef, run.data.panel, run.protocol, run.mesh)
     size = run.config.eval_batch_size

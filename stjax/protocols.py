@@ -294,6 +294,7 @@ class Panel:
 
     @property
     def num_aux(self) -> int:
+        """A, the genes of AuxNet."""
         return len(self.symbol) - self.num_main
 
     @property
@@ -308,6 +309,7 @@ class Panel:
         return np.array([place.get(key, -1) for key in keys], dtype=np.int64)
 
     def to_json(self) -> dict[str, Any]:
+        """Plain values, exact."""
         return {
             field.name: value.tolist() if isinstance(value := getattr(self, field.name), np.ndarray) else value
             for field in dataclasses.fields(self)
@@ -315,13 +317,13 @@ class Panel:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Panel":
+        """What `to_json` returned, as a panel again."""
         kinds = {"ensembl_id": str, "symbol": str}
-        return cls(
-            **{
-                key: np.array(value, dtype=kinds.get(key, np.float64)) if isinstance(value, list) else value
-                for key, value in values.items()
-            }
-        )
+        fields: dict[str, Any] = {
+            key: np.array(value, dtype=kinds.get(key, np.float64)) if isinstance(value, list) else value
+            for key, value in values.items()
+        }
+        return cls(**fields)
 
 
 def usable_spots(protocol: Protocol, table: SectionTable, *, train: bool) -> np.ndarray:
@@ -340,7 +342,7 @@ def fit_panel(protocol: Protocol, dataset: PatchDataset, split: Split) -> Panel:
     """
     tables = {name: dataset.table(name) for name in split.train}
     kept = {name: usable_spots(protocol, table, train=True) for name, table in tables.items()}
-    counts = scipy.sparse.vstack([table.counts[kept[name]] for name, table in tables.items()], format="csr")
+    counts = _stack([table.counts[kept[name]] for name, table in tables.items()])
     total = np.concatenate([table.total_counts[kept[name]] for name, table in tables.items()])
     if counts.shape[0] < 2:
         raise InputError(
@@ -352,7 +354,7 @@ def fit_panel(protocol: Protocol, dataset: PatchDataset, split: Split) -> Panel:
     if protocol.panel_scope == "all":  # as published: the panel sees the test patients
         others = [dataset.table(name) for name in (*split.val, *split.test)]
         seen = [table.counts[usable_spots(protocol, table, train=False)] for table in others]
-        scope = scipy.sparse.vstack([counts, *seen], format="csr")
+        scope = _stack([counts, *seen])
     mean = np.asarray(scope.mean(axis=0)).ravel()
     fraction = np.bincount(scope.indices, weights=scope.data > 0, minlength=scope.shape[1]) / scope.shape[0]
     eligible = np.flatnonzero(fraction > protocol.min_spot_fraction)
@@ -362,9 +364,7 @@ def fit_panel(protocol: Protocol, dataset: PatchDataset, split: Split) -> Panel:
             f"protocol {protocol.name} needs {protocol.num_main_genes}"
         )
     ranked = eligible[np.argsort(-mean[eligible], kind="stable")]
-    columns = np.concatenate(
-        [np.sort(ranked[: protocol.num_main_genes]), np.sort(ranked[protocol.num_main_genes :])]
-    )
+    columns = np.concatenate([np.sort(ranked[: protocol.num_main_genes]), np.sort(ranked[protocol.num_main_genes :])])
 
     target_mean, target_std = _moments(protocol, counts, total, columns)
     num_main = protocol.num_main_genes
@@ -399,8 +399,13 @@ def fit_panel(protocol: Protocol, dataset: PatchDataset, split: Split) -> Panel:
     )
 
 
+def _stack(counts: Sequence[Any]) -> Any:
+    """One CSR array of several; SciPy's own types stop short of saying so."""
+    return scipy.sparse.csr_array(scipy.sparse.vstack(counts))
+
+
 def _moments(
-    protocol: Protocol, counts: scipy.sparse.csr_array, total: np.ndarray, columns: np.ndarray
+    protocol: Protocol, counts: Any, total: np.ndarray, columns: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation of the transformed targets, a block of genes at a time to bound the memory."""
     mean, std = np.zeros(len(columns)), np.ones(len(columns))

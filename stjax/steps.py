@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from stjax import losses, models, optim, parallel
+from stjax.config import Config
 from stjax.protocols import Panel, Protocol
 
 State = dict[str, Any]  # {"params", "statistics", "opt_state"}
@@ -50,7 +50,7 @@ def make_targets(batch: dict[str, jax.Array], panel: Panel, protocol: Protocol) 
     return {"main": standardised[..., : panel.num_main], "aux": standardised[..., panel.num_main :]}
 
 
-def make_model(config: ConfigDict, panel: Panel, *, image_size_px: int, rngs: nnx.Rngs) -> models.PatchModel:
+def make_model(config: Config, panel: Panel, *, image_size_px: int, rngs: nnx.Rngs) -> models.PatchModel:
     """The model a config names, with heads as wide as the panel."""
     return models.build(
         module=config.model.module,
@@ -64,12 +64,13 @@ def make_model(config: ConfigDict, panel: Panel, *, image_size_px: int, rngs: nn
     )
 
 
-def make_optimizer(config: ConfigDict) -> Any:
+def make_optimizer(config: Config) -> Any:
+    """The optimiser a config names."""
     return optim.make_optimizer(config.optimizer, momentum=config.momentum, weight_decay=config.weight_decay)
 
 
 def init_state(
-    config: ConfigDict, panel: Panel, *, image_size_px: int, mesh: Mesh, abstract: bool = False
+    config: Config, panel: Panel, *, image_size_px: int, mesh: Mesh, abstract: bool = False
 ) -> tuple[Any, State]:
     """The model's graph definition and a fresh state, replicated over the mesh; a function of `config.seed` alone.
 
@@ -101,7 +102,7 @@ def init_state(
 
 
 def make_train_step(
-    graphdef: Any, config: ConfigDict, panel: Panel, protocol: Protocol, mesh: Mesh
+    graphdef: Any, config: Config, panel: Panel, protocol: Protocol, mesh: Mesh
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
     """A jitted `step(state, batch, step, learning_rate) -> state, {"loss", ...}`; the state given is donated.
 
@@ -119,9 +120,7 @@ def make_train_step(
         wanted = make_targets(batch, panel, protocol)
 
         def loss_of(params: nnx.State) -> tuple[jax.Array, Any]:
-            outputs, statistics = models.apply(
-                graphdef, params, state["statistics"], images, train=True, key=model_key
-            )
+            outputs, statistics = models.apply(graphdef, params, state["statistics"], images, train=True, key=model_key)
             loss, parts = losses.main_aux_mse(outputs, wanted, batch["mask"], aux_weight=aux_weight)
             return loss, (parts, statistics)
 
@@ -136,14 +135,17 @@ def make_train_step(
     )
 
 
-def forward(
-    graphdef: Any, state: State, images: jax.Array, panel: Panel, protocol: Protocol
-) -> dict[str, jax.Array]:
+def forward(graphdef: Any, state: State, images: jax.Array, panel: Panel, protocol: Protocol) -> dict[str, jax.Array]:
     """The model's outputs for uint8 [B, H, H, 3], averaged over the eight symmetries where the protocol says so."""
     views = []
     for which in range(NUM_SYMMETRIES if protocol.test_symmetries else 1):
         view, _ = models.apply(
-            graphdef, state["params"], state["statistics"], normalise(symmetry(images, which), panel), train=False, key=None
+            graphdef,
+            state["params"],
+            state["statistics"],
+            normalise(symmetry(images, which), panel),
+            train=False,
+            key=None,
         )
         views.append(view)
     return jax.tree.map(lambda *each: sum(each) / len(each), *views)
@@ -169,7 +171,7 @@ def make_predict_step(
 
 
 def make_eval_step(
-    graphdef: Any, config: ConfigDict, panel: Panel, protocol: Protocol, mesh: Mesh
+    graphdef: Any, config: Config, panel: Panel, protocol: Protocol, mesh: Mesh
 ) -> Callable[[State, dict[str, jax.Array]], tuple[jax.Array, dict[str, jax.Array]]]:
     """A jitted `step(state, batch) -> prediction, losses`: the prediction as `make_predict_step`, each loss as its sum
     over measured spots."""

@@ -26,7 +26,6 @@ import jax
 import numpy as np
 from clu import parameter_overview
 from flax import nnx
-from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
 from data_prep import cli
@@ -34,14 +33,16 @@ from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from stjax import checkpoint, demo_data, evaluate, input_pipeline, metrics, optim, parallel, protocols, steps, workdir
 from stjax import config as configs
+from stjax.config import Config
 
 
 def main(arguments: list[str]) -> None:
+    """The command line."""
     config, folder = configs.parse(arguments, usage=__doc__ or "")
     train(config, folder)
 
 
-def train(config: ConfigDict, folder: Path) -> None:
+def train(config: Config, folder: Path) -> None:
     """Trains, or resumes, or finds the run finished; then evaluates. Prints where the results are.
 
     Args:
@@ -125,7 +126,7 @@ def train(config: ConfigDict, folder: Path) -> None:
         bar = cli.progress(total=total_steps, description="training", unit="step")
         bar.update(meta["step"])
         started, first_step = time.monotonic(), meta["step"]
-        step = meta["step"]
+        step, speed = meta["step"], 0.0
         try:
             while not meta["finished"]:
                 epoch = step // steps_per_epoch + 1
@@ -133,9 +134,7 @@ def train(config: ConfigDict, folder: Path) -> None:
                 for _ in range(steps_per_epoch):
                     batch, index = next(batches)
                     rate = schedule.learning_rate(step)
-                    state, parts = train_step(
-                        state, parallel.put_batch(batch, mesh), np.uint32(step), np.float32(rate)
-                    )
+                    state, parts = train_step(state, parallel.put_batch(batch, mesh), np.uint32(step), np.float32(rate))
                     step += 1
                     pending.append((step, rate, parts, index))
                     if step % config.log_every_steps == 0 or step % steps_per_epoch == 0:
@@ -161,7 +160,9 @@ def train(config: ConfigDict, folder: Path) -> None:
                 checkpoint.save(checkpoints, step, state, meta)
                 log.write("epoch", summary | {"step": step, "best": best})
                 left = (time.monotonic() - started) / (step - first_step) * (total_steps - step)
-                bar.write(epoch_line(summary, config.num_epochs, speed, 0 if last else left, best=bool(val_records) and best))
+                bar.write(
+                    epoch_line(summary, config.num_epochs, speed, 0 if last else left, best=bool(val_records) and best)
+                )
         finally:
             bar.close()
             batches.close()
@@ -174,7 +175,7 @@ def train(config: ConfigDict, folder: Path) -> None:
     evaluate.evaluate(folder)
 
 
-def describe_data(config: ConfigDict, protocol: protocols.Protocol, dataset: PatchDataset) -> workdir.DataRecord:
+def describe_data(config: Config, protocol: protocols.Protocol, dataset: PatchDataset) -> workdir.DataRecord:
     """Split, panel and statistics of a run."""
     if dataset.patch_size_px is None:
         raise InputError(f"{dataset.path} holds tiles, this model needs patches; build it with --patch-size-px")
@@ -206,7 +207,7 @@ def validate(
     eval_step: Any,
     state: steps.State,
     records: input_pipeline.PatchRecords,
-    config: ConfigDict,
+    config: Config,
     protocol: protocols.Protocol,
     panel: protocols.Panel,
     mesh: jax.sharding.Mesh,
@@ -252,6 +253,7 @@ class Log:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, kind: str, values: dict[str, Any]) -> None:
+        """Logs the figures of a step or an epoch; `values` names the step."""
         self._file.write(json.dumps({"kind": kind, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
@@ -259,11 +261,12 @@ class Log:
                 self._board.add_scalar(f"{kind}/{name}", value, values["step"])
 
     def close(self) -> None:
+        """Ends both logs."""
         self._file.close()
         self._board.close()
 
 
-def overview(params: nnx.State, config: ConfigDict) -> str:
+def overview(params: nnx.State, config: Config) -> str:
     """Parameters by part of the model."""
     arrays = nnx.to_pure_dict(params)
     parts = {"main head": arrays["main"], "aux head": arrays.get("aux", {})}
@@ -274,6 +277,7 @@ def overview(params: nnx.State, config: ConfigDict) -> str:
 
 
 def print_data(data: workdir.DataRecord, dataset: PatchDataset, train_spots: int, val_spots: int) -> None:
+    """What the run learns from, and what a reader of its figures must know."""
     if data.synthetic:
         print("The data is SYNTHETIC (stjax's demo): its figures say nothing about real tissue.")
     for part, spots in (("train", train_spots), ("val", val_spots), ("test", None)):
@@ -287,6 +291,7 @@ def print_data(data: workdir.DataRecord, dataset: PatchDataset, train_spots: int
 
 
 def epoch_line(summary: dict[str, Any], num_epochs: int, speed: float, seconds_left: float, *, best: bool) -> str:
+    """An epoch's figures, speed and the time left, for the terminal."""
     parts = [f"epoch {summary['epoch']}/{num_epochs}", f"loss {summary['loss']:.4f}"]
     if "val_loss" in summary:
         parts.append(f"val loss {summary['val_loss']:.4f}")

@@ -8,12 +8,12 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from stjax import checkpoint, parallel, steps
 from stjax import config as configs
+from stjax.config import Config
 from stjax.protocols import Panel, Protocol, Split, get_protocol
 
 CONFIG, DATA, CHECKPOINTS = "config.json", "data.json", "checkpoints"
@@ -43,11 +43,13 @@ class DataRecord:
     panel: Panel
 
     def to_json(self) -> dict[str, Any]:
+        """Plain values, exact."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return values | {"split": dataclasses.asdict(self.split), "panel": self.panel.to_json()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "DataRecord":
+        """What `to_json` returned, as a record again."""
         split = Split(**{key: tuple(value) for key, value in values["split"].items()})
         return cls(**values | {"split": split, "panel": Panel.from_json(values["panel"])})
 
@@ -68,7 +70,7 @@ class Run:
     """
 
     workdir: Path
-    config: ConfigDict
+    config: Config
     data: DataRecord
     protocol: Protocol
     graphdef: Any
@@ -87,7 +89,9 @@ class Run:
         if not available:
             raise InputError(f"{workdir} has no checkpoint yet; train it (again) with python -m stjax.train")
         protocol = get_protocol(data.protocol)
-        graphdef, template = steps.init_state(config, data.panel, image_size_px=data.image_size_px, mesh=mesh, abstract=True)
+        graphdef, template = steps.init_state(
+            config, data.panel, image_size_px=data.image_size_px, mesh=mesh, abstract=True
+        )
         newest = checkpoint.restore(folder, template)
         assert newest is not None  # there is one, and restore raises when none is sound
         state, meta = newest
@@ -110,6 +114,7 @@ class Run:
 
 
 def load_data_record(workdir: Path) -> DataRecord:
+    """A run's data.json. Raises InputError when there is none, or none that can be read."""
     path = workdir / DATA
     try:
         return DataRecord.from_json(json.loads(path.read_text()))

@@ -81,7 +81,6 @@ def write_h5ad(path: Path, prediction: SectionPrediction, run: Run, *, genes: np
             {"symbol": panel.symbol[genes], "ensembl_id": panel.ensembl_id[genes]},
             index=pd.Index(gene_names(panel)[genes], name="gene"),
         ),
-        obsm={"spatial": prediction.spot_xy.astype(np.float64)},
         uns={
             "stjax": provenance(run),
             "spatial": {
@@ -96,6 +95,7 @@ def write_h5ad(path: Path, prediction: SectionPrediction, run: Run, *, genes: np
             },
         },
     )
+    adata.obsm["spatial"] = prediction.spot_xy.astype(np.float64)
     if prediction.truth is not None:
         adata.layers["truth"] = prediction.truth[:, genes].astype(np.float32)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 
 from stjax.ops.conv import conv
 from stjax.ops.depthwise import depthwise_conv
@@ -18,7 +19,7 @@ Initializer = Callable[..., jax.Array]
 def _generator(key: jax.Array) -> np.random.Generator | None:
     """NumPy's generator seeded by a key; None while tracing. A network has a hundred shapes of parameters, each of
     which jax.random would compile a program for, ten seconds in all."""
-    return None if isinstance(key, jax.core.Tracer) else np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    return None if isinstance(key, Tracer) else np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
 
 def normal(key: jax.Array, shape: tuple[int, ...], std: float) -> jax.Array:

@@ -41,7 +41,7 @@ def trained(tmp_path_factory, cache):
 
 
 @pytest.fixture(scope="session")
-def dataset(trained, cache):
+def dataset(trained, cache):  # noqa: ARG001 -- training makes it
     """The data set that run was trained on."""
     return next(cache.glob("demo-*"))
 

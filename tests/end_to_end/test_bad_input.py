@@ -37,7 +37,9 @@ def test_command_lines_say_what_is_wrong_in_one_line(module, arguments, message,
     assert message in one_line(command(module, *arguments, cache=cache, check=False))
 
 
-@pytest.mark.parametrize("module", ["stjax.train", "stjax.evaluate", "stjax.predict", "data_prep.build", "data_prep.demo"])
+@pytest.mark.parametrize(
+    "module", ["stjax.train", "stjax.evaluate", "stjax.predict", "data_prep.build", "data_prep.demo"]
+)
 def test_help_shows_examples(module, cache):
     result = command(module, "--help", cache=cache)
     assert "examples:" in result.stdout
@@ -81,10 +83,10 @@ def test_a_work_directory_of_another_model_is_refused_and_left_alone(trained, da
     assert (folder / "config.json").read_bytes() == before
 
 
-def test_a_folder_in_use_by_something_else_is_refused(dataset, tmp_path):
+def test_a_folder_in_use_by_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(InputError, match="in use by something else"):
-        train.train(demo_config(dataset), tmp_path)
+        train.train(demo_config("unread"), tmp_path)
 
 
 def test_a_data_set_without_manifest_is_no_data_set(dataset, tmp_path):
@@ -137,12 +139,14 @@ def test_evaluate_refuses_damaged_checkpoints(trained, tmp_path):
 
 def test_predict_offers_the_nearest_names_of_an_unknown_gene(trained, source, tmp_path):
     folder, _ = trained
-    with pytest.raises(InputError, match="does not predict gene 'ACTBB'; nearest names: .*ACTB"):
+    with pytest.raises(InputError, match=r"does not predict gene 'ACTBB'; nearest names: .*ACTB"):
         predict.predict(folder, source, tmp_path, genes=["ACTBB"])
 
 
 def test_a_loss_that_is_no_number_stops_with_the_step_and_the_spots(dataset, tmp_path):
-    config = demo_config(dataset, optimizer="sgd", learning_rate=1e30, schedule="constant", num_epochs=3, log_every_steps=1)
+    config = demo_config(
+        dataset, optimizer="sgd", learning_rate=1e30, schedule="constant", num_epochs=3, log_every_steps=1
+    )
     with np.errstate(all="ignore"), pytest.raises(FloatingPointError, match=r"at step \d+; its batch holds spots B"):
         train.train(config, tmp_path / "run")
     configs.load(tmp_path / "run" / "config.json")

@@ -66,9 +66,7 @@ def test_published_cosine_is_zero_in_epoch_five_and_full_again_in_epoch_ten():
 
 
 def test_plateau_cuts_the_rate_only_after_patience_and_stops_when_told():
-    schedule = optim.Schedule(
-        "plateau", 1.0, total_steps=0, steps_per_epoch=1, patience=2, early_stopping_patience=5
-    )
+    schedule = optim.Schedule("plateau", 1.0, total_steps=0, steps_per_epoch=1, patience=2, early_stopping_patience=5)
     rates, finished = [], []
     for loss in (1.0, 0.9, 0.95, 0.95, 0.95, 0.95, 0.95):
         schedule.end_epoch(loss)

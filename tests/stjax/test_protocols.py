@@ -16,7 +16,9 @@ class Tables:
 
     def __init__(self, spots=40, genes=400, seed=0):
         rng = np.random.default_rng(seed)
-        self.genes = GeneTable(np.array([f"ENSG{g:011d}" for g in range(genes)]), np.array([f"G{g}" for g in range(genes)]))
+        self.genes = GeneTable(
+            np.array([f"ENSG{g:011d}" for g in range(genes)]), np.array([f"G{g}" for g in range(genes)])
+        )
         self.tables = {}
         for number, name in enumerate("ABC"):
             counts = rng.poisson(rng.gamma(0.5, 10.0, genes) * (1 + number), (spots, genes))

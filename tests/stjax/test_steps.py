@@ -23,7 +23,14 @@ def panel():
     rng = np.random.default_rng(0)
     names = np.array([f"G{g}" for g in range(GENES)])
     return protocols.Panel(
-        names, names, 4, rng.normal(size=GENES), rng.uniform(0.5, 2, GENES), np.full(3, 180.0), np.full(3, 40.0), np.zeros(4)
+        names,
+        names,
+        4,
+        rng.normal(size=GENES),
+        rng.uniform(0.5, 2, GENES),
+        np.full(3, 180.0),
+        np.full(3, 40.0),
+        np.zeros(4),
     )
 
 
@@ -81,7 +88,7 @@ def test_training_repeats_bit_for_bit_and_lowers_the_loss(run):
 
 def test_gradients_of_every_parameter_are_finite_and_not_all_zero(run, config, panel):
     mesh = parallel.make_mesh(jax.devices()[:1])
-    graphdef, before = steps.init_state(config, panel, image_size_px=SIZE, mesh=mesh)
+    _, before = steps.init_state(config, panel, image_size_px=SIZE, mesh=mesh)
     before = jax.tree.map(np.asarray, before["params"])
     _, after = run(1, num_steps=1)
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)) and bool(np.all(np.isfinite(b))), before, after["params"])
@@ -129,9 +136,7 @@ def test_test_time_symmetries_make_the_prediction_invariant(config, panel, batch
     graphdef, state = steps.init_state(config, panel, image_size_px=SIZE, mesh=mesh)
     predict = steps.make_predict_step(graphdef, panel, protocol, mesh)
     images = jnp.asarray(batch["image"][:2])
-    np.testing.assert_allclose(
-        predict(state, images), predict(state, steps.symmetry(images, 6)), rtol=1e-4, atol=1e-4
-    )
+    np.testing.assert_allclose(predict(state, images), predict(state, steps.symmetry(images, 6)), rtol=1e-4, atol=1e-4)
 
 
 def test_batch_size_must_fit_the_devices():

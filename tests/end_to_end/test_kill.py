@@ -1,0 +1,68 @@
+"""Killed at random moments and started again, training ends with an uninterrupted run's parameters, bit for bit."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from stjax import checkpoint, parallel, steps, workdir
+from stjax import config as configs
+from tests.end_to_end.conftest import ROOT, command
+
+KILLS = int(os.environ.get("STJAX_TEST_KILLS", "8"))
+
+
+def last_checkpoint(folder):
+    """Step, plain state and hashes of every file of the newest checkpoint, all verified."""
+    step = checkpoint.steps(folder / "checkpoints")[0]
+    manifest = checkpoint.verify(folder / "checkpoints" / str(step))
+    return step, manifest["meta"], array_bytes(folder, step)
+
+
+def array_bytes(folder, step):
+    data = workdir.load_data_record(folder)
+    mesh = parallel.make_mesh()
+    _, template = steps.init_state(
+        configs.load(folder / "config.json"), data.panel, image_size_px=data.image_size_px, mesh=mesh, abstract=True
+    )
+    state, _ = checkpoint.restore(folder / "checkpoints", template, step=step)
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_training_ends_with_the_same_bits(tmp_path, cache):
+    arguments = ["--config=configs/tiny.py", "--config.num_epochs=6"]
+    whole = tmp_path / "whole"
+    started = time.monotonic()
+    command("stjax.train", *arguments, f"--workdir={whole}", cache=cache)
+    duration = time.monotonic() - started
+
+    killed = tmp_path / "killed"
+    rng = random.Random(0)
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment |= {"STJAX_CACHE": str(cache), "JAX_PLATFORMS": "cpu"}
+    kills = 0
+    for _ in range(KILLS):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "stjax.train", *arguments, f"--workdir={killed}"],
+            cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        try:
+            process.wait(timeout=rng.uniform(0.1, 1.0) * duration)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
+            process.wait()
+    assert kills >= KILLS // 2
+    command("stjax.train", *arguments, f"--workdir={killed}", cache=cache)
+
+    assert last_checkpoint(killed) == last_checkpoint(whole)
+    assert (killed / "predictions").is_dir()
+    names = {path.name for path in (killed / "checkpoints").iterdir()}
+    assert names == {path.name for path in (whole / "checkpoints").iterdir()}
