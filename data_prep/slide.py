@@ -50,7 +50,7 @@ class _WholeSlide(Slide):
         self.format, self._plugin = name, plugin
         self._pixels: np.ndarray | None = None
         self._lock = threading.Lock()
-        with decoding(path), plugin(path) as image:
+        with decoding(path), path.open("rb") as file, plugin(file) as image:
             width, height = image.size
             if name == "tiff":
                 tags = image.tag_v2
@@ -75,7 +75,7 @@ class _WholeSlide(Slide):
                             raise
                         return simplejpeg.decode_jpeg(data, "RGB", strict=False)
             # The plugin's class, not Image.open: our budget is checked above, Pillow's process-wide one is left alone.
-            with self._plugin(self.path) as image:
+            with self.path.open("rb") as file, self._plugin(file) as image:
                 image.load()
                 return _to_rgb(image)
 

@@ -159,14 +159,11 @@ def scale_from_tiff(x_density: Any, y_density: Any, unit: int, description: Any)
     """um per pixel from TIFF tags: OME-XML, then Aperio's MPP, then ImageJ's unit, then the resolution tags."""
     text = str(description)
     pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", text)
-    if pixels:
-        attributes = dict(re.findall(r'(\w+)="([^"]*)"', pixels.group()))
-        with contextlib.suppress(KeyError, ValueError):  # a unit that is no length ("pixel"), or no size given
+    ome = dict(re.findall(r"""(PhysicalSize\w+)=["']([^"']*)["']""", pixels.group())) if pixels else {}
+    if ome:
+        with contextlib.suppress(KeyError, ValueError):  # a unit that is no length ("pixel"), or one size missing
             return one_scale(
-                [
-                    float(attributes[f"PhysicalSize{a}"]) * _UM[attributes.get(f"PhysicalSize{a}Unit", "µm")]
-                    for a in "XY"
-                ]
+                [float(ome[f"PhysicalSize{a}"]) * _UM[ome.get(f"PhysicalSize{a}Unit", "µm")] for a in "XY"]
             )
         return None
     if aperio := re.search(r"\bMPP\s*=\s*([\d.]+)", text):

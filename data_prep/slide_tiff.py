@@ -1,5 +1,6 @@
 """TIFF and OME-TIFF slides through `tifffile`: only the tiles or strips a region touches are decoded."""
 
+import contextlib
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -22,14 +23,15 @@ class TiffSlide(Slide):
         self._lock = threading.RLock()
         self._cache: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._cached_bytes = 0
-        with decoding(path):
-            self._file = tifffile.TiffFile(path)
-            series = max(self._file.series, key=lambda s: s.levels[0].sizes.get("width", 0) * len(s.levels))
+        with decoding(path), contextlib.ExitStack() as stack:
+            self._file = stack.enter_context(tifffile.TiffFile(path))
+            series = max(self._file.series, key=lambda s: s.keyframe.imagewidth * s.keyframe.imagelength)
             self._levels = [self._planes(path, level) for level in series.levels]
             page = self._levels[0][0]
             tags = {code: tag.value for code in (270, 282, 283, 296) if (tag := page.tags.get(code)) is not None}
-            description = str(self._file.ome_metadata or self._file.pages[0].tags.get(270, page.tags.get(270)) or "")
+            description = self._file.ome_metadata or tags.get(270, "")
             um_per_px = scale_from_tiff(tags.get(282), tags.get(283), int(tags.get(296, 2)), description)
+            stack.pop_all()  # opened: from here on `close` closes the file
         super().__init__(path, page.imagewidth, page.imagelength, um_per_px, max_pixels)
 
     @staticmethod
