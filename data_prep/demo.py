@@ -2,6 +2,7 @@
 
 python -m data_prep.demo --out demo                         # 4 patients x 2 sections, her2st layout
 python -m data_prep.demo --out demo --patients 6 --seed 1
+python -m data_prep.demo --out demo --layout visium_hd      # 2, 8 and 16 um bins of the same cells
 """
 
 import argparse
@@ -9,21 +10,48 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import scipy.ndimage
 
-from data_prep import cli, demo_layouts, demo_slide, demo_tissue
+from data_prep import cli, demo_layouts, demo_slide, demo_space_ranger, demo_tissue
 from data_prep.demo_layouts import DemoSection
 from data_prep.demo_tissue import Biology, Cells, Tissue
 from data_prep.errors import InputError
 from data_prep.readers._sections import SYNTHETIC_MARK
 
-PITCH_UM, SPOT_RADIUS_UM = 200.0, 50.0
+PITCH_UM, SPOT_RADIUS_UM = 200.0, 50.0  # legacy Spatial Transcriptomics
+VISIUM_PITCH_UM, VISIUM_RADIUS_UM = 100.0, 27.5
+VERSION = 1  # of what a recipe makes; a cache of demo data is named after it
 _MARGIN_UM = 170.0  # a 224 px window around any spot stays inside the slide
 _TISSUE_SHARE = 0.42  # of the slide within its margin
+
+
+class Layout(NamedTuple):
+    """How a layout is written.
+
+    Attributes:
+        array: where it is measured: "legacy" spots, "grid" (the same without printing error), "hexagonal" or "bins".
+        write: one section to the folder; returns the name it has there.
+        finish: what ties the sections together, given section -> patient.
+    """
+
+    array: str
+    write: Callable[[Path, DemoSection], str]
+    finish: Callable[[Path, dict[str, str]], None] | None = None
+
+
+LAYOUTS = {
+    "her2st": Layout("legacy", demo_layouts.write_her2st),
+    "stnet": Layout("grid", demo_layouts.write_stnet, demo_layouts.finish_stnet),
+    "visium": Layout("hexagonal", demo_space_ranger.write_visium, demo_layouts.write_patients),
+    "visium_hd": Layout("bins", demo_space_ranger.write_visium_hd, demo_layouts.write_patients),
+    "hest": Layout("hexagonal", demo_layouts.write_hest),
+    "anndata": Layout("hexagonal", demo_layouts.write_anndata),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,35 +130,57 @@ def make_section(recipe: Recipe, life: Biology, patient: int, section: int) -> D
         rng, width_um=side, height_um=side * 0.96, tissue_um2=area, patient_effect=patient_effect, favour=favour
     )
     image = demo_slide.paint(rng, tissue, demo_slide.section_staining(rng, staining), um_per_px=recipe.um_per_px)
-    array_xy, grid_xy, spot_xy_um = spot_grid(rng, tissue)
-    discs = demo_tissue.cells_in_discs(tissue.cells, spot_xy_um, SPOT_RADIUS_UM)
+    bare = DemoSection(patient, section, image, recipe.um_per_px, life.genes, tissue, rng)
+    array = LAYOUTS[recipe.layout].array
+    if array == "bins":
+        density = depth / (np.pi * SPOT_RADIUS_UM**2)  # reads per um2, as many as a legacy spot would catch
+        gene, xy_um = demo_tissue.sample_molecules(rng, tissue.cells, life, density * area)
+        return dataclasses.replace(bare, molecule_gene=gene, molecule_xy_um=xy_um)
+    if array == "hexagonal":
+        (array_xy, grid_xy, xy_um, on), radius_um = hexagonal_grid(tissue), VISIUM_RADIUS_UM
+    else:
+        error = 0.0 if array == "grid" else 0.03  # STNet's files name spots by whole positions only
+        (array_xy, grid_xy, xy_um, on), radius_um = spot_grid(rng, tissue, error=error), SPOT_RADIUS_UM
+    discs = demo_tissue.cells_in_discs(tissue.cells, xy_um[on], radius_um)
     mean = demo_tissue.expected_expression(tissue.cells, life, discs)
     mean *= depth / mean.sum(axis=1).mean() * rng.lognormal(0, 0.2, (len(mean), 1))
-    return DemoSection(
-        patient=patient,
-        section=section,
-        image=image,
-        um_per_px=recipe.um_per_px,
-        genes=life.genes,
-        cells=tissue.cells,
+    return dataclasses.replace(
+        bare,
         array_xy=array_xy,
         grid_xy=grid_xy,
-        spot_xy=spot_xy_um / recipe.um_per_px,
+        spot_xy=xy_um / recipe.um_per_px,
+        in_tissue=on,
         counts=demo_tissue.sample_counts(rng, mean),
-        rng=rng,
     )
 
 
-def spot_grid(rng: np.random.Generator, tissue: Tissue) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Array positions [S, 2], the same with printing error [S, 2], and centres [S, 2] in um, of spots on tissue."""
+def spot_grid(
+    rng: np.random.Generator, tissue: Tissue, *, error: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Legacy spots on tissue: array positions [S, 2], the same with printing error, centres in um, and all True.
+
+    Args:
+        rng: decides the error.
+        tissue: where to print.
+        error: its standard deviation in units of the pitch.
+    """
     columns = int((tissue.width_um - 2 * _MARGIN_UM) // PITCH_UM) + 1
     rows = int((tissue.height_um - 2 * _MARGIN_UM) // PITCH_UM) + 1
     array_xy = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).reshape(-1, 2) + 1
-    grid_xy = array_xy + rng.normal(0, 0.03, array_xy.shape).round(3)
+    grid_xy = array_xy + rng.normal(0, error, array_xy.shape).round(3)
     xy_um = (grid_xy - 1) * PITCH_UM + _MARGIN_UM
-    covered = scipy.ndimage.uniform_filter(tissue.region.sum(axis=0), 9)  # over about a spot's width
-    on = covered[demo_tissue.grid_index(xy_um, covered.shape)] > 0.6
-    return array_xy[on], grid_xy[on], xy_um[on]
+    on = demo_tissue.covered(tissue, xy_um) > 0.6
+    return array_xy[on], grid_xy[on], xy_um[on], np.ones(int(on.sum()), bool)
+
+
+def hexagonal_grid(tissue: Tissue) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Visium's spots: array positions (column, row) [S, 2], twice, centres in um, and which lie on tissue."""
+    step = np.array([0.5, np.sqrt(3) / 2]) * VISIUM_PITCH_UM
+    columns, rows = (np.array([tissue.width_um, tissue.height_um]) / step).astype(int)
+    row, column = np.mgrid[:rows, :columns]
+    array_xy = np.stack([column, row], axis=-1)[(row + column) % 2 == 0]
+    xy_um = (array_xy + 0.5) * step
+    return array_xy, array_xy.astype(float), xy_um, demo_tissue.covered(tissue, xy_um) > 0.6
 
 
 def load_truth(root: str | Path, name: str) -> tuple[Cells, Biology]:
@@ -149,24 +199,26 @@ def _check(recipe: Recipe) -> None:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(recipe, name)}, expected a positive number")
     if recipe.seed < 0:
         raise InputError(f"--seed is {recipe.seed}, expected zero or more")
-    if recipe.layout not in demo_layouts.WRITERS:
-        raise InputError(f"--layout is {recipe.layout!r}, expected one of {', '.join(sorted(demo_layouts.WRITERS))}")
+    if recipe.layout not in LAYOUTS:
+        raise InputError(f"--layout is {recipe.layout!r}, expected one of {', '.join(sorted(LAYOUTS))}")
 
 
 def _write(root: Path, recipe: Recipe, workers: int) -> None:
     life = demo_tissue.biology()
-    write = demo_layouts.WRITERS[recipe.layout]
+    layout = LAYOUTS[recipe.layout]
     (root / "truth").mkdir()
 
     def one(numbers: tuple[int, int]) -> str:
         section = make_section(recipe, life, *numbers)
-        name = write(root, section)
-        np.savez_compressed(root / "truth" / f"{name}.npz", **dataclasses.asdict(section.cells))
+        name = layout.write(root, section)
+        np.savez_compressed(root / "truth" / f"{name}.npz", **dataclasses.asdict(section.tissue.cells))
         return name
 
     jobs = list(np.ndindex(recipe.patients, recipe.sections_per_patient))
     with ThreadPoolExecutor(min(workers, len(jobs))) as pool:
         names = list(cli.progress(pool.map(one, jobs), total=len(jobs), description="demo", unit="section"))
+    if layout.finish:
+        layout.finish(root, {name: demo_layouts.letters(job[0]) for name, job in zip(names, jobs, strict=True)})
     (root / SYNTHETIC_MARK).write_text(
         "SYNTHETIC DATA. Everything in this folder was generated by data_prep.demo: the tissue was painted, the cells\n"
         "and their expression invented. The gene names are real, their numbers are not. It shows that software runs;\n"
@@ -182,7 +234,7 @@ def main(arguments: list[str]) -> None:
         prog="python -m data_prep.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must not exist or be empty")
-    parser.add_argument("--layout", default=defaults.layout, help=f"one of {', '.join(sorted(demo_layouts.WRITERS))}")
+    parser.add_argument("--layout", default=defaults.layout, help=f"one of {', '.join(sorted(LAYOUTS))}")
     parser.add_argument("--patients", type=int, default=defaults.patients)
     parser.add_argument("--sections-per-patient", type=int, default=defaults.sections_per_patient)
     parser.add_argument("--spots", type=int, default=defaults.spots, help="about how many per section")

@@ -2,13 +2,17 @@
 
 import dataclasses
 import gzip
-from collections.abc import Callable
+import json
 from pathlib import Path
 
+import anndata
+import h5py
 import numpy as np
+import pandas as pd
+import scipy.sparse
 from PIL import Image
 
-from data_prep.demo_tissue import Cells
+from data_prep.demo_tissue import Tissue
 from data_prep.section import GeneTable
 
 NOTICE = "SYNTHETIC tissue by data_prep.demo; not a patient's"
@@ -23,12 +27,15 @@ class DemoSection:
         image: [H, W, 3] uint8.
         um_per_px: its scale.
         genes: [G] real gene names.
-        cells: the truth.
-        array_xy: [S, 2] int spot positions on the array, from 1.
-        grid_xy: [S, 2] the same with printing error, in units of the pitch.
-        spot_xy: [S, 2] float64 spot centres in pixels.
-        counts: [S, G] int32.
+        tissue: the truth.
         rng: for what only a writer decides, such as the order of rows.
+        array_xy: [S, 2] int (column, row) on the array; from 1 in legacy arrays, from 0 in hexagonal ones.
+        grid_xy: [S, 2] the same with printing error.
+        spot_xy: [S, 2] float64 spot centres in pixels.
+        in_tissue: [S] bool.
+        counts: [spots in tissue, G] int32.
+        molecule_gene: [N] int16, for layouts of bins.
+        molecule_xy_um: [N, 2] float32.
     """
 
     patient: int
@@ -36,12 +43,25 @@ class DemoSection:
     image: np.ndarray
     um_per_px: float
     genes: GeneTable
-    cells: Cells
-    array_xy: np.ndarray
-    grid_xy: np.ndarray
-    spot_xy: np.ndarray
-    counts: np.ndarray
+    tissue: Tissue
     rng: np.random.Generator
+    array_xy: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 2), int))
+    grid_xy: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 2)))
+    spot_xy: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 2)))
+    in_tissue: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, bool))
+    counts: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.int32))
+    molecule_gene: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int16))
+    molecule_xy_um: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 2), np.float32))
+
+    @property
+    def patient_letter(self) -> str:
+        """A, B, ..., Z, AA, ..."""
+        return letters(self.patient)
+
+    @property
+    def name(self) -> str:
+        """A1, A2, B1, ..."""
+        return f"{self.patient_letter}{self.section + 1}"
 
 
 def letters(number: int) -> str:
@@ -55,10 +75,23 @@ def save_jpeg(image: np.ndarray, path: Path) -> None:
     Image.fromarray(image).save(path, quality=92, subsampling=0, comment=NOTICE.encode())
 
 
+def reduced(image: np.ndarray, max_side_px: int) -> tuple[np.ndarray, float]:
+    """A small copy, uint8 [h, w, 3], and its pixels per full-resolution pixel."""
+    scale = min(1.0, max_side_px / max(image.shape[:2]))
+    small = Image.fromarray(image).resize((round(image.shape[1] * scale), round(image.shape[0] * scale)))
+    return np.asarray(small), scale
+
+
 def write_gzip(path: Path, text: str) -> None:
     """Gzipped text, the same bytes on every run."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(text.encode(), compresslevel=6, mtime=0))
+
+
+def write_patients(root: Path, patients: dict[str, str]) -> None:
+    """`patients.csv`, for layouts whose files do not say whose tissue it is."""
+    rows = [f"{section},{patient}" for section, patient in patients.items()]
+    (root / "patients.csv").write_text("\n".join(["section,patient", *rows]) + "\n")
 
 
 def count_table(rows: list[str], columns: np.ndarray, counts: np.ndarray) -> str:
@@ -70,9 +103,8 @@ def count_table(rows: list[str], columns: np.ndarray, counts: np.ndarray) -> str
 
 def write_her2st(root: Path, section: DemoSection) -> str:
     """Gene-symbol columns; count and selection rows in orders of their own."""
-    patient = letters(section.patient)
-    name = f"{patient}{section.section + 1}"
-    save_jpeg(section.image, root / "ST-imgs" / patient / name / f"synthetic_{name}.jpg")
+    name = section.name
+    save_jpeg(section.image, root / "ST-imgs" / section.patient_letter / name / f"synthetic_{name}.jpg")
     ids = [f"{x}x{y}" for x, y in section.array_xy]
     order = section.rng.permutation(len(ids))
     table = count_table([ids[row] for row in order], section.genes.symbol, section.counts[order])
@@ -89,4 +121,93 @@ def write_her2st(root: Path, section: DemoSection) -> str:
     return name
 
 
-WRITERS: dict[str, Callable[[Path, DemoSection], str]] = {"her2st": write_her2st}
+def write_stnet(root: Path, section: DemoSection) -> str:
+    """Ensembl columns; image and spot file called BT for every other patient; the label file of the first only."""
+    number, replicate = 90001 + section.patient, f"{letters(2 + section.section // 2)}{section.section % 2 + 1}"
+    name, other = f"BC{number}_{replicate}", f"{'BT' if section.patient % 2 else 'BC'}{number}_{replicate}"
+    save_jpeg(section.image, root / f"HE_{other}.jpg")
+    ids = [f"{x}x{y}" for x, y in section.array_xy]
+    order = section.rng.permutation(len(ids))
+    table = count_table([ids[row] for row in order], section.genes.ensembl_id, section.counts[order])
+    write_gzip(root / f"{name}_stdata.tsv.gz", table)
+    rows = [f"{spot},{float(x)!r},{float(y)!r}" for spot, (x, y) in zip(ids, section.spot_xy, strict=True)]
+    write_gzip(root / f"spots_{other}.csv.gz", "\n".join([",X,Y", *rows]) + "\n")
+    if section.patient == section.section == 0:
+        (root / f"{name}_Coords.tsv").write_text("xcoord\tycoord\tlab\ttumor\n")
+    return name
+
+
+def finish_stnet(root: Path, patients: dict[str, str]) -> None:
+    """`metadata.csv`."""
+    rows = [",".join(["synthetic", *name.split("_")]) for name in patients]
+    (root / "metadata.csv").write_text("\n".join(["type,patient,replicate", *rows]) + "\n")
+
+
+def barcodes(rng: np.random.Generator, count: int) -> np.ndarray:
+    """[count] str: distinct barcodes such as AAACAACGAATAGTTC-1."""
+    numbers = rng.choice(4**12, count, replace=False)
+    digits = numbers[:, None] // 4 ** np.arange(12) % 4
+    return np.array(["".join(row) + "ACGT-1" for row in np.array(list("ACGT"))[digits]])
+
+
+def spot_table(section: DemoSection, name: str, ids: np.ndarray) -> anndata.AnnData:
+    """Spots in tissue as scanpy keeps them: symbols as names, Ensembl ids beside, (x, y) in full-resolution pixels."""
+    on = section.in_tissue
+    obs = pd.DataFrame(
+        {"in_tissue": 1, "array_row": section.array_xy[on, 1], "array_col": section.array_xy[on, 0]}, index=ids
+    )
+    var = pd.DataFrame({"gene_ids": section.genes.ensembl_id}, index=section.genes.symbol)
+    table = anndata.AnnData(scipy.sparse.csr_matrix(section.counts.astype(np.float32)), obs=obs, var=var)
+    table.obsm["spatial"] = section.spot_xy[on]
+    table.uns["notice"] = NOTICE
+    table.uns["spatial"] = {name: {"images": {}, "scalefactors": {"spot_diameter_fullres": 65.0 / section.um_per_px}}}
+    return table
+
+
+def write_anndata(root: Path, section: DemoSection) -> str:
+    """One .h5ad per section with its slide beside it."""
+    name = section.name
+    save_jpeg(section.image, root / f"{name}.jpg")
+    table = spot_table(section, name, barcodes(section.rng, int(section.in_tissue.sum())))
+    table.obs["patient"] = section.patient_letter
+    small, scale = reduced(section.image, 600)
+    table.uns["spatial"][name]["images"]["lowres"] = small
+    table.uns["spatial"][name]["scalefactors"]["tissue_lowres_scalef"] = scale
+    table.write_h5ad(root / f"{name}.h5ad", compression="gzip")
+    return name
+
+
+def write_hest(root: Path, section: DemoSection) -> str:
+    """st, wsis, metadata and patches of one sample; spot names are zero padded, patches hold their corner."""
+    name = f"DEMO{section.patient + 1}{letters(section.section)}"
+    for folder in ("st", "wsis", "metadata", "patches"):
+        (root / folder).mkdir(exist_ok=True)
+    Image.fromarray(section.image).save(root / f"wsis/{name}.tif", compression="jpeg", quality=92, description=NOTICE)
+    on = section.in_tissue
+    ids = np.array([f"{x:03d}x{y:03d}" for x, y in section.array_xy[on]])
+    table = spot_table(section, "ST", ids)
+    small, scale = reduced(section.image, 1000)
+    table.uns["spatial"]["ST"]["images"]["downscaled_fullres"] = small
+    table.uns["spatial"]["ST"]["scalefactors"]["tissue_downscaled_fullres_scalef"] = scale
+    table.write_h5ad(root / f"st/{name}.h5ad", compression="gzip")
+    metadata = {
+        "id": name,
+        "dataset_title": "stjax demo",
+        "patient": f"Patient {section.patient + 1}",
+        "st_technology": "Visium",
+        "inter_spot_dist": 100.0,
+        "spot_diameter": 55.0,
+        "pixel_size_um_embedded": None,
+        "pixel_size_um_estimated": section.um_per_px,
+        "fullres_px_width": section.image.shape[1],
+        "fullres_px_height": section.image.shape[0],
+        "notice": NOTICE,
+    }
+    (root / f"metadata/{name}.json").write_text(json.dumps(metadata, indent=1) + "\n")
+    side = round(112 / section.um_per_px)
+    corner = np.round(section.spot_xy[on] - side / 2).astype(int)[:8]
+    with h5py.File(root / f"patches/{name}.h5", "w") as file:
+        patches = [section.image[y : y + side, x : x + side] for x, y in np.maximum(corner, 0)]
+        file["img"] = np.stack([np.asarray(Image.fromarray(patch).resize((224, 224))) for patch in patches])
+        file["coords"], file["barcode"] = corner, ids[:8, None].astype("S")
+    return name

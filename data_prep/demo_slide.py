@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import scipy.ndimage
+from numpy.typing import ArrayLike
 
 from data_prep import demo_tissue
 from data_prep.demo_tissue import FAT, IMMUNE, STROMA, TUMOUR, Tissue
@@ -118,7 +119,7 @@ def _nuclei(
     cells, kind, count = tissue.cells, tissue.cells.type, len(tissue.cells.type)
     state = demo_tissue.states()[cells.level]
 
-    def by_type(tumour: object, stroma: object, immune: object, fat: object) -> np.ndarray:
+    def by_type(tumour: ArrayLike, stroma: ArrayLike, immune: ArrayLike, fat: ArrayLike) -> np.ndarray:
         return np.select([kind == TUMOUR, kind == STROMA, kind == IMMUNE], [tumour, stroma, immune], fat)
 
     spread = by_type(0.12 + 0.08 * (1 + state), 0.15, 0.08, 0.15)  # pleomorphism grows with the tumour's state

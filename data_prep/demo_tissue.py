@@ -190,12 +190,13 @@ def expected_expression(cells: Cells, life: Biology, members: scipy.sparse.csr_a
     one_hot = scipy.sparse.csr_array(
         (cells.size.astype(np.float64), (np.arange(len(kind)), kind)), shape=(len(kind), len(TYPES) * STATE_LEVELS)
     )
-    return (members @ one_hot).toarray() @ expression_table(cells, life)
+    makeup = scipy.sparse.csr_array(members @ one_hot)  # [S, T * STATE_LEVELS]
+    return makeup.toarray() @ expression_table(cells, life)
 
 
 def cells_in_discs(cells: Cells, xy_um: np.ndarray, radius_um: float) -> scipy.sparse.csr_array:
     """[S, C] float64, 1 where a cell's centre lies in a disc around (x, y)."""
-    inside = scipy.spatial.cKDTree(cells.xy_um).query_ball_point(xy_um, radius_um, return_sorted=True)
+    inside = scipy.spatial.KDTree(cells.xy_um).query_ball_point(xy_um, radius_um, return_sorted=True)
     indptr = np.cumsum([0, *map(len, inside)])
     indices = np.concatenate([np.asarray(cell, dtype=int) for cell in inside]) if len(inside) else np.empty(0, int)
     return scipy.sparse.csr_array((np.ones(len(indices)), indices, indptr), shape=(len(xy_um), len(cells.type)))
@@ -204,6 +205,35 @@ def cells_in_discs(cells: Cells, xy_um: np.ndarray, radius_um: float) -> scipy.s
 def sample_counts(rng: np.random.Generator, mean: np.ndarray, dispersion: float = 0.025) -> np.ndarray:
     """Negative binomial counts, int32: variance = mean + dispersion * mean^2."""
     return rng.poisson(rng.gamma(1 / dispersion, dispersion * mean)).astype(np.int32)
+
+
+def sample_molecules(
+    rng: np.random.Generator, cells: Cells, life: Biology, total: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """About `total` molecules: the gene of each, [N] int16, and where it was caught, [N, 2] float32 (x, y) in um.
+
+    They lie in and just around their cell; those of an adipocyte along its rim.
+    """
+    kind = cells.type.astype(int) * STATE_LEVELS + cells.level
+    table = expression_table(cells, life)
+    mean = cells.size * table.sum(axis=1)[kind]
+    number = rng.poisson(mean * (total / mean.sum()))
+    owner = np.repeat(np.argsort(kind, kind="stable"), number[np.argsort(kind, kind="stable")])
+    gene = np.concatenate([
+        rng.choice(len(life.genes), count, p=table[index] / table[index].sum()).astype(np.int16)
+        for index, count in zip(*np.unique(kind[owner], return_counts=True), strict=True)
+    ])  # fmt: skip
+    angle = rng.uniform(0, 2 * np.pi, len(owner))
+    radius = np.where(cells.type[owner] == FAT, rng.normal(26, 3, len(owner)), 5 * np.sqrt(rng.random(len(owner))))
+    radius += rng.exponential(1.5, len(owner))  # diffusion before capture
+    offset = radius[:, None] * np.column_stack([np.cos(angle), np.sin(angle)])
+    return gene, (cells.xy_um[owner] + offset).astype(np.float32)
+
+
+def covered(tissue: Tissue, xy_um: np.ndarray) -> np.ndarray:
+    """[N] float: how much of the neighbourhood of each point (x, y), about a legacy spot wide, is tissue."""
+    share = scipy.ndimage.uniform_filter(tissue.region.sum(axis=0), 9)
+    return share[grid_index(xy_um, (share.shape[0], share.shape[1]))]
 
 
 def _tissue_mask(rng: np.random.Generator, shape: tuple[int, int], area: float) -> np.ndarray:
@@ -241,7 +271,7 @@ def rim_distance(adipocytes: np.ndarray, xy_um: np.ndarray) -> np.ndarray:
     """[N] um: how much nearer the nearest adipocyte is than the next one; 0 on the membrane between them."""
     if len(adipocytes) < 2:
         return np.zeros(len(xy_um))
-    distance = scipy.spatial.cKDTree(adipocytes).query(xy_um, k=2)[0]
+    distance = scipy.spatial.KDTree(adipocytes).query(xy_um, k=2)[0]
     return distance[:, 1] - distance[:, 0]
 
 

@@ -202,7 +202,7 @@ def merge_duplicates(
     )
     kept = first[order]
     note = f"{len(genes) - len(keys)} duplicate gene columns summed into their first"
-    return GeneTable(genes.ensembl_id[kept], genes.symbol[kept]), (counts @ gather).tocsr(), (note,)
+    return GeneTable(genes.ensembl_id[kept], genes.symbol[kept]), scipy.sparse.csr_array(counts @ gather), (note,)
 
 
 def name_columns(
