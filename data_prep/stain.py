@@ -272,6 +272,7 @@ def fit_transform_for(
             f"stain method {method!r} needs a target slide: name a section of the source, or an image file"
         )
     if isinstance(target, str | Path):
+        open_slide(target).close()  # says what is wrong with the file, if anything
         target = _target_profile(str(Path(target).resolve()), file_sha256(target), method, standardise != "none")
     elif isinstance(target, Slide):
         target = fit_profile(target, method, standardise=standardise != "none")
