@@ -30,6 +30,7 @@ from data_prep.errors import InputError
 from data_prep.slide import open_slide
 
 _ROWS = 1024
+_STAGES = ("decode", "fit", "transform")
 
 
 def run_ours(source: Path, target: Path, out: Path, *, method: str = "vahadane") -> dict[str, float]:
@@ -38,7 +39,7 @@ def run_ours(source: Path, target: Path, out: Path, *, method: str = "vahadane")
     Returns:
         seconds by stage: decode (both slides), fit (both), transform.
     """
-    seconds = dict.fromkeys(("decode", "fit", "transform"), 0.0)
+    seconds: dict[str, float] = dict.fromkeys(_STAGES, 0.0)
     with open_slide(target) as slide:
         _timed(seconds, "decode", lambda: slide.read_region(0, 0, 1, 1))
         profile = _timed(seconds, "fit", lambda: stain.fit_profile(slide, method))
@@ -54,7 +55,7 @@ def run_staintools(source: Path, target: Path, out: Path) -> dict[str, float]:
     """The same with staintools, as its documentation says: both slides standardised, the whole slide at once."""
     staintools = importlib.import_module("staintools")
     standardise = staintools.LuminosityStandardizer.standardize
-    seconds = dict.fromkeys(("decode", "fit", "transform"), 0.0)
+    seconds: dict[str, float] = dict.fromkeys(_STAGES, 0.0)
     normaliser = staintools.StainNormalizer(method="vahadane")
     pixels = _timed(seconds, "decode", lambda: _whole(target))
     _timed(seconds, "fit", lambda: normaliser.fit(standardise(pixels)))
@@ -170,15 +171,11 @@ def _measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def _print_report(report: dict[str, Any]) -> None:
     print(f"stain normalisation of {report['case']} px, fit of both slides and transform; {_machine()}")
-    print(
-        f"{'method':<12}{'decode s':>10}{'fit s':>8}{'transform s':>13}{'total s':>9}{'CPU s':>8}{'peak GB':>9}  SHA-256 of output"
-    )
+    columns = ("decode s", "fit s", "transform s", "total s", "CPU s", "peak GB")
+    print(f"{'method':<12}" + "".join(f"{c:>13}" for c in columns) + "  SHA-256 of the output")
     for run in report["runs"]:
-        s = run["seconds"]
-        print(
-            f"{run['method']:<12}{s['decode']:>10.2f}{s['fit']:>8.2f}{s['transform']:>13.2f}{_total(run):>9.2f}"
-            f"{run['cpu_seconds']:>8.1f}{run['peak_bytes'] / 1e9:>9.2f}  {run['sha256'][:16]}"
-        )
+        figures = [*run["seconds"].values(), _total(run), run["cpu_seconds"], run["peak_bytes"] / 1e9]
+        print(f"{run['method']:<12}" + "".join(f"{f:>13.2f}" for f in figures) + f"  {run['sha256'][:16]}")
     for name, d in report["differences"].items():
         print(
             f"{name}: mean difference {d['mean']:.2f} grey levels, {d['mean_tissue']:.2f} on tissue, "
