@@ -229,8 +229,8 @@ def _record_count(path: Path) -> int:
     """Records in a shard; 0 when it cannot be read. A cut-short file would otherwise pass for an empty one."""
     try:
         reader = array_record_module.ArrayRecordReader(str(path))
+        count = reader.num_records() if reader.ok() else 0
+        reader.close()
     except (RuntimeError, ValueError):
         return 0
-    count = reader.num_records() if reader.ok() else 0
-    reader.close()
     return count

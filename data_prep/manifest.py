@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import platform
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,7 +86,7 @@ def make_manifest(
         "genes": {"ensembl_id": genes.ensembl_id.tolist(), "symbol": genes.symbol.tolist()},
         "genes_removed": dict(genes_removed),
         "stain_target": None if target is None else dataclasses.asdict(target),
-        "removed": dict(sum((Counter(entry["removed"]) for entry in entries), Counter())),
+        "removed": {reason: sum(entry["removed"][reason] for entry in entries) for reason in entries[0]["removed"]},
         "skipped": dict(skipped),
         "warnings": [
             f"sections {', '.join(names)} have the same image; keep them in one fold"
@@ -140,7 +139,9 @@ def removal_table(
         "low_counts": f"< {options.min_counts} counts",
         "white": f"> {options.max_white_fraction:.0%} white",
     }
-    shown = [reason for reason in reasons if reason != "white" or options.max_white_fraction < 1]
+    absent = {"white"} if options.max_white_fraction >= 1 else set()
+    absent |= {"window_outside_image"} if options.kind == "tiles" else set()
+    shown = [reason for reason in reasons if reason not in absent]
     rows = [["section", "spots read", *(f"- {reasons[reason]}" for reason in shown), "spots kept", options.kind]]
     for entry in plans:
         removed = [str(entry.removed[reason]) for reason in shown]

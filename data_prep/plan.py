@@ -171,10 +171,10 @@ def frame_section(
     px_scale = 1.0 if options.um_per_px is None else options.um_per_px / section.um_per_px
     xy = section.spot_xy
     centre_inside = np.all((xy >= 0) & (xy < [image.width, image.height]), axis=1)
-    reasons = {"outside_image": ~centre_inside}
+    window_inside = centre_inside
     if options.kind == "patches":
-        window = patches.inside_mask(image, xy, patch_size_px=options.patch_size_px, px_scale=px_scale)
-        reasons["window_outside_image"] = centre_inside & ~window
+        window_inside = patches.inside_mask(image, xy, patch_size_px=options.patch_size_px, px_scale=px_scale)
+    reasons = {"outside_image": ~centre_inside, "window_outside_image": centre_inside & ~window_inside}
     totals = np.asarray(section.counts.sum(axis=1, dtype=np.int64)).ravel()
     reasons["low_counts"] = ~np.any(list(reasons.values()), axis=0) & (totals < options.min_counts)
     removed = {reason: int(mask.sum()) for reason, mask in reasons.items()}

@@ -28,10 +28,10 @@ class Slide(Protocol):
 
 
 def to_grey(image: np.ndarray) -> np.ndarray:
-    """uint8 [h, w, 3] RGB to uint8 [h, w] luma, rounded as OpenCV rounds it (14-bit weights)."""
-    red, green, blue = (np.uint32(weight) for weight in (4899, 9617, 1868))  # 0.299, 0.587, 0.114 times 2^14
+    """uint8 [h, w, 3] RGB to uint8 [h, w] luma, rounded as OpenCV rounds it (15-bit weights)."""
+    red, green, blue = (np.uint32(weight) for weight in (9798, 19235, 3735))  # 0.299, 0.587, 0.114 times 2^15
     total = image[..., 0] * red + image[..., 1] * green + image[..., 2] * blue
-    return ((total + np.uint32(1 << 13)) >> np.uint32(14)).astype(np.uint8)
+    return ((total + np.uint32(1 << 14)) >> np.uint32(15)).astype(np.uint8)
 
 
 def blur(grey: np.ndarray) -> np.ndarray:

@@ -1,0 +1,209 @@
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep import records
+from data_prep.build import build
+from data_prep.dataset import PatchDataset, RecordSource
+from data_prep.errors import InputError
+from tests.data_prep.tiny_source import write_source
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """A data set of three sections, two shards each."""
+    root = tmp_path_factory.mktemp("dataset")
+    return build(write_source(root / "source"), root / "out", patch_size_px=96, min_counts=10, shard_mb=1).parent
+
+
+@pytest.fixture
+def copy(built, tmp_path) -> Path:
+    shutil.copytree(built, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def make_record(image_format: str) -> dict:
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    return {
+        "image": records.encode_image(image, image_format, jpeg_quality=95),
+        "image_format": image_format,
+        "height": 32,
+        "width": 32,
+        "section": "A1",
+        "patient": "Patiënt 1",
+        "origin_xy": np.array([12.5, -3]),
+        "px_scale": 1.5,
+        "white_fraction": 0.25,
+        "spot_xy": np.array([[1.5, 2], [3, 4]]),
+        "spot_kind": np.array([0, 1], np.uint8),
+        "spot_size_px": np.array([5, 6]),
+        "spot_id": ["1x2", "3x4"],
+        "total_counts": np.array([3, 2**40]),
+        "count_indptr": np.array([0, 0, 3]),
+        "count_indices": np.array([0, 7, 20000]),
+        "count_values": np.array([1, 2**31 - 1, 3]),
+        "polygon_indptr": np.array([0]),
+        "polygon_xy": np.zeros((0, 2)),
+    }
+
+
+@pytest.mark.parametrize("image_format", records.IMAGE_FORMATS)
+def test_record_round_trip(image_format):
+    record = make_record(image_format)
+    decoded = records.decode_record(records.encode_record(record))
+    assert decoded.keys() == record.keys()
+    for name, value in record.items():
+        if name != "image":
+            assert np.array_equal(decoded[name], value), name
+    for name, (dtype, _) in records.ARRAYS.items():
+        assert decoded[name].dtype == dtype
+    np.testing.assert_array_equal(decoded["image"], records.decode_image(record["image"], image_format, 32, 32))
+
+
+def test_raw_images_are_exact():
+    image = np.random.default_rng(0).integers(0, 256, (32, 24, 3), dtype=np.uint8)
+    data = records.encode_image(image, "raw", jpeg_quality=1)
+    np.testing.assert_array_equal(records.decode_image(data, "raw", 32, 24), image)
+
+
+def test_record_with_nothing_in_it_keeps_its_shapes():
+    record = make_record("raw")
+    for name, (_, shape) in records.ARRAYS.items():
+        record[name] = np.zeros((1,) if name.endswith("indptr") else tuple(side or 0 for side in shape))
+    decoded = records.decode_record(records.encode_record(record | {"spot_id": []}))
+    assert decoded["spot_xy"].shape == (0, 2)
+    assert decoded["count_indptr"].tolist() == [0]
+    assert decoded["spot_id"].shape == (0,)
+    assert decoded["origin_xy"].tolist() == [0, 0]
+
+
+def test_pillow_decodes_the_same_pixels_when_simplejpeg_is_absent(built, monkeypatch):
+    data = PatchDataset.open(built).source(["A1"]).read(5)
+    fast = records.decode_record(data)["image"]
+    monkeypatch.setattr(records, "simplejpeg", None)
+    np.testing.assert_array_equal(records.decode_record(data)["image"], fast)
+
+
+def test_records_are_in_the_order_of_the_tables(built):
+    dataset = PatchDataset.open(built, verify=True)
+    names = ["B1", "A1"]
+    source, start = dataset.source(names), 0
+    for name in names:
+        table = dataset.table(name)
+        for row in range(len(table.spot_id)):
+            record = source[start + row]
+            assert (record["section"], record["spot_id"].tolist()) == (name, [table.spot_id[row]])
+            counts = np.zeros(len(dataset.genes), int)
+            counts[record["count_indices"]] = record["count_values"]
+            np.testing.assert_array_equal(counts, table.counts[[row]].toarray()[0])
+            assert record["total_counts"] == table.total_counts[row]
+            assert record["white_fraction"] == table.white_fraction[row]
+            np.testing.assert_allclose(record["origin_xy"] + record["spot_xy"][0], table.spot_xy[row])
+            np.testing.assert_allclose(record["image"].mean(axis=(0, 1)), table.channel_mean[row], rtol=1e-6)
+            square = np.mean(record["image"].astype(float) ** 2, axis=(0, 1))
+            np.testing.assert_allclose(square, table.channel_mean_square[row], rtol=1e-5)
+        assert table.record_of_spot.tolist() == list(range(len(table.spot_id)))
+        start += len(table.spot_id)
+    assert len(source) == start
+
+
+def test_source_reads_the_same_in_another_process(built):
+    source = PatchDataset.open(built).source(["A1", "A2"])
+    first = source.read(3)
+    again = pickle.loads(pickle.dumps(source))
+    assert (len(again), again.read(3)) == (len(source), first)
+    assert "RecordSource" in repr(source)
+
+
+def test_source_refuses_what_is_outside(built):
+    source = PatchDataset.open(built).source(["A1"])
+    for index in (-1, len(source)):
+        with pytest.raises(IndexError, match="record"):
+            source[index]
+    assert len(RecordSource([])) == 0
+
+
+def test_data_set_opens_in_tfds_with_version_citation_and_the_same_order(built):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    builder = tfds.builder_from_directory(str(built / "stjax_patches" / "1.0.0"))
+    assert str(builder.info.version) == "1.0.0"
+    assert "Andersson" in builder.info.citation
+    assert builder.info.disable_shuffling
+    dataset = PatchDataset.open(built)
+    assert set(builder.info.splits) == {entry["split"] for entry in dataset.sections}
+    theirs, ours = builder.as_data_source(split="A2"), dataset.source(["A2"])
+    assert len(theirs) == len(ours)
+    for index in range(0, len(ours), 7):
+        assert theirs[index]["spot_id"][0].decode() == ours[index]["spot_id"][0]
+        np.testing.assert_array_equal(theirs[index]["image"], ours[index]["image"])
+        np.testing.assert_array_equal(theirs[index]["count_values"], ours[index]["count_values"])
+
+
+def test_open_names_what_is_wrong_with_the_folder(tmp_path, copy):
+    with pytest.raises(InputError, match=r"no such folder.*data_prep.build"):
+        PatchDataset.open(tmp_path / "absent")
+    with pytest.raises(InputError, match=r"no manifest.json"):
+        PatchDataset.open(tmp_path)
+    manifest = copy / "manifest.json"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(content | {"format_version": 99}))
+    with pytest.raises(InputError, match="version 99, expected stjax-dataset version 1"):
+        PatchDataset.open(copy)
+    manifest.write_text("{")
+    with pytest.raises(InputError, match="not a data set manifest"):
+        PatchDataset.open(copy)
+    manifest.unlink()
+    (copy / ".build").mkdir()
+    with pytest.raises(InputError, match="did not finish"):
+        PatchDataset.open(copy)
+
+
+def test_open_notices_a_missing_shard(copy):
+    next((copy / "stjax_patches" / "1.0.0").glob("*A2*-00001-of-*")).unlink()
+    with pytest.raises(InputError, match=r"'A2'.*missing"):
+        PatchDataset.open(copy)
+
+
+def test_open_notices_a_truncated_shard(copy):
+    shard = next((copy / "stjax_patches" / "1.0.0").glob("*A2*-00001-of-*"))
+    shard.write_bytes(shard.read_bytes()[:-4096])
+    with pytest.raises(InputError, match=r"'A2'.*bytes, expected"):
+        PatchDataset.open(copy)
+
+
+def test_open_counts_the_records_of_a_shard_of_the_right_size(copy):
+    shard = next((copy / "stjax_patches" / "1.0.0").glob("*A2*-00001-of-*"))
+    shard.write_bytes(bytes(shard.stat().st_size))
+    with pytest.raises(InputError, match=r"'A2'.*holds 0 records"):
+        PatchDataset.open(copy)
+
+
+@pytest.mark.parametrize("pattern", ["stjax_patches/1.0.0/*A2*-00001-of-*", "tables/A2.npz"])
+def test_open_with_verify_notices_one_changed_bit(copy, pattern):
+    file = next(copy.glob(pattern))
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(InputError, match=r"'A2'.*SHA-256"):
+        PatchDataset.open(copy, verify=True)
+
+
+def test_unknown_section_is_refused_with_the_known_ones(built):
+    with pytest.raises(InputError, match=r"no section 'X9'.*A1, A2, B1"):
+        PatchDataset.open(built).table("X9")
+
+
+def test_reading_needs_neither_jax_nor_tensorflow(built):
+    code = (
+        "import sys; from data_prep.dataset import PatchDataset; "
+        f"PatchDataset.open({str(built)!r}).source(['A1'])[0]; "
+        "print([m for m in ('jax', 'tensorflow') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
