@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import runpy
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,8 +57,10 @@ def parse(arguments: Sequence[str], *, usage: str) -> tuple[Config, Path]:
 
 def _explain(path: str, arguments: Sequence[str], error: Exception) -> str:
     """Which override the config has no place for, with the nearest key that exists."""
-    config = config_flags.config_flags._LoadConfigModule("config", path).get_config()  # noqa: SLF001
-    known = list(_flatten(config.to_dict()))
+    try:
+        known = list(_flatten(runpy.run_path(path.split(":")[0])["get_config"]().to_dict()))
+    except Exception:  # a config file may fail in any way; what the parser said about it then stands
+        return f"{path}: {error}"
     for argument in arguments:
         name = argument.lstrip("-").split("=", 1)[0]
         if name.startswith("config."):

@@ -157,7 +157,7 @@ def evaluate(folder: Path, *, data_dir: str = "", protocol: str = "", sections: 
 
 
 def training_features(run: workdir.Run) -> tuple[Any, Any]:
-    """Colour statistics [N, D] and standardised main targets [N, M] of the training patches; None where they are gone."""
+    """Colour statistics [N, D] and standardised main targets [N, M] of the training patches; None if gone."""
     try:
         dataset = run.open_dataset()
     except InputError as error:

@@ -9,7 +9,7 @@ from configs import tiny
 from data_prep.errors import InputError
 from stjax import config as configs
 from stjax import evaluate, predict, train
-from tests.end_to_end.conftest import command
+from tests.conftest import command
 
 
 def one_line(result):
@@ -73,7 +73,7 @@ def test_train_refuses_values_that_cannot_be(values, message, dataset, tmp_path)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_a_work_directory_of_another_model_is_refused_and_left_alone(trained, dataset):
+def test_a_work_directory_of_another_model_is_refused_and_left_alone(trained):
     folder, _ = trained
     before = (folder / "config.json").read_bytes()
     config = tiny.get_config()

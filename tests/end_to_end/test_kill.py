@@ -13,7 +13,7 @@ import pytest
 
 from stjax import checkpoint, parallel, steps, workdir
 from stjax import config as configs
-from tests.end_to_end.conftest import ROOT, command
+from tests.conftest import ROOT, command
 
 KILLS = int(os.environ.get("STJAX_TEST_KILLS", "8"))
 

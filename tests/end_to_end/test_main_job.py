@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from configs import tiny
+from data_prep import demo
 from stjax import evaluate, train
-from tests.end_to_end.conftest import command
+from tests.conftest import command
 
 
 def test_training_prints_where_its_results_are_and_they_are_there(trained):
@@ -98,8 +100,6 @@ def test_predict_opens_a_raw_section_and_writes_the_genes_asked_for(trained, sou
 
 
 def test_prediction_from_the_raw_section_equals_the_one_from_its_records(trained, cache, tmp_path):
-    from data_prep import demo
-
     folder, _ = trained
     name = json.loads((folder / "data.json").read_text())["split"]["test"][0]
     source = demo.make_demo(tmp_path / "source", patients=3)  # the recipe of the tiny demo data set
@@ -117,8 +117,6 @@ def test_prediction_from_the_raw_section_equals_the_one_from_its_records(trained
 
 @pytest.mark.parametrize("protocol", ["brstnet_paper", "brstnet_code"])
 def test_the_published_protocols_train_and_evaluate(protocol, dataset, tmp_path, capsys):
-    from configs import tiny
-
     config = tiny.get_config()
     config.update(
         {"data_dir": str(dataset), "protocol": protocol, "num_epochs": 1, "model": {"aux": protocol == "brstnet_code"}}
