@@ -9,6 +9,7 @@ pixels as stored, so an EXIF orientation is not applied. Colour profiles are not
 import hashlib
 import importlib
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -39,7 +40,7 @@ except ImportError:  # a platform without wheels: Pillow gives the same bytes, t
 DEFAULT_MAX_PIXELS = 1_000_000_000  # 3 GB of RGB: what one read may decode at once
 FORMATS = "JPEG, PNG, TIFF, OME-TIFF or a whole-slide format OpenSlide reads"
 
-_OPENSLIDE_ONLY = {".svs", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".bif", ".svslide", ".zvi", ".czi", ".dcm"}
+_OPENSLIDE_ONLY = {".svs", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".bif", ".svslide", ".czi", ".dcm"}
 _HARMLESS_JPEG = ("extraneous bytes", "Invalid SOS parameters", "Adobe color transform")
 
 
@@ -104,8 +105,9 @@ class _OpenSlideSlide(Slide):
                 if k in properties
             ]
             width, height = self._slide.dimensions
+            um_per_px = one_scale(mpp) if mpp else _scale_from_openslide_tiff(properties)
         self.format = f"openslide:{properties.get(openslide.PROPERTY_NAME_VENDOR, 'unknown')}"
-        super().__init__(path, width, height, one_scale(mpp), max_pixels)
+        super().__init__(path, width, height, um_per_px, max_pixels)
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         with decoding(self.path):
@@ -176,11 +178,15 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 def _open_tiff(path: Path, max_pixels: int) -> Slide:
     openslide, tifffile = _optional("openslide"), _optional("tifffile")
-    # A vendor's pyramid under the name .tif: OpenSlide knows its layout and its scale.
-    if openslide and openslide.OpenSlide.detect_format(str(path)) not in (None, "generic-tiff"):
+    vendor = openslide.OpenSlide.detect_format(str(path)) if openslide else None
+    if vendor not in (None, "generic-tiff"):  # a vendor's pyramid under the name .tif: OpenSlide knows its layout
         return _OpenSlideSlide(path, openslide, max_pixels)
     if tifffile:
-        return TiffSlide(path, tifffile, max_pixels)
+        slide = TiffSlide(path, tifffile, max_pixels)
+        if not (vendor and slide.interleaved and _optional("imagecodecs") is None):
+            return slide
+        slide.close()  # without imagecodecs, tifffile has no JPEG or LZW; OpenSlide brings its own
+        return _OpenSlideSlide(path, openslide, max_pixels)
     try:
         return _WholeSlide(path, TiffImagePlugin.TiffImageFile, "tiff", max_pixels)
     except InputError as error:
@@ -197,6 +203,12 @@ def _open_with_openslide(path: Path, max_pixels: int) -> Slide:
             "companion files; copy or download it again"
         )
     return _OpenSlideSlide(path, openslide, max_pixels)
+
+
+def _scale_from_openslide_tiff(properties: Mapping[str, str]) -> float | None:
+    unit = {"inch": 2, "centimeter": 3}.get(properties.get("tiff.ResolutionUnit", ""), 1)
+    x, y = properties.get("tiff.XResolution"), properties.get("tiff.YResolution")
+    return scale_from_tiff(x, y, unit, properties.get("tiff.ImageDescription", ""))
 
 
 def _optional(name: str) -> ModuleType | None:

@@ -116,8 +116,11 @@ def decoding(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # decoders raise anything from struct.error to SyntaxError on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
-        missing = f"; {WSI_HINT}" if "imagecodecs" in reason else "; copy or download it again, or convert it"
-        raise InputError(f"{path}: the image cannot be read ({reason}); it is damaged or truncated{missing}") from error
+        if "imagecodecs" in reason:
+            remedy = "its compression needs a decoder: pip install imagecodecs"
+        else:
+            remedy = "it is damaged or truncated; copy or download it again, or convert it"
+        raise InputError(f"{path}: the image cannot be read ({reason}); {remedy}") from error
 
 
 def check_budget(path: Path, width: int, height: int, max_pixels: int, what: str) -> None:

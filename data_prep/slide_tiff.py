@@ -34,6 +34,12 @@ class TiffSlide(Slide):
             stack.pop_all()  # opened: from here on `close` closes the file
         super().__init__(path, page.imagewidth, page.imagelength, um_per_px, max_pixels)
 
+    @property
+    def interleaved(self) -> bool:
+        """Whether a pixel's colour values lie together, in one page."""
+        page = self._levels[0][0]
+        return len(self._levels[0]) == 1 and page.samplesperpixel >= 3 and page.planarconfig == 1
+
     @staticmethod
     def _planes(path: Path, level: Any) -> list[Any]:
         """The pages that make up one level: one interleaved RGB(A) or grey page, or three single-channel ones."""

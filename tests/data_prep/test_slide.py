@@ -384,6 +384,23 @@ def test_vendor_pyramid_goes_through_openslide(tmp_path, pixels, tifffile, name)
         assert slide.thumbnail(100).shape == (74, 100, 3)
 
 
+def test_tiff_without_decoders_goes_through_openslide(tmp_path, pixels, tifffile, monkeypatch):
+    pytest.importorskip("openslide", reason="the extra wsi is not installed")
+    density = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", tile=(64, 64), compression="zlib", **density)
+    planes = np.moveaxis(pixels, 2, 0)
+    tifffile.imwrite(tmp_path / "b.ome.tif", planes, photometric="minisblack", tile=(64, 64), metadata={"axes": "CYX"})
+    original = slide_module._optional
+    monkeypatch.setattr(slide_module, "_optional", lambda name: None if name == "imagecodecs" else original(name))
+    with open_slide(tmp_path / "a.tif") as slide:
+        assert slide.format == "openslide:generic-tiff"
+        assert slide.um_per_px == pytest.approx(0.5)
+        np.testing.assert_array_equal(slide.read_region(0, 0, 420, 310), pixels)
+    with open_slide(tmp_path / "b.ome.tif") as slide:  # OpenSlide would show one of the three planes as grey
+        assert slide.format == "tiff"
+        np.testing.assert_array_equal(slide.read_region(0, 0, 420, 310), pixels)
+
+
 def test_file_openslide_does_not_know_is_refused(tmp_path):
     pytest.importorskip("openslide", reason="the extra wsi is not installed")
     (tmp_path / "a.ndpi").write_bytes(b"II*\0" + b"\0" * 200)
