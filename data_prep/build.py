@@ -139,10 +139,13 @@ def _write_sections(
     empty = [entry.name for entry in plans if not entry.spots]
     kept = [entry for entry in plans if entry.spots]
     if empty and not (options.skip_incomplete and kept):
-        rest = f", or name the others with --sections {','.join(entry.name for entry in kept)}" if kept else ""
+        others = ",".join(entry.name for entry in kept)
+        rest = (
+            f", drop such sections with --skip-incomplete, or name the others with --sections {others}" if kept else ""
+        )
         raise InputError(
             f"{source}: no spot is left of section {', '.join(empty)} ({empty[0]}: of {made[empty[0]].read} spots "
-            f"removed {made[empty[0]].removed}); lower --min-counts, drop such sections with --skip-incomplete{rest}"
+            f"removed {made[empty[0]].removed}); lower --min-counts{rest}"
         )
     for name in empty:
         print(f"left out: section {name}: no spot left after filtering", flush=True)

@@ -342,7 +342,7 @@ def test_ten_kills_at_random_moments_leave_the_same_bytes(tmp_path):
     out, moments = tmp_path / "out", random.Random(0)
     kills = 0
     while kills < 10:
-        process = subprocess.Popen(command(source, out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = subprocess.Popen(command(source, out), stdout=subprocess.DEVNULL)
         try:
             process.wait(timeout=moments.uniform(0.8, 2.2))
         except subprocess.TimeoutExpired:
@@ -350,7 +350,7 @@ def test_ten_kills_at_random_moments_leave_the_same_bytes(tmp_path):
             process.wait()
             kills += 1
         else:
-            assert process.returncode == 0, process.stderr.read()
+            assert process.returncode == 0
             shutil.rmtree(out)
         if out.exists():
             with pytest.raises(InputError, match="did not finish"):
