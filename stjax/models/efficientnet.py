@@ -1,4 +1,8 @@
-"""EfficientNet-b0 to b5 as torchvision defines them (Tan and Le 2019): symmetric padding, not TensorFlow's."""
+"""EfficientNet-b0 to b5 as torchvision defines them (Tan and Le 2019): symmetric padding, not TensorFlow's.
+
+EfficientNet-Lite0 ("lite0") follows TensorFlow's release instead, whose ImageNet weights it takes: no squeeze and
+excite, ReLU6, TensorFlow's padding.
+"""
 
 import dataclasses
 import math
@@ -9,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from data_prep.errors import InputError
-from stjax.models.layers import BatchNorm, Conv, fold, global_average, stochastic_depth, unknown_variant
+from stjax.models.layers import Conv, ConvNorm, fold, global_average, run, stochastic_depth, unknown_variant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +30,27 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """A whole network. Momentum is torch's."""
+    """A whole network. Momentum is torch's; `lite` as the module's docstring says."""
 
     stages: tuple[Stage, ...]
     dropout_rate: float
     eps: float = 1e-5
     momentum: float = 0.1
+    lite: bool = False
+
+    def conv_norm(self, inputs: int, outputs: int, kernel_size: int, *, act: bool = True, **options: Any) -> ConvNorm:
+        """Convolution, BatchNorm and, unless it ends a block, the activation."""
+        function = jax.nn.relu6 if self.lite else jax.nn.silu
+        return ConvNorm(
+            inputs,
+            outputs,
+            kernel_size,
+            eps=self.eps,
+            momentum=self.momentum,
+            act=function if act else None,
+            padding="tensorflow" if self.lite else None,
+            **options,
+        )
 
 
 # Tan and Le 2019, table 1.
@@ -53,7 +72,7 @@ def _divisible(value: float) -> int:
     return rounded + 8 if rounded < 0.9 * value else rounded
 
 
-def _scaled(width: float, depth: float, dropout_rate: float, **norm: float) -> Spec:
+def _scaled(width: float, depth: float, dropout_rate: float, **others: Any) -> Spec:
     stages = tuple(
         dataclasses.replace(
             stage,
@@ -63,7 +82,7 @@ def _scaled(width: float, depth: float, dropout_rate: float, **norm: float) -> S
         )
         for stage in _B0
     )
-    return Spec(stages, dropout_rate, **norm)
+    return Spec(stages, dropout_rate, **others)
 
 
 # For tests and first tries: every kind of block, strides 1 and 2, kernels 3 and 5, in seconds on a CPU.
@@ -77,21 +96,8 @@ SPECS = {
     "b3": _scaled(1.2, 1.4, 0.3),
     "b4": _scaled(1.4, 1.8, 0.4),
     "b5": _scaled(1.6, 2.2, 0.4, eps=1e-3, momentum=0.01),
+    "lite0": _scaled(1.0, 1.0, 0.2, eps=1e-3, momentum=0.01, lite=True),
 }
-
-
-class ConvNorm(nnx.Module):
-    """Convolution, BatchNorm and, unless it ends a block, SiLU."""
-
-    def __init__(self, inputs: int, outputs: int, kernel_size: int, *, spec: Spec, rngs: nnx.Rngs, **options: Any):
-        self.act = options.pop("act", True)
-        self.conv = Conv(inputs, outputs, kernel_size, rngs=rngs, **options)
-        self.norm = BatchNorm(outputs, eps=spec.eps, momentum=spec.momentum)
-
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """[B, H, W, inputs] to [B, H / stride, W / stride, outputs]."""
-        x = self.norm(self.conv(x), train=train)
-        return jax.nn.silu(x) if self.act else x
 
 
 class SqueezeExcite(nnx.Module):
@@ -115,24 +121,26 @@ class InvertedResidual(nnx.Module):
         width = _divisible(inputs * stage.expand)
         self.residual = stride == 1 and inputs == stage.outputs
         self.drop_rate = drop_rate
-        self.expand = ConvNorm(inputs, width, 1, spec=spec, rngs=rngs) if width != inputs else None
-        self.depthwise = ConvNorm(width, width, stage.kernel_size, stride=stride, depthwise=True, spec=spec, rngs=rngs)
-        self.excite = SqueezeExcite(width, max(1, inputs // 4), rngs=rngs)
-        self.project = ConvNorm(width, stage.outputs, 1, act=False, spec=spec, rngs=rngs)
+        self.expand = spec.conv_norm(inputs, width, 1, rngs=rngs) if width != inputs else None
+        self.depthwise = spec.conv_norm(width, width, stage.kernel_size, stride=stride, depthwise=True, rngs=rngs)
+        self.excite = None if spec.lite else SqueezeExcite(width, max(1, inputs // 4), rngs=rngs)
+        self.project = spec.conv_norm(width, stage.outputs, 1, act=False, rngs=rngs)
 
     def __call__(self, x: jax.Array, *, train: bool, key: jax.Array | None) -> jax.Array:
         """[B, H, W, inputs] to [B, H / stride, W / stride, outputs]; `key` decides whose branch is dropped."""
         y = x if self.expand is None else self.expand(x, train=train)
-        y = self.project(self.excite(self.depthwise(y, train=train)), train=train)
+        y = self.depthwise(y, train=train)
+        y = y if self.excite is None else self.excite(y)
+        y = self.project(y, train=train)
         return x + stochastic_depth(y, rate=self.drop_rate, train=train, key=key) if self.residual else y
 
 
 class EfficientNet(nnx.Module):
     """Stem, seven stages and a 1 x 1 convolution; `features` is the latter's mean over the image."""
 
-    def __init__(self, spec: Spec, *, dtype: Any, rngs: nnx.Rngs):
-        self.dtype, self.dropout_rate = dtype, spec.dropout_rate
-        self.stem = ConvNorm(3, spec.stages[0].inputs, 3, stride=2, spec=spec, rngs=rngs)
+    def __init__(self, spec: Spec, *, dtype: Any, rematerialise: bool, rngs: nnx.Rngs):
+        self.dtype, self.dropout_rate, self.rematerialise = dtype, spec.dropout_rate, rematerialise
+        self.stem = spec.conv_norm(3, spec.stages[0].inputs, 3, stride=2, rngs=rngs)
         total = sum(stage.blocks for stage in spec.stages)
         self.stages, index = nnx.List(), 0
         for stage in spec.stages:
@@ -143,7 +151,7 @@ class EfficientNet(nnx.Module):
                 index += 1
             self.stages.append(blocks)
         self.num_features = 4 * spec.stages[-1].outputs
-        self.top = ConvNorm(spec.stages[-1].outputs, self.num_features, 1, spec=spec, rngs=rngs)
+        self.top = spec.conv_norm(spec.stages[-1].outputs, self.num_features, 1, rngs=rngs)
 
     def __call__(self, x: jax.Array, *, train: bool, key: jax.Array | None = None) -> dict[str, Any]:
         """Runs the network.
@@ -160,16 +168,65 @@ class EfficientNet(nnx.Module):
         outputs, index = [x], 0
         for blocks in self.stages:
             for block in blocks:
-                x = block(x, train=train, key=fold(key, index))
+                x = run(block, x, train=train, key=fold(key, index), rematerialise=self.rematerialise)
                 index += 1
             outputs.append(x)
         outputs.append(self.top(x, train=train))
         return {"stages": tuple(outputs), "features": global_average(outputs[-1])}
 
 
-def build(variant: str, *, dtype: Any = jnp.float32, rngs: nnx.Rngs, image_size_px: int = 224) -> EfficientNet:
-    """EfficientNet `variant`, "b0" to "b5", for images of any size from 32 px. Raises InputError for another."""
+def build(
+    variant: str,
+    *,
+    dtype: Any = jnp.float32,
+    rngs: nnx.Rngs,
+    image_size_px: int = 224,
+    rematerialise: bool = False,
+) -> EfficientNet:
+    """EfficientNet `variant`, "b0" to "b5" or "lite0", for images of any size from 32 px.
+
+    Raises:
+        InputError: another variant.
+    """
     del image_size_px  # fully convolutional
     if variant not in SPECS:
         raise InputError(unknown_variant("efficientnet", variant, SPECS))
-    return EfficientNet(SPECS[variant], dtype=dtype, rngs=rngs)
+    return EfficientNet(SPECS[variant], dtype=dtype, rematerialise=rematerialise, rngs=rngs)
+
+
+# ---------------------------------------------------------------------------------------- names of imported weights
+
+
+def weight_names(model: EfficientNet) -> dict[str, dict[str, str]]:
+    """Where released weights keep each layer: {source: {layer of stjax: layer of the source}}, dotted paths."""
+    torchvision = {
+        "stem.conv": "features.0.0",
+        "stem.norm": "features.0.1",
+        "top.conv": f"features.{len(model.stages) + 1}.0",
+        "top.norm": f"features.{len(model.stages) + 1}.1",
+    }
+    timm = {"stem.conv": "conv_stem", "stem.norm": "bn1", "top.conv": "conv_head", "top.norm": "bn2"}
+    authors = {"stem.conv": "_conv_stem", "stem.norm": "_bn0", "top.conv": "_conv_head", "top.norm": "_bn1"}
+    index = 0
+    for s, blocks in enumerate(model.stages):
+        for b, block in enumerate(blocks):
+            parts = [part for part in ("expand", "depthwise", "excite", "project") if getattr(block, part) is not None]
+            convolutions = [part for part in parts if part != "excite"]
+            for position, part in enumerate(parts):
+                ours, theirs = f"stages.{s}.{b}.{part}", f"features.{s + 1}.{b}.block.{position}"
+                if part == "excite":
+                    for layer, number in (("reduce", 1), ("expand", 2)):
+                        torchvision[f"{ours}.{layer}"] = f"{theirs}.fc{number}"
+                        timm[f"{ours}.{layer}"] = f"blocks.{s}.{b}.se.conv_{layer}"
+                        authors[f"{ours}.{layer}"] = f"_blocks.{index}._se_{layer}"
+                    continue
+                torchvision |= {f"{ours}.conv": f"{theirs}.0", f"{ours}.norm": f"{theirs}.1"}
+                timm_conv = {"expand": "conv_pw", "depthwise": "conv_dw", "project": "conv_pwl"}[part]
+                if part == "project" and len(convolutions) == 2:
+                    timm_conv = "conv_pw"
+                timm[f"{ours}.conv"] = f"blocks.{s}.{b}.{timm_conv}"
+                timm[f"{ours}.norm"] = f"blocks.{s}.{b}.bn{convolutions.index(part) + 1}"
+                authors[f"{ours}.conv"] = f"_blocks.{index}._{part}_conv"
+                authors[f"{ours}.norm"] = f"_blocks.{index}._bn{('expand', 'depthwise', 'project').index(part)}"
+            index += 1
+    return {"torchvision": torchvision, "timm": timm, "efficientnet_pytorch": authors}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,8 @@ from jax.core import Tracer
 from stjax.ops.conv import conv
 from stjax.ops.depthwise import depthwise_conv
 
-Initializer = Callable[..., jax.Array]
+Initializer = Callable[[jax.Array, tuple[int, ...]], jax.Array]
+Activation = Callable[[jax.Array], jax.Array]
 
 
 def _generator(key: jax.Array) -> np.random.Generator | None:
@@ -42,6 +43,11 @@ def kaiming_normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return normal(key, shape, math.sqrt(2.0 / (shape[0] * shape[1] * shape[3])))
 
 
+def xavier_uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """torch's `xavier_uniform_` for a [I, O] kernel."""
+    return uniform(key, shape, math.sqrt(6.0 / (shape[0] + shape[1])))
+
+
 def constant(value: float, count: int) -> jax.Array:
     """[count] float32, without compiling a program for each length."""
     return jnp.asarray(np.full(count, value, np.float32))
@@ -52,7 +58,8 @@ class Conv(nnx.Module):
 
     Args:
         kernel_size: side, or (rows, columns).
-        padding: zeros on each side, or (rows, columns); by default what keeps the size at stride 1.
+        padding: zeros on each side, or (rows, columns); by default what keeps the size at stride 1. "tensorflow":
+            TensorFlow's SAME, the odd one of an even number of zeros at the end.
         depthwise: one filter a channel; `inputs` equals `outputs`.
     """
 
@@ -63,7 +70,7 @@ class Conv(nnx.Module):
         kernel_size: int | tuple[int, int],
         *,
         stride: int = 1,
-        padding: int | tuple[int, int] | None = None,
+        padding: int | tuple[int, int] | Literal["tensorflow"] | None = None,
         depthwise: bool = False,
         bias: bool = False,
         init: Initializer = kaiming_normal,
@@ -72,6 +79,9 @@ class Conv(nnx.Module):
         size = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
         if padding is None:
             padding = ((size[0] - 1) // 2, (size[1] - 1) // 2)
+        self.same_as_tensorflow = padding == "tensorflow"
+        if padding == "tensorflow":
+            padding = 0
         self.stride, self.depthwise = stride, depthwise
         self.padding = (padding, padding) if isinstance(padding, int) else padding
         self.kernel = nnx.Param(init(rngs.params(), (*size, 1 if depthwise else inputs, outputs)))
@@ -80,8 +90,14 @@ class Conv(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, inputs] to [B, h, w, outputs]."""
         kernel = self.kernel[...].astype(x.dtype)
+        if self.same_as_tensorflow:
+            zeros = [
+                max((-(-length // self.stride) - 1) * self.stride + size - length, 0)
+                for length, size in zip(x.shape[1:3], kernel.shape[:2], strict=True)
+            ]
+            x = jnp.pad(x, ((0, 0), *((count // 2, count - count // 2) for count in zeros), (0, 0)))
         if self.depthwise:
-            x = depthwise_conv(x, kernel, stride=self.stride)
+            x = depthwise_conv(x, kernel, stride=self.stride, padding=self.padding[0])
         else:
             x = conv(x, kernel, stride=self.stride, padding=self.padding)
         return x if self.bias is None else x + self.bias[...].astype(x.dtype)[None, None, None]
@@ -116,6 +132,60 @@ class BatchNorm(nnx.Module):
         return (x.astype(jnp.float32) * factor[None, None, None] + offset[None, None, None]).astype(x.dtype)
 
 
+class ConvNorm(nnx.Module):
+    """Convolution, BatchNorm and an activation; takes `Conv`'s options."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel_size: int | tuple[int, int],
+        *,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        act: Activation | None = jax.nn.relu,
+        rngs: nnx.Rngs,
+        **options: Any,
+    ):
+        self.act = act
+        self.conv = Conv(inputs, outputs, kernel_size, rngs=rngs, **options)
+        self.norm = BatchNorm(outputs, eps=eps, momentum=momentum)
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """[B, H, W, inputs] to [B, h, w, outputs]."""
+        x = self.norm(self.conv(x), train=train)
+        return x if self.act is None else self.act(x)
+
+
+class Linear(nnx.Module):
+    """x kernel + bias on the last axis, computed in the dtype of its input."""
+
+    def __init__(self, inputs: int, outputs: int, *, init: Initializer, bias_std: float = 0.0, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs)))
+        self.bias = nnx.Param(normal(rngs.params(), (outputs,), bias_std))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., inputs] to [..., outputs]."""
+        bias = jnp.expand_dims(self.bias[...], tuple(range(x.ndim - 1)))
+        return x @ self.kernel[...].astype(x.dtype) + bias.astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """torch.nn.LayerNorm over the last axis, in float32."""
+
+    def __init__(self, features: int, *, eps: float):
+        self.eps = eps
+        self.scale, self.bias = nnx.Param(constant(1, features)), nnx.Param(constant(0, features))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., features] to the same."""
+        wide = x.astype(jnp.float32)
+        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        factor = jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + self.eps)
+        scale, bias = (jnp.expand_dims(p[...], tuple(range(x.ndim - 1))) for p in (self.scale, self.bias))
+        return (centred * factor * scale + bias).astype(x.dtype)
+
+
 def stochastic_depth(x: jax.Array, *, rate: float, train: bool, key: jax.Array | None) -> jax.Array:
     """Drops whole residual branches, image by image ("row" mode), and scales the kept ones up."""
     if not train or rate == 0.0 or key is None:
@@ -127,6 +197,22 @@ def stochastic_depth(x: jax.Array, *, rate: float, train: bool, key: jax.Array |
 def global_average(x: jax.Array) -> jax.Array:
     """[B, H, W, C] to [B, C], float32."""
     return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+
+
+def run(
+    block: Any, x: jax.Array, *, train: bool, key: jax.Array | None = None, rematerialise: bool = False
+) -> jax.Array:
+    """block(x, train=train, key=key).
+
+    Args:
+        rematerialise: keep none of the block's inner results for the gradient, compute them again instead: slower by
+            a forward pass, far smaller.
+    """
+
+    def call(block: Any, x: jax.Array, key: jax.Array | None) -> jax.Array:
+        return block(x, train=train, key=key)
+
+    return (nnx.remat(call) if rematerialise and train else call)(block, x, key)
 
 
 def fold(key: jax.Array | None, number: int) -> jax.Array | None:

@@ -1,0 +1,43 @@
+"""Attention: cuDNN's fused kernel where there is one for the dtype and shape, plain products everywhere else."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """softmax(query key^T / sqrt(D)) value, every token attending to all, head by head.
+
+    Args:
+        query, key, value: [B, N, heads, D].
+
+    Returns:
+        [B, N, heads, D] in their dtype.
+    """
+    if _has_fused_kernel(query):
+        return lax.platform_dependent(query, key, value, cuda=_fused, default=attention_plain)
+    return attention_plain(query, key, value)
+
+
+def attention_plain(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """`attention` as two matrix products and a float32 softmax; the weights are an array [B, heads, N, N]."""
+    scores = jnp.einsum("bnhd,bmhd->bhnm", query * (1 / math.sqrt(query.shape[-1])), key)
+    weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(value.dtype)
+    return jnp.einsum("bhnm,bmhd->bnhd", weights, value)
+
+
+def _fused(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+
+
+def _has_fused_kernel(query: jax.Array) -> bool:
+    """cuDNN's takes half precision only; jax refuses what else it cannot do when the function is traced."""
+    if jax.default_backend() != "gpu" or query.dtype not in (jnp.bfloat16, jnp.float16):
+        return False
+    try:
+        jax.eval_shape(_fused, *[jax.ShapeDtypeStruct(query.shape, query.dtype)] * 3)
+    except (NotImplementedError, RuntimeError, ValueError):
+        return False
+    return True
