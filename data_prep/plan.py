@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from data_prep import patches, readers, slide, stain, tiles, tissue
+from data_prep import counts, patches, readers, slide, stain, tiles, tissue
 from data_prep.errors import InputError
 from data_prep.records import IMAGE_FORMATS
 from data_prep.section import GeneTable, Section
@@ -175,7 +175,7 @@ def frame_section(
     if options.kind == "patches":
         window_inside = patches.inside_mask(image, xy, patch_size_px=options.patch_size_px, px_scale=px_scale)
     reasons = {"outside_image": ~centre_inside, "window_outside_image": centre_inside & ~window_inside}
-    totals = np.asarray(section.counts.sum(axis=1, dtype=np.int64)).ravel()
+    totals = counts.row_totals(section.counts)
     reasons["low_counts"] = ~np.any(list(reasons.values()), axis=0) & (totals < options.min_counts)
     removed = {reason: int(mask.sum()) for reason, mask in reasons.items()}
     rows = np.flatnonzero(~np.any(list(reasons.values()), axis=0))
@@ -226,13 +226,14 @@ def plan_section(
     with slide.open_slide(section.image_path) as image:
         transform = stain_transform(options, image, target) if options.max_white_fraction < 1 else None
         frames = frame_section(section, image, options, transform=transform)
-    kept = section.counts[frames.rows]
+    rows = frames.rows
+    gene_sums, gene_spots = counts.column_totals(section.counts, rows)
     return SectionPlan(
         name=name,
         genes=section.genes,
-        gene_sums=np.bincount(kept.indices, weights=kept.data, minlength=len(section.genes)).astype(np.int64),
-        gene_spots=np.bincount(kept.indices[kept.data > 0], minlength=len(section.genes)),
-        spots=kept.shape[0],
+        gene_sums=gene_sums,
+        gene_spots=gene_spots,
+        spots=len(rows),
         records=len(frames.members),
         read=len(section.spot_id),
         removed=frames.removed,
@@ -300,15 +301,7 @@ def counts_over(section: Section, rows: np.ndarray, genes: GeneTable) -> scipy.s
     """[S, G] int32: the counts of some spots over the data set's genes, CSR with sorted columns and no stored zero."""
     place = {key: index for index, key in enumerate(genes.keys)}
     column_of = np.array([place.get(key, -1) for key in section.genes.keys], np.int32)
-    counts = section.counts[rows]
-    columns = column_of[counts.indices]
-    keep = (columns >= 0) & (counts.data != 0)
-    indptr = np.concatenate([[0], np.cumsum(keep)])[counts.indptr]
-    matrix = scipy.sparse.csr_array(
-        (counts.data[keep].astype(np.int32), columns[keep], indptr), shape=(len(rows), len(genes))
-    )
-    matrix.sort_indices()
-    return matrix
+    return counts.select(section.counts, rows, column_of=column_of, columns=len(genes))
 
 
 def split_names(names: Sequence[str]) -> dict[str, str]:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 from array_record.python import array_record_module
 from PIL import Image
 
-from data_prep import cli, patches, plan, readers, records, slide, stain, tissue
+from data_prep import cli, counts, patches, plan, readers, records, slide, stain, tissue
 from data_prep.dataset import WORK_FOLDER, SectionTable, check_files
 from data_prep.errors import InputError
 from data_prep.section import POLYGON, GeneTable, Section
@@ -143,6 +144,8 @@ def _write_files(task: Task, folder: Path) -> tuple[dict[str, Any], dict[str, Pa
         transform = plan.stain_transform(options, image, task.target)
         frames = plan.frame_section(section, image, options, transform=transform)
         table = _table(section, frames, task)
+        nothing = scipy.sparse.csr_array(section.counts.shape, dtype=np.int32)
+        section = dataclasses.replace(section, counts=nothing)  # the table has them; gigabytes in Visium HD
         threshold = tissue.otsu_threshold(tissue.grey_histogram(image, transform=transform))
         sizes = shard_sizes(len(frames.members), size_px=options.size_px, shard_mb=options.shard_mb)
         prefix = f"{dataset_name(options.kind)}-{task.split}.array_record"
@@ -196,7 +199,7 @@ def _write_files(task: Task, folder: Path) -> tuple[dict[str, Any], dict[str, Pa
         "image": {"file": section.image_path.name, "sha256": slide.file_sha256(section.image_path), **size},
         "otsu_threshold": threshold,
         "stain": None if transform is None else transform.to_dict()["source"],
-        "gene_sums": np.asarray(table.counts.sum(axis=0, dtype=np.int64)).ravel().tolist(),
+        "gene_sums": counts.column_totals(table.counts, np.arange(len(table.spot_id)))[0].tolist(),
         "channel_moments": {
             "count": pixels,
             "mean": mean.mean(axis=0).tolist(),
@@ -218,21 +221,22 @@ def _write_files(task: Task, folder: Path) -> tuple[dict[str, Any], dict[str, Pa
 def _table(section: Section, frames: plan.Frames, task: Task) -> SectionTable:
     """Spots and counts in record order; the figures of the records are not known yet."""
     rows = frames.rows
-    counts = plan.counts_over(section, rows, task.genes)
+    kept = plan.counts_over(section, rows, task.genes)
     kept_genes = np.isin(task.plan.genes.keys, task.genes.keys)
+    total = int(counts.row_totals(kept).sum())
     planned = (task.plan.spots, task.plan.records, int(task.plan.gene_sums[kept_genes].sum()))
-    if (len(rows), len(frames.members), int(counts.sum(dtype=np.int64))) != planned:
+    if (len(rows), len(frames.members), total) != planned:
         raise InputError(
-            f"Section {section.name!r}: {len(rows)} spots with {counts.sum(dtype=np.int64)} counts are left where "
+            f"Section {section.name!r}: {len(rows)} spots with {total} counts are left where "
             f"{planned[0]} with {planned[2]} were planned; the source changed while it was being built, start again"
         )
     return SectionTable(
-        counts=counts,
+        counts=kept,
         spot_id=section.spot_id[rows],
         spot_xy=section.spot_xy[rows],
         spot_kind=section.spot_kind[rows],
         spot_size_px=section.spot_size_px[rows],
-        total_counts=np.asarray(section.counts[rows].sum(axis=1, dtype=np.int64)).ravel(),
+        total_counts=counts.row_totals(section.counts)[rows],
         record_of_spot=np.repeat(np.arange(len(frames.members), dtype=np.int32), [len(m) for m in frames.members]),
         white_fraction=np.zeros(0, np.float32),
         channel_mean=np.zeros((0, 3)),
@@ -262,7 +266,7 @@ def _records(
         figures.append((white, stored.mean(axis=0, dtype=np.float64), squares))
         spots = slice(start, start + len(members))
         start = spots.stop
-        counts = table.counts[spots]
+        held = table.counts[spots]
         yield records.encode_record(
             {
                 "image": data,
@@ -277,9 +281,9 @@ def _records(
                 "spot_xy": (table.spot_xy[spots] - origin) / frames.px_scale,
                 "spot_id": table.spot_id[spots].tolist(),
                 "total_counts": table.total_counts[spots],
-                "count_indptr": counts.indptr,
-                "count_indices": counts.indices,
-                "count_values": counts.data,
+                "count_indptr": held.indptr,
+                "count_indices": held.indices,
+                "count_values": held.data,
                 **_shapes(section, members, origin, frames.px_scale),
             }
         )
