@@ -73,7 +73,7 @@ def check_spots(section: Section, truth: DemoSection, spot_xy: np.ndarray, count
 
 
 def test_patients_are_kept_apart(made: tuple[str, Path]) -> None:
-    layout, root = made
+    root = made[1]
     patients = [section.patient for section in find_layout(root)[0].read_sections(root)]
     assert len(set(patients)) == 2
     assert patients == sorted(patients)
