@@ -47,7 +47,7 @@ def get_config() -> Any:
     config.demo.patch_size_px = 112
     config.demo.patients = 5
     config.demo.batch_size = 16
-    config.demo.num_epochs = 10
+    config.demo.num_epochs = 8
     config.demo.optimizer = "adamw"
     config.demo.learning_rate = 2e-3
     config.demo.schedule = "cosine"

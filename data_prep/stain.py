@@ -167,7 +167,7 @@ def load_normaliser(path: str | Path) -> Normaliser:
         saved = json.loads(Path(path).read_text(encoding="utf-8"))
         if (saved["format"], saved["format_version"]) != ("stjax-stain", 1):
             raise ValueError(f"format {saved['format']!r}, version {saved['format_version']!r}")
-        return Normaliser(_profile_from(saved["source"]), _profile_from(saved["target"]))
+        return Normaliser(profile_from(saved["source"]), profile_from(saved["target"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: not a saved stain normaliser ({type(error).__name__}: {error}); expected a file that "
@@ -353,7 +353,9 @@ def _one_colour(slide: Slide) -> str:
     )
 
 
-def _profile_from(saved: Mapping[str, Any]) -> Profile:
+def profile_from(saved: Mapping[str, Any]) -> Profile:
+    """A profile from its plain values, as a manifest keeps them."""
+
     def frozen(value: Any) -> Any:
         return tuple(map(frozen, value)) if isinstance(value, list) else value
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import cli, patches, readers
+from data_prep import cli, patches, readers, stain
 from data_prep.errors import InputError
 from data_prep.section import DISC, Section
 from data_prep.slide import Slide, open_slide
@@ -129,7 +129,12 @@ def predict_slide(run: workdir.Run, section: Section, slide: Slide) -> writer.Se
             "check scale and coordinates with python -m data_prep.check"
         )
     xy = section.spot_xy[inside]
-    images = patches.cut_patches(slide, xy, patch_size_px=data.image_size_px, px_scale=px_scale)
+    transform = None
+    if data.stain_target is not None:  # as the training slides were, each fitted on its own and mapped to the target
+        target = stain.profile_from(data.stain_target)
+        standardise = data.parameters["stain_standardise"]
+        transform = stain.fit_transform_for(data.parameters["stain"], slide, target, standardise=standardise)
+    images = patches.cut_patches(slide, xy, patch_size_px=data.image_size_px, px_scale=px_scale, transform=transform)
     images = cli.progress(images, total=len(xy), description=section.name, unit="spot")
     expression = np.concatenate(list(predict_patches(run, images, len(xy))))
     counts = section.counts[inside]

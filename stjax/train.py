@@ -59,7 +59,7 @@ def train(config: Config, folder: Path) -> None:
     config = configs.resolve(config, protocol, demo=is_demo)
     if (folder / workdir.CONFIG).exists():
         configs.check_same_run(configs.load(folder / workdir.CONFIG), config, folder)
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or any(entry.suffix != ".tmp" for entry in folder.iterdir())):
         raise InputError(f"{folder} is in use by something else than a run of stjax; choose another --workdir")
     mesh = parallel.make_mesh()
     parallel.check_batch_size(config.batch_size, mesh)
@@ -72,13 +72,13 @@ def train(config: Config, folder: Path) -> None:
     dataset = PatchDataset.open(path)
     data = describe_data(config, protocol, dataset)
     folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / workdir.CONFIG).exists():  # first: it is what marks a folder as a run's
+        workdir.write_json(folder / workdir.CONFIG, config.to_dict())
     if (folder / workdir.DATA).exists():
         if workdir.load_data_record(folder).content_hash != data.content_hash:
             raise InputError(f"{folder} was trained on other data than {path}; choose another --workdir")
     else:
         workdir.write_json(folder / workdir.DATA, data.to_json())
-    if not (folder / workdir.CONFIG).exists():
-        workdir.write_json(folder / workdir.CONFIG, config.to_dict())
 
     train_records = input_pipeline.PatchRecords(dataset, data.split.train, data.panel, protocol, train=True)
     val_records = None
@@ -193,6 +193,7 @@ def describe_data(config: Config, protocol: protocols.Protocol, dataset: PatchDa
         data_dir=str(dataset.path.resolve()),
         content_hash=dataset.content_hash,
         parameters=parameters,
+        stain_target=dataset.manifest["stain_target"],
         image_size_px=dataset.patch_size_px,
         um_per_px=float(parameters.get("um_per_px") or np.median(scales)),
         synthetic=bool(dataset.manifest["synthetic"]),

@@ -26,6 +26,7 @@ class DataRecord:
     Attributes:
         data_dir, content_hash: the data set, and the SHA-256 of its manifest.
         parameters: how patches were cut and stained, from the manifest.
+        stain_target: the fitted slide that stains were normalised to, from the manifest; None without normalisation.
         image_size_px: side of a patch.
         um_per_px: physical size of a patch pixel, the training sections' median.
         synthetic: whether the data is the demo's.
@@ -34,6 +35,7 @@ class DataRecord:
     data_dir: str
     content_hash: str
     parameters: dict[str, Any]
+    stain_target: dict[str, Any] | None
     image_size_px: int
     um_per_px: float
     synthetic: bool

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from configs import tiny
-from data_prep import demo
-from stjax import evaluate, train
+from data_prep import build, demo
+from stjax import evaluate, predict, train
 from tests.conftest import command
 
 
@@ -113,6 +113,20 @@ def test_prediction_from_the_raw_section_equals_the_one_from_its_records(trained
     np.testing.assert_allclose(raw.layers["truth"], prepared.layers["truth"], atol=1e-5)
     # The records hold JPEG: the pictures differ by its rounding, the predictions hardly.
     assert np.abs(raw.X - prepared.X).mean() < 0.05 * prepared.X.std()
+
+
+def test_raw_sections_are_stain_normalised_as_the_training_slides_were(tmp_path):
+    source = demo.make_demo(tmp_path / "source", patients=2, sections_per_patient=1, spots=40)
+    data = tmp_path / "data"
+    build.build(source, data, patch_size_px=32, stain="macenko", stain_target="A1", image_format="raw")
+    config = tiny.get_config()
+    config.update({"data_dir": str(data), "num_epochs": 1, "batch_size": 16})
+    train.train(config, tmp_path / "run")
+    predict.predict(tmp_path / "run", source, tmp_path / "out", sections=["B1"])
+    raw, prepared = (
+        anndata.read_h5ad(folder / "B1.h5ad") for folder in (tmp_path / "out", tmp_path / "run/predictions")
+    )
+    np.testing.assert_allclose(raw[prepared.obs_names].X, prepared.X, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("protocol", ["brstnet_paper", "brstnet_code"])
