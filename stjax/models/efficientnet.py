@@ -140,6 +140,7 @@ class EfficientNet(nnx.Module):
 
     def __init__(self, spec: Spec, *, dtype: Any, rematerialise: bool, rngs: nnx.Rngs):
         self.dtype, self.dropout_rate, self.rematerialise = dtype, spec.dropout_rate, rematerialise
+        self.lite = spec.lite
         self.stem = spec.conv_norm(3, spec.stages[0].inputs, 3, stride=2, rngs=rngs)
         total = sum(stage.blocks for stage in spec.stages)
         self.stages, index = nnx.List(), 0
