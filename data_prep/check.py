@@ -209,7 +209,8 @@ def _orientation(finding: Finding, section: Section, small: np.ndarray, scale: f
     dark = (grey <= tissue.otsu_threshold(np.bincount(grey.ravel(), minlength=256))).astype(np.float32)
     pitch = scipy.spatial.KDTree(xy).query(xy, k=2)[0][:, 1] if len(xy) > 1 else np.zeros(1)
     width = int(np.clip(np.median(pitch), 5, min(grey.shape)))
-    mask = scipy.ndimage.binary_fill_holes(scipy.ndimage.uniform_filter(dark, width) > 0.25)  # fat is tissue too
+    near = scipy.ndimage.uniform_filter(dark, width) > 0.25
+    mask = np.asarray(scipy.ndimage.binary_fill_holes(near), dtype=bool)  # fat is tissue too
     density = scipy.ndimage.uniform_filter(255 - grey.astype(np.float32), max(3, width // 2))
     fits = {turned: _fit(mask, density, xy, reads, turned) for turned in _ORIENTATIONS}
     share, score = fits.pop((False, False, False))

@@ -140,7 +140,7 @@ def _write_h5(path: Path, names: np.ndarray, genes: GeneTable, counts: scipy.spa
             "indices": counts.indices,
             "indptr": counts.indptr,
         }
-        values["shape"] = np.array(counts.shape[::-1], np.int32)
+        values["shape"] = np.array([len(genes), len(names)], np.int32)
         values["features/id"] = genes.ensembl_id.astype("S")
         values["features/name"] = genes.symbol.astype("S")
         values["features/feature_type"] = np.full(len(genes), b"Gene Expression")
@@ -153,7 +153,7 @@ def _write_mtx(folder: Path, names: np.ndarray, genes: GeneTable, counts: scipy.
     write_gzip(folder / "barcodes.tsv.gz", "\n".join(names) + "\n")
     rows = [f"{key}\t{symbol}\tGene Expression" for key, symbol in zip(genes.ensembl_id, genes.symbol, strict=True)]
     write_gzip(folder / "features.tsv.gz", "\n".join(rows) + "\n")
-    spot = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
+    spot = np.repeat(np.arange(len(names)), np.diff(counts.indptr))
     head = f"%%MatrixMarket matrix coordinate integer general\n%{NOTICE}\n{len(genes)} {len(names)} {counts.nnz}\n"
     lines = [
         f"{gene + 1} {row + 1} {value}" for gene, row, value in zip(counts.indices, spot, counts.data, strict=True)

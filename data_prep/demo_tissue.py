@@ -232,8 +232,9 @@ def sample_molecules(
 
 def covered(tissue: Tissue, xy_um: np.ndarray) -> np.ndarray:
     """[N] float: how much of the neighbourhood of each point (x, y), about a legacy spot wide, is tissue."""
+    height, width = tissue.region.shape[1:]
     share = scipy.ndimage.uniform_filter(tissue.region.sum(axis=0), 9)
-    return share[grid_index(xy_um, (share.shape[0], share.shape[1]))]
+    return np.asarray(share)[grid_index(xy_um, (height, width))]
 
 
 def _tissue_mask(rng: np.random.Generator, shape: tuple[int, int], area: float) -> np.ndarray:

@@ -76,7 +76,9 @@ def libraries(path: Path) -> list[str]:
     """Keys of `uns["spatial"]`, without reading anything else."""
     with _open(path) as file:
         group = file.get("uns/spatial")
-        return [key for key in group if isinstance(group[key], h5py.Group)] if isinstance(group, h5py.Group) else []
+        return (
+            [str(key) for key in group if isinstance(group[key], h5py.Group)] if isinstance(group, h5py.Group) else []
+        )
 
 
 def text_column(path: Path, name: str) -> np.ndarray | None:
@@ -88,14 +90,14 @@ def text_column(path: Path, name: str) -> np.ndarray | None:
         return np.asarray(pd.Series(values).astype(str), dtype=str)
 
 
-def _open(path: Path) -> h5py.File:
+def _open(path: Path) -> Any:
     try:
         return h5py.File(path)
     except OSError as error:
         raise InputError(f"{path}: truncated or not an .h5ad file ({error}); copy or download it again") from error
 
 
-def _element(file: h5py.File, key: str, path: Path) -> Any:
+def _element(file: Any, key: str, path: Path) -> Any:
     if key not in file:
         raise InputError(f"{path}: {key} not found (it holds {', '.join(file)}); expected an AnnData file")
     try:
@@ -105,7 +107,7 @@ def _element(file: h5py.File, key: str, path: Path) -> Any:
         raise InputError(f"{path}: {key} cannot be read ({reason}); copy or download it again") from error
 
 
-def _coordinates(file: h5py.File, path: Path) -> Any:
+def _coordinates(file: Any, path: Path) -> Any:
     for key in ("obsm/spatial", "obsm/X_spatial"):
         if key in file:
             return _element(file, key, path)
@@ -115,7 +117,7 @@ def _coordinates(file: h5py.File, path: Path) -> Any:
     )
 
 
-def _raw_counts(file: h5py.File, path: Path) -> tuple[Any, pd.DataFrame, tuple[str, ...]]:
+def _raw_counts(file: Any, path: Path) -> tuple[Any, pd.DataFrame, tuple[str, ...]]:
     """The raw counts, the genes they belong to, and where they come from."""
     if "layers/counts" in file:
         return _element(file, "layers/counts", path), _element(file, "var", path), ("counts are layers['counts']",)
@@ -127,20 +129,23 @@ def _raw_counts(file: h5py.File, path: Path) -> tuple[Any, pd.DataFrame, tuple[s
     return matrix, _element(file, "var", path), ()
 
 
-def _spatial(file: h5py.File, path: Path) -> dict[str, dict[str, Any]]:
+def _spatial(file: Any, path: Path) -> dict[str, dict[str, Any]]:
     """Scale factors and picture sizes of every library; pictures themselves are not read."""
-    group = file.get("uns/spatial")
+    group: Any = file.get("uns/spatial")
     found: dict[str, dict[str, Any]] = {}
     for library in group if isinstance(group, h5py.Group) else ():
-        entry = group[library]
-        if not isinstance(entry, h5py.Group):
+        if not isinstance(group[library], h5py.Group):
             continue
-        factors = _element(file, f"uns/spatial/{library}/scalefactors", path) if "scalefactors" in entry else {}
-        images = entry.get("images")
-        sizes = {name: images[name].shape[:2] for name in images} if isinstance(images, h5py.Group) else {}
-        found[library] = {
-            "scalefactors": {key: float(value) for key, value in factors.items() if np.isscalar(value)
-                             and not isinstance(value, str | bytes)},
-            "images": sizes,
-        }  # fmt: skip
+        place = f"uns/spatial/{library}/scalefactors"
+        factors = _element(file, place, path) if place in file else {}
+        images = file.get(f"uns/spatial/{library}/images", {})
+        found[str(library)] = {
+            "scalefactors": {key: float(np.ravel(value)[0]) for key, value in factors.items() if _is_number(value)},
+            "images": {name: images[name].shape[:2] for name in images},
+        }
     return found
+
+
+def _is_number(value: Any) -> bool:
+    values = np.asarray(value)
+    return values.size == 1 and values.dtype.kind in "iuf"

@@ -4,7 +4,7 @@ import dataclasses
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -62,14 +62,14 @@ def as_counts(matrix: Any, path: Path, names: Callable[[int, int], str]) -> scip
             f"{path}: {names(row, int(counts.indices[entry]))}: count is {data[entry]}, expected a non-negative whole "
             "number; give the raw counts, not normalised ones"
         )
-    counts = counts.astype(np.int32)
-    counts.eliminate_zeros()
-    return counts
+    whole = scipy.sparse.csr_array(counts, dtype=np.int32)
+    whole.eliminate_zeros()
+    return whole
 
 
 def check_unique(names: np.ndarray, path: Path, what: str) -> None:
     """Raise `InputError` naming the first of `names` [N] str that appears twice."""
-    if pyarrow.compute.count_distinct(pyarrow.array(names)).as_py() != len(names):
+    if len(pyarrow.array(names).unique()) != len(names):
         values, first, times = np.unique(names, return_index=True, return_counts=True)
         repeated = np.argmin(np.where(times > 1, first, len(names)))
         raise InputError(f"{path}: {what} {values[repeated]} appears {times[repeated]} times; remove the duplicates")
@@ -77,7 +77,8 @@ def check_unique(names: np.ndarray, path: Path, what: str) -> None:
 
 def places_of(names: np.ndarray, among: np.ndarray) -> np.ndarray:
     """[N] int64: index of each name in `among` (unique), -1 where it is not there. Millions take a second."""
-    found = pyarrow.compute.index_in(pyarrow.array(names), value_set=pyarrow.array(among))
+    options = pyarrow.compute.SetLookupOptions(value_set=pyarrow.array(among))
+    found = pyarrow.compute.call_function("index_in", [pyarrow.array(names)], options)
     return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
@@ -89,12 +90,13 @@ def read_h5(path: Path) -> CountMatrix:
     """
     try:
         with h5py.File(path) as file:
-            group = file.get("matrix")
+            group: Any = file.get("matrix")
             if not isinstance(group, h5py.Group):
                 raise InputError(
                     f"{path}: holds {', '.join(file) or 'nothing'}, expected the group 'matrix' of a Space Ranger "
                     "feature-barcode matrix; give the *_feature_bc_matrix.h5 file"
                 )
+            group = cast(Any, group)
             shape = tuple(int(size) for size in group["shape"][:])
             parts = tuple(group[key][:] for key in ("data", "indices", "indptr"))
             barcode, gene_id, symbol = (_decode(group[key][:]) for key in ("barcodes", "features/id", "features/name"))
