@@ -112,8 +112,13 @@ def decoding(path: Path) -> Iterator[None]:
     """Turn whatever a decoder raises into one `InputError` that names the file."""
     try:
         yield
-    except (InputError, MemoryError):
+    except InputError:
         raise
+    except MemoryError as error:
+        raise InputError(
+            f"{path}: decoding needs more memory than there is; it is damaged, or needs converting to tiled TIFF, "
+            "which is read by regions"
+        ) from error
     except Exception as error:  # decoders raise anything from struct.error to SyntaxError on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         if "imagecodecs" in reason:

@@ -85,6 +85,10 @@ class TiffSlide(Slide):
             return segment
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        with decoding(self.path):
+            return self._assembled(level, x, y, width, height)
+
+    def _assembled(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         planes = self._levels[level]
         page = planes[0]
         separate = page.planarconfig == 2 and page.samplesperpixel > 1
@@ -102,8 +106,7 @@ class TiffSlide(Slide):
             out = np.full((height, width, samples), 255, np.uint8)
             for row in range(y // tile_h, (y + height - 1) // tile_h + 1):
                 for column in range(x // tile_w, (x + width - 1) // tile_w + 1):
-                    with decoding(self.path):
-                        tile = self._segment(source, first + row * across + column)
+                    tile = self._segment(source, first + row * across + column)
                     if tile is None:
                         continue
                     top, left = row * tile_h, column * tile_w

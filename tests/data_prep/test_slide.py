@@ -353,6 +353,23 @@ def test_truncated_tiled_tiff_is_refused(tmp_path, pixels, tifffile, share):
         whole(path)
 
 
+def test_tiff_with_random_damage_is_read_or_refused(tmp_path, pixels, tifffile):
+    random = np.random.default_rng(0)
+    tifffile.imwrite(tmp_path / "a.tif", pixels[:90, :120], photometric="rgb", tile=(32, 32), compression="zlib")
+    good = np.frombuffer((tmp_path / "a.tif").read_bytes(), np.uint8)
+    refused = 0
+    for _ in range(150):
+        damaged = good.copy()
+        damaged[random.integers(0, 500, 3)] = random.integers(0, 256, 3)
+        damaged.tofile(tmp_path / "b.tif")
+        try:
+            with open_slide(tmp_path / "b.tif", max_pixels=10**7) as slide:
+                slide.read_region(0, 0, min(slide.width, 500), min(slide.height, 500))
+        except InputError:
+            refused += 1
+    assert refused > 20
+
+
 def test_tile_cache_stays_bounded(tmp_path, pixels, tifffile, monkeypatch):
     from data_prep import slide_tiff
 
