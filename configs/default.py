@@ -26,6 +26,9 @@ def get_config() -> Any:
     config.model.dtype = "float32"  # of the computation; parameters, heads and losses stay float32
     config.model.options = ConfigDict()  # further keywords of the module's build()
 
+    config.init_from = ""  # the backbone's starting weights: .safetensors or .pth under torchvision's or timm's names
+    config.backbone_learning_rate_scale = 1.0  # of the learning rate; 0 freezes the backbone, statistics included
+
     config.batch_size = placeholder(int)  # global, whatever the number of devices
     config.num_epochs = placeholder(int)
     config.optimizer = placeholder(str)  # sgd or adamw

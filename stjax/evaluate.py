@@ -112,7 +112,7 @@ def evaluate(folder: Path, *, data_dir: str = "", protocol: str = "", sections: 
     per_gene = pd.DataFrame({"gene": panel.names[: panel.num_main], "ensembl_id": panel.ensembl_id[: panel.num_main]})
     summaries = {}
     for method, each in methods.items():
-        pcc = metrics.pooled_pcc(each, truths, pooling=run.protocol.pooling)
+        pcc = metrics.pooled_pcc(each, truths, [p.patient for p in predictions], pooling=run.protocol.pooling)
         mae = metrics.mae_per_gene(np.concatenate(each) / std, np.concatenate(truths) / std)
         rmse = metrics.rmse_per_gene(np.concatenate(each) / std, np.concatenate(truths) / std)
         summaries[method] = metrics.summarise(pcc, mae, rmse)
@@ -140,9 +140,7 @@ def evaluate(folder: Path, *, data_dir: str = "", protocol: str = "", sections: 
     os.replace(temporary, target / "per_gene.csv")
 
     written = [target / "metrics.json", target / "per_gene.csv"]
-    best = int(
-        per_gene["pcc"].fillna(-2).to_numpy().argmax()
-    )
+    best = int(per_gene["pcc"].fillna(-2).to_numpy().argmax())
     for prediction in predictions:
         base = folder / "predictions" / prediction.section
         writer.write_h5ad(base.with_name(f"{base.name}.h5ad"), prediction, run, genes=np.arange(panel.num_main))

@@ -68,7 +68,7 @@ class PatchRecords:
     def main_expression(self, panel: Panel, protocol: Protocol) -> np.ndarray:
         """[N, M] float64: measured expression of the main genes, in the protocol's expression units."""
         counts = self._counts[:, : panel.num_main].toarray().astype(np.float64)
-        return protocol.transform(counts, self._total.astype(np.float64)[:, None])
+        return protocol.transform(counts, self._total.astype(np.float64)[:, None], panel.num_genes)
 
     def batch(self, images: np.ndarray, index: np.ndarray, *, size: int) -> Batch:
         """A batch of `size` patches; missing ones are zeros under a zero mask."""

@@ -1,6 +1,7 @@
 """Per-gene metrics and their summaries, float64. A constant gene has no correlation: NaN, counted, never zeroed."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -39,18 +40,29 @@ def rmse_per_gene(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.sqrt(np.square(np.asarray(prediction, np.float64) - truth).mean(axis=0))
 
 
-def pooled_pcc(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray], *, pooling: str) -> np.ndarray:
+def pooled_pcc(
+    predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray], patients: Sequence[str], *, pooling: str
+) -> np.ndarray:
     """PCC of each gene over sections, pooled the protocol's way.
 
     Args:
         predictions, truths: one [S, G] a section.
-        pooling: "pooled" (all spots together) or "section_median" (median of the sections' PCCs).
+        patients: whose section each is.
+        pooling: "pooled" (all spots together), "section_median" (median of the sections' PCCs) or "patient_median"
+            (each patient's sections pooled, median of the patients' PCCs).
     """
-    if pooling == "pooled":
-        return pearson_per_gene(np.concatenate(predictions), np.concatenate(truths))
-    if pooling != "section_median":
-        raise ValueError(f"pooling is {pooling!r}, expected 'pooled' or 'section_median'")
-    each = np.stack([pearson_per_gene(p, t) for p, t in zip(predictions, truths, strict=True)])  # [sections, G]
+    groups: dict[Any, list[int]] = {}
+    for index, patient in enumerate(patients):
+        key = {"pooled": 0, "section_median": index, "patient_median": patient}[pooling]
+        groups.setdefault(key, []).append(index)
+    each = np.stack(
+        [
+            pearson_per_gene(
+                np.concatenate([predictions[i] for i in group]), np.concatenate([truths[i] for i in group])
+            )
+            for group in groups.values()
+        ]
+    )  # [groups, G]
     result = np.full(each.shape[1], np.nan)
     known = ~np.all(np.isnan(each), axis=0)
     result[known] = np.nanmedian(each[:, known], axis=0)

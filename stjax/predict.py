@@ -152,7 +152,7 @@ def predict_slide(run: workdir.Run, section: Section, slide: Slide) -> writer.Se
         spot_radius_px=float(np.median(discs)) if len(discs) else 50 / section.um_per_px,
         um_per_px=section.um_per_px,
         expression=expression,
-        truth=run.protocol.transform(measured, total),
+        truth=run.protocol.transform(measured, total, data.panel.num_genes),
         thumbnail=thumbnail,
         thumbnail_scale=thumbnail.shape[1] / slide.width,
     )

@@ -21,23 +21,36 @@ from data_prep.errors import InputError
 COUNTS_PER_SPOT = 1e4  # library size after normalisation, scanpy's convention
 
 
-def log1p_counts(counts: Any, total: Any) -> Any:
-    """log(1 + counts); BrST-Net's target, with no library-size normalisation. Shapes [..., G] and [..., 1]."""
-    del total
+# A target transform takes counts [..., G], the spots' totals [..., 1] and the number of genes those totals are over.
+
+
+def log1p_counts(counts: Any, total: Any, num_genes: int) -> Any:
+    """log(1 + counts); BrST-Net's target, with no library-size normalisation."""
+    del total, num_genes
     return _array_module(counts).log1p(counts)
 
 
-def log1p_library(counts: Any, total: Any) -> Any:
-    """log(1 + 10,000 counts / total counts of the spot). Shapes [..., G] and [..., 1]."""
+def log1p_library(counts: Any, total: Any, num_genes: int) -> Any:
+    """log(1 + 10,000 counts / total counts of the spot)."""
+    del num_genes
     xp = _array_module(counts)
     return xp.log1p(counts * (COUNTS_PER_SPOT / xp.maximum(total, 1)))
+
+
+def log_smoothed_share(counts: Any, total: Any, num_genes: int) -> Any:
+    """log((1 + counts) / (number of genes + total counts of the spot)); ST-Net's target."""
+    return _array_module(counts).log((1 + counts) / (num_genes + total))
 
 
 def _array_module(array: Any) -> Any:
     return np if isinstance(array, np.ndarray) else jnp
 
 
-TRANSFORMS = {"log1p_counts": log1p_counts, "log1p_library": log1p_library}
+TRANSFORMS = {
+    "log1p_counts": log1p_counts,
+    "log1p_library": log1p_library,
+    "log_smoothed_share": log_smoothed_share,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +70,9 @@ class Protocol:
         white_filter_scope: ... in "train" only, or in "all".
         image_std: "pooled" over pixels, or "mean_of_images": the mean of each patch's own deviation.
         test_symmetries: predict the mean over the eight symmetries of the square.
-        pooling: PCC over "pooled" test spots, or the "section_median" of per-section PCCs.
+        pooling: PCC over "pooled" test spots, or the median of the PCCs of each section ("section_median") or patient
+            ("patient_median").
+        head_at_mean: the main head starts at weight 0 and bias at the mean target.
         num_folds: patients, sorted, are dealt to folds as `patients[f::num_folds]`.
         test_patients: held out when present; otherwise the last patient is.
         recipe: optimisation settings of the source.
@@ -79,6 +94,7 @@ class Protocol:
     num_main_genes: int = 250
     min_counts: int = 1000
     test_symmetries: bool = False
+    head_at_mean: bool = False
     num_folds: int = 5
 
     @property
@@ -88,9 +104,9 @@ class Protocol:
         fields["recipe"] = dict(self.recipe)
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
-    def transform(self, counts: Any, total: Any) -> Any:
-        """Raw counts [..., G] and spot totals [..., 1] to the protocol's expression units."""
-        return TRANSFORMS[self.target](counts, total)
+    def transform(self, counts: Any, total: Any, num_genes: int) -> Any:
+        """Raw counts [..., G] and spot totals [..., 1] over `num_genes` genes to the protocol's expression units."""
+        return TRANSFORMS[self.target](counts, total, num_genes)
 
 
 brstnet_paper = Protocol(
@@ -145,6 +161,39 @@ brstnet_code = Protocol(
             "momentum": 0.9,
             "weight_decay": 1e-6,
             "schedule": "cosine_5_epochs",
+            "early_stopping_patience": 0,
+            "batch_size": 32,
+            "num_epochs": 50,
+            "aux_weight": 1.0,
+        }
+    ),
+)
+
+stnet = Protocol(
+    name="stnet",
+    source=(
+        "He et al., Integrating spatial gene expression and breast tumour morphology via deep learning, Nat Biomed Eng "
+        "2020, and its code. Its loss is summed over the batch of 32 at a rate of 1e-6: the mean at 32e-6."
+    ),
+    target="log_smoothed_share",
+    standardise_main=False,
+    standardise_aux=False,
+    panel_scope="train",
+    min_spot_fraction=0.0,
+    white_filter_scope="train",
+    max_white_fraction=1.0,
+    image_std="pooled",
+    pooling="patient_median",
+    test_patients=(),
+    test_symmetries=True,
+    head_at_mean=True,
+    recipe=MappingProxyType(
+        {
+            "optimizer": "sgd",
+            "learning_rate": 32e-6,
+            "momentum": 0.9,
+            "weight_decay": 0.0,
+            "schedule": "constant",
             "early_stopping_patience": 0,
             "batch_size": 32,
             "num_epochs": 50,
@@ -281,6 +330,7 @@ class Panel:
         target_mean, target_std: [M + A] float64; 0 and 1 where the protocol does not standardise.
         image_mean, image_std: [3] float64, of pixel values 0..255.
         train_mean: [M] float64, mean main expression over training spots: the mean predictor.
+        num_genes: of the data set, over which the spots' totals are.
     """
 
     ensembl_id: np.ndarray
@@ -291,6 +341,7 @@ class Panel:
     image_mean: np.ndarray
     image_std: np.ndarray
     train_mean: np.ndarray
+    num_genes: int
 
     @property
     def num_aux(self) -> int:
@@ -396,6 +447,7 @@ def fit_panel(protocol: Protocol, dataset: PatchDataset, split: Split) -> Panel:
         image_mean=image_mean,
         image_std=image_std,
         train_mean=train_mean,
+        num_genes=len(dataset.genes),
     )
 
 
@@ -404,15 +456,14 @@ def _stack(counts: Sequence[Any]) -> Any:
     return scipy.sparse.csr_array(scipy.sparse.vstack(counts))
 
 
-def _moments(
-    protocol: Protocol, counts: Any, total: np.ndarray, columns: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _moments(protocol: Protocol, counts: Any, total: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation of the transformed targets, a block of genes at a time to bound the memory."""
     mean, std = np.zeros(len(columns)), np.ones(len(columns))
     by_gene = counts.tocsc()
     for start in range(0, len(columns), 512):
         block = slice(start, start + 512)
-        values = protocol.transform(by_gene[:, columns[block]].toarray().astype(np.float64), total[:, None])
+        block_counts = by_gene[:, columns[block]].toarray().astype(np.float64)
+        values = protocol.transform(block_counts, total[:, None], counts.shape[1])
         mean[block], deviation = values.mean(axis=0), values.std(axis=0)
         std[block] = np.where(deviation > 0, deviation, 1.0)  # a constant gene stays constant, it does not blow up
     return mean, std

@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 
 from stjax import losses, models, optim, parallel
 from stjax.config import Config
-from stjax.protocols import Panel, Protocol
+from stjax.models import weights
+from stjax.protocols import Panel, Protocol, get_protocol
 
 State = dict[str, Any]  # {"params", "statistics", "opt_state"}
 NUM_SYMMETRIES = 8
@@ -44,7 +45,7 @@ def normalise(images: jax.Array, panel: Panel) -> jax.Array:
 
 def make_targets(batch: dict[str, jax.Array], panel: Panel, protocol: Protocol) -> dict[str, jax.Array]:
     """Raw counts [B, S, M + A] to the protocol's targets, {"main": [B, S, M], "aux": [B, S, A]}."""
-    expression = protocol.transform(batch["counts"], batch["total"])
+    expression = protocol.transform(batch["counts"], batch["total"], panel.num_genes)
     mean, std = (np.asarray(value, np.float32)[None, None, :] for value in (panel.target_mean, panel.target_std))
     standardised = (expression - mean) / std
     return {"main": standardised[..., : panel.num_main], "aux": standardised[..., panel.num_main :]}
@@ -52,6 +53,7 @@ def make_targets(batch: dict[str, jax.Array], panel: Panel, protocol: Protocol) 
 
 def make_model(config: Config, panel: Panel, *, image_size_px: int, rngs: nnx.Rngs) -> models.PatchModel:
     """The model a config names, with heads as wide as the panel."""
+    mean, std = panel.target_mean[: panel.num_main], panel.target_std[: panel.num_main]
     return models.build(
         module=config.model.module,
         variant=config.model.variant,
@@ -60,6 +62,7 @@ def make_model(config: Config, panel: Panel, *, image_size_px: int, rngs: nnx.Rn
         num_main=panel.num_main,
         num_aux=panel.num_aux if config.model.aux else 0,
         image_size_px=image_size_px,
+        main_mean=((panel.train_mean - mean) / std) if get_protocol(config.protocol).head_at_mean else None,
         rngs=rngs,
     )
 
@@ -82,7 +85,10 @@ def init_state(
 
     def fresh() -> tuple[Any, State]:
         rngs = nnx.Rngs(jax.random.key(config.seed))
-        graphdef, params, statistics = models.split(make_model(config, panel, image_size_px=image_size_px, rngs=rngs))
+        model = make_model(config, panel, image_size_px=image_size_px, rngs=rngs)
+        if config.init_from and not abstract:
+            print(f"{config.init_from}: {weights.load(model.backbone, weights.locate(config.init_from))}")
+        graphdef, params, statistics = models.split(model)
         return graphdef, {"params": params, "statistics": statistics, "opt_state": jax.jit(optimizer.init)(params)}
 
     if not abstract:
@@ -109,7 +115,7 @@ def make_train_step(
     All randomness comes from `config.seed` and the step number, so a resumed run repeats an uninterrupted one.
     """
     optimizer = make_optimizer(config)
-    aux_weight = config.aux_weight
+    aux_weight, backbone_scale = config.aux_weight, config.backbone_learning_rate_scale
 
     def train_step(
         state: State, batch: dict[str, jax.Array], step: jax.Array, learning_rate: jax.Array
@@ -120,12 +126,22 @@ def make_train_step(
         wanted = make_targets(batch, panel, protocol)
 
         def loss_of(params: nnx.State) -> tuple[jax.Array, Any]:
-            outputs, statistics = models.apply(graphdef, params, state["statistics"], images, train=True, key=model_key)
+            outputs, statistics = models.apply(
+                graphdef,
+                params,
+                state["statistics"],
+                images,
+                train=True,
+                key=model_key,
+                frozen_backbone=backbone_scale == 0,
+            )
             loss, parts = losses.main_aux_mse(outputs, wanted, batch["mask"], aux_weight=aux_weight)
             return loss, (parts, statistics)
 
         gradients, (parts, statistics) = jax.grad(loss_of, has_aux=True)(state["params"])
         updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
+        if backbone_scale != 1:
+            updates["backbone"] = jax.tree.map(lambda update: backbone_scale * update, updates["backbone"])
         params = optim.apply_updates(state["params"], updates, learning_rate)
         return {"params": params, "statistics": statistics, "opt_state": opt_state}, parts
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from data_prep.errors import InputError
@@ -25,12 +26,14 @@ def build(
     dtype: str,
     rngs: nnx.Rngs,
     options: dict[str, Any] | None = None,
+    main_mean: np.ndarray | None = None,
 ) -> PatchModel:
     """A backbone with the main head and, when `num_aux` is not 0, AuxNet.
 
     Args:
         module, variant: file in `stjax/models` and what its `build` calls the model, e.g. "efficientnet", "b0".
         options: further keywords of that `build`.
+        main_mean: [num_main] targets that the main head is to start at; None starts it at random.
 
     Raises:
         InputError: no such module, variant, dtype or option.
@@ -49,7 +52,7 @@ def build(
     if unknown := sorted(set(options) - known):
         raise InputError(f"config.model.options has {', '.join(unknown)}; {module} takes {', '.join(sorted(known))}")
     backbone = build_backbone(variant, dtype=DTYPES[dtype], rngs=rngs, image_size_px=image_size_px, **options)
-    return PatchModel(backbone, num_main=num_main, num_aux=num_aux, rngs=rngs)
+    return PatchModel(backbone, num_main=num_main, num_aux=num_aux, main_mean=main_mean, rngs=rngs)
 
 
 def split(model: nnx.Module) -> tuple[Any, nnx.State, nnx.State]:
@@ -58,19 +61,27 @@ def split(model: nnx.Module) -> tuple[Any, nnx.State, nnx.State]:
 
 
 def apply(
-    graphdef: Any, params: nnx.State, statistics: nnx.State, images: jax.Array, *, train: bool, key: jax.Array | None
+    graphdef: Any,
+    params: nnx.State,
+    statistics: nnx.State,
+    images: jax.Array,
+    *,
+    train: bool,
+    key: jax.Array | None,
+    frozen_backbone: bool = False,
 ) -> tuple[dict[str, jax.Array], nnx.State]:
     """Runs a model as a pure function.
 
     Args:
         images: [B, H, W, 3] normalised.
         key: source of dropout and stochastic depth, when training.
+        frozen_backbone: run the backbone as when predicting, and give it no gradient.
 
     Returns:
         Its outputs, and the statistics after the call.
     """
     # copy=True: without it the merged model shares the tracers of an outer value_and_grad and cannot be updated.
     model = nnx.merge(graphdef, params, statistics, copy=True)
-    outputs = model(images, train=train, key=key)
+    outputs = model(images, train=train, key=key, frozen_backbone=frozen_backbone)
     _, _, statistics = split(model)
     return outputs, statistics

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from stjax.models.layers import uniform
@@ -29,15 +30,25 @@ class PatchModel(nnx.Module):
     the shared penultimate feature.
     """
 
-    def __init__(self, backbone: Any, *, num_main: int, num_aux: int, rngs: nnx.Rngs):
+    def __init__(
+        self, backbone: Any, *, num_main: int, num_aux: int, main_mean: np.ndarray | None = None, rngs: nnx.Rngs
+    ):
         self.backbone = backbone
         self.main = linear(backbone.num_features, num_main, rngs=rngs)
+        if main_mean is not None:  # as ST-Net starts
+            self.main.kernel[...] = jnp.zeros((backbone.num_features, num_main))
+            self.main.bias[...] = jnp.asarray(main_mean, jnp.float32)
         self.aux = linear(backbone.num_features, num_aux, rngs=rngs) if num_aux else None
 
-    def __call__(self, images: jax.Array, *, train: bool, key: jax.Array | None) -> dict[str, jax.Array]:
+    def __call__(
+        self, images: jax.Array, *, train: bool, key: jax.Array | None, frozen_backbone: bool = False
+    ) -> dict[str, jax.Array]:
         """[B, H, W, 3] normalised images to {"main": [B, 1, M], "aux": [B, 1, A] where there is one}, float32."""
         backbone_key, head_key = (None, None) if key is None else jax.random.split(key)
-        features = self.backbone(images, train=train, key=backbone_key)["features"].astype(jnp.float32)  # [B, D]
+        training = train and not frozen_backbone
+        features = self.backbone(images, train=training, key=backbone_key)["features"].astype(jnp.float32)  # [B, D]
+        if frozen_backbone:
+            features = jax.lax.stop_gradient(features)
         rate = self.backbone.dropout_rate
         if train and rate and head_key is not None:
             keep = jax.random.bernoulli(head_key, 1 - rate, features.shape)

@@ -41,9 +41,18 @@ def test_errors_equal_their_definition():
 def test_section_median_pools_per_section_and_skips_undefined_sections():
     truth = np.arange(4.0)[:, None]
     predictions = [truth, -truth, truth, np.zeros((4, 1))]
-    pooled = metrics.pooled_pcc(predictions, [truth] * 4, pooling="section_median")
+    pooled = metrics.pooled_pcc(predictions, [truth] * 4, list("aabb"), pooling="section_median")
     np.testing.assert_allclose(pooled, [1.0])
-    assert metrics.pooled_pcc(predictions[:2], [truth] * 2, pooling="pooled")[0] == pytest.approx(0.0)
+    assert metrics.pooled_pcc(predictions[:2], [truth] * 2, list("ab"), pooling="pooled")[0] == pytest.approx(0.0)
+
+
+def test_patient_median_pools_the_sections_of_a_patient_first():
+    rng = np.random.default_rng(0)
+    predictions, truths = list(rng.normal(size=(3, 9, 2))), list(rng.normal(size=(3, 9, 2)))
+    pooled = metrics.pooled_pcc(predictions, truths, ["a", "b", "a"], pooling="patient_median")
+    a = metrics.pearson_per_gene(np.concatenate(predictions[::2]), np.concatenate(truths[::2]))
+    b = metrics.pearson_per_gene(predictions[1], truths[1])
+    np.testing.assert_allclose(pooled, (a + b) / 2)
 
 
 def test_summary_counts_the_bands_of_the_paper_and_the_genes_without_pcc():

@@ -145,14 +145,19 @@ def test_jax_and_numpy_transforms_agree():
     import jax.numpy as jnp
 
     counts, total = np.array([[0.0, 3.0, 10.0]]), np.array([[1000.0]])
-    for protocol in (protocols.stjax, protocols.brstnet_code):
+    for protocol in (protocols.stjax, protocols.brstnet_code, protocols.stnet):
         np.testing.assert_allclose(
-            protocol.transform(jnp.array(counts), jnp.array(total)), protocol.transform(counts, total), rtol=1e-6
+            protocol.transform(jnp.array(counts), jnp.array(total), 3), protocol.transform(counts, total, 3), rtol=1e-6
         )
 
 
+def test_stnet_target_is_the_log_of_the_smoothed_share():
+    counts, total = np.array([[0.0, 9.0]]), np.array([[90.0]])
+    np.testing.assert_allclose(protocols.stnet.transform(counts, total, 10), np.log([[0.01, 0.1]]))
+
+
 def test_unknown_protocol_lists_the_known():
-    with pytest.raises(InputError, match="brstnet_code, brstnet_paper, stjax"):
+    with pytest.raises(InputError, match="brstnet_code, brstnet_paper, stjax, stnet"):
         protocols.get_protocol("hestt")
 
 

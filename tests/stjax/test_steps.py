@@ -30,7 +30,8 @@ def panel():
         rng.uniform(0.5, 2, GENES),
         np.full(3, 180.0),
         np.full(3, 40.0),
-        np.zeros(4),
+        np.arange(4.0),
+        GENES,
     )
 
 
@@ -142,3 +143,32 @@ def test_test_time_symmetries_make_the_prediction_invariant(config, panel, batch
 def test_batch_size_must_fit_the_devices():
     with pytest.raises(InputError, match="multiple of the 8 devices; use for example 16"):
         parallel.check_batch_size(15, parallel.make_mesh())
+
+
+def variant(config, **values):
+    changed = config.copy_and_resolve_references()
+    with changed.unlocked():
+        changed.update(values)
+    return changed
+
+
+def test_a_frozen_backbone_keeps_every_bit_while_the_heads_learn(config, panel, batch):
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    frozen = variant(config, backbone_learning_rate_scale=0.0)
+    graphdef, state = steps.init_state(frozen, panel, image_size_px=SIZE, mesh=mesh)
+    before = jax.tree.map(np.array, {"params": state["params"], "statistics": state["statistics"]})
+    train_step = steps.make_train_step(graphdef, frozen, panel, protocols.stjax, mesh)
+    _, after = follow(train_step, state, batch, mesh, 2)
+    jax.tree.map(np.testing.assert_array_equal, before["params"]["backbone"], after["params"]["backbone"])
+    jax.tree.map(np.testing.assert_array_equal, before["statistics"], after["statistics"])
+    for head in ("main", "aux"):
+        assert np.any(np.asarray(after["params"][head]["kernel"][...]) != before["params"][head]["kernel"][...])
+
+
+def test_the_head_of_stnet_starts_at_the_mean(config, panel, batch):
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    stnet = variant(config, protocol="stnet")
+    graphdef, state = steps.init_state(stnet, panel, image_size_px=SIZE, mesh=mesh)
+    predict = steps.make_predict_step(graphdef, panel, protocols.stjax, mesh)
+    prediction = np.asarray(predict(state, jnp.asarray(batch["image"])))
+    np.testing.assert_allclose(prediction, np.broadcast_to(panel.train_mean, prediction.shape), rtol=1e-5, atol=1e-6)

@@ -1,0 +1,13 @@
+"""Inception-v3, its own auxiliary classifier off, with AuxNet (BrST-Net, Sci Rep 2023, Table 1)."""
+
+from typing import Any
+
+from configs import default
+
+
+def get_config() -> Any:
+    """The default with this model."""
+    config = default.get_config()
+    config.model.module = "inception"
+    config.model.variant = "v3"
+    return config

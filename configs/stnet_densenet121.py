@@ -1,0 +1,16 @@
+"""ST-Net: DenseNet-121 under its own protocol, which the paper starts from ImageNet weights: give them with
+`--config.init_from=densenet121.safetensors`."""
+
+from typing import Any
+
+from configs import default
+
+
+def get_config() -> Any:
+    """The default with this model."""
+    config = default.get_config()
+    config.model.module = "densenet"
+    config.model.variant = "121"
+    config.model.aux = False
+    config.protocol = "stnet"
+    return config

@@ -1,0 +1,13 @@
+"""ViT-B/32 with AuxNet (BrST-Net, Sci Rep 2023, Table 1); `--config.model.aux=False` drops AuxNet."""
+
+from typing import Any
+
+from configs import default
+
+
+def get_config() -> Any:
+    """The default with this model."""
+    config = default.get_config()
+    config.model.module = "vit"
+    config.model.variant = "b32"
+    return config
