@@ -57,7 +57,8 @@ def test_killed_and_resumed_training_ends_with_the_same_bits(tmp_path, cache, da
     while kills < KILLS or kills_of_this_run:
         process = subprocess.Popen(
             [sys.executable, "-m", "stjax.train", *arguments, f"--workdir={killed}"],
-            cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            cwd=ROOT, env=environment, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         try:
             # Start-up takes a good part of so small a run: most kills fall into training, saving and evaluating.

@@ -1,0 +1,79 @@
+"""Every shipped config trains two steps, saves, resumes, evaluates and predicts."""
+
+import importlib
+import json
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pytest
+
+from configs import default
+from data_prep import build, demo
+from stjax import checkpoint, predict, train
+from stjax.models import weights
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "default"))
+
+
+@pytest.fixture(scope="module")
+def patches(tmp_path_factory):
+    """Two patients, one section of a few spots each, patches of 64 px; and the raw sections."""
+    folder = tmp_path_factory.mktemp("patches")
+    source = demo.make_demo(folder / "source", patients=2, sections_per_patient=1, spots=12)
+    build.build(source, folder / "data", patch_size_px=64)
+    return source, folder / "data"
+
+
+def test_there_is_a_config_for_each_model_of_the_papers():
+    backbones = {"resnet101", "inception_v3", "vit_b16", "vit_b32", *(f"enet_b{i}" for i in range(6))}
+    assert {f"{name}_aux" for name in backbones} | {"stnet_densenet121", "enet_lite0_pretrained"} <= set(CONFIGS)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_differs_from_the_default_only_in_keys_it_knows(name):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    assert set(config.to_dict()) == set(default.get_config().to_dict())
+
+
+def small_run(name, data):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config.update({"data_dir": str(data), "batch_size": 8, "eval_batch_size": 8, "num_epochs": 2})
+    return config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_config_trains_saves_resumes_evaluates_and_predicts(name, patches, tmp_path, monkeypatch):
+    source, data = patches
+    if "pretrained" in name:
+        try:
+            weights.locate(weights.LITE0)
+        except Exception as error:
+            pytest.skip(str(error))
+    saves = []
+
+    def stop_after_one(*arguments):
+        saves.append(arguments[1])
+        original(*arguments)
+        if len(saves) == 1:
+            raise KeyboardInterrupt
+
+    original = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", stop_after_one)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(small_run(name, data), tmp_path / "run")
+    assert saves == [1]
+    train.train(small_run(name, data), tmp_path / "run")
+    assert saves == [1, 2]  # resumed after the first step, not from the start
+    predict.predict(tmp_path / "run", source, tmp_path / "out", sections=["B1"])
+
+    protocol = json.loads((tmp_path / "run" / "data.json").read_text())["protocol"]
+    result = json.loads((tmp_path / "run" / "evaluation" / protocol / "metrics.json").read_text())
+    assert result["spots"] > 0
+    raw, prepared = (
+        anndata.read_h5ad(folder / "B1.h5ad") for folder in (tmp_path / "out", tmp_path / "run/predictions")
+    )
+    assert np.isfinite(raw.X).all()
+    assert raw[prepared.obs_names].shape == prepared.shape
