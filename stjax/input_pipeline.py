@@ -14,7 +14,8 @@ import scipy.sparse
 from absl import flags
 
 from data_prep.dataset import PatchDataset
-from stjax.protocols import Panel, Protocol, usable_spots
+from stjax.panel import Panel, usable_spots
+from stjax.protocols import Protocol
 
 Batch = dict[str, Any]  # of arrays
 

@@ -1,4 +1,4 @@
-"""Published protocols as data: targets, gene panel, filters, folds and scoring, from the training patients of a fold.
+"""Published protocols as data: targets, filters, folds and scoring.
 
 A protocol says everything about *what is learnt and how it is scored*; `recipe` holds the optimisation settings its
 source publishes, used where the config leaves a field at None. Sources are cited in `Protocol.source`.
@@ -13,9 +13,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
 
-from data_prep.dataset import PatchDataset, SectionTable
 from data_prep.errors import InputError
 
 COUNTS_PER_SPOT = 1e4  # library size after normalisation, scanpy's convention
@@ -240,9 +238,6 @@ def get_protocol(name: str) -> Protocol:
     return protocol
 
 
-# ---------------------------------------------------------------------------------------------------------- split
-
-
 @dataclasses.dataclass(frozen=True)
 class Split:
     """Names of the sections of each part, and what a reader of the results must be told about it."""
@@ -315,155 +310,3 @@ def split_sections(
     if not val:
         warnings.append("no validation sections: the last checkpoint is used, none is selected")
     return Split(train, val, test, tuple(warnings))
-
-
-# ---------------------------------------------------------------------------------------------------------- panel
-
-
-@dataclasses.dataclass(frozen=True)
-class Panel:
-    """Genes, target statistics and image statistics of one fold: all a trained model needs to know of its data.
-
-    Attributes:
-        ensembl_id, symbol: [M + A] str; the M main genes first, each part in the data set's column order.
-        num_main: M.
-        target_mean, target_std: [M + A] float64; 0 and 1 where the protocol does not standardise.
-        image_mean, image_std: [3] float64, of pixel values 0..255.
-        train_mean: [M] float64, mean main expression over training spots: the mean predictor.
-        num_genes: of the data set, over which the spots' totals are.
-    """
-
-    ensembl_id: np.ndarray
-    symbol: np.ndarray
-    num_main: int
-    target_mean: np.ndarray
-    target_std: np.ndarray
-    image_mean: np.ndarray
-    image_std: np.ndarray
-    train_mean: np.ndarray
-    num_genes: int
-
-    @property
-    def num_aux(self) -> int:
-        """A, the genes of AuxNet."""
-        return len(self.symbol) - self.num_main
-
-    @property
-    def names(self) -> np.ndarray:
-        """[M + A] str: symbol, or Ensembl id where there is none."""
-        return np.where(self.symbol == "", self.ensembl_id, self.symbol)
-
-    def columns(self, genes: Any) -> np.ndarray:
-        """Column of each panel gene in another gene table, -1 where that table lacks it."""
-        keys = np.where(self.ensembl_id == "", self.symbol, self.ensembl_id)
-        place = {key: column for column, key in enumerate(genes.keys)}
-        return np.array([place.get(key, -1) for key in keys], dtype=np.int64)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, exact."""
-        return {
-            field.name: value.tolist() if isinstance(value := getattr(self, field.name), np.ndarray) else value
-            for field in dataclasses.fields(self)
-        }
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Panel":
-        """What `to_json` returned, as a panel again."""
-        kinds = {"ensembl_id": str, "symbol": str}
-        fields: dict[str, Any] = {
-            key: np.array(value, dtype=kinds.get(key, np.float64)) if isinstance(value, list) else value
-            for key, value in values.items()
-        }
-        return cls(**fields)
-
-
-def usable_spots(protocol: Protocol, table: SectionTable, *, train: bool) -> np.ndarray:
-    """[S] bool: the spots of a section that the protocol trains (or tests) on."""
-    usable = table.total_counts >= protocol.min_counts
-    if train or protocol.white_filter_scope == "all":
-        usable &= table.white_fraction[table.record_of_spot] <= protocol.max_white_fraction
-    return usable
-
-
-def fit_panel(protocol: Protocol, dataset: PatchDataset, split: Split) -> Panel:
-    """Selects the genes and measures targets and images, on the training spots of the split.
-
-    Raises:
-        InputError: fewer usable spots or genes than the protocol needs.
-    """
-    tables = {name: dataset.table(name) for name in split.train}
-    kept = {name: usable_spots(protocol, table, train=True) for name, table in tables.items()}
-    counts = _stack([table.counts[kept[name]] for name, table in tables.items()])
-    total = np.concatenate([table.total_counts[kept[name]] for name, table in tables.items()])
-    if counts.shape[0] < 2:
-        raise InputError(
-            f"{counts.shape[0]} training spots have at least {protocol.min_counts} reads, which protocol "
-            f"{protocol.name} asks for; add sections or choose another protocol"
-        )
-
-    scope = counts
-    if protocol.panel_scope == "all":  # as published: the panel sees the test patients
-        others = [dataset.table(name) for name in (*split.val, *split.test)]
-        seen = [table.counts[usable_spots(protocol, table, train=False)] for table in others]
-        scope = _stack([counts, *seen])
-    mean = np.asarray(scope.mean(axis=0)).ravel()
-    fraction = np.bincount(scope.indices, weights=scope.data > 0, minlength=scope.shape[1]) / scope.shape[0]
-    eligible = np.flatnonzero(fraction > protocol.min_spot_fraction)
-    if len(eligible) < protocol.num_main_genes:
-        raise InputError(
-            f"{len(eligible)} genes are expressed in more than {protocol.min_spot_fraction:.0%} of the training spots; "
-            f"protocol {protocol.name} needs {protocol.num_main_genes}"
-        )
-    ranked = eligible[np.argsort(-mean[eligible], kind="stable")]
-    columns = np.concatenate([np.sort(ranked[: protocol.num_main_genes]), np.sort(ranked[protocol.num_main_genes :])])
-
-    target_mean, target_std = _moments(protocol, counts, total, columns)
-    num_main = protocol.num_main_genes
-    train_mean = target_mean[:num_main].copy()
-    for part, standardise in (
-        (slice(None, num_main), protocol.standardise_main),
-        (slice(num_main, None), protocol.standardise_aux),
-    ):
-        if not standardise:
-            target_mean[part], target_std[part] = 0.0, 1.0
-
-    records = {name: np.unique(table.record_of_spot[kept[name]]) for name, table in tables.items()}
-    pixel_mean = np.concatenate([tables[name].channel_mean[index] for name, index in records.items()])
-    pixel_square = np.concatenate([tables[name].channel_mean_square[index] for name, index in records.items()])
-    image_mean = pixel_mean.mean(axis=0)
-    if protocol.image_std == "mean_of_images":
-        image_std = np.sqrt(np.maximum(pixel_square - pixel_mean**2, 0)).mean(axis=0)
-    else:
-        image_std = np.sqrt(np.maximum(pixel_square.mean(axis=0) - image_mean**2, 0))
-    if not np.all(image_std > 0):
-        raise InputError("the training patches are all of one colour; check the slides with python -m data_prep.check")
-
-    return Panel(
-        ensembl_id=dataset.genes.ensembl_id[columns],
-        symbol=dataset.genes.symbol[columns],
-        num_main=num_main,
-        target_mean=target_mean,
-        target_std=target_std,
-        image_mean=image_mean,
-        image_std=image_std,
-        train_mean=train_mean,
-        num_genes=len(dataset.genes),
-    )
-
-
-def _stack(counts: Sequence[Any]) -> Any:
-    """One CSR array of several; SciPy's own types stop short of saying so."""
-    return scipy.sparse.csr_array(scipy.sparse.vstack(counts))
-
-
-def _moments(protocol: Protocol, counts: Any, total: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of the transformed targets, a block of genes at a time to bound the memory."""
-    mean, std = np.zeros(len(columns)), np.ones(len(columns))
-    by_gene = counts.tocsc()
-    for start in range(0, len(columns), 512):
-        block = slice(start, start + 512)
-        block_counts = by_gene[:, columns[block]].toarray().astype(np.float64)
-        values = protocol.transform(block_counts, total[:, None], counts.shape[1])
-        mean[block], deviation = values.mean(axis=0), values.std(axis=0)
-        std[block] = np.where(deviation > 0, deviation, 1.0)  # a constant gene stays constant, it does not blow up
-    return mean, std

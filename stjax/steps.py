@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from stjax import losses, models, optim, parallel
 from stjax.config import Config
 from stjax.models import weights
-from stjax.protocols import Panel, Protocol, get_protocol
+from stjax.panel import Panel
+from stjax.protocols import Protocol, get_protocol
 
 State = dict[str, Any]  # {"params", "statistics", "opt_state"}
 NUM_SYMMETRIES = 8

@@ -34,6 +34,7 @@ from data_prep.errors import InputError
 from stjax import checkpoint, demo_data, evaluate, input_pipeline, metrics, optim, parallel, protocols, steps, workdir
 from stjax import config as configs
 from stjax.config import Config
+from stjax.panel import Panel, fit_panel
 
 
 def main(arguments: list[str]) -> None:
@@ -200,7 +201,7 @@ def describe_data(config: Config, protocol: protocols.Protocol, dataset: PatchDa
         protocol=protocol.name,
         protocol_hash=protocol.hash,
         split=split,
-        panel=protocols.fit_panel(protocol, dataset, split),
+        panel=fit_panel(protocol, dataset, split),
     )
 
 
@@ -210,7 +211,7 @@ def validate(
     records: input_pipeline.PatchRecords,
     config: Config,
     protocol: protocols.Protocol,
-    panel: protocols.Panel,
+    panel: Panel,
     mesh: jax.sharding.Mesh,
 ) -> dict[str, float | None]:
     """Loss over the validation spots, and the median over genes of the pooled PCC."""

@@ -14,7 +14,8 @@ from data_prep.errors import InputError
 from stjax import checkpoint, parallel, steps
 from stjax import config as configs
 from stjax.config import Config
-from stjax.protocols import Panel, Protocol, Split, get_protocol
+from stjax.panel import Panel
+from stjax.protocols import Protocol, Split, get_protocol
 
 CONFIG, DATA, CHECKPOINTS = "config.json", "data.json", "checkpoints"
 

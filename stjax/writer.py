@@ -9,7 +9,7 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from stjax.protocols import Panel
+from stjax.panel import Panel
 from stjax.workdir import Run
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from data_prep.dataset import PatchDataset
 from stjax import input_pipeline, protocols
+from stjax.panel import fit_panel
 
 BATCH = 12
 
@@ -21,7 +22,7 @@ def split(opened):
 
 @pytest.fixture(scope="module")
 def panel(opened, split):
-    return protocols.fit_panel(protocols.stjax, opened, split)
+    return fit_panel(protocols.stjax, opened, split)
 
 
 @pytest.fixture(scope="module")

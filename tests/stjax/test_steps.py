@@ -9,6 +9,7 @@ from configs import tiny
 from data_prep.errors import InputError
 from stjax import config as configs
 from stjax import parallel, protocols, steps
+from stjax.panel import Panel
 
 GENES, SIZE, BATCH = 9, 32, 16
 
@@ -22,7 +23,7 @@ def config():
 def panel():
     rng = np.random.default_rng(0)
     names = np.array([f"G{g}" for g in range(GENES)])
-    return protocols.Panel(
+    return Panel(
         names,
         names,
         4,
