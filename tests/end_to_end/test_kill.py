@@ -65,7 +65,7 @@ def test_killed_and_resumed_training_ends_with_the_same_bits(tmp_path, cache, da
             _, errors = process.communicate(timeout=None if kills >= KILLS else rng.uniform(0.3, 1.0) * duration)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process.communicate()
             kills, kills_of_this_run = kills + 1, kills_of_this_run + 1
             continue
         assert process.returncode == 0, errors
