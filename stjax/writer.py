@@ -105,7 +105,7 @@ def write_h5ad(path: Path, prediction: SectionPrediction, run: Run, *, genes: np
 
 
 def write_map(path: Path, prediction: SectionPrediction, run: Run, *, gene: int) -> None:
-    """Draws one gene over the tissue: truth, where it is known, and prediction, on one colour scale."""
+    """Draws one gene over the part of the slide with spots: truth, where known, and prediction, on one colour scale."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -117,10 +117,13 @@ def write_map(path: Path, prediction: SectionPrediction, run: Run, *, gene: int)
         panels.insert(0, ("truth", prediction.truth[:, gene]))
     values = np.concatenate([panel for _, panel in panels])
     low, high = np.quantile(values, (0.02, 0.98)) if len(values) else (0.0, 1.0)
+    centres = prediction.spot_xy * prediction.thumbnail_scale
     height, width = prediction.thumbnail.shape[:2]
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(5.2 * len(panels), 5.2 * height / width + 1.0), squeeze=False, layout="constrained"
-    )
+    margin = 0.08 * np.ptp(centres, axis=0).max() + 2 * prediction.spot_radius_px * prediction.thumbnail_scale
+    (left, top), (right, bottom) = centres.min(axis=0) - margin, centres.max(axis=0) + margin
+    left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+    size = (5.2 * len(panels), 5.2 * (bottom - top) / (right - left) + 1.0)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
     collection = None
     for axis, (name, panel) in zip(axes[0], panels, strict=True):
         axis.imshow(prediction.thumbnail, alpha=0.7)
@@ -130,13 +133,15 @@ def write_map(path: Path, prediction: SectionPrediction, run: Run, *, gene: int)
             np.full(len(panel), diameter),
             np.zeros(len(panel)),
             units="xy",
-            offsets=prediction.spot_xy * prediction.thumbnail_scale,
+            offsets=centres,
             offset_transform=axis.transData,
             array=panel,
             cmap="viridis",
         )
         collection.set_clim(low, max(high, low + 1e-9))
         axis.add_collection(collection)
+        axis.set_xlim(left, right)
+        axis.set_ylim(bottom, top)
         axis.set_title(name)
         axis.set_axis_off()
     if collection is not None:
