@@ -50,7 +50,7 @@ def read(path: Path) -> SpotTable:
     Raises:
         InputError: not an .h5ad file, damaged, without coordinates or raw counts, or with duplicate names.
     """
-    with _open(path) as file:
+    with _matrix.hdf5(path, "an .h5ad file") as file:
         obs = _element(file, "obs", path)
         spot_id = obs.index.astype(str).to_numpy(dtype=str)
         _matrix.check_unique(spot_id, path, "spot")
@@ -74,27 +74,29 @@ def read(path: Path) -> SpotTable:
 
 def libraries(path: Path) -> list[str]:
     """Keys of `uns["spatial"]`, without reading anything else."""
-    with _open(path) as file:
+    with _matrix.hdf5(path, "an .h5ad file") as file:
         group = file.get("uns/spatial")
         return (
             [str(key) for key in group if isinstance(group[key], h5py.Group)] if isinstance(group, h5py.Group) else []
         )
 
 
+def under_tissue(obs: pd.DataFrame, kept: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """`kept` [S] bool without the spots that `obs["in_tissue"]` says are off tissue, and a note that counts them."""
+    if "in_tissue" not in obs:
+        return kept, ()
+    inside = obs["in_tissue"].astype(str).isin(["1", "1.0", "True"]).to_numpy()
+    off = int((kept & ~inside).sum())
+    return kept & inside, (f"{off} spots are not under tissue and were left out",) if off else ()
+
+
 def text_column(path: Path, name: str) -> np.ndarray | None:
     """[S] str: a column of `obs`, or None."""
-    with _open(path) as file:
+    with _matrix.hdf5(path, "an .h5ad file") as file:
         if not isinstance(file.get("obs"), h5py.Group) or name not in file["obs"]:
             return None
         values = _element(file, f"obs/{name}", path)
         return np.asarray(pd.Series(values).astype(str), dtype=str)
-
-
-def _open(path: Path) -> Any:
-    try:
-        return h5py.File(path)
-    except OSError as error:
-        raise InputError(f"{path}: truncated or not an .h5ad file ({error}); copy or download it again") from error
 
 
 def _element(file: Any, key: str, path: Path) -> Any:

@@ -1,10 +1,11 @@
 """Count matrices as CSR of non-negative int32: Space Ranger's HDF5 and Matrix Market, and whatever AnnData holds."""
 
+import contextlib
 import dataclasses
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import h5py
 import numpy as np
@@ -38,6 +39,22 @@ class CountMatrix:
     symbol: np.ndarray
     counts: scipy.sparse.csr_array
     notes: tuple[str, ...] = ()
+
+
+@contextlib.contextmanager
+def hdf5(path: Path, what: str) -> Iterator[Any]:
+    """An open HDF5 file; whatever h5py raises on damaged files becomes one `InputError`.
+
+    Args:
+        path: the file.
+        what: what it should be, for the message.
+    """
+    try:
+        with h5py.File(path) as file:
+            yield file
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: truncated, damaged or not {what} ({reason}); copy or download it again") from error
 
 
 def as_counts(matrix: Any, path: Path, names: Callable[[int, int], str]) -> scipy.sparse.csr_array:
@@ -88,23 +105,17 @@ def read_h5(path: Path) -> CountMatrix:
     Raises:
         InputError: not such a file, damaged, or contradictory.
     """
-    try:
-        with h5py.File(path) as file:
-            group: Any = file.get("matrix")
-            if not isinstance(group, h5py.Group):
-                raise InputError(
-                    f"{path}: holds {', '.join(file) or 'nothing'}, expected the group 'matrix' of a Space Ranger "
-                    "feature-barcode matrix; give the *_feature_bc_matrix.h5 file"
-                )
-            group = cast(Any, group)
-            shape = tuple(int(size) for size in group["shape"][:])
-            parts = tuple(group[key][:] for key in ("data", "indices", "indptr"))
-            barcode, gene_id, symbol = (_decode(group[key][:]) for key in ("barcodes", "features/id", "features/name"))
-            kind = _decode(group["features/feature_type"][:]) if "features/feature_type" in group else None
-    except KeyError as error:
-        raise InputError(f"{path}: incomplete feature-barcode matrix ({error}); copy or download it again") from error
-    except OSError as error:
-        raise InputError(f"{path}: truncated or not an HDF5 file ({error}); copy or download it again") from error
+    with hdf5(path, "a Space Ranger feature-barcode matrix") as file:
+        if not isinstance(file.get("matrix"), h5py.Group):
+            raise InputError(
+                f"{path}: holds {', '.join(file) or 'nothing'}, expected the group 'matrix' of a Space Ranger "
+                "feature-barcode matrix; give the *_feature_bc_matrix.h5 file"
+            )
+        group = file["matrix"]
+        shape = tuple(int(size) for size in group["shape"][:])
+        parts = tuple(group[key][:] for key in ("data", "indices", "indptr"))
+        barcode, gene_id, symbol = (_decode(group[key][:]) for key in ("barcodes", "features/id", "features/name"))
+        kind = _decode(group["features/feature_type"][:]) if "features/feature_type" in group else None
     if shape != (len(gene_id), len(barcode)) or len(gene_id) != len(symbol):
         raise InputError(
             f"{path}: matrix is {shape} but there are {len(gene_id)} features and {len(barcode)} barcodes; "

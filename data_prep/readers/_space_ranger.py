@@ -276,10 +276,18 @@ def missing_image(name: str, folder: Path, image: Path | None) -> str:
 
 
 def matrices(folder: Path) -> list[Path]:
-    """Matrix files and folders, the one to read first: filtered before raw, HDF5 before Matrix Market."""
-    matches = ((_MATRIX.match(entry.name), entry) for entry in sorted(folder.iterdir()))
-    found = [(match[2] == "raw", match[3] is None, entry) for match, entry in matches if match]
-    return [entry for *_, entry in sorted(found) if entry.is_dir() or entry.suffix == ".h5"]
+    """Matrix files and folders, the one to read first: filtered before raw, HDF5 before Matrix Market.
+
+    Raises:
+        InputError: matrices of several samples side by side.
+    """
+    matches = [(match, entry) for entry in sorted(folder.iterdir()) if (match := _MATRIX.match(entry.name))]
+    found = [(match[2] == "raw", match[3] is None, match[1] or "", entry) for match, entry in matches
+             if entry.is_dir() == (match[3] is None)]  # fmt: skip
+    samples = sorted({sample.rstrip("_") or "no prefix" for *_, sample, _ in found})
+    if len(samples) > 1:
+        raise InputError(f"{folder}: matrices of several samples ({', '.join(samples)}); give each a folder of its own")
+    return [entry for *_, entry in sorted(found)]
 
 
 def read_matrix(folder: Path) -> _matrix.CountMatrix:

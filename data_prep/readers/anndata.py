@@ -133,12 +133,7 @@ def _rows(table: _h5ad.SpotTable, library: str | None) -> tuple[np.ndarray, tupl
     if library is not None:
         column = _library_column(table.path, list(table.spatial))
         kept = table.obs[column].astype(str).to_numpy() == library if column else kept
-    notes: tuple[str, ...] = ()
-    if "in_tissue" in table.obs:
-        inside = table.obs["in_tissue"].astype(str).isin(["1", "1.0", "True"]).to_numpy()
-        off = int((kept & ~inside).sum())
-        notes = (f"{off} spots are not under tissue and were left out",) if off else ()
-        kept &= inside
+    kept, notes = _h5ad.under_tissue(table.obs, kept)
     if not kept.any():
         raise InputError(f"{table.path}: no spot under tissue{f' in library {library}' if library else ''}")
     return np.flatnonzero(kept), notes

@@ -97,6 +97,9 @@ def read_section(
     path = Path(path)
     _sections.choose(find_sections(path, image=image, um_per_px=um_per_px), path, [name], False)
     table = _h5ad.read(path / "st" / f"{name}.h5ad")
+    kept, tissue_notes = _h5ad.under_tissue(table.obs, np.ones(len(table.obs), bool))
+    if not kept.any():
+        raise InputError(f"{table.path}: no spot under tissue; check obs['in_tissue']")
     metadata_path = path / "metadata" / f"{name}.json"
     metadata = _metadata(metadata_path)
     sizes = [(key, _positive(metadata, key, metadata_path))
@@ -118,7 +121,7 @@ def read_section(
     patient, patient_notes = _patient(path, name, metadata)
     named, counts, gene_notes = genes.name_columns(
         table.gene_id.tolist(),
-        table.counts,
+        table.counts[np.flatnonzero(kept)],
         symbols=table.symbol.tolist(),
         gene_table_path=gene_table,
         resolve_aliases=resolve_aliases,
@@ -130,15 +133,15 @@ def read_section(
         image_path=image_path,
         genes=named,
         counts=counts,
-        spot_id=table.obs.index.astype(str).to_numpy(dtype=str),
-        spot_xy=table.spot_xy,
-        spot_kind=np.full(len(table.obs), kind, np.uint8),
-        spot_size_px=np.full(len(table.obs), size_px, np.float32),
+        spot_id=table.obs.index.astype(str).to_numpy(dtype=str)[kept],
+        spot_xy=table.spot_xy[kept],
+        spot_kind=np.full(int(kept.sum()), kind, np.uint8),
+        spot_size_px=np.full(int(kept.sum()), size_px, np.float32),
         um_per_px=value,
         um_per_px_source="metadata" if source == "file" else source,
         layout="hest",
         synthetic=_sections.is_synthetic(path),
-        notes=(*issues, *patient_notes, *scale_notes, *shape_notes, *table.notes, *gene_notes),
+        notes=(*issues, *patient_notes, *scale_notes, *shape_notes, *tissue_notes, *table.notes, *gene_notes),
     )
 
 

@@ -197,7 +197,7 @@ def test_damaged_files_are_refused(source: Source) -> None:
     path = root / "A1.h5ad"
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(InputError, match=r"A1.h5ad: truncated or not an .h5ad file"):
+    with pytest.raises(InputError, match=r"A1.h5ad: truncated, damaged or not an .h5ad file"):
         reader.read_section(root, "A1")
     with h5py.File(path, "w") as file:
         file["X"] = np.zeros((2, 2))

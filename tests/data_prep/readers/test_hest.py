@@ -136,5 +136,5 @@ def test_truncated_h5ad_is_refused(source: Source) -> None:
     root = source("hest")
     path = root / f"st/{NAME}.h5ad"
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(InputError, match=rf"{NAME}.h5ad: truncated or not an .h5ad file"):
+    with pytest.raises(InputError, match=rf"{NAME}.h5ad: truncated, damaged or not an .h5ad file"):
         hest.read_section(root, NAME)

@@ -164,6 +164,13 @@ def test_space_rangers_own_pictures_are_no_slides(source: Source) -> None:
     assert visium.read_section(root, "A1").image_path.name == "A1_image.jpg"
 
 
+def test_matrices_of_several_samples_are_refused(source: Source) -> None:
+    root = source("visium")
+    shutil.copy(outs(root) / "filtered_feature_bc_matrix.h5", outs(root) / "B7_filtered_feature_bc_matrix.h5")
+    with pytest.raises(InputError, match="matrices of several samples"):
+        visium.list_sections(root)
+
+
 def test_matrix_and_positions_of_different_samples_are_refused(source: Source) -> None:
     root = source("visium")
     positions(root).write_text(positions(root).read_text().replace("-1,", "-2,"))
@@ -210,10 +217,10 @@ def test_truncated_hdf5_is_refused(source: Source) -> None:
     root = source("visium")
     path = outs(root) / "filtered_feature_bc_matrix.h5"
     path.write_bytes(path.read_bytes()[:4000])
-    with pytest.raises(InputError, match=r"matrix.h5: truncated or not an HDF5 file"):
+    with pytest.raises(InputError, match=r"matrix.h5: truncated, damaged or not a Space Ranger"):
         visium.read_section(root, "A1")
     path.write_bytes(b"")
-    with pytest.raises(InputError, match=r"matrix.h5: truncated or not an HDF5 file"):
+    with pytest.raises(InputError, match=r"matrix.h5: truncated, damaged or not a Space Ranger"):
         visium.read_section(root, "A1")
     with h5py.File(path, "w") as file:
         file["other"] = 1
