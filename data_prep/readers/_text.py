@@ -40,7 +40,10 @@ def read_rows(path: Path, separator: str) -> list[list[str]]:
     Raises:
         InputError: unreadable, or a line with another number of fields than the first.
     """
-    rows = [row for row in csv.reader(read_text(path).splitlines(), delimiter=separator) if row]
+    try:
+        rows = [row for row in csv.reader(read_text(path).splitlines(), delimiter=separator) if row]
+    except csv.Error as error:
+        raise InputError(f"{path}: not a table ({error}); copy or download the file again") from error
     for number, row in enumerate(rows, start=1):
         if len(row) != len(rows[0]):
             raise InputError(
