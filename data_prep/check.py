@@ -155,7 +155,7 @@ def _describe(finding: Finding, section: Section) -> None:
     elif section.spot_kind[0] == SQUARE:
         return  # bins are as deep as they are large
     elif low == 1:
-        finding.errors.append(f"no spot has {MIN_READS} reads: a build would keep none; lower --min-counts")
+        finding.warnings.append(f"low depth: no spot has {MIN_READS} reads; a build keeps none without --min-counts")
     elif low > 0.5:
         finding.warnings.append(f"low depth: {low:.0%} of the spots have fewer than {MIN_READS} reads")
 
