@@ -5,17 +5,13 @@ is a section, written by the code that `data_prep.build` runs, so the bytes are 
 earlier worker finished is verified by hash and kept. All workers must see the source and `--out` under the same path.
 """
 
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from data_prep import build, cli
 from data_prep.errors import InputError
-
-try:
-    import apache_beam
-    from apache_beam.options.pipeline_options import PipelineOptions
-except ImportError:
-    apache_beam = None
+from data_prep.execute import Execute
 
 EXAMPLES = """examples (flags that data_prep.build does not know go to the runner):
   python -m data_prep.beam --source stnet --out data/stnet
@@ -24,7 +20,7 @@ EXAMPLES = """examples (flags that data_prep.build does not know go to the runne
 """
 
 
-def executor(flags: Sequence[str]) -> build.Execute:
+def executor(flags: Sequence[str]) -> Execute:
     """Runs tasks as the elements of a Beam pipeline.
 
     Args:
@@ -33,12 +29,15 @@ def executor(flags: Sequence[str]) -> build.Execute:
     Raises:
         InputError: Apache Beam is not installed, or a task failed with one.
     """
-    if apache_beam is None:
-        raise InputError("Apache Beam is not installed; install the extra: pip install 'stjax[beam]'")
+    try:
+        apache_beam = importlib.import_module("apache_beam")
+        pipeline_options = importlib.import_module("apache_beam.options.pipeline_options")
+    except ImportError as error:
+        raise InputError("Apache Beam is not installed; install the extra: pip install 'stjax[beam]'") from error
 
     def execute(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
         try:
-            with apache_beam.Pipeline(options=PipelineOptions(list(flags))) as pipeline:
+            with apache_beam.Pipeline(options=pipeline_options.PipelineOptions(list(flags))) as pipeline:
                 elements = pipeline | "sections" >> apache_beam.Create(list(tasks), reshuffle=True)
                 _ = elements | function.__name__ >> apache_beam.Map(_discard_result, function)
         except Exception as error:

@@ -5,22 +5,18 @@ are the same, byte for byte, as those of a build left alone. manifest.json comes
 """
 
 import argparse
-import concurrent.futures
 import contextlib
 import json
-import multiprocessing
-import os
 import shutil
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from data_prep import cli, manifest, plan, readers, writer
+from data_prep import cli, manifest, plan, readers, stain, writer
 from data_prep.dataset import MANIFEST, WORK_FOLDER, check_files, read_manifest
 from data_prep.errors import InputError
+from data_prep.execute import Execute, processes
 
 EXAMPLES = """examples:
   python -m data_prep.build --source her2st --out data/her2st --skip-incomplete
@@ -30,10 +26,6 @@ EXAMPLES = """examples:
   python -m data_prep.build --source stnet --out data/stnet --shard 3/16      (one of 16 array jobs, then)
   python -m data_prep.build --source stnet --out data/stnet --merge           (once all are done)
 """
-
-
-# Calls a function on each task and gives the results as they come: in this process, in many, or through Apache Beam.
-Execute = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 
 
 def build(
@@ -93,7 +85,7 @@ def build(
         return out / MANIFEST
 
     _begin(out, chosen, source, names, alone=shard is None and not merge, merge=merge)
-    with contextlib.nullcontext(execute) if execute else _processes(workers) as run:
+    with contextlib.nullcontext(execute) if execute else processes(workers) as run:
         try:
             content = _write_sections(source, out, module, names, chosen, run, shard=shard, merge=merge)
         except InputError:
@@ -129,7 +121,7 @@ def _write_sections(
         "genes", "genes_removed", "empty" (section -> why it is left out), "entries" and the stain "target".
     """
     layout = module.__name__.rpartition(".")[2]
-    target = plan.stain_target(source, module, options)
+    target = _stain_target(source, out, module, options)
     # Array jobs plan their own sections first: by the time they come to the others', those plans are there.
     own = [] if shard is None else list(names[shard[0] - 1 :: shard[1]])
     tasks = [(source, out, layout, name, options, target) for name in sorted(names, key=lambda name: name not in own)]
@@ -168,6 +160,18 @@ def _write_sections(
         entries = [written[task.name] for task in mine]
     left_out = dict.fromkeys(empty, "no spot left after filtering")
     return {"genes": genes, "genes_removed": genes_removed, "empty": left_out, "entries": entries, "target": target}
+
+
+def _stain_target(source: Path, out: Path, module: ModuleType, options: plan.Options) -> stain.Profile | None:
+    """The slide to normalise stains to, fitted once per data set; None without stain."""
+    if options.stain == "none":
+        return None
+    file = out / WORK_FOLDER / "stain_target.json"
+    if file.is_file():
+        return stain.load_normaliser(file).target
+    target = plan.fit_stain_target(source, module, options)
+    writer.write_json(file, stain.Normaliser(target, target).to_dict())
+    return target
 
 
 def _plan(task: tuple[Path, Path, str, str, plan.Options, Any]) -> plan.SectionPlan:
@@ -279,45 +283,6 @@ def _clear(out: Path) -> None:
         shutil.rmtree(out / folder, ignore_errors=True)
     with contextlib.suppress(OSError):
         out.rmdir()
-
-
-@contextlib.contextmanager
-def _processes(workers: int) -> Iterator[Execute]:
-    """Runs tasks in this process, or in several that end when this one does."""
-    if workers == 1:
-        yield map
-        return
-    context = multiprocessing.get_context("spawn")  # forking a process that has threads may hang
-    pool = concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_end_with, initargs=(os.getpid(),)
-    )
-
-    def execute(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
-        futures = [pool.submit(function, task) for task in tasks]
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                yield future.result()
-        except concurrent.futures.process.BrokenProcessPool as error:
-            raise InputError(
-                "A worker process was killed, most likely for want of memory; run again with fewer --workers, "
-                "finished sections are kept"
-            ) from error
-
-    try:
-        yield execute
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _end_with(parent: int) -> None:
-    """End this worker when its parent is gone: a killed parent would leave it waiting for tasks for ever."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def parser() -> argparse.ArgumentParser:

@@ -15,18 +15,19 @@ def _slabs(counts: scipy.sparse.csr_array, rows: np.ndarray) -> Iterator[tuple[s
 
 def row_totals(counts: scipy.sparse.csr_array) -> np.ndarray:
     """[S] int64: the sum of each row of [S, G]."""
-    totals = np.zeros(counts.shape[0], np.int64)
-    for place, slab in _slabs(counts, np.arange(counts.shape[0])):
+    totals = np.zeros(len(counts.indptr) - 1, np.int64)
+    for place, slab in _slabs(counts, np.arange(len(totals))):
         totals[place] = np.asarray(slab.sum(axis=1, dtype=np.int64)).ravel()
     return totals
 
 
 def column_totals(counts: scipy.sparse.csr_array, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """[G], [G] int64: sum of each column over some rows, and how many of these rows have any count in it."""
-    sums, found = np.zeros((2, counts.shape[1]), np.int64)
+    columns = int(counts.shape[1])  # pyright: ignore[reportOptionalSubscript], which misreads SciPy
+    sums, found = np.zeros((2, columns), np.int64)
     for _, slab in _slabs(counts, rows):
         sums += np.asarray(slab.sum(axis=0, dtype=np.int64)).ravel()
-        found += np.bincount(slab.indices[slab.data > 0], minlength=counts.shape[1])
+        found += np.bincount(slab.indices[slab.data > 0], minlength=columns)
     return sums, found
 
 
@@ -47,7 +48,7 @@ def select(
         renamed = column_of[slab.indices]
         keep = (renamed >= 0) & (slab.data != 0)
         bounds = np.concatenate([[0], np.cumsum(keep)])[slab.indptr]
-        part = scipy.sparse.csr_array((slab.data[keep], renamed[keep], bounds), shape=(slab.shape[0], columns))
+        part = scipy.sparse.csr_array((slab.data[keep], renamed[keep], bounds), shape=(len(slab.indptr) - 1, columns))
         part.sort_indices()
         data[end : end + part.nnz], indices[end : end + part.nnz] = part.data, part.indices
         indptr[place.start + 1 : place.stop + 1] = end + bounds[1:]

@@ -250,15 +250,13 @@ def check_section(section: Section) -> None:
         )
 
 
-def stain_target(source: Path, module: ModuleType, options: Options) -> stain.Profile | None:
-    """The slide that `--stain-target` names, a section of the source or an image file, fitted; None without stain."""
-    if options.stain == "none" or options.stain_target is None:
-        return None
-    found = module.find_sections(source, **options.reading)
-    if found.get(options.stain_target) == "":
-        path = module.read_section(source, options.stain_target, **options.reading).image_path
+def fit_stain_target(source: Path, module: ModuleType, options: Options) -> stain.Profile:
+    """Fit the slide that `--stain-target` names, a section of the source or an image file."""
+    name, found = str(options.stain_target), module.find_sections(source, **options.reading)
+    if found.get(name) == "":
+        path = module.read_section(source, name, **options.reading).image_path
     else:
-        path = stain.resolve_target(options.stain_target, {name: source for name, lack in found.items() if not lack})
+        path = stain.resolve_target(name, dict.fromkeys((name for name, lack in found.items() if not lack), source))
     return stain.fit_profile(path, options.stain, standardise=options.stain_standardise != "none")
 
 

@@ -25,6 +25,7 @@ try:
 except ImportError:  # Pillow decodes the same pixels, 1.4 times slower
     simplejpeg = None
 
+_EXAMPLE = getattr(tf_example_pb2, "Example")  # noqa: B009, protobuf makes the class at run time
 IMAGE_FORMATS = ("jpeg", "raw")
 
 ARRAYS = {
@@ -65,7 +66,8 @@ def features(image_format: str, size_px: int) -> tfds.features.FeaturesDict:
 
 @functools.cache
 def _serializer(image_format: str, size_px: int) -> example_serializer.ExampleSerializer:
-    return example_serializer.ExampleSerializer(features(image_format, size_px).get_serialized_info())
+    specification: Any = features(image_format, size_px).get_serialized_info()
+    return example_serializer.ExampleSerializer(specification)
 
 
 def encode_image(image: np.ndarray, image_format: str, *, jpeg_quality: int) -> bytes:
@@ -94,7 +96,7 @@ def encode_record(record: Mapping[str, Any]) -> bytes:
 
 def decode_record(data: bytes) -> dict[str, Any]:
     """Bytes to a record with its image decoded; skips TFDS's own decoding, which is several times slower."""
-    feature = tf_example_pb2.Example.FromString(data).features.feature
+    feature = _EXAMPLE.FromString(data).features.feature
     record: dict[str, Any] = {name: feature[name].bytes_list.value[0].decode() for name in TEXTS}
     for name, dtype in SCALARS.items():
         record[name] = dtype(_numbers(feature[name])[0])

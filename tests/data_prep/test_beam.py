@@ -15,7 +15,7 @@ from tests.data_prep.tiny_source import write_source
 
 
 def test_without_beam_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr(beam, "apache_beam", None)
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(InputError, match=r"pip install 'stjax\[beam\]'"):
         beam.executor([])
 

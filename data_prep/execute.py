@@ -1,0 +1,58 @@
+"""Runs a function on many tasks: in this process, or in several that end when this one does."""
+
+import concurrent.futures
+import contextlib
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from data_prep.errors import InputError
+
+# Calls a function on each task and gives the results as they come, in any order.
+Execute = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+
+
+@contextlib.contextmanager
+def processes(workers: int) -> Iterator[Execute]:
+    """What runs tasks in this process (one worker), or in several.
+
+    Raises:
+        InputError: a worker process was killed; or whatever the function raises.
+    """
+    if workers == 1:
+        yield map
+        return
+    context = multiprocessing.get_context("spawn")  # forking a process that has threads may hang
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_end_with, initargs=(os.getpid(),)
+    )
+
+    def execute(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
+        futures = [pool.submit(function, task) for task in tasks]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                yield future.result()
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise InputError(
+                "A worker process was killed, most likely for want of memory; run again with fewer --workers, "
+                "finished sections are kept"
+            ) from error
+
+    try:
+        yield execute
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with(parent: int) -> None:
+    """End this worker when its parent is gone: a killed parent would leave it waiting for tasks for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
