@@ -8,6 +8,7 @@ needs the extra `stain`, about 100 bytes of memory a pixel and minutes; `--stain
 """
 
 import argparse
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -33,11 +34,11 @@ _ROWS = 1024
 _STAGES = ("decode", "fit", "transform")
 
 
-def run_ours(source: Path, target: Path, out: Path, *, method: str = "vahadane") -> dict[str, float]:
+def run_ours(source: Path, target: Path, out: Path, *, method: str = "vahadane") -> dict[str, Any]:
     """Normalise `source` to `target` in row strips; raw RGB into `out`.
 
     Returns:
-        seconds by stage: decode (both slides), fit (both), transform.
+        "seconds" by stage (decode and fit are of both slides), "stains" found in the target and the source.
     """
     seconds: dict[str, float] = dict.fromkeys(_STAGES, 0.0)
     with open_slide(target) as slide:
@@ -48,20 +49,38 @@ def run_ours(source: Path, target: Path, out: Path, *, method: str = "vahadane")
         normalise = _timed(seconds, "fit", lambda: stain.Normaliser(stain.fit_profile(slide, method), profile))
         for _, strip in slide.strips(_ROWS):
             file.write(_timed(seconds, "transform", lambda strip=strip: normalise(strip)).data)
-    return seconds
+    return {"seconds": seconds, "stains": [profile.stains, normalise.source.stains]}
 
 
-def run_staintools(source: Path, target: Path, out: Path) -> dict[str, float]:
-    """The same with staintools, as its documentation says: both slides standardised, the whole slide at once."""
+def run_staintools(source: Path, target: Path, out: Path, *, learning_s: int = 1) -> dict[str, Any]:
+    """The same with staintools, as its documentation says: both slides standardised, the whole slide at once.
+
+    Args:
+        source, target, out: as for `run_ours`.
+        learning_s: wall-clock seconds for its dictionary learning; it has 1 built in.
+    """
     staintools = importlib.import_module("staintools")
+    module = importlib.import_module("staintools.stain_extraction.vahadane_stain_extractor")
     standardise = staintools.LuminosityStandardizer.standardize
     seconds: dict[str, float] = dict.fromkeys(_STAGES, 0.0)
     normaliser = staintools.StainNormalizer(method="vahadane")
+    stains: list[list[list[float]]] = []
+    if learning_s != 1:
+        module.spams.trainDL = functools.partial(module.spams.trainDL, iter=-learning_s)
+
+    class Recording:
+        @staticmethod
+        def get_stain_matrix(pixels: np.ndarray) -> np.ndarray:
+            found = module.VahadaneStainExtractor.get_stain_matrix(pixels)
+            stains.append(found.tolist())
+            return found
+
+    normaliser.extractor = Recording
     pixels = _timed(seconds, "decode", lambda: _whole(target))
     _timed(seconds, "fit", lambda: normaliser.fit(standardise(pixels)))
     pixels = _timed(seconds, "decode", lambda: _whole(source))
     _timed(seconds, "transform", lambda: normaliser.transform(standardise(pixels))).tofile(out)
-    return seconds
+    return {"seconds": seconds, "stains": stains}
 
 
 def compare(first: Path, second: Path, source: Path) -> dict[str, float]:
@@ -98,16 +117,23 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--target", type=Path, required=True, help="the slide to look like")
     parser.add_argument("--runs", type=int, default=2, help="runs of stjax, with 1, 2, ... BLAS threads (default 2)")
     parser.add_argument("--staintools-runs", type=int, default=1, help="runs of staintools (default 1; 0: none)")
+    parser.add_argument(
+        "--staintools-seconds",
+        type=int,
+        default=1,
+        help="wall-clock seconds for its dictionary learning (default 1, as built in; more shows where it goes)",
+    )
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # one run, in its own process
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.one:
-        run = run_ours if options.one == "stjax" else run_staintools
-        seconds = run(options.source, options.target, options.out)
+        slides = options.source, options.target, options.out
+        seconds = options.staintools_seconds
+        run = run_ours(*slides) if options.one == "stjax" else run_staintools(*slides, learning_s=seconds)
         usage = resource.getrusage(resource.RUSAGE_SELF)
         peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        print(json.dumps({"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_bytes": peak}))
+        print(json.dumps(run | {"cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_bytes": peak}))
         return
     for path in (options.source, options.target):
         open_slide(path).close()
@@ -130,6 +156,7 @@ def _measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         out = folder / f"{i}.rgb"
         command = [sys.executable, "-m", "data_prep.stain_bench", "--one", name, "--out", str(out)]
         command += ["--source", str(options.source), "--target", str(options.target)]
+        command += ["--staintools-seconds", str(options.staintools_seconds)]
         threads = {"OMP_NUM_THREADS": str(i + 1), "OPENBLAS_NUM_THREADS": str(i + 1)} if name == "stjax" else {}
         done = subprocess.run(command, env=os.environ | threads, stdout=subprocess.PIPE, check=False)
         if done.returncode:
@@ -160,6 +187,7 @@ def _measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "temp_bytes": r["peak_bytes"],
             "cpu_seconds": r["cpu_seconds"],
             "stages": r["seconds"],
+            "stains": r["stains"],
             "sha256": r["sha256"],
             "differences": differences,
             "machine": _machine(),
@@ -176,6 +204,9 @@ def _print_report(report: dict[str, Any]) -> None:
     for run in report["runs"]:
         figures = [*run["seconds"].values(), _total(run), run["cpu_seconds"], run["peak_bytes"] / 1e9]
         print(f"{run['method']:<12}" + "".join(f"{f:>13.2f}" for f in figures) + f"  {run['sha256'][:16]}")
+    for run in report["runs"]:
+        h_e = " | ".join(" ".join(f"{v:.3f}" for row in slide for v in row) for slide in run["stains"])
+        print(f"{run['method']:<12}stains (H, E) of target | source: {h_e}")
     for name, d in report["differences"].items():
         print(
             f"{name}: mean difference {d['mean']:.2f} grey levels, {d['mean_tissue']:.2f} on tissue, "
