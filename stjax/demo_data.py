@@ -29,7 +29,7 @@ def demo_dataset(*, patients: int, patch_size_px: int) -> Path:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="making-") as temporary:
         source, prepared = Path(temporary) / "source", Path(temporary) / "prepared"
         demo.make_demo(source, patients=patients)
-        build.build(source, prepared, patch_size_px=patch_size_px, workers=os.cpu_count() or 1)
+        build.build(source, prepared, patch_size_px=patch_size_px)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(prepared, target)
     return target
