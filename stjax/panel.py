@@ -46,10 +46,23 @@ class Panel:
         return np.where(self.symbol == "", self.ensembl_id, self.symbol)
 
     def columns(self, genes: Any) -> np.ndarray:
-        """Column of each panel gene in another gene table, -1 where that table lacks it."""
-        keys = np.where(self.ensembl_id == "", self.symbol, self.ensembl_id)
-        place = {key: column for column, key in enumerate(genes.keys)}
-        return np.array([place.get(key, -1) for key in keys], dtype=np.int64)
+        """Column of each panel gene in another gene table, -1 where that table lacks it.
+
+        By Ensembl id, else by symbol: tables of symbols leave out the id where several carry one symbol.
+        """
+        by_id = {gene: column for column, gene in enumerate(genes.ensembl_id) if gene}
+        symbols, first, times = np.unique(genes.symbol, return_index=True, return_counts=True)
+        by_symbol = {
+            symbol: column for symbol, column, n in zip(symbols, first, times, strict=True) if symbol and n == 1
+        }
+        columns = []
+        for ensembl_id, symbol in zip(self.ensembl_id, self.symbol, strict=True):
+            column = by_id.get(ensembl_id, -1)
+            other = by_symbol.get(symbol, -1)
+            if column < 0 and other >= 0 and not (ensembl_id and genes.ensembl_id[other]):
+                column = other
+            columns.append(column)
+        return np.array(columns, dtype=np.int64)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, exact."""

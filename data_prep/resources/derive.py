@@ -21,7 +21,7 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
-def write(path: Path, header: str, rows: list[tuple[str, str]]) -> dict[str, str | int]:
+def write(path: Path, header: str, rows: list[tuple[str, ...]]) -> dict[str, str | int]:
     """Write a gzipped table, the same bytes on every run, and return its entry in the index."""
     text = "\n".join([header, *("\t".join(row) for row in rows)]) + "\n"
     path.write_bytes(gzip.compress(text.encode(), compresslevel=9, mtime=0))

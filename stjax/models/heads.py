@@ -36,8 +36,8 @@ class PatchModel(nnx.Module):
         self.backbone = backbone
         self.main = linear(backbone.num_features, num_main, rngs=rngs)
         if main_mean is not None:  # as ST-Net starts
-            self.main.kernel[...] = jnp.zeros((backbone.num_features, num_main))
-            self.main.bias[...] = jnp.asarray(main_mean, jnp.float32)
+            self.main.kernel = nnx.Param(jnp.zeros((backbone.num_features, num_main)))
+            self.main.bias = nnx.Param(jnp.asarray(main_mean, jnp.float32))
         self.aux = linear(backbone.num_features, num_aux, rngs=rngs) if num_aux else None
 
     def __call__(

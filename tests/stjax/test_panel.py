@@ -97,6 +97,17 @@ def test_panel_survives_json_exactly():
         np.testing.assert_array_equal(getattr(again, field.name), getattr(panel, field.name))
 
 
+def test_columns_are_found_by_id_and_where_one_table_lacks_it_by_symbol():
+    panel = panels.fit_panel(protocols.stjax, Tables(), protocols.Split(("A", "B"), (), ("C",)))
+    ids, symbols = panel.ensembl_id[:5], panel.symbol[:5]
+    several = dataclasses.replace(panel, ensembl_id=ids, symbol=symbols)
+    without_id = GeneTable(
+        np.array([ids[1], "", "ENSG00000999999", "", ""]), np.array(["OLD", *symbols[2:4], "X", "X"])
+    )
+    # 0 is not there; 1 by id under another symbol; 2 by symbol; 3 has that symbol but another id; 4 is not there.
+    np.testing.assert_array_equal(several.columns(without_id), [-1, 0, 1, -1, -1])
+
+
 def test_too_few_reads_or_genes_are_named():
     split = protocols.Split(("A",), (), ("C",))
     with pytest.raises(InputError, match="needs 250"):
