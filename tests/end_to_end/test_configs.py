@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import anndata
+import jax
 import numpy as np
 import pytest
 
@@ -43,7 +44,15 @@ def small_run(name, data):
     return config
 
 
+@pytest.fixture
+def forget_programs():
+    """Thirteen models' compiled programs are more than memory holds."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("forget_programs")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_config_trains_saves_resumes_evaluates_and_predicts(name, patches, tmp_path, monkeypatch):
     source, data = patches
