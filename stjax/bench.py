@@ -31,7 +31,8 @@ from flax import nnx  # noqa: E402
 
 from data_prep import cli  # noqa: E402
 from data_prep.errors import InputError  # noqa: E402
-from stjax import bench_torch, flops, models, optim  # noqa: E402
+from stjax import bench_spot_pool, bench_torch, flops, models, optim  # noqa: E402
+from stjax.ops.elementwise import compiler_options  # noqa: E402
 from stjax.ops.host_memory import keep_freed_memory  # noqa: E402
 
 Row = dict[str, Any]  # {"what", "case", "method", "seconds", "speedup", "temp_bytes", "machine"} and what a case adds
@@ -185,7 +186,11 @@ def _jax_method(
         return models.apply(graphdef, params, state, images, train=False, key=None)[0]["main"]
 
     carry = (params, state, jax.jit(optimizer.init)(params)) if train else (params, state)
-    function = jax.jit(train_step, donate_argnums=(0, 1, 2)) if train else jax.jit(forward)
+    function = jax.jit(
+        train_step if train else forward,
+        donate_argnums=(0, 1, 2) if train else (),
+        compiler_options=compiler_options(),
+    )
     start = time.perf_counter()
     compiled = function.lower(*carry).compile()
     compile_seconds = time.perf_counter() - start
@@ -208,7 +213,16 @@ def inference(options: argparse.Namespace) -> Iterator[Row]:
     return model_cases(options, train=False)
 
 
-CASES: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {"train": train, "inference": inference}
+def spot_pool(options: argparse.Namespace) -> Iterator[Row]:
+    """Pooling over spots beside the dense map, forward and backward."""
+    return bench_spot_pool.rows(options.rounds, interleave)
+
+
+CASES: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
+    "train": train,
+    "inference": inference,
+    "spot_pool": spot_pool,
+}
 
 
 def _line(row: Row) -> str:
@@ -217,6 +231,8 @@ def _line(row: Row) -> str:
     line = f"{row['what']:12}{row['case']:40}{row['method']:16}{row['seconds']:10.4f}{speedup:>10}{temp:>10}"
     if "images_per_second" in row:
         line += f"  {row['images_per_second']:.1f} images/s, {row['utilisation']:.0%} of the matrix product's rate"
+    if "note" in row:
+        line += f"  {row['note']}"
     if "compile_seconds" in row:
         line += f", compiled in {row['compile_seconds']:.1f} s"
     return line

@@ -10,6 +10,7 @@ from flax import nnx
 
 from data_prep.errors import InputError
 from stjax.models.layers import BatchNorm, Conv, ConvNorm, global_average, normal, run, unknown_variant
+from stjax.ops.elementwise import relu, written_out
 from stjax.ops.pool import average_pool, max_pool
 
 
@@ -39,7 +40,7 @@ class NormConv(nnx.Module):
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[B, H, W, inputs] to [B, H, W, outputs]."""
-        return self.conv(jax.nn.relu(self.norm(x, train=train)))
+        return self.conv(relu(self.norm(x, train=train)))
 
 
 class DenseLayer(nnx.Module):
@@ -52,7 +53,7 @@ class DenseLayer(nnx.Module):
     def __call__(self, x: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
         """[B, H, W, inputs] to [B, H, W, inputs + growth]."""
         del key
-        return jnp.concatenate([x, self.grow(self.squeeze(x, train=train), train=train)], axis=-1)
+        return written_out(jnp.concatenate([x, self.grow(self.squeeze(x, train=train), train=train)], axis=-1))
 
 
 class DenseNet(nnx.Module):
@@ -95,7 +96,7 @@ class DenseNet(nnx.Module):
             for layer in layers:
                 x = run(layer, x, train=train, rematerialise=self.rematerialise)
             outputs.append(x)
-        outputs[-1] = jax.nn.relu(self.norm(x, train=train))
+        outputs[-1] = relu(self.norm(x, train=train))
         return {"stages": tuple(outputs), "features": global_average(outputs[-1])}
 
 

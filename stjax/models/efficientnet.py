@@ -14,6 +14,7 @@ from flax import nnx
 
 from data_prep.errors import InputError
 from stjax.models.layers import Conv, ConvNorm, fold, global_average, run, stochastic_depth, unknown_variant
+from stjax.ops.elementwise import written_out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +133,9 @@ class InvertedResidual(nnx.Module):
         y = self.depthwise(y, train=train)
         y = y if self.excite is None else self.excite(y)
         y = self.project(y, train=train)
-        return x + stochastic_depth(y, rate=self.drop_rate, train=train, key=key) if self.residual else y
+        if not self.residual:
+            return y
+        return written_out(x + stochastic_depth(y, rate=self.drop_rate, train=train, key=key))
 
 
 class EfficientNet(nnx.Module):

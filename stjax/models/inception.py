@@ -13,6 +13,7 @@ from flax import nnx
 
 from data_prep.errors import InputError
 from stjax.models.layers import ConvNorm, global_average, normal, run, unknown_variant
+from stjax.ops.elementwise import written_out
 from stjax.ops.pool import average_pool, max_pool
 
 MIN_SIZE_PX = 75  # the convolutions without padding leave nothing of a smaller image
@@ -138,7 +139,7 @@ class MixedBlock(nnx.Module):
             found.append(max_pool(x, size=3, stride=2))
         else:
             found.append(self.pool(average_pool(x, size=3, stride=1, padding=1), train=train))
-        return jnp.concatenate(found, axis=-1)
+        return written_out(jnp.concatenate(found, axis=-1))
 
 
 class Inception(nnx.Module):

@@ -12,6 +12,7 @@ from jax.core import Tracer
 
 from stjax.ops.conv import conv
 from stjax.ops.depthwise import depthwise_conv
+from stjax.ops.elementwise import relu
 
 Initializer = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 Activation = Callable[[jax.Array], jax.Array]
@@ -143,7 +144,7 @@ class ConvNorm(nnx.Module):
         *,
         eps: float = 1e-5,
         momentum: float = 0.1,
-        act: Activation | None = jax.nn.relu,
+        act: Activation | None = relu,
         rngs: nnx.Rngs,
         **options: Any,
     ):

@@ -9,6 +9,7 @@ from flax import nnx
 
 from data_prep.errors import InputError
 from stjax.models.layers import ConvNorm, global_average, run, unknown_variant
+from stjax.ops.elementwise import relu
 from stjax.ops.pool import max_pool
 
 
@@ -54,7 +55,7 @@ class Block(nnx.Module):
         y = x
         for layer in self.layers:
             y = layer(y, train=train)
-        return jax.nn.relu(y + (x if self.shortcut is None else self.shortcut(x, train=train)))
+        return relu(y + (x if self.shortcut is None else self.shortcut(x, train=train)))
 
 
 class ResNet(nnx.Module):

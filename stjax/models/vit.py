@@ -12,6 +12,7 @@ from flax import nnx
 from data_prep.errors import InputError
 from stjax.models.layers import Conv, LayerNorm, Linear, constant, normal, run, uniform, unknown_variant, xavier_uniform
 from stjax.ops.attention import attention
+from stjax.ops.elementwise import written_out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +67,8 @@ class Block(nnx.Module):
     def __call__(self, x: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
         """[B, N, D] to the same."""
         del train, key
-        x = x + self.attention(self.norm1(x))
-        return x + self.mlp2(jax.nn.gelu(self.mlp1(self.norm2(x)), approximate=False))
+        x = written_out(x + self.attention(self.norm1(x)))
+        return written_out(x + self.mlp2(jax.nn.gelu(self.mlp1(self.norm2(x)), approximate=False)))
 
 
 class VisionTransformer(nnx.Module):

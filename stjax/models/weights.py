@@ -77,39 +77,38 @@ def load(backbone: Any, path: Path) -> Report:
     Raises:
         InputError: the file is damaged or refused, lacks a layer, has one that fits nowhere, or shapes differ.
     """
-    tensors = weight_files.read(path)
-    tensors = {name: array for name, array in tensors.items() if not name.endswith(_COUNTER)}
+    given = {name: array for name, array in weight_files.read(path).items() if not name.endswith(_COUNTER)}
     leaves = _leaves(backbone)
     by_source = _names(backbone, leaves)
-    source = max(by_source, key=lambda key: len(set(by_source[key].values()) & set(tensors)))
+    source = max(by_source, key=lambda key: len(set(by_source[key].values()) & set(given)))
     names = by_source[source]
 
-    unused = [name for name in tensors if name not in set(names.values())]
+    unused = [name for name in given if name not in set(names.values())]
     unexpected = [name for name in unused if not name.startswith(_HEADS)]
-    missing = [name for name in names.values() if name not in tensors]
+    missing = [name for name in names.values() if name not in given]
     problems, notes, arrays = [], [], {}
     for path_here, name in names.items():
-        if name not in tensors:
+        if name not in given:
             continue
         expected = leaves[path_here][...]
-        found = _from_torch(path_here, tensors[name].astype(np.float32))
+        found = _from_torch(path_here, given[name].astype(np.float32))
         if path_here == "positions" and found.shape != expected.shape and found.shape[1:] == expected.shape[1:]:
             found, note = _fit_positions(found, expected.shape[0])
             notes.append(note)
         if found.shape != expected.shape:
             there = _to_torch(path_here, np.empty(expected.shape, np.float32)).shape
-            problems.append(f"{name} has shape {_shape(tensors[name].shape)}, expected {_shape(there)}")
+            problems.append(f"{name} has shape {_shape(given[name].shape)}, expected {_shape(there)}")
         elif not np.all(np.isfinite(found)):
             problems.append(f"{name} holds numbers that are not finite")
         arrays[path_here] = found
     if len(missing) == len(names):
         raise InputError(
-            f"weights file {path} is of another model: it has {_some(list(tensors))}; "
+            f"weights file {path} is of another model: it has {_some(list(given))}; "
             f"expected {_some(list(names.values()))}"
         )
-    for what, given in (("lacks", missing), ("has beside them", unexpected)):
-        if given:
-            problems.append(f"it {what} {_some(given)}")
+    for what, listed in (("lacks", missing), ("has beside them", unexpected)):
+        if listed:
+            problems.append(f"it {what} {_some(listed)}")
     if problems:
         raise InputError(f"weights file {path} does not fit ({source}'s names): {_some(problems, separator='; ')}")
     for path_here, array in arrays.items():
@@ -117,26 +116,35 @@ def load(backbone: Any, path: Path) -> Report:
     return Report(source, len(arrays), tuple(unused), tuple(notes))
 
 
+def tensors(backbone: Any) -> weight_files.Tensors:
+    """All arrays of a backbone under torchvision's names (EfficientNet-Lite0: its package's) and in torch's shapes."""
+    leaves = _leaves(backbone)
+    found = {}
+    for path, name in _names(backbone, leaves)[_source(backbone)].items():
+        found[name] = _to_torch(path, np.asarray(leaves[path][...]))
+        if name.endswith(".running_var"):
+            found[name.replace("running_var", _COUNTER)] = np.zeros((), np.int64)
+    return found
+
+
 def save(backbone: Any, path: Path, *, heads: dict[str, nnx.Linear] | None = None) -> None:
-    """Writes a backbone as `.safetensors` under torchvision's names (EfficientNet-Lite0: its package's).
+    """Writes a backbone as `.safetensors`; see `tensors`.
 
     torch's `load_state_dict(..., strict=True)` takes it into the same model without its classifier.
 
     Args:
         heads: linear layers to add, under their names.
     """
-    leaves = _leaves(backbone)
-    by_source = _names(backbone, leaves)
-    source = "efficientnet_pytorch" if getattr(backbone, "lite", False) else "torchvision"
-    tensors = {}
-    for path_here, name in by_source[source].items():
-        tensors[name] = _to_torch(path_here, np.asarray(leaves[path_here][...]))
-        if name.endswith(".running_var"):
-            tensors[name.replace("running_var", _COUNTER)] = np.zeros((), np.int64)
+    found = tensors(backbone)
     for name, layer in (heads or {}).items():
-        tensors[f"{name}.weight"] = np.asarray(layer.kernel[...]).T
-        tensors[f"{name}.bias"] = np.asarray(layer.bias[...])
-    weight_files.write_safetensors(path, tensors, metadata={"format": "pt", "names": source, "writer": "stjax"})
+        found[f"{name}.weight"] = np.asarray(layer.kernel[...]).T
+        found[f"{name}.bias"] = np.asarray(layer.bias[...])
+    metadata = {"format": "pt", "names": _source(backbone), "writer": "stjax"}
+    weight_files.write_safetensors(path, found, metadata=metadata)
+
+
+def _source(backbone: Any) -> str:
+    return "efficientnet_pytorch" if getattr(backbone, "lite", False) else "torchvision"
 
 
 def _leaves(backbone: Any) -> dict[str, Any]:

@@ -38,19 +38,25 @@ def conv_native(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: tu
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, int]) -> jax.Array:
-    def cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        if kernel.shape[:2] == (1, 1) and padding == (0, 0):
-            return jnp.einsum("bhwi,io->bhwo", x[:, ::stride, ::stride], kernel[0, 0])
-        return conv_native(x, kernel, stride=stride, padding=padding)
-
-    native = functools.partial(conv_native, stride=stride, padding=padding)
-    return lax.platform_dependent(x, kernel, cpu=cpu, default=native)
+    return _forward(x, kernel, stride, padding)[0]
 
 
 def _forward(
     x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, int]
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _conv(x, kernel, stride, padding), (x, kernel)
+    def cpu(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+        # Written out once, for the gradient as well: XLA would there work x out again from whatever made it, in a deep
+        # residual network from every block before.
+        x = lax.optimization_barrier(x)
+        if kernel.shape[:2] == (1, 1) and padding == (0, 0):
+            return jnp.einsum("bhwi,io->bhwo", x[:, ::stride, ::stride], kernel[0, 0]), x
+        return conv_native(x, kernel, stride=stride, padding=padding), x
+
+    def native(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return conv_native(x, kernel, stride=stride, padding=padding), x
+
+    y, x = lax.platform_dependent(x, kernel, cpu=cpu, default=native)
+    return y, (x, kernel)
 
 
 def _backward(
@@ -86,13 +92,18 @@ def _kernel_gradient(
     x: jax.Array, dy: jax.Array, shape: tuple[int, ...], stride: int, padding: tuple[int, int]
 ) -> jax.Array:
     """[kh, kw, I, O], one matrix product over all pixels a tap."""
-    rows, columns, _, _ = shape
+    rows, columns, inputs, outputs = shape
     b, height, width, _ = dy.shape
     if padding != (0, 0):
         x = jnp.pad(x, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
     taps = []
     for i in range(rows):
         for j in range(columns):
-            stop = (b, i + stride * (height - 1) + 1, j + stride * (width - 1) + 1, x.shape[3])
-            taps.append(jnp.einsum("bhwi,bhwo->io", lax.slice(x, (0, i, j, 0), stop, (1, stride, stride, 1)), dy))
+            stop = (b, i + stride * (height - 1) + 1, j + stride * (width - 1) + 1, inputs)
+            tap = lax.slice(x, (0, i, j, 0), stop, (1, stride, stride, 1))
+            # XLA transposes the left operand first; let that be the smaller one.
+            if rows * columns == 1 and inputs > outputs:
+                taps.append(jnp.einsum("bhwo,bhwi->oi", dy, tap).T)
+            else:
+                taps.append(jnp.einsum("bhwi,bhwo->io", tap, dy))
     return jnp.stack(taps).reshape(shape)

@@ -56,16 +56,19 @@ def _native(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _depthwise(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
-    return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=functools.partial(_shift_and_add, window=window),
-        default=functools.partial(_native, window=window),
-    )
+    return _forward(x, kernel, window)[0]
 
 
 def _forward(x: jax.Array, kernel: jax.Array, window: _Window) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _depthwise(x, kernel, window), (x, kernel)
+    def cpu(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x = lax.optimization_barrier(x)  # written out once, for the gradient as well
+        return _shift_and_add(x, kernel, window), x
+
+    def native(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return _native(x, kernel, window), x
+
+    y, x = lax.platform_dependent(x, kernel, cpu=cpu, default=native)
+    return y, (x, kernel)
 
 
 def _backward(window: _Window, saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
