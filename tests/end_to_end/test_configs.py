@@ -20,10 +20,10 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.s
 
 @pytest.fixture(scope="module")
 def patches(tmp_path_factory):
-    """Two patients, one section of a few spots each, patches of 64 px; and the raw sections."""
+    """Two patients, one section of a few spots each, patches of 96 px; and the raw sections."""
     folder = tmp_path_factory.mktemp("patches")
     source = demo.make_demo(folder / "source", patients=2, sections_per_patient=1, spots=12)
-    build.build(source, folder / "data", patch_size_px=64)
+    build.build(source, folder / "data", patch_size_px=96)
     return source, folder / "data"
 
 
