@@ -1,0 +1,141 @@
+"""The spot pooling of `stjax.ops.spot_pool` beside the dense map: `python -m stjax.bench --what=spot_pool`.
+
+A tile of H = W = 1024 px, a grid of stride 4 with 512 features, 250 genes, float32. Each method computes the spots'
+genes and the gradients of features, kernel and bias. The reference forms the map as the paper does: linear layer,
+resize, and the sum over each spot's pixels: through masks for few spots and, as 20,000 masks would fill 20 GB, through
+a segment sum over the spots' pixels for many small ones, or over differences of the map's running sums along its rows
+where the spots have more pixels than fit the memory one by one.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from stjax.ops.spot_pool import Shapes, discs, pooled_linear, shape_masks, spot_pool_reference, spot_table, squares
+from stjax.ops.spot_weights import pixel_runs
+
+Row = dict[str, Any]
+Interleave = Callable[..., dict[str, float]]
+
+FEATURES, GENES = 512, 250
+MASKS, PIXELS = 256, 4_000_000  # up to so many spots through masks, up to so many pixels of spots one by one
+
+
+def cases(image_px: int) -> dict[str, Shapes]:
+    """The measured sets of spots on a tile of `image_px`, those of the project's target first."""
+    rng = np.random.default_rng(0)
+
+    def anywhere(count: int) -> np.ndarray:
+        return rng.uniform(0, image_px, (count, 2))
+
+    pitch = 7.3  # 2 um bins at 0.274 um a pixel, a common scale of Visium HD slides
+    side = int(image_px / pitch)
+    bins = (np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2) + 0.5) * pitch
+    return {
+        "64 discs, radius 100": discs(anywhere(64), 100),
+        "20000 discs, radius 4": discs(anywhere(20_000), 4),
+        "20000 discs, radius 1 to 40": discs(anywhere(20_000), rng.uniform(1, 40, 20_000)),
+        f"{len(bins)} squares of {pitch} px": squares(bins, pitch),
+    }
+
+
+def rows(rounds: int, interleave: Interleave, image_px: int = 1024) -> Iterator[Row]:
+    """Times every case with `stjax.bench`'s `interleave`; a row each of the reference and of `spot_pool`."""
+    stride = 4
+    grid = image_px // stride
+    keys = jax.random.split(jax.random.key(0), 3)
+    features = jax.random.normal(keys[0], (grid, grid, FEATURES))
+    kernel = jax.random.normal(keys[1], (FEATURES, GENES)) / FEATURES**0.5
+    bias = jnp.zeros(GENES)
+    for case, shapes in cases(image_px).items():
+        start = time.perf_counter()
+        table = spot_table(shapes, image_hw=(image_px, image_px), grid_hw=(grid, grid))
+        host_seconds = time.perf_counter() - start
+        wanted = jax.random.normal(keys[2], (len(shapes), GENES))
+        fast = _step(pooled_linear, wanted)
+        naive, given = _through_the_map(shapes, image_px)
+        programs = {
+            "dense map": (_step(naive, wanted), (features, kernel, bias, given)),
+            "spot_pool": (fast, (features, kernel, bias, jax.device_put(table))),
+        }
+        compiled = {name: (f.lower(*args).compile(), args) for name, (f, args) in programs.items()}
+        seconds = interleave(
+            {name: _method(program, args) for name, (program, args) in compiled.items()},
+            rounds=rounds,
+            description=case,
+        )
+        temp = {name: program.memory_analysis().temp_size_in_bytes for name, (program, _) in compiled.items()}
+        for name, taken in seconds.items():
+            row = {
+                "case": case,
+                "method": name,
+                "seconds": taken,
+                "speedup": seconds["dense map"] / taken,
+                "temp_bytes": temp[name],
+            }
+            if name == "spot_pool":
+                row["host_seconds"] = host_seconds
+                row["note"] = f"{temp['dense map'] / max(temp[name], 1):.0f}x less memory, weights {host_seconds:.2f} s"
+            yield row
+
+
+def _step(genes_of: Callable[..., jax.Array], wanted: jax.Array) -> Any:
+    """Loss and gradients of features, kernel and bias, jitted."""
+
+    def loss(features: jax.Array, kernel: jax.Array, bias: jax.Array, spots: Any) -> jax.Array:
+        return jnp.mean((genes_of(features, kernel, bias, spots) - wanted) ** 2)
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
+
+
+def _through_the_map(shapes: Shapes, image_px: int) -> tuple[Callable[..., jax.Array], Any]:
+    """The spots' genes through the dense map of all genes, and what it takes to know the spots by."""
+    image_hw = (image_px, image_px)
+    if len(shapes) <= MASKS:
+
+        def masked(features: jax.Array, kernel: jax.Array, bias: jax.Array, masks: jax.Array) -> jax.Array:
+            return spot_pool_reference(features @ kernel + bias[None, None], masks)
+
+        return masked, jnp.asarray(shape_masks(shapes, image_hw))
+
+    def dense_map(features: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+        low = features @ kernel + bias[None, None]
+        return jax.image.resize(low, (*image_hw, low.shape[-1]), "bilinear")
+
+    def add_up(values: jax.Array, spots: dict[str, jax.Array]) -> jax.Array:
+        return jax.ops.segment_sum(values, spots["spot"], num_segments=len(shapes), indices_are_sorted=True)
+
+    runs = pixel_runs(shapes, image_hw)
+    length = runs.stop - runs.start
+    if length.sum() <= PIXELS:
+
+        def segments(features: jax.Array, kernel: jax.Array, bias: jax.Array, spots: Any) -> jax.Array:
+            pixels = dense_map(features, kernel, bias).reshape(-1, kernel.shape[1])
+            return add_up(pixels[spots["pixel"]], spots)
+
+        offset = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+        pixel = np.repeat(runs.row * image_px + runs.start, length) + offset
+        return segments, _indices(pixel=pixel, spot=np.repeat(runs.spot, length))
+
+    def differences(features: jax.Array, kernel: jax.Array, bias: jax.Array, spots: Any) -> jax.Array:
+        running = jnp.cumsum(dense_map(features, kernel, bias), axis=1)
+        running = jnp.pad(running, ((0, 0), (1, 0), (0, 0))).reshape(-1, kernel.shape[1])  # [H * (W + 1), M]
+        return add_up(running[spots["stop"]] - running[spots["start"]], spots)
+
+    row = runs.row * (image_px + 1)
+    return differences, _indices(start=row + runs.start, stop=row + runs.stop, spot=runs.spot)
+
+
+def _indices(**arrays: np.ndarray) -> dict[str, jax.Array]:
+    return {name: jnp.asarray(array, jnp.int32) for name, array in arrays.items()}
+
+
+def _method(program: Any, args: Any) -> Callable[[], None]:
+    def method() -> None:
+        jax.block_until_ready(program(*args))
+
+    return method
