@@ -1,18 +1,20 @@
 """Pooling: native on GPU and TPU; on the CPU, where the gradient of XLA's maximum is 7 times too slow, tap by tap."""
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from stjax.ops import taps
+from stjax.ops.taps import Window
+
 
 def max_pool(x: jax.Array, *, size: int, stride: int, padding: int = 0) -> jax.Array:
     """Largest value of each window, as torch.nn.MaxPool2d.
 
-    Where several are largest (after a ReLU: zeros, whose gradient the ReLU stops) the CPU's gradient is shared among
-    them; elsewhere the first has it.
+    Where several are largest (after a ReLU: zeros, whose gradient the ReLU stops) they share the gradient on the CPU;
+    elsewhere the first has it.
 
     Args:
         x: [B, H, W, C].
@@ -20,7 +22,7 @@ def max_pool(x: jax.Array, *, size: int, stride: int, padding: int = 0) -> jax.A
     Returns:
         [B, (H + 2 padding - size) // stride + 1, (W + 2 padding - size) // stride + 1, C].
     """
-    return _max_pool(x, size, stride, padding)
+    return _max_pool(x, Window(size, stride, padding))
 
 
 def max_pool_native(x: jax.Array, *, size: int, stride: int, padding: int = 0) -> jax.Array:
@@ -32,51 +34,40 @@ def max_pool_native(x: jax.Array, *, size: int, stride: int, padding: int = 0) -
 
 def average_pool(x: jax.Array, *, size: int, stride: int, padding: int = 0) -> jax.Array:
     """Mean of each window, padding counted as zeros, as torch.nn.AvgPool2d; [B, H, W, C] as `max_pool`."""
-    padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    return functools.reduce(jnp.add, _taps(padded, size, stride)) / (size * size)
+    return functools.reduce(jnp.add, taps.views(x, Window(size, stride, padding))) / (size * size)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _max_pool(x: jax.Array, size: int, stride: int, padding: int) -> jax.Array:
-    options = {"size": size, "stride": stride, "padding": padding}
-    return lax.platform_dependent(
-        x, cpu=functools.partial(_max_of_taps, **options), default=functools.partial(max_pool_native, **options)
-    )
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _max_pool(x: jax.Array, window: Window) -> jax.Array:
+    native = functools.partial(max_pool_native, **window._asdict())
+    return lax.platform_dependent(x, cpu=functools.partial(_max_of_taps, window=window), default=native)
 
 
-def _forward(x: jax.Array, size: int, stride: int, padding: int) -> tuple[jax.Array, jax.Array]:
-    return _max_pool(x, size, stride, padding), x
+def _forward(x: jax.Array, window: Window) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    y = _max_pool(x, window)
+    return y, (x, y)
 
 
-def _backward(size: int, stride: int, padding: int, x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
-    def gradient(x: jax.Array, dy: jax.Array, *, function: Callable[..., jax.Array]) -> jax.Array:
-        return jax.vjp(functools.partial(function, size=size, stride=stride, padding=padding), x)[1](dy)[0]
+def _backward(window: Window, saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array]:
+    def native(x: jax.Array, _: jax.Array, dy: jax.Array) -> jax.Array:
+        return jax.vjp(functools.partial(max_pool_native, **window._asdict()), x)[1](dy)[0]
 
-    cpu = functools.partial(gradient, function=_max_of_taps)
-    default = functools.partial(gradient, function=max_pool_native)
-    return (lax.platform_dependent(x, dy, cpu=cpu, default=default),)
+    def cpu(x: jax.Array, y: jax.Array, dy: jax.Array) -> jax.Array:
+        ties = functools.reduce(jnp.add, [(view == y).astype(dy.dtype) for view in _views(x, window)])
+        shares = dy / ties
+        return taps.gather(
+            [y, shares], window, x.shape, lambda _i, _j, seen, pixels: jnp.where(pixels(x) == seen[0], seen[1], 0)
+        )
+
+    return (lax.platform_dependent(*saved, dy, cpu=cpu, default=native),)
 
 
 _max_pool.defvjp(_forward, _backward)
 
 
-def _taps(x: jax.Array, size: int, stride: int) -> list[jax.Array]:
-    """The size * size shifted and strided views of [B, H, W, C] whose reduction pools it."""
-    b, rows, columns, c = x.shape
-    height, width = (rows - size) // stride + 1, (columns - size) // stride + 1
-    return [
-        lax.slice(
-            x,
-            (0, i, j, 0),
-            (b, i + stride * (height - 1) + 1, j + stride * (width - 1) + 1, c),
-            (1, stride, stride, 1),
-        )
-        for i in range(size)
-        for j in range(size)
-    ]
+def _views(x: jax.Array, window: Window) -> list[jax.Array]:
+    return taps.views(x, window, fill=-jnp.inf)
 
 
-def _max_of_taps(x: jax.Array, *, size: int, stride: int, padding: int) -> jax.Array:
-    pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-    padded = lax.optimization_barrier(jnp.pad(x, pads, constant_values=-jnp.inf))
-    return functools.reduce(jnp.maximum, _taps(padded, size, stride))
+def _max_of_taps(x: jax.Array, window: Window) -> jax.Array:
+    return functools.reduce(jnp.maximum, _views(x, window))

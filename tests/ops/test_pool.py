@@ -26,3 +26,9 @@ def test_average_pool_counts_padding_as_zeros():
     y = average_pool(jnp.ones((1, 4, 4, 2)), size=3, stride=1, padding=1)
     assert y.shape == (1, 4, 4, 2)
     np.testing.assert_allclose(y[0, :, :, 0], np.array([[4, 6, 6, 4], [6, 9, 9, 6], [6, 9, 9, 6], [4, 6, 6, 4]]) / 9)
+
+
+def test_max_pool_shares_the_gradient_among_the_largest():
+    x = jnp.zeros((1, 2, 2, 1))
+    dx = jax.grad(lambda x: max_pool(x, size=2, stride=2).sum())(x)
+    np.testing.assert_array_equal(dx, jnp.full((1, 2, 2, 1), 0.25))
