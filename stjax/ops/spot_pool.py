@@ -120,6 +120,7 @@ def _sums(features: jax.Array, table: SpotTable) -> jax.Array:
             f"{tuple(table.count.shape[:-1])}; make it with grid_hw=({height}, {width}), and stack one a tile"
         )
     cells = features.reshape(*batch, height * width, channels)
+    table = jax.tree.map(jnp.asarray, table)  # JAX trips over NumPy constants in vmap of a custom gradient
     return (jax.vmap(_pool) if batch else _pool)(cells, table.by_spot, table.by_cell)
 
 
