@@ -273,7 +273,8 @@ def overview(params: nnx.State, config: Config) -> str:
     arrays = nnx.to_pure_dict(params)
     parts = {"main head": arrays["main"], "aux head": arrays.get("aux", {})}
     parts = {f"backbone {name}": part for name, part in arrays["backbone"].items()} | parts
-    rows = [f"  {name:24s}{parameter_overview.count_parameters(part):>12,}" for name, part in parts.items()]
+    # A part may be an array by itself, as ViT's position embedding is.
+    rows = [f"  {name:24s}{parameter_overview.count_parameters({name: part}):>12,}" for name, part in parts.items()]
     total = parameter_overview.count_parameters(arrays)
     return "\n".join([f"{config.model.module} {config.model.variant}: {total:,} parameters", *rows])
 
