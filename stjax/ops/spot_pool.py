@@ -23,13 +23,25 @@ import jax.numpy as jnp
 from jax import lax
 
 from data_prep.errors import InputError
-from stjax.ops.spot_table import Layout, Rows, SpotTable, layout_of, merge_layouts, spot_table, stack_tables
+from stjax.ops.spot_table import (
+    Layout,
+    Rows,
+    SpotTable,
+    TableCache,
+    layout_of,
+    merge_layouts,
+    spot_matrix,
+    spot_table,
+    stack_tables,
+    table_of_matrix,
+)
 from stjax.ops.spot_weights import Shapes, concatenate, discs, polygons, shape_masks, squares
 
 __all__ = [
     "Layout",
     "Shapes",
     "SpotTable",
+    "TableCache",
     "concatenate",
     "discs",
     "layout_of",
@@ -37,11 +49,13 @@ __all__ = [
     "polygons",
     "pooled_linear",
     "shape_masks",
+    "spot_matrix",
     "spot_pool",
     "spot_pool_reference",
     "spot_table",
     "squares",
     "stack_tables",
+    "table_of_matrix",
 ]
 
 _UNROLL = 32  # entries of a row summed in one pass over the row

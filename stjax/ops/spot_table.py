@@ -6,7 +6,9 @@ program serves them all.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -146,6 +148,38 @@ def merge_layouts(layouts: Sequence[Layout]) -> Layout:
 def stack_tables(tables: Sequence[SpotTable]) -> SpotTable:
     """Tables of one layout as one of a batch, a leading axis on every array."""
     return jax.tree.map(lambda *arrays: np.stack(arrays), *tables)
+
+
+class TableCache:
+    """Tables of tiles by key, made once and kept while they fit `max_bytes`; the least recently used go first.
+
+    Any number of threads may share it.
+    """
+
+    def __init__(self, max_bytes: int = 2 << 30):
+        self.max_bytes, self.bytes = max_bytes, 0
+        self._tables: OrderedDict[Hashable, tuple[SpotTable, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._tables)
+
+    def get(self, key: Hashable, make: Callable[[], SpotTable]) -> SpotTable:
+        """The table kept under `key`; `make` makes it where there is none."""
+        with self._lock:
+            if key in self._tables:
+                self._tables.move_to_end(key)
+                return self._tables[key][0]
+        table = make()  # outside the lock: other tiles need not wait; at worst two threads make the same one
+        size = sum(array.nbytes for array in jax.tree.leaves(table))
+        with self._lock:
+            if key not in self._tables:
+                self._tables[key] = table, size
+                self.bytes += size
+            while self.bytes > self.max_bytes and len(self._tables) > 1:
+                _, (_, freed) = self._tables.popitem(last=False)
+                self.bytes -= freed
+        return table
 
 
 def _round_up(value: int) -> int:

@@ -182,6 +182,26 @@ def test_tiles_of_one_layout_stack_and_share_a_program():
         np.testing.assert_array_equal(stacked.count[tile, count:], 0)
 
 
+def test_cache_makes_a_table_once_and_forgets_the_least_recently_used():
+    made = []
+
+    def get(key):
+        def make():
+            made.append(key)
+            return ops.spot_table(ops.discs([[9, 9]], 4), image_hw=IMAGE, grid_hw=GRID)
+
+        return cache.get(key, make)
+
+    cache = ops.TableCache()
+    assert get("a") is get("a")
+    cache.max_bytes = 2 * cache.bytes
+    for key in ("b", "a", "c", "a", "b"):
+        get(key)
+    assert made == ["a", "b", "c", "b"]
+    assert len(cache) == 2
+    assert cache.bytes == cache.max_bytes
+
+
 def test_batch_stays_split_over_devices():
     if len(jax.devices()) < 4:
         pytest.skip("one device: nothing to split over")
