@@ -53,29 +53,36 @@ def steps(folder: Path) -> list[int]:
     return sorted(found, reverse=True)
 
 
-def restore(folder: Path, template: Any, *, step: int | None = None) -> tuple[Any, dict[str, Any]] | None:
-    """The newest sound checkpoint, or the one asked for; None when the folder has none.
-
-    Args:
-        template: a pytree of arrays (or shapes with shardings) like the one saved.
+def newest(folder: Path) -> dict[str, Any] | None:
+    """The plain state saved with the newest sound checkpoint; None when the folder has no checkpoint.
 
     Raises:
-        InputError: checkpoints are there but none is sound, or the one asked for is not.
+        InputError: checkpoints are there but none is sound.
     """
-    candidates = steps(folder) if step is None else [step]
     damage = []
-    for candidate in candidates:
+    for step in steps(folder):
         try:
-            manifest = verify(folder / str(candidate))
+            return verify(folder / str(step))["meta"]
         except InputError as error:
             logging.warning("%s; trying an older checkpoint", error)
             damage.append(str(error))
-            continue
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore((folder / str(candidate) / "state").absolute(), template), manifest["meta"]
     if damage:
         raise InputError(f"no sound checkpoint in {folder}: {'; '.join(damage)}; train again in a new work directory")
     return None
+
+
+def restore(folder: Path, step: int, template: Any) -> Any:
+    """The arrays of one checkpoint.
+
+    Args:
+        template: a pytree of shapes with shardings (or arrays) like the one saved.
+
+    Raises:
+        InputError: it is not there, or not sound.
+    """
+    verify(folder / str(step))
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore((folder / str(step) / "state").absolute(), template)
 
 
 def verify(checkpoint: Path) -> dict[str, Any]:

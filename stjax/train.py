@@ -102,12 +102,12 @@ def train(config: Config, folder: Path) -> None:
     meta: dict[str, Any] = {"step": 0, "best_step": 0, "finished": False}
     state_kwargs = {"image_size_px": data.image_size_px, "mesh": mesh}
     graphdef, template = steps.init_state(config, data.panel, abstract=True, **state_kwargs)
-    restored = checkpoint.restore(checkpoints, template)
-    if restored is None:
+    saved = checkpoint.newest(checkpoints)
+    if saved is None:
         _, state = steps.init_state(config, data.panel, **state_kwargs)
         print(overview(state["params"], config))
     else:
-        state, meta = restored
+        meta, state = saved, checkpoint.restore(checkpoints, saved["step"], template)
         schedule.restore(meta["schedule"])
         word = "is finished" if meta["finished"] else f"resumes at step {meta['step']} of {total_steps}"
         print(f"The run in {folder} {word}.")
@@ -170,6 +170,7 @@ def train(config: Config, folder: Path) -> None:
             log.close()
 
     # ------------------------------------------------------------------------------------------ held-out evaluation
+    del state  # evaluation restores the best one
     if not data.split.test:
         print("No section is held out: nothing to evaluate.")
         return

@@ -88,22 +88,15 @@ class Run:
         data = load_data_record(workdir)
         mesh = parallel.make_mesh()
         folder = workdir / CHECKPOINTS
-        available = checkpoint.steps(folder)
-        if not available:
+        meta = checkpoint.newest(folder)
+        if meta is None:
             raise InputError(f"{workdir} has no checkpoint yet; train it (again) with python -m stjax.train")
         protocol = get_protocol(data.protocol)
         graphdef, template = steps.init_state(
             config, data.panel, image_size_px=data.image_size_px, mesh=mesh, abstract=True
         )
-        newest = checkpoint.restore(folder, template)
-        assert newest is not None  # there is one, and restore raises when none is sound
-        state, meta = newest
         step = meta["best_step"]
-        if step != meta["step"]:
-            best = checkpoint.restore(folder, template, step=step)
-            assert best is not None
-            state, _ = best
-        return cls(workdir, config, data, protocol, graphdef, state, step, mesh)
+        return cls(workdir, config, data, protocol, graphdef, checkpoint.restore(folder, step, template), step, mesh)
 
     def open_dataset(self, data_dir: str = "") -> PatchDataset:
         """The data set it was trained on, or another. Raises InputError when it is not there or has changed."""

@@ -32,7 +32,7 @@ def array_bytes(folder, step):
     _, template = steps.init_state(
         configs.load(folder / "config.json"), data.panel, image_size_px=data.image_size_px, mesh=mesh, abstract=True
     )
-    state, _ = checkpoint.restore(folder / "checkpoints", template, step=step)
+    state = checkpoint.restore(folder / "checkpoints", step, template)
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
 
