@@ -61,7 +61,7 @@ def methods(
 
     device = "cuda" if gpu else "cpu"
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    options = {"aux_logits": False, "init_weights": False} if name == "inception_v3" else {}
+    options: dict[str, Any] = {"aux_logits": False, "init_weights": False} if name == "inception_v3" else {}
     if name.startswith("vit"):
         options["image_size"] = image_size_px
     model = getattr(torchvision.models, name)(num_classes=outputs, **options).to(device)

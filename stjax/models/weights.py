@@ -138,7 +138,7 @@ def save(backbone: Any, path: Path, *, heads: dict[str, nnx.Linear] | None = Non
     found = tensors(backbone)
     for name, layer in (heads or {}).items():
         found[f"{name}.weight"] = np.asarray(layer.kernel[...]).T
-        found[f"{name}.bias"] = np.asarray(layer.bias[...])
+        found[f"{name}.bias"] = np.asarray(layer.bias[...])  # pyright: ignore[reportOptionalSubscript]
     metadata = {"format": "pt", "names": _source(backbone), "writer": "stjax"}
     weight_files.write_safetensors(path, found, metadata=metadata)
 

@@ -38,7 +38,7 @@ def depthwise_conv_native(x: jax.Array, kernel: jax.Array, *, stride: int, paddi
 
 
 def _native(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-    strides, pads = (window.stride,) * 2, ((window.padding,) * 2,) * 2
+    strides, pads = (window.stride,) * 2, [(window.padding, window.padding)] * 2
     return lax.conv_general_dilated(
         x, kernel, strides, pads, dimension_numbers=_DIMENSIONS, feature_group_count=x.shape[-1]
     )

@@ -29,7 +29,8 @@ class Window(NamedTuple):
 def views(x: jax.Array, window: Window, *, fill: float = 0.0) -> list[jax.Array]:
     """[B, H, W, C] to the view [B, h, w, C] of each tap, row by row of the window; `fill` lies outside the image."""
     height, width = window.out(x.shape[1]), window.out(x.shape[2])
-    pads = ((0, 0, 0), (window.padding,) * 2 + (0,), (window.padding,) * 2 + (0,), (0, 0, 0))
+    side = (window.padding, window.padding, 0)
+    pads = [(0, 0, 0), side, side, (0, 0, 0)]
     padded = _written(lax.pad(x, jnp.asarray(fill, x.dtype), pads)) if window.padding else x
     return [_view(padded, i, j, height, width, window.stride) for i in range(window.size) for j in range(window.size)]
 
