@@ -106,9 +106,9 @@ def pooled_linear(
     entries = sum(index.shape[-2] * index.shape[-1] for index in table.by_spot.index) / max(spots, 1)
     count = table.count if aggregation == "sum" else jnp.minimum(table.count, 1)
     if spots * (1 + entries * (inputs - outputs) / (inputs * outputs)) < features.shape[-3] * features.shape[-2]:
-        genes = spot_pool(features, table, aggregation=aggregation) @ kernel
+        genes = _dot(spot_pool(features, table, aggregation=aggregation), kernel)
     else:
-        genes = spot_pool(features @ kernel, table, aggregation=aggregation)
+        genes = spot_pool(_dot(features, kernel), table, aggregation=aggregation)
     return genes + count[..., None] * jnp.expand_dims(bias, tuple(range(count.ndim)))
 
 
@@ -226,5 +226,6 @@ def _full(rows: Rows, cells: int) -> jax.Array:
 
 
 def _dot(matrix: jax.Array, x: jax.Array) -> jax.Array:
+    """Matrix product in full precision, which GPUs and TPUs do not use unasked."""
     dtype = jnp.promote_types(matrix.dtype, x.dtype)
-    return jnp.dot(matrix, x.astype(dtype), precision=lax.Precision.HIGHEST)
+    return jnp.dot(matrix.astype(dtype), x.astype(dtype), precision=lax.Precision.HIGHEST)
