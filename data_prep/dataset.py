@@ -25,6 +25,7 @@ from data_prep.slide import file_sha256
 FORMAT, FORMAT_VERSION = "stjax-dataset", 1
 MANIFEST = "manifest.json"
 WORK_FOLDER = ".build"  # what an unfinished build keeps
+_REMEDY = "the data set is damaged, copy it again or build it again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,11 +104,21 @@ class RecordSource:
         return records.decode_record(self.read(index))
 
     def read(self, index: int) -> bytes:
-        """The serialised record."""
+        """The serialised record.
+
+        Raises:
+            InputError: the shard cannot be read; it is named.
+        """
         index = index.__index__()
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
         shard = int(np.searchsorted(self._ends, index, side="right"))
+        try:
+            return self._reader(shard).read([index - (int(self._ends[shard - 1]) if shard else 0)])[0]
+        except (RuntimeError, ValueError, IndexError, OSError) as error:
+            raise InputError(f"{self._paths[shard]}: record {index} cannot be read ({error}); {_REMEDY}") from error
+
+    def _reader(self, shard: int) -> Any:
         reader = self._readers[shard]
         if reader is None:
             # No read-ahead: records are asked for in shuffled order.
@@ -115,7 +126,7 @@ class RecordSource:
                 self._paths[shard], "readahead_buffer_size:0", file_reader_buffer_size=32768
             )
             self._readers[shard] = reader
-        return reader.read([index - (int(self._ends[shard - 1]) if shard else 0)])[0]
+        return reader
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_readers": [None] * len(self._readers)}
@@ -169,8 +180,14 @@ class PatchDataset:
         raise InputError(f"{self.path}: no section {name!r}; the data set holds {known}")
 
     def table(self, name: str) -> SectionTable:
-        """Spots and counts of a section."""
-        return SectionTable.load(self.path / self.section(name)["table"]["file"])
+        """Spots and counts of a section.
+
+        Raises:
+            InputError: no such section, or its table is missing or damaged.
+        """
+        entry = self.section(name)
+        _check_file(self.path, entry["table"], name=name, verify=True)
+        return SectionTable.load(self.path / entry["table"]["file"])
 
     def source(self, names: Sequence[str]) -> RecordSource:
         """Records of the named sections in that order; within one, in the order of its table."""
@@ -203,26 +220,33 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def check_files(path: Path, section: dict[str, Any], *, verify: bool) -> None:
-    """Check a section's shards and table against its manifest entry.
+    """Check a section's shards, table and thumbnails against its manifest entry.
 
     Raises:
         InputError: a file missing, cut short, or changed.
     """
-    remedy = "the data set is damaged, copy it again or build it again"
     for entry in (*section["shards"], section["table"]):
-        file = path / entry["file"]
-        if not file.is_file():
-            raise InputError(f"Section {section['name']!r}: {file} is missing; {remedy}")
-        if file.stat().st_size != entry["bytes"]:
-            found = f"{file} has {file.stat().st_size} bytes, expected {entry['bytes']}"
-            raise InputError(f"Section {section['name']!r}: {found}; {remedy}")
-        if verify and file_sha256(file) != entry["sha256"]:
-            raise InputError(f"Section {section['name']!r}: {file} differs from its SHA-256; {remedy}")
+        _check_file(path, entry, name=section["name"], verify=verify)
+    for key in ("thumbnail", "thumbnail_before"):
+        if key in section and not (path / section[key]).is_file():
+            raise InputError(f"Section {section['name']!r}: {path / section[key]} is missing; {_REMEDY}")
     for entry in section["shards"]:
         count = _record_count(path / entry["file"])
         if count != entry["records"]:
             found = f"{entry['file']} holds {count} records, expected {entry['records']}"
-            raise InputError(f"Section {section['name']!r}: {found}; {remedy}")
+            raise InputError(f"Section {section['name']!r}: {found}; {_REMEDY}")
+
+
+def _check_file(path: Path, entry: dict[str, Any], *, name: str, verify: bool) -> None:
+    """Check one file of section `name` against its "bytes" and, with `verify`, its "sha256"."""
+    file = path / entry["file"]
+    if not file.is_file():
+        raise InputError(f"Section {name!r}: {file} is missing; {_REMEDY}")
+    if file.stat().st_size != entry["bytes"]:
+        found = f"{file} has {file.stat().st_size} bytes, expected {entry['bytes']}"
+        raise InputError(f"Section {name!r}: {found}; {_REMEDY}")
+    if verify and file_sha256(file) != entry["sha256"]:
+        raise InputError(f"Section {name!r}: {file} differs from its SHA-256; {_REMEDY}")
 
 
 def _record_count(path: Path) -> int:

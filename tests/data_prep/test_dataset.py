@@ -194,6 +194,35 @@ def test_open_with_verify_notices_one_changed_bit(copy, pattern):
         PatchDataset.open(copy, verify=True)
 
 
+def test_open_notices_a_missing_thumbnail(copy):
+    (copy / "thumbnails" / "A2.jpg").unlink()
+    with pytest.raises(InputError, match=r"'A2'.*A2.jpg is missing.*build it again"):
+        PatchDataset.open(copy)
+
+
+def test_a_damaged_table_is_named_when_it_is_read(copy):
+    file = copy / "tables" / "A2.npz"
+    file.write_bytes(bytes(file.stat().st_size))
+    dataset = PatchDataset.open(copy)
+    with pytest.raises(InputError, match=r"'A2'.*A2.npz differs from its SHA-256.*build it again"):
+        dataset.table("A2")
+    dataset.table("A1")
+
+
+def test_a_damaged_record_is_refused_with_the_shard_named(copy):
+    dataset = PatchDataset.open(copy)
+    shard = copy / dataset.section("A2")["shards"][1]["file"]
+    data = bytearray(shard.read_bytes())
+    data[data.index(dataset.source(["A2"])[48]["spot_id"][0].encode()) - 4] ^= 1
+    shard.write_bytes(data)
+    source = PatchDataset.open(copy).source(["A2"])
+    with pytest.raises(InputError, match=r"A2.array_record-00001-of-\d+: record \d+ cannot be read.*build it again"):
+        [source[index] for index in range(len(source))]
+    shard.unlink()
+    with pytest.raises(InputError, match=r"00001-of-.*cannot be read"):
+        dataset.source(["A2"])[len(source) - 1]
+
+
 def test_unknown_section_is_refused_with_the_known_ones(built):
     with pytest.raises(InputError, match=r"no section 'X9'.*A1, A2, B1"):
         PatchDataset.open(built).table("X9")
