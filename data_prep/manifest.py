@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,6 @@ def make_manifest(
     """
     synthetic = any(entry["synthetic"] for entry in entries)
     citation = CITATIONS.get(source["layout"], "")
-    images: dict[str, list[str]] = {}
-    for entry in entries:
-        images.setdefault(entry["image"]["sha256"], []).append(entry["name"])
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -88,13 +86,23 @@ def make_manifest(
         "stain_target": None if target is None else dataclasses.asdict(target),
         "removed": {reason: sum(entry["removed"][reason] for entry in entries) for reason in entries[0]["removed"]},
         "skipped": dict(skipped),
-        "warnings": [
-            f"sections {', '.join(names)} have the same image; keep them in one fold"
-            for names in images.values()
-            if len(names) > 1
-        ],
+        "warnings": same_image_warnings(entries),
         "sections": list(entries),
     }
+
+
+def same_image_warnings(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line per image that several sections have, unless they are Visium HD bin sizes of one slide."""
+    images: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        images.setdefault(entry["image"]["sha256"], []).append(entry)
+    warnings = []
+    for group in images.values():
+        slides = {(entry["patient"], re.sub(r"_\d{3,}um$", "", entry["name"])) for entry in group}
+        if len(slides) > 1:
+            names = ", ".join(entry["name"] for entry in group)
+            warnings.append(f"sections {names} have the same image; keep them in one fold")
+    return warnings
 
 
 def write_tfds_metadata(out: Path, manifest: Mapping[str, Any]) -> None:

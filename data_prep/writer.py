@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def plan_path(out: Path, name: str) -> Path:
 def save_plan(path: Path, made: plan.SectionPlan) -> None:
     """Keep a plan for later builds and other array jobs; whole or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp.npz")
+    temporary = _temporary(path)
     numbers = {"name": made.name, "spots": made.spots, "records": made.records, "read": made.read}
     np.savez(
         temporary,
@@ -304,6 +305,11 @@ def _shapes(section: Section, members: np.ndarray, origin: np.ndarray, px_scale:
     }
 
 
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that no other process has, on this machine or on another that shares the folder."""
+    return path.with_name(f"{path.stem}.{uuid.uuid4().hex}.tmp{path.suffix}")
+
+
 def _size_and_hash(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": slide.file_sha256(path)}
 
@@ -311,7 +317,7 @@ def _size_and_hash(path: Path) -> dict[str, Any]:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that the file is either whole or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     with temporary.open("w", encoding="utf-8") as file:
         file.write(_lines(value))
         file.flush()

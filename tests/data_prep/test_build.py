@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import plan, stain, writer
+from data_prep import manifest, plan, stain, writer
 from data_prep.build import build
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
@@ -153,6 +153,20 @@ def test_several_shards_are_balanced():
     assert writer.shard_sizes(1, size_px=1024, shard_mb=1) == [1]
 
 
+def test_machines_with_the_same_process_number_write_under_different_names(tmp_path, monkeypatch):
+    replaced = []
+    replace = os.replace
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    monkeypatch.setattr(os, "replace", lambda a, b: (replaced.append(Path(a).name), replace(a, b)))
+    genes = GeneTable(np.array(["ENSG1"]), np.array(["X"]))
+    made = plan.SectionPlan("A", genes, np.ones(1, int), np.ones(1, int), spots=1, records=1, read=1, removed={})
+    for _ in range(2):
+        writer.write_json(tmp_path / "a.json", {"a": 1})
+        writer.save_plan(tmp_path / "a.npz", made)
+    assert len(set(replaced)) == 4
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.json", "a.npz"]
+
+
 def test_splits_are_distinct_file_names():
     names = plan.split_names(["A1", "a1", "B 1", "B-1", "all", "é"])
     assert list(names) == ["A1", "a1", "B 1", "B-1", "all", "é"]
@@ -269,6 +283,16 @@ def test_same_image_in_two_sections_is_said(tmp_path, capsys):
     manifest = PatchDataset.open(build(source, tmp_path / "out", **OPTIONS).parent).manifest
     assert "sections A1, B1 have the same image" in manifest["warnings"][0]
     assert "warning: sections A1, B1" in capsys.readouterr().out
+
+
+def test_bin_sizes_of_one_slide_may_have_the_same_image():
+    def warnings(*sections: tuple[str, str]) -> list[str]:
+        entries = [{"name": name, "patient": patient, "image": {"sha256": "0"}} for name, patient in sections]
+        return manifest.same_image_warnings(entries)
+
+    assert warnings(("S_002um", "P"), ("S_008um", "P")) == []
+    assert "S_008um, S_016um have" in warnings(("S_008um", "P"), ("S_016um", "Q"))[0]
+    assert "S_008um, S_016um, T_008um have" in warnings(("S_008um", "P"), ("S_016um", "P"), ("T_008um", "P"))[0]
 
 
 def test_workers_and_array_jobs_give_the_same_bytes(built, source, tmp_path, capsys):
