@@ -20,6 +20,9 @@ def run(main: Callable[[list[str]], None]) -> None:
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except FloatingPointError as error:  # training diverged: no fault of the program, nothing a traceback explains
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

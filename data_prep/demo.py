@@ -25,6 +25,11 @@ from data_prep.readers._sections import SYNTHETIC_MARK
 
 PITCH_UM, SPOT_RADIUS_UM = 200.0, 50.0  # legacy Spatial Transcriptomics
 VISIUM_PITCH_UM, VISIUM_RADIUS_UM = 100.0, 27.5
+EXAMPLES = """examples:
+  python -m data_prep.demo --out demo
+  python -m data_prep.demo --out demo_hd --layout visium_hd --patients 2 --sections-per-patient 1
+  python -m data_prep.demo --out demo_stnet --layout stnet --spots 60 --seed 1
+"""
 VERSION = 1  # of what a recipe makes; a cache of demo data is named after it
 _MARGIN_UM = 170.0  # a 224 px window around any spot stays inside the slide
 _TISSUE_SHARE = 0.42  # of the slide within its margin
@@ -231,7 +236,10 @@ def main(arguments: list[str]) -> None:
     """The command line."""
     defaults = Recipe()
     parser = argparse.ArgumentParser(
-        prog="python -m data_prep.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m data_prep.demo",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must not exist or be empty")
     parser.add_argument("--layout", default=defaults.layout, help=f"one of {', '.join(sorted(LAYOUTS))}")

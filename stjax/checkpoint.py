@@ -40,8 +40,10 @@ def save(folder: Path, step: int, state: Any, meta: dict[str, Any]) -> None:
     _sync(temporary)
     os.replace(temporary, target)
     _sync(folder)
+    # The one before stays too: should this one be damaged, it is what the run goes back to.
+    keep = {str(kept) for kept in (*steps(folder)[:2], meta.get("best_step"))}
     for other in folder.iterdir():
-        if other.name not in (str(step), str(meta.get("best_step"))):
+        if other.name not in keep:
             shutil.rmtree(other, ignore_errors=True)
 
 

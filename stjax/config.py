@@ -16,6 +16,12 @@ from stjax.protocols import Protocol
 
 Config = Any  # an ml_collections.ConfigDict, whose fields have no static types
 
+LOWEST = {
+    **dict.fromkeys(("num_epochs", "batch_size", "eval_batch_size", "log_every_steps"), 1),
+    **dict.fromkeys(("seed", "num_workers", "warmup_steps", "early_stopping_patience", "fold"), 0),
+    **dict.fromkeys(("aux_weight", "weight_decay", "momentum", "backbone_learning_rate_scale"), 0),
+}
+
 # Fields that may change between a run and its resumption: they do not touch the numbers.
 FREE_ON_RESUME = ("data_dir", "num_workers", "eval_batch_size", "log_every_steps")
 
@@ -91,9 +97,11 @@ def resolve(config: Config, protocol: Protocol, *, demo: bool) -> Config:
     for name in protocol.recipe:
         if config[name] is None:
             config[name] = config.demo[name] if demo and name in config.demo else protocol.recipe[name]
-    for name, lowest in (("num_epochs", 1), ("batch_size", 1), ("eval_batch_size", 1), ("log_every_steps", 1)):
+    for name, lowest in LOWEST.items():
         if config[name] < lowest:
             raise InputError(f"config.{name} is {config[name]}, expected at least {lowest}")
+    if config.momentum >= 1:
+        raise InputError(f"config.momentum is {config.momentum}, expected less than 1")
     if not config.learning_rate > 0:
         raise InputError(f"config.learning_rate is {config.learning_rate}, expected a positive number")
     config.lock()

@@ -1,7 +1,6 @@
 """The built-in demo data set: synthetic tissue, generated and prepared once into a cache folder."""
 
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -30,6 +29,9 @@ def demo_dataset(*, patients: int, patch_size_px: int) -> Path:
         source, prepared = Path(temporary) / "source", Path(temporary) / "prepared"
         demo.make_demo(source, patients=patients)
         build.build(source, prepared, patch_size_px=patch_size_px)
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(prepared, target)
+        try:
+            os.replace(prepared, target)
+        except OSError:  # another process was faster: its copy is the same, and may be in use
+            if not (target / "manifest.json").is_file():
+                raise
     return target

@@ -11,6 +11,7 @@ examples:
 """
 
 import argparse
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -80,11 +81,15 @@ def evaluate(folder: Path, *, data_dir: str = "", protocol: str = "", sections: 
         raise InputError(f"--sections names {', '.join(unknown)}; {dataset.path} has {', '.join(known)}")
     if not chosen:
         raise InputError(f"{folder} holds out no section; name the ones to score with --sections")
-    if dataset.patch_size_px != run.data.image_size_px:
-        raise InputError(
-            f"{dataset.path} has patches of {dataset.patch_size_px} px, the model was trained on "
-            f"{run.data.image_size_px} px; build it with --patch-size-px {run.data.image_size_px}"
-        )
+    check_preparation(run, dataset)
+    # Only the sections held out by default go where the run's own result lives.
+    held_out = not data_dir and set(chosen) == set(run.data.split.test)
+    target = folder / "evaluation" / run.data.protocol
+    pictures = folder / "predictions"
+    if not held_out:
+        label = hashlib.sha256(f"{dataset.content_hash}{sorted(chosen)}".encode()).hexdigest()[:12]
+        target = target / label
+        pictures = target / "predictions"
 
     features_of_train, targets_of_train = training_features(run)
     ridge = None if features_of_train is None else baselines.Ridge.fit(features_of_train, targets_of_train)
@@ -120,19 +125,20 @@ def evaluate(folder: Path, *, data_dir: str = "", protocol: str = "", sections: 
         per_gene[f"pcc{suffix}"], per_gene[f"mae{suffix}"], per_gene[f"rmse{suffix}"] = pcc, mae, rmse
     per_gene.insert(5, "mean_expression", np.concatenate(truths).mean(axis=0))
 
-    train_patients = {s["patient"] for s in dataset.sections if s["name"] in run.data.split.train}
-    shared = sorted({prediction.patient for prediction in predictions} & train_patients)
     result = {
-        **writer.provenance(run),
+        **writer.provenance(
+            run, data_sha256=dataset.content_hash, synthetic=any(prediction.synthetic for prediction in predictions)
+        ),
+        "part": part_of(run, dataset, [prediction.section for prediction in predictions]),
         "sections": [prediction.section for prediction in predictions],
         "spots": sum(len(prediction.spot_id) for prediction in predictions),
         "pcc_pooling": run.protocol.pooling,
         "error_unit": "standard deviations of the training targets" if run.protocol.standardise_main else "expression",
-        "patients_also_in_training": shared,
+        "patients_also_in_training": sorted({each.patient for each in predictions} & set(run.data.train_patients)),
+        "genes_not_in_the_data": int(np.isnan(truths[0]).all(axis=0).sum()),
         "hardware": workdir.hardware(),
         "methods": summaries,
     }
-    target = folder / "evaluation" / run.data.protocol
     target.mkdir(parents=True, exist_ok=True)
     workdir.write_json(target / "metrics.json", result)
     temporary = target / "per_gene.csv.tmp"
@@ -142,7 +148,7 @@ def evaluate(folder: Path, *, data_dir: str = "", protocol: str = "", sections: 
     written = [target / "metrics.json", target / "per_gene.csv"]
     best = int(per_gene["pcc"].fillna(-2).to_numpy().argmax())
     for prediction in predictions:
-        base = folder / "predictions" / prediction.section
+        base = pictures / prediction.section
         writer.write_h5ad(base.with_name(f"{base.name}.h5ad"), prediction, run, genes=np.arange(panel.num_main))
         picture = base.with_name(f"{base.name}_{writer.file_name(writer.gene_names(panel)[best])}.png")
         writer.write_map(picture, prediction, run, gene=best)
@@ -152,6 +158,41 @@ def evaluate(folder: Path, *, data_dir: str = "", protocol: str = "", sections: 
     for path in written:
         print(path)
     return result
+
+
+def part_of(run: workdir.Run, dataset: PatchDataset, sections: Sequence[str]) -> str:
+    """What sections are to the run: "held-out", "TRAINING", "validation", "mixed", or "other" data's."""
+    if dataset.content_hash != run.data.content_hash:
+        return "other"
+    split = run.data.split
+    parts = {"held-out": split.test, "TRAINING": split.train, "validation": split.val}
+    found = {part for part, names_of_part in parts.items() for name in sections if name in names_of_part}
+    return found.pop() if len(found) == 1 else "mixed"
+
+
+def check_preparation(run: workdir.Run, dataset: PatchDataset) -> None:
+    """Raises InputError unless a data set's patches were made as those the model was trained on."""
+    data, there = run.data, dataset.manifest["parameters"]
+    if dataset.patch_size_px != data.image_size_px:
+        raise InputError(
+            f"{dataset.path} has patches of {dataset.patch_size_px} px, the model was trained on "
+            f"{data.image_size_px} px; build it with --patch-size-px {data.image_size_px}"
+        )
+    target = dataset.manifest["stain_target"]
+    if (target or {}).get("image_sha256") != (data.stain_target or {}).get("image_sha256") or (
+        there["stain"] != data.parameters["stain"]
+    ):
+        raise InputError(
+            f"{dataset.path} was prepared with --stain {there['stain']}, the model's data with --stain "
+            f"{data.parameters['stain']}, or to another target; build it as that was, with the same target slide"
+        )
+    for section in dataset.sections:
+        scale = there["um_per_px"] or section["um_per_px"]
+        if abs(scale / data.um_per_px - 1) > predict.SCALE_TOLERANCE:
+            raise InputError(
+                f"{dataset.path}: section {section['name']} has {scale:.3f} um per px, the model was trained at "
+                f"{data.um_per_px:.3f}; build it with --um-per-px {data.um_per_px:.3f}"
+            )
 
 
 def training_features(run: workdir.Run) -> tuple[Any, Any]:
@@ -200,6 +241,8 @@ def predict_section(run: workdir.Run, dataset: PatchDataset, name: str) -> tuple
         um_per_px=entry["um_per_px"],
         expression=np.concatenate(expression) if expression else np.zeros((0, panel.num_main), np.float32),
         truth=records.main_expression(panel, run.protocol),
+        synthetic=bool(dataset.manifest["synthetic"]),
+        data_sha256=dataset.content_hash,
         thumbnail=thumbnail,
         thumbnail_scale=thumbnail.shape[1] / entry["image"]["width"],
     ), np.concatenate(features) if features else np.zeros((0, 0))
@@ -207,16 +250,17 @@ def predict_section(run: workdir.Run, dataset: PatchDataset, name: str) -> tuple
 
 def print_table(result: dict[str, Any], *, ridge_known: bool) -> None:
     """Model and baselines, a row each, and what the figures do and do not say."""
-    print(
-        f"\nheld-out sections {', '.join(result['sections'])}: {result['spots']} spots, protocol {result['protocol']} "
-        f"({result['units'].split(': ')[1]}), PCC {result['pcc_pooling']}, errors in {result['error_unit']}"
-    )
+    rules = f"protocol {result['protocol']} ({result['units'].split(': ')[1]}), PCC {result['pcc_pooling']}"
+    sections = ", ".join(result["sections"])
+    print(f"\n{result['part']} sections {sections}: {result['spots']} spots, {rules}, errors in {result['error_unit']}")
     print(f"{'':18s}" + "".join(f"{title:>12s}" for title in COLUMNS.values()))
     for method, summary in result["methods"].items():
         cells = ["-" if (value := summary[key]) is None else value for key in COLUMNS]
         print(f"{method:18s}" + "".join(f"{c:>12.3f}" if isinstance(c, float) else f"{c!s:>12s}" for c in cells))
     if result["synthetic"]:
         print("SYNTHETIC tissue: these figures say nothing about real tissue.")
+    if result["genes_not_in_the_data"]:
+        print(f"note: the scored data lacks {result['genes_not_in_the_data']} of the genes; they have no figures.")
     if result["patients_also_in_training"]:
         print(f"note: patient {', '.join(result['patients_also_in_training'])} is also in training.")
     if ridge_known and (ours := result["methods"]["model"]["pcc_median"]) is not None:

@@ -24,6 +24,7 @@ class PatchRecords:
     """The patches of some sections that a protocol uses, addressable by position, with their panel counts in memory.
 
     Attributes:
+        left_out: spots of these sections that the protocol does not use (few reads, white patch).
         section, spot_id: [N] str; spot_xy: [N, 2] full-resolution pixels of the section's slide.
     """
 
@@ -31,12 +32,13 @@ class PatchRecords:
         self, dataset: PatchDataset, sections: Sequence[str], panel: Panel, protocol: Protocol, *, train: bool
     ):
         columns = panel.columns(dataset.genes)
-        present = np.flatnonzero(columns >= 0)
+        present, self._absent = np.flatnonzero(columns >= 0), columns < 0
         rows, counts, totals, names, spot_id, spot_xy = [], [], [], [], [], []
-        offset = 0
+        offset = self.left_out = 0
         for name in sections:
             table = dataset.table(name)
             keep = usable_spots(protocol, table, train=train)
+            self.left_out += int(np.sum(~keep))
             rows.append(offset + table.record_of_spot[keep].astype(np.int64))
             counts.append(table.counts[keep])
             totals.append(table.total_counts[keep])
@@ -45,7 +47,7 @@ class PatchRecords:
             spot_xy.append(table.spot_xy[keep])
             offset += len(table.white_fraction)
         every: Any = scipy.sparse.csr_array(scipy.sparse.vstack(counts))
-        # Panel genes that this data set lacks were not seen in it: zero counts.
+        # Panel genes that this data set lacks have no counts; `main_expression` tells them from measured zeros.
         self._counts = scipy.sparse.csr_array(
             every[:, columns[present]] @ _columns_to(present, len(columns)), dtype=np.float32
         )
@@ -67,8 +69,10 @@ class PatchRecords:
         return self._counts[index].toarray()[:, None, :]
 
     def main_expression(self, panel: Panel, protocol: Protocol) -> np.ndarray:
-        """[N, M] float64: measured expression of the main genes, in the protocol's expression units."""
+        """[N, M] float64: measured expression of the main genes, in the protocol's expression units; NaN for genes that
+        the data set lacks."""
         counts = self._counts[:, : panel.num_main].toarray().astype(np.float64)
+        counts[:, self._absent[: panel.num_main]] = np.nan
         return protocol.transform(counts, self._total.astype(np.float64)[:, None], panel.num_genes)
 
     def batch(self, images: np.ndarray, index: np.ndarray, *, size: int) -> Batch:

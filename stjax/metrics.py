@@ -69,6 +69,11 @@ def pooled_pcc(
     return result
 
 
+def _mean_of_known(values: np.ndarray) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None
+
+
 def summarise(pcc: np.ndarray, mae: np.ndarray, rmse: np.ndarray) -> dict[str, float | int | None]:
     """Figures over genes: mean, median and quartile PCC, BrST-Net's bands (Table 1), aMAE and aRMSE.
 
@@ -90,6 +95,6 @@ def summarise(pcc: np.ndarray, mae: np.ndarray, rmse: np.ndarray) -> dict[str, f
         "genes_pcc_0.1_to_0.3": int(np.sum((known > 0.1) & (known <= 0.3))),
         "genes_pcc_0.3_to_0.5": int(np.sum((known > 0.3) & (known <= 0.5))),
         "genes_pcc_above_0.5": int(np.sum(known > 0.5)),
-        "amae": float(np.mean(mae)),
-        "armse": float(np.mean(rmse)),
+        "amae": _mean_of_known(mae),
+        "armse": _mean_of_known(rmse),
     }

@@ -85,8 +85,8 @@ class Panel:
 def usable_spots(protocol: Protocol, table: SectionTable, *, train: bool) -> np.ndarray:
     """[S] bool: the spots of a section that the protocol trains (or tests) on."""
     usable = table.total_counts >= protocol.min_counts
-    if train or protocol.white_filter_scope == "all":
-        usable &= table.white_fraction[table.record_of_spot] <= protocol.max_white_fraction
+    if protocol.max_white_fraction < 1 and (train or protocol.white_filter_scope == "all"):
+        usable &= table.white_fraction[table.record_of_spot] < protocol.max_white_fraction
     return usable
 
 
@@ -113,10 +113,10 @@ def fit_panel(protocol: Protocol, dataset: PatchDataset, split: Split) -> Panel:
         scope = _stack([counts, *seen])
     mean = np.asarray(scope.mean(axis=0)).ravel()
     fraction = np.bincount(scope.indices, weights=scope.data > 0, minlength=scope.shape[1]) / scope.shape[0]
-    eligible = np.flatnonzero(fraction > protocol.min_spot_fraction)
+    eligible = np.flatnonzero((fraction > 0) & (fraction >= protocol.min_spot_fraction))
     if len(eligible) < protocol.num_main_genes:
         raise InputError(
-            f"{len(eligible)} genes are expressed in more than {protocol.min_spot_fraction:.0%} of the training spots; "
+            f"{len(eligible)} genes are expressed in at least {protocol.min_spot_fraction:.0%} of the training spots; "
             f"protocol {protocol.name} needs {protocol.num_main_genes}"
         )
     ranked = eligible[np.argsort(-mean[eligible], kind="stable")]

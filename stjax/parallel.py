@@ -39,6 +39,11 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
         )
 
 
+def round_up(batch_size: int, mesh: Mesh) -> int:
+    """The nearest batch size from `batch_size` up that splits over the devices."""
+    return -(-batch_size // mesh.size) * mesh.size
+
+
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This host's part of a batch as global arrays split over the mesh."""
     sharding = split_batch(mesh)

@@ -14,18 +14,20 @@ import argparse
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data_prep import cli, patches, readers, stain
 from data_prep.errors import InputError
 from data_prep.section import DISC, Section
-from data_prep.slide import Slide, open_slide
-from stjax import parallel, steps, workdir, writer
+from data_prep.slide import Slide, file_sha256, open_slide
+from stjax import parallel, workdir, writer
 from stjax.config import names
 
 SCALE_TOLERANCE = 0.05  # a section whose scale is further than this from the training's is resampled
 THUMBNAIL_PX = 1000
+LEGACY_LAYOUTS = ("her2st", "stnet")
 
 
 def main(arguments: list[str]) -> None:
@@ -82,11 +84,18 @@ def predict(
     columns = gene_columns(run, genes)
     reader, reason = readers.find_layout(source, layout)
     print(f"{source}: {reader.__name__.rpartition('.')[2]} ({reason})")
-    chosen = reader.list_sections(source, sections=list(sections) or None, skip_incomplete=not sections)
-    out.mkdir(parents=True, exist_ok=True)
+    options: dict[str, Any] = {"um_per_px": um_per_px, "resolve_aliases": run.data.parameters["resolve_aliases"]}
+    chosen = reader.list_sections(source, sections=list(sections) or None, skip_incomplete=not sections, **options)
+    for name, lack in reader.find_sections(source, **options).items():
+        if lack and not sections:
+            print(f"left out: section {name}: {lack}")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"--out {out} is no folder; choose another") from None
     written = []
     for name in chosen:
-        section = reader.read_section(source, name, um_per_px=um_per_px)
+        section = reader.read_section(source, name, **options)
         with open_slide(section.image_path) as slide:
             prediction = predict_slide(run, section, slide)
         path = out / f"{name}.h5ad"
@@ -139,7 +148,9 @@ def predict_slide(run: workdir.Run, section: Section, slide: Slide) -> writer.Se
     expression = np.concatenate(list(predict_patches(run, images, len(xy))))
     counts = section.counts[inside]
     columns = data.panel.columns(section.genes)[: data.panel.num_main]
-    measured = np.zeros((len(xy), data.panel.num_main))
+    # Legacy count files leave out genes without any count; elsewhere a gene that is not there was not measured.
+    missing = 0.0 if section.layout in LEGACY_LAYOUTS else np.nan
+    measured = np.full((len(xy), data.panel.num_main), missing)
     measured[:, columns >= 0] = counts[:, columns[columns >= 0]].toarray()
     total = np.asarray(counts.sum(axis=1), np.float64)[:, None]
     thumbnail = slide.thumbnail(THUMBNAIL_PX)
@@ -153,6 +164,8 @@ def predict_slide(run: workdir.Run, section: Section, slide: Slide) -> writer.Se
         um_per_px=section.um_per_px,
         expression=expression,
         truth=run.protocol.transform(measured, total, data.panel.num_genes),
+        synthetic=section.synthetic,
+        data_sha256=file_sha256(section.image_path),
         thumbnail=thumbnail,
         thumbnail_scale=thumbnail.shape[1] / slide.width,
     )
@@ -160,8 +173,7 @@ def predict_slide(run: workdir.Run, section: Section, slide: Slide) -> writer.Se
 
 def predict_patches(run: workdir.Run, images: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
     """Streams [H, W, 3] uint8 patches through the model; yields [B, M] float32 in the protocol's expression units."""
-    predict_step = steps.make_predict_step(run.graphdef, run.data.panel, run.protocol, run.mesh)
-    size = run.config.eval_batch_size
+    size = parallel.round_up(run.config.eval_batch_size, run.mesh)
     batch: list[np.ndarray] = []
     for position, image in enumerate(images, start=1):
         batch.append(image)
@@ -169,7 +181,7 @@ def predict_patches(run: workdir.Run, images: Iterable[np.ndarray], count: int) 
             padded = np.zeros((size, *image.shape), np.uint8)
             padded[: len(batch)] = batch
             on_device = parallel.put_batch({"image": padded}, run.mesh)["image"]
-            yield np.asarray(predict_step(run.state, on_device))[: len(batch), 0]
+            yield np.asarray(run.predict_step(run.state, on_device))[: len(batch), 0]
             batch.clear()
 
 

@@ -62,16 +62,17 @@ class Protocol:
         standardise_main, standardise_aux: z-score the targets with the training spots' mean and deviation.
         num_main_genes: size of the main panel, ranked by mean raw count.
         panel_scope: "train" selects genes on training spots; "all" also on test spots (a leak, as published).
-        min_spot_fraction: a gene is kept when more than this fraction of the scope's spots express it.
+        min_spot_fraction: a gene is kept when at least this fraction of the scope's spots express it.
         min_counts: spots with fewer reads are not used at all.
-        max_white_fraction: patches whiter than this are not used ...
+        stain: the normalisation its source prepares slides with; a data set prepared otherwise is noted.
+        max_white_fraction: patches as white as this, or whiter, are not used (1 uses all) ...
         white_filter_scope: ... in "train" only, or in "all".
         image_std: "pooled" over pixels, or "mean_of_images": the mean of each patch's own deviation.
         test_symmetries: predict the mean over the eight symmetries of the square.
         pooling: PCC over "pooled" test spots, or the median of the PCCs of each section ("section_median") or patient
             ("patient_median").
         head_at_mean: the main head starts at weight 0 and bias at the mean target.
-        num_folds: patients, sorted, are dealt to folds as `patients[f::num_folds]`.
+        num_folds: patients, sorted, are dealt to folds as `patients[f::num_folds]`; 0: no validation, all train.
         test_patients: held out when present; otherwise the last patient is.
         recipe: optimisation settings of the source.
     """
@@ -90,6 +91,7 @@ class Protocol:
     test_patients: tuple[str, ...]
     recipe: Mapping[str, Any]
     num_main_genes: int = 250
+    stain: str = "none"
     min_counts: int = 1000
     test_symmetries: bool = False
     head_at_mean: bool = False
@@ -112,8 +114,10 @@ brstnet_paper = Protocol(
     source=(
         "Rahaman et al., Breast cancer histopathology image-based gene expression prediction using spatial "
         "transcriptomics data and deep learning, Sci Rep 2023, text. Differs: mean squared error, because the "
-        "cross-entropy the text names is not defined on real-valued targets; genes selected on training patients."
+        "cross-entropy the text names is not defined on real-valued targets; genes selected on training patients. "
+        "The text gives no settings of ReduceLROnPlateau: factor 0.1, patience 5 epochs."
     ),
+    stain="vahadane",
     target="log1p_counts",
     standardise_main=True,
     standardise_aux=False,
@@ -141,7 +145,12 @@ brstnet_paper = Protocol(
 
 brstnet_code = Protocol(
     name="brstnet_code",
-    source="The code published with BrST-Net; genes are ranked over all patients, test included, as published.",
+    source=(
+        "The code published with BrST-Net; genes are ranked over all patients, test included, as published. Differs: "
+        "the checkpoint of the lowest validation loss is used; the code averages the best epochs of four figures over "
+        "folds and retrains on all training patients for that many."
+    ),
+    stain="vahadane",
     target="log1p_counts",
     standardise_main=True,
     standardise_aux=False,
@@ -183,6 +192,7 @@ stnet = Protocol(
     image_std="pooled",
     pooling="patient_median",
     test_patients=(),
+    num_folds=0,
     test_symmetries=True,
     head_at_mean=True,
     recipe=MappingProxyType(

@@ -154,18 +154,17 @@ def make_train_step(
 
 def forward(graphdef: Any, state: State, images: jax.Array, panel: Panel, protocol: Protocol) -> dict[str, jax.Array]:
     """The model's outputs for uint8 [B, H, H, 3], averaged over the eight symmetries where the protocol says so."""
-    views = []
-    for which in range(NUM_SYMMETRIES if protocol.test_symmetries else 1):
-        view, _ = models.apply(
-            graphdef,
-            state["params"],
-            state["statistics"],
-            normalise(symmetry(images, which), panel),
-            train=False,
-            key=None,
-        )
-        views.append(view)
-    return jax.tree.map(lambda *each: sum(each) / len(each), *views)
+
+    def outputs(images: jax.Array) -> dict[str, jax.Array]:
+        normalised = normalise(images, panel)
+        return models.apply(graphdef, state["params"], state["statistics"], normalised, train=False, key=None)[0]
+
+    if not protocol.test_symmetries:
+        return outputs(images)
+    views = jnp.stack([symmetry(images, which) for which in range(NUM_SYMMETRIES)])  # [8, B, H, H, 3]
+    return jax.tree.map(
+        lambda each: jnp.mean(each, axis=0), jax.lax.map(outputs, views)
+    )  # one program, run eight times
 
 
 def to_expression(main: jax.Array, panel: Panel) -> jax.Array:

@@ -17,6 +17,7 @@ examples:
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,38 +55,42 @@ def train(config: Config, folder: Path) -> None:
         InputError: data, config or work directory do not fit.
         FloatingPointError: the loss became NaN or infinite.
     """
+    with workdir.locked(folder):
+        run(config, folder)
+
+
+def run(config: Config, folder: Path) -> None:
+    """`train`, in a folder that no other process trains in."""
     # ------------------------------------------------------------------------------------------------- config, data
     protocol = protocols.get_protocol(config.protocol)
     is_demo = not config.data_dir
     config = configs.resolve(config, protocol, demo=is_demo)
     if (folder / workdir.CONFIG).exists():
         configs.check_same_run(configs.load(folder / workdir.CONFIG), config, folder)
-    elif folder.exists() and (not folder.is_dir() or any(entry.suffix != ".tmp" for entry in folder.iterdir())):
+    elif any(entry.suffix != ".tmp" and entry.name != workdir.LOCK for entry in folder.iterdir()):
         raise InputError(f"{folder} is in use by something else than a run of stjax; choose another --workdir")
     mesh = parallel.make_mesh()
     parallel.check_batch_size(config.batch_size, mesh)
-    parallel.check_batch_size(config.eval_batch_size, mesh)
 
     if is_demo:
         path = demo_data.demo_dataset(patients=config.demo.patients, patch_size_px=config.demo.patch_size_px)
     else:
         path = Path(config.data_dir)
     dataset = PatchDataset.open(path)
-    data = describe_data(config, protocol, dataset)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / workdir.CONFIG).exists():  # first: it is what marks a folder as a run's
-        workdir.write_json(folder / workdir.CONFIG, config.to_dict())
-    if (folder / workdir.DATA).exists():
-        if workdir.load_data_record(folder).content_hash != data.content_hash:
+    known = (folder / workdir.DATA).exists()
+    if known:  # the panel a run began with, to the bit
+        data = workdir.load_data_record(folder)
+        workdir.checked_protocol(data, folder)
+        if data.content_hash != dataset.content_hash:
             raise InputError(f"{folder} was trained on other data than {path}; choose another --workdir")
     else:
-        workdir.write_json(folder / workdir.DATA, data.to_json())
+        data = describe_data(config, protocol, dataset)
 
     train_records = input_pipeline.PatchRecords(dataset, data.split.train, data.panel, protocol, train=True)
     val_records = None
     if data.split.val:
         val_records = input_pipeline.PatchRecords(dataset, data.split.val, data.panel, protocol, train=False)
-    print_data(data, dataset, len(train_records), len(val_records) if val_records else 0)
+    print_data(data, dataset, {"train": train_records, "val": val_records})
 
     # ------------------------------------------------------------------------------------- model, optimiser, restore
     steps_per_epoch = max(1, len(train_records) // config.batch_size)
@@ -102,7 +107,7 @@ def train(config: Config, folder: Path) -> None:
     meta: dict[str, Any] = {"step": 0, "best_step": 0, "finished": False}
     state_kwargs = {"image_size_px": data.image_size_px, "mesh": mesh}
     graphdef, template = steps.init_state(config, data.panel, abstract=True, **state_kwargs)
-    saved = checkpoint.newest(checkpoints)
+    saved = checkpoint.newest(checkpoints) if known else None
     if saved is None:
         _, state = steps.init_state(config, data.panel, **state_kwargs)
         print(overview(state["params"], config))
@@ -111,6 +116,11 @@ def train(config: Config, folder: Path) -> None:
         schedule.restore(meta["schedule"])
         word = "is finished" if meta["finished"] else f"resumes at step {meta['step']} of {total_steps}"
         print(f"The run in {folder} {word}.")
+    # Nothing is written before everything asked for is known to work: a mistyped setting must not mark the folder.
+    if not (folder / workdir.CONFIG).exists():
+        workdir.write_json(folder / workdir.CONFIG, config.to_dict())
+    if not known:
+        workdir.write_json(folder / workdir.DATA, data.to_json())
 
     # ------------------------------------------------------------------------------------------------ training loop
     if not meta["finished"]:
@@ -158,8 +168,10 @@ def train(config: Config, folder: Path) -> None:
                     "finished": last,
                     "schedule": schedule.state(),
                 }
+                log.write(
+                    "epoch", summary | {"step": step, "best": best}
+                )  # first: a resumed run takes back what is too new
                 checkpoint.save(checkpoints, step, state, meta)
-                log.write("epoch", summary | {"step": step, "best": best})
                 left = (time.monotonic() - started) / (step - first_step) * (total_steps - step)
                 bar.write(
                     epoch_line(summary, config.num_epochs, speed, 0 if last else left, best=bool(val_records) and best)
@@ -199,6 +211,7 @@ def describe_data(config: Config, protocol: protocols.Protocol, dataset: PatchDa
         image_size_px=dataset.patch_size_px,
         um_per_px=float(parameters.get("um_per_px") or np.median(scales)),
         synthetic=bool(dataset.manifest["synthetic"]),
+        train_patients=tuple(sorted({s["patient"] for s in dataset.sections if s["name"] in split.train})),
         protocol=protocol.name,
         protocol_hash=protocol.hash,
         split=split,
@@ -217,7 +230,8 @@ def validate(
 ) -> dict[str, float | None]:
     """Loss over the validation spots, and the median over genes of the pooled PCC."""
     predictions, loss = [], 0.0
-    for batch, index in input_pipeline.evaluation_batches(records, batch_size=config.eval_batch_size):
+    size = parallel.round_up(config.eval_batch_size, mesh)
+    for batch, index in input_pipeline.evaluation_batches(records, batch_size=size):
         prediction, sums = eval_step(state, parallel.put_batch(batch, mesh))
         loss += float(sums["loss"])
         predictions.append(np.asarray(prediction)[: len(index), 0])
@@ -251,7 +265,9 @@ class Log:
                 continue  # the line that was being written
             if entry["step"] <= step:
                 kept.append(line + "\n")
-        path.write_text("".join(kept))
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(kept))
+        os.replace(temporary, path)
         self._file = path.open("a")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
@@ -280,16 +296,29 @@ def overview(params: nnx.State, config: Config) -> str:
     return "\n".join([f"{config.model.module} {config.model.variant}: {total:,} parameters", *rows])
 
 
-def print_data(data: workdir.DataRecord, dataset: PatchDataset, train_spots: int, val_spots: int) -> None:
+def print_data(
+    data: workdir.DataRecord, dataset: PatchDataset, records: dict[str, input_pipeline.PatchRecords | None]
+) -> None:
     """What the run learns from, and what a reader of its figures must know."""
     if data.synthetic:
         print("The data is SYNTHETIC (stjax's demo): its figures say nothing about real tissue.")
-    for part, spots in (("train", train_spots), ("val", val_spots), ("test", None)):
+    for part in ("train", "val", "test"):
         sections = getattr(data.split, part)
         patients = sorted({s["patient"] for s in dataset.sections if s["name"] in sections})
-        size = "" if spots is None else f", {spots} spots"
+        size = ""
+        if (known := records.get(part)) is not None:
+            size = f", {len(known)} spots"
+            if known.left_out:
+                size += f" ({known.left_out} left out by the protocol: few reads or a white patch)"
         print(f"{part:>5}: {len(sections)} sections of patient {', '.join(patients) or '-'}{size}")
-    print(f"protocol {data.protocol}: {data.panel.num_main} main genes, {data.panel.num_aux} aux genes")
+    left_out = len(dataset.genes) - len(data.panel.symbol)
+    print(
+        f"protocol {data.protocol}: {data.panel.num_main} main genes, {data.panel.num_aux} aux genes, "
+        f"{left_out} expressed in too few spots"
+    )
+    protocol = protocols.get_protocol(data.protocol)
+    if protocol.stain != "none" and data.parameters["stain"] != protocol.stain:
+        print(f"note: {protocol.name} prepares slides with --stain {protocol.stain}; this data set has another")
     for warning in data.split.warnings:
         print(f"note: {warning}")
 

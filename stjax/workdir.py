@@ -1,8 +1,12 @@
 """A work directory: what `train` leaves and everything later reads. JSON and arrays only, nothing executable."""
 
+import contextlib
 import dataclasses
+import fcntl
+import functools
 import json
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ from stjax.config import Config
 from stjax.panel import Panel
 from stjax.protocols import Protocol, Split, get_protocol
 
-CONFIG, DATA, CHECKPOINTS = "config.json", "data.json", "checkpoints"
+CONFIG, DATA, CHECKPOINTS, LOCK = "config.json", "data.json", "checkpoints", ".lock"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +35,7 @@ class DataRecord:
         image_size_px: side of a patch.
         um_per_px: physical size of a patch pixel, the training sections' median.
         synthetic: whether the data is the demo's.
+        train_patients: whose sections the model is trained on.
     """
 
     data_dir: str
@@ -40,6 +45,7 @@ class DataRecord:
     image_size_px: int
     um_per_px: float
     synthetic: bool
+    train_patients: tuple[str, ...]
     protocol: str
     protocol_hash: str
     split: Split
@@ -54,7 +60,8 @@ class DataRecord:
     def from_json(cls, values: dict[str, Any]) -> "DataRecord":
         """What `to_json` returned, as a record again."""
         split = Split(**{key: tuple(value) for key, value in values["split"].items()})
-        return cls(**values | {"split": split, "panel": Panel.from_json(values["panel"])})
+        patients = tuple(values["train_patients"])
+        return cls(**values | {"split": split, "panel": Panel.from_json(values["panel"]), "train_patients": patients})
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -91,12 +98,17 @@ class Run:
         meta = checkpoint.newest(folder)
         if meta is None:
             raise InputError(f"{workdir} has no checkpoint yet; train it (again) with python -m stjax.train")
-        protocol = get_protocol(data.protocol)
+        protocol = checked_protocol(data, workdir)
         graphdef, template = steps.init_state(
             config, data.panel, image_size_px=data.image_size_px, mesh=mesh, abstract=True
         )
         step = meta["best_step"]
         return cls(workdir, config, data, protocol, graphdef, checkpoint.restore(folder, step, template), step, mesh)
+
+    @functools.cached_property
+    def predict_step(self) -> Callable[[steps.State, jax.Array], jax.Array]:
+        """`steps.make_predict_step` of this model, compiled once."""
+        return steps.make_predict_step(self.graphdef, self.data.panel, self.protocol, self.mesh)
 
     def open_dataset(self, data_dir: str = "") -> PatchDataset:
         """The data set it was trained on, or another. Raises InputError when it is not there or has changed."""
@@ -107,6 +119,38 @@ class Run:
                 "name the one to use with --data_dir"
             )
         return dataset
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Makes the folder, and keeps other processes from training in it; the lock ends with the process, however it ends.
+
+    Raises:
+        InputError: another process trains there, or something else has the folder's name.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{workdir} is no folder; choose another --workdir") from None
+    with (workdir / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"another process is training in {workdir}; wait for it, or choose another --workdir"
+            ) from None
+        yield
+
+
+def checked_protocol(data: DataRecord, workdir: Path) -> Protocol:
+    """A run's protocol. Raises InputError when its rules have changed since the run began."""
+    protocol = get_protocol(data.protocol)
+    if protocol.hash != data.protocol_hash:
+        raise InputError(
+            f"{workdir} was trained under other rules than protocol {protocol.name} now has; "
+            "use the version of stjax it was trained with, or train in a new work directory"
+        )
+    return protocol
 
 
 def load_data_record(workdir: Path) -> DataRecord:

@@ -21,7 +21,9 @@ class SectionPrediction:
         spot_id: [S] str; spot_xy: [S, 2] full-resolution pixels of the slide.
         spot_radius_px: of the discs, full-resolution pixels.
         expression: [S, M] float32, in the protocol's expression units.
-        truth: [S, M] float32 or None.
+        truth: [S, M] or None; NaN for genes that the section's data lacks.
+        synthetic: whether the tissue is the demo's.
+        data_sha256: of the data set's manifest or, for a raw section, of its image.
         thumbnail: [h, w, 3] uint8 picture of the slide; thumbnail_scale: its pixels per full-resolution pixel.
     """
 
@@ -33,20 +35,28 @@ class SectionPrediction:
     um_per_px: float
     expression: np.ndarray
     truth: np.ndarray | None
+    synthetic: bool
+    data_sha256: str
     thumbnail: np.ndarray
     thumbnail_scale: float
 
 
-def provenance(run: Run) -> dict[str, Any]:
-    """Where predictions come from, for results files."""
+def provenance(run: Run, *, data_sha256: str, synthetic: bool) -> dict[str, Any]:
+    """Where predictions come from, for results files.
+
+    Args:
+        data_sha256: of what is predicted.
+        synthetic: whether that is the demo's tissue.
+    """
     return {
         "units": f"{run.data.protocol}: {run.protocol.target}",
         "protocol": run.data.protocol,
         "protocol_sha256": run.data.protocol_hash,
-        "data_sha256": run.data.content_hash,
+        "data_sha256": data_sha256,
+        "trained_on_sha256": run.data.content_hash,
         "model": f"{run.config.model.module} {run.config.model.variant}",
         "checkpoint_step": run.step,
-        "synthetic": run.data.synthetic,
+        "synthetic": synthetic or run.data.synthetic,
     }
 
 
@@ -82,7 +92,7 @@ def write_h5ad(path: Path, prediction: SectionPrediction, run: Run, *, genes: np
             index=pd.Index(gene_names(panel)[genes], name="gene"),
         ),
         uns={
-            "stjax": provenance(run),
+            "stjax": provenance(run, data_sha256=prediction.data_sha256, synthetic=prediction.synthetic),
             "spatial": {
                 prediction.section: {
                     "images": {"lowres": prediction.thumbnail},
@@ -116,6 +126,7 @@ def write_map(path: Path, prediction: SectionPrediction, run: Run, *, gene: int)
     if prediction.truth is not None:
         panels.insert(0, ("truth", prediction.truth[:, gene]))
     values = np.concatenate([panel for _, panel in panels])
+    values = values[np.isfinite(values)]
     low, high = np.quantile(values, (0.02, 0.98)) if len(values) else (0.0, 1.0)
     centres = prediction.spot_xy * prediction.thumbnail_scale
     height, width = prediction.thumbnail.shape[:2]
@@ -146,7 +157,7 @@ def write_map(path: Path, prediction: SectionPrediction, run: Run, *, gene: int)
         axis.set_axis_off()
     if collection is not None:
         figure.colorbar(collection, ax=axes[0].tolist(), shrink=0.8, label=run.protocol.target)
-    synthetic = "  (SYNTHETIC tissue)" if run.data.synthetic else ""
+    synthetic = "  (SYNTHETIC tissue)" if prediction.synthetic or run.data.synthetic else ""
     figure.suptitle(f"{gene_names(run.data.panel)[gene]}, section {prediction.section}{synthetic}")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -8,7 +8,7 @@ import pytest
 from configs import tiny
 from data_prep.errors import InputError
 from stjax import config as configs
-from stjax import evaluate, predict, train
+from stjax import evaluate, predict, train, workdir
 from tests.conftest import command
 
 
@@ -58,6 +58,11 @@ def demo_config(dataset, **values):
         ({"protocol": "hest2"}, "protocol 'hest2' is not known"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"num_workers": -1}, "num_workers is -1"),
+        ({"aux_weight": -1.0}, "aux_weight is -1.0"),
+        ({"momentum": 1.5}, "momentum is 1.5"),
+        ({"init_from": "none.safetensors"}, "none.safetensors"),
         ({"optimizer": "lion"}, "config.optimizer is 'lion'"),
         ({"schedule": "step"}, "config.schedule is 'step'"),
         ({"fold": 9}, "fold is 9"),
@@ -70,7 +75,7 @@ def demo_config(dataset, **values):
 def test_train_refuses_values_that_cannot_be(values, message, dataset, tmp_path):
     with pytest.raises(InputError, match=message):
         train.train(demo_config(dataset, **values), tmp_path / "run")
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run" / "config.json").exists()  # the corrected command may use the same folder
 
 
 def test_a_work_directory_of_another_model_is_refused_and_left_alone(trained):
@@ -87,6 +92,23 @@ def test_a_folder_in_use_by_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(InputError, match="in use by something else"):
         train.train(demo_config("unread"), tmp_path)
+
+
+def test_two_processes_do_not_train_in_one_folder(dataset, tmp_path):
+    with workdir.locked(tmp_path / "run"), pytest.raises(InputError, match="another process is training"):
+        train.train(demo_config(dataset), tmp_path / "run")
+
+
+def test_a_run_under_rules_that_have_changed_is_not_resumed_or_scored(trained, tmp_path):
+    folder, _ = trained
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    record = copy / "data.json"
+    record.write_text(record.read_text().replace('"protocol_hash": "', '"protocol_hash": "0'))
+    with pytest.raises(InputError, match="other rules than protocol stjax now has"):
+        evaluate.evaluate(copy)
+    with pytest.raises(InputError, match="other rules than protocol stjax now has"):
+        train.train(tiny.get_config(), copy)
 
 
 def test_a_data_set_without_manifest_is_no_data_set(dataset, tmp_path):

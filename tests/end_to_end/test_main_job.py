@@ -8,6 +8,7 @@ import pytest
 
 from configs import tiny
 from data_prep import build, demo
+from data_prep.errors import InputError
 from stjax import evaluate, predict, train
 from tests.conftest import command
 
@@ -81,6 +82,29 @@ def test_evaluate_again_gives_the_same_figures(trained, capsys):
         for key, value in summary.items():
             assert after["methods"][method][key] == pytest.approx(value, abs=1e-3), (method, key)
     assert "held-out sections" in capsys.readouterr().out
+
+
+def test_scoring_training_sections_says_so_and_leaves_the_held_out_result_alone(trained, capsys):
+    folder, _ = trained
+    path = folder / "evaluation" / "stjax" / "metrics.json"
+    before = path.read_bytes()
+    section = json.loads((folder / "data.json").read_text())["split"]["train"][0]
+    result = evaluate.evaluate(folder, sections=(section,))
+    assert result["part"] == "TRAINING"
+    assert result["patients_also_in_training"] == ["B"]
+    assert "TRAINING sections" in capsys.readouterr().out
+    assert path.read_bytes() == before
+
+
+def test_a_data_set_made_another_way_is_not_scored(trained, tmp_path):
+    folder, _ = trained
+    source = demo.make_demo(tmp_path / "source", patients=1, sections_per_patient=1, spots=12)
+    build.build(source, tmp_path / "stained", patch_size_px=32, stain="macenko", stain_target="A1")
+    build.build(source, tmp_path / "scaled", patch_size_px=32, um_per_px=2.8)
+    with pytest.raises(InputError, match="--stain macenko"):
+        evaluate.evaluate(folder, data_dir=str(tmp_path / "stained"))
+    with pytest.raises(InputError, match=r"--um-per-px 1\.400"):
+        evaluate.evaluate(folder, data_dir=str(tmp_path / "scaled"))
 
 
 def test_predict_opens_a_raw_section_and_writes_the_genes_asked_for(trained, source, cache, tmp_path):

@@ -26,10 +26,12 @@ def test_restore_gives_back_every_bit_and_the_plain_state(tmp_path, state):
     jax.tree.map(np.testing.assert_array_equal, restored, state)
 
 
-def test_only_latest_and_best_are_kept(tmp_path, state):
+def test_latest_previous_and_best_are_kept(tmp_path, state):
     for step, best in ((1, 1), (2, 2), (3, 2), (4, 2)):
         checkpoint.save(tmp_path, step, state, {"step": step, "best_step": best})
-    assert checkpoint.steps(tmp_path) == [4, 2]
+    assert checkpoint.steps(tmp_path) == [4, 3, 2]
+    checkpoint.save(tmp_path, 5, state, {"step": 5, "best_step": 2})
+    assert checkpoint.steps(tmp_path) == [5, 4, 2]
 
 
 def test_an_empty_folder_has_no_checkpoint(tmp_path):
@@ -43,7 +45,7 @@ def test_leftovers_of_a_killed_save_are_not_taken_for_checkpoints(tmp_path, stat
     (tmp_path / "3" / checkpoint.MANIFEST).unlink()
     assert checkpoint.steps(tmp_path) == [1]
     checkpoint.save(tmp_path, 2, state, {"step": 2, "best_step": 2})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
 
 def test_every_flipped_bit_is_detected_and_the_older_checkpoint_used(tmp_path, state, caplog):

@@ -89,7 +89,7 @@ def test_evaluation_batches_cover_every_record_in_order_under_a_mask(records):
     assert covered == list(range(len(records)))
 
 
-def test_genes_the_data_set_lacks_count_as_zero(opened, split, panel):
+def test_genes_the_data_set_lacks_have_no_counts_and_no_truth(opened, split, panel):
     import dataclasses
 
     ids, symbols = panel.ensembl_id.copy(), panel.symbol.copy()
@@ -102,3 +102,5 @@ def test_genes_the_data_set_lacks_count_as_zero(opened, split, panel):
     assert expected[..., 3].any()
     expected[..., 3] = 0
     np.testing.assert_array_equal(other.counts(index), expected)
+    assert np.isnan(other.main_expression(foreign, protocols.stjax)[:, 3]).all()
+    assert np.isfinite(np.delete(other.main_expression(foreign, protocols.stjax), 3, axis=1)).all()

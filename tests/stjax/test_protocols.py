@@ -14,6 +14,11 @@ def test_split_holds_out_the_last_patient_and_deals_folds_by_patient():
     assert split == protocols.Split(("B1", "C1"), ("A1", "A2"), ("D1",))
 
 
+def test_split_of_stnet_trains_on_every_other_patient_without_validation():
+    split = protocols.split_sections(protocols.stnet, PATIENTS)
+    assert (split.train, split.val, split.test) == (("A1", "A2", "B1", "C1"), (), ("D1",))
+
+
 def test_split_uses_the_patients_a_protocol_holds_out_when_present():
     patients = PATIENTS | {"X1": "BC23903"}
     split = protocols.split_sections(protocols.brstnet_paper, patients)
