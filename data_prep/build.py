@@ -6,9 +6,11 @@ are the same, byte for byte, as those of a build left alone. manifest.json comes
 
 import argparse
 import contextlib
+import fcntl
 import json
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +20,7 @@ from data_prep.dataset import MANIFEST, WORK_FOLDER, check_files, read_manifest
 from data_prep.errors import InputError
 from data_prep.execute import Execute, processes
 
+LOCK = "lock"  # in the work folder, where <split>.lock is that of a section
 EXAMPLES = """examples:
   python -m data_prep.build --source her2st --out data/her2st --skip-incomplete
   python -m data_prep.build --source her2st --out data/her2st --sections C2,C3 --workers 2
@@ -53,7 +56,7 @@ def build(
         The manifest's path; with `shard`, where it will be.
 
     Raises:
-        InputError: a bad source, bad options, or an `out` that holds something else.
+        InputError: a bad source, bad options, or an `out` that holds something else or that another build is at.
     """
     source, out = Path(source), Path(out)
     chosen = plan.Options(**options)
@@ -76,29 +79,44 @@ def build(
         "layout": layout,
         "reason": reason,
         "name": source.resolve().name,
-        "fingerprint": manifest.fingerprint(source, out, times=False),
+        "fingerprint": plan.fingerprint(source, times=False, but=out),
     }
-    if (out / MANIFEST).is_file():
-        _check_same(out, chosen, about, names)
-        shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)
-        print(f"{out}: this data set is already there, nothing to do")
-        return out / MANIFEST
+    if not (out / MANIFEST).is_file():
+        _check_vacant(out, merge=merge)
+        existed, fresh = out.exists(), not (out / WORK_FOLDER).exists()
+        with _held(out, shared=shard is not None):
+            if not (out / MANIFEST).is_file():  # another build may just have finished it
+                alone = shard is None and not merge
+                try:
+                    fresh |= _begin(out, chosen, source, names, alone=alone)
+                    with contextlib.nullcontext(execute) if execute else processes(workers) as run:
+                        content = _write_sections(source, out, module, names, chosen, run, shard=shard, merge=merge)
+                except InputError:
+                    if alone and fresh and not any((out / WORK_FOLDER).glob("sections/*.json")):
+                        _clear(out)  # nothing worth resuming: leave no trace of a build that could not start
+                        _remove_work(out)
+                        if not existed:
+                            with contextlib.suppress(OSError):
+                                out.rmdir()
+                    raise
+                if shard is None:
+                    return _finish(out, chosen, about, skipped, content)
+                print(f"shard {shard[0]}/{shard[1]} is done; once all are, run the same command with --merge")
+                return out / MANIFEST
+    _check_same(out, chosen, about, names)
+    shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)
+    print(f"{out}: this data set is already there, nothing to do")
+    return out / MANIFEST
 
-    _begin(out, chosen, source, names, alone=shard is None and not merge, merge=merge)
-    with contextlib.nullcontext(execute) if execute else processes(workers) as run:
-        try:
-            content = _write_sections(source, out, module, names, chosen, run, shard=shard, merge=merge)
-        except InputError:
-            if not any((out / WORK_FOLDER).glob("sections/*.json")) and shard is None:
-                _clear(out)  # nothing worth resuming: leave no trace of a build that could not start
-            raise
-    if shard is not None:
-        print(f"shard {shard[0]}/{shard[1]} is done; once all are, run the same command with --merge")
-        return out / MANIFEST
+
+def _finish(
+    out: Path, chosen: plan.Options, about: dict[str, str], skipped: dict[str, str], content: dict[str, Any]
+) -> Path:
+    """Write what comes last, once every section is whole; returns the manifest's path."""
     content = manifest.make_manifest(options=chosen, source=about, skipped=skipped | content.pop("empty"), **content)
     manifest.write_tfds_metadata(out, content)
     writer.write_json(out / MANIFEST, content)
-    shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)
+    _remove_work(out)
     for warning in content["warnings"]:
         print(f"warning: {warning}")
     return out / MANIFEST
@@ -235,33 +253,68 @@ def _check_same(out: Path, options: plan.Options, about: dict[str, str], names: 
         check_files(out, entry, verify=False)
 
 
-def _begin(out: Path, options: plan.Options, source: Path, names: Sequence[str], *, alone: bool, merge: bool) -> None:
-    """Claim `out` for this build, or resume the one begun there.
+def _check_vacant(out: Path, *, merge: bool) -> None:
+    """Raise unless `out` is new, empty or an unfinished build, or with `merge` unless it is the last."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file, expected a folder for the data set")
+    if merge and not (out / WORK_FOLDER / "build.json").is_file():
+        raise InputError(f"{out}: no --shard job has written here, so there is nothing to merge; check --out")
+    if out.is_dir() and any(out.iterdir()) and not (out / WORK_FOLDER).is_dir():
+        raise InputError(f"{out}: the folder holds other files and no data set; choose an empty or new one for --out")
+
+
+@contextlib.contextmanager
+def _held(out: Path, *, shared: bool) -> Iterator[None]:
+    """Hold `out` against other builds, with a lock that the system releases however the process ends.
+
+    Args:
+        shared: let others in that share it too, the array jobs of one build.
+
+    Raises:
+        InputError: another build holds it.
+    """
+    path = out / WORK_FOLDER / LOCK
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = path.open("a+")
+        except FileNotFoundError:
+            continue  # a build that ended removed the folder meanwhile
+        with file:
+            try:
+                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(f"{out}: another build is at work there; wait for it, or stop it") from error
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                yield
+                return
+
+
+def _begin(out: Path, options: plan.Options, source: Path, names: Sequence[str], *, alone: bool) -> bool:
+    """Claim `out`, which is held, for this build, or resume the one begun there.
 
     Args:
         alone: whether no other job shares `out`, so that an unfinished build of no use may be discarded.
 
+    Returns:
+        Whether such a build was discarded.
+
     Raises:
-        InputError: `out` holds something else, or a build begun with other parameters.
+        InputError: a build was begun there with other parameters.
     """
     work, file = out / WORK_FOLDER, out / WORK_FOLDER / "build.json"
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file, expected a folder for the data set")
-    if merge and not file.is_file():
-        raise InputError(f"{out}: no --shard job has written here, so there is nothing to merge; check --out")
-    if out.is_dir() and any(out.iterdir()) and not work.is_dir():
-        raise InputError(f"{out}: the folder holds other files and no data set; choose an empty or new one for --out")
     begun = {
         "parameters": options.parameters(),
         "sections": list(names),
         "versions": manifest.versions(),
-        "source": manifest.fingerprint(source, out, times=True),
+        "source": plan.fingerprint(source, times=True, but=out),
+        "image": plan.fingerprint(options.image, times=True) if options.image else None,
     }
     there = json.loads(file.read_text()) if file.is_file() else None
     if there == begun:
         if alone:
             print(f"{out}: resuming an unfinished build", flush=True)
-        return
+        return False
     if there is not None:
         same = all(there[key] == begun[key] for key in ("parameters", "sections"))
         if not same and (not alone or any(work.glob("sections/*.json"))):
@@ -275,14 +328,30 @@ def _begin(out: Path, options: plan.Options, source: Path, names: Sequence[str],
         print(f"{out}: {why}; starting again", flush=True)
         _clear(out)
     writer.write_json(file, begun)
+    return there is not None
 
 
 def _clear(out: Path) -> None:
-    """Remove what an unfinished build wrote, and `out` itself if nothing else is in it."""
-    for folder in (*(writer.dataset_name(kind) for kind in ("patches", "tiles")), "tables", "thumbnails", WORK_FOLDER):
+    """Remove what an unfinished build wrote, but for the lock, which this build holds."""
+    for folder in (*(writer.dataset_name(kind) for kind in ("patches", "tiles")), "tables", "thumbnails"):
         shutil.rmtree(out / folder, ignore_errors=True)
+    _clear_work(out)
+
+
+def _clear_work(out: Path) -> None:
+    for path in (out / WORK_FOLDER).iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != LOCK:
+            path.unlink(missing_ok=True)
+
+
+def _remove_work(out: Path) -> None:
+    """Remove the work folder, the lock last: from then on another build may hold `out`."""
+    _clear_work(out)
+    (out / WORK_FOLDER / LOCK).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
-        out.rmdir()
+        (out / WORK_FOLDER).rmdir()
 
 
 def parser() -> argparse.ArgumentParser:

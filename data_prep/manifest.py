@@ -1,7 +1,6 @@
 """The manifest of a data set, and what TFDS keeps beside the shards; both are written once every section is whole."""
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import platform
 import re
@@ -38,18 +37,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[package] = "not installed"
     return found
-
-
-def fingerprint(source: Path, out: Path, *, times: bool) -> str:
-    """SHA-256 of the names and sizes of the source's files, of their dates too if `times`."""
-    digest = hashlib.sha256()
-    files = [source] if source.is_file() else sorted(source.rglob("*"))
-    for file in files:
-        if file.is_file() and out.resolve() not in file.resolve().parents:
-            status = file.stat()
-            digest.update(f"{file.relative_to(source)}\0{status.st_size}\0".encode())
-            digest.update(f"{status.st_mtime_ns}\0".encode() if times else b"")
-    return digest.hexdigest()
 
 
 def make_manifest(

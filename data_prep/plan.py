@@ -1,6 +1,7 @@
 """What a build will hold, decided before any pixel is cut: which spots stay, in which records, and which genes."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +12,7 @@ import scipy.sparse
 
 from data_prep import counts, patches, readers, slide, stain, tiles, tissue
 from data_prep.errors import InputError
+from data_prep.readers._space_ranger import REDUCED
 from data_prep.records import IMAGE_FORMATS
 from data_prep.section import GeneTable, Section
 
@@ -107,11 +109,40 @@ class Options:
     def parameters(self) -> dict[str, Any]:
         """What the manifest keeps: all that the records follow from, and no place on this machine."""
         values = dataclasses.asdict(self)
-        del values["sections"], values["skip_incomplete"], values["image"]
+        del values["sections"], values["skip_incomplete"]
+        values["image"] = _image_identity(self.image)
         values["gene_table"] = slide.file_sha256(self.gene_table) if self.gene_table else None
         if self.stain_target and Path(self.stain_target).is_file():
             values["stain_target"] = f"sha256:{slide.file_sha256(self.stain_target)}"
         return {"kind": self.kind, **values, "bin_um": list(self.bin_um) if self.bin_um else None}
+
+
+def _image_identity(image: Path | None) -> str | None:
+    """What tells one --image from another: a file's SHA-256, a folder's names and sizes, a reduced image's name.
+
+    Raises:
+        InputError: no such file or folder.
+    """
+    if image is None or str(image) in REDUCED:
+        return None if image is None else str(image)
+    if not image.exists():
+        raise InputError(f"--image {image}: no such file or folder; give the full-resolution image")
+    return f"folder:{fingerprint(image, times=False)}" if image.is_dir() else f"sha256:{slide.file_sha256(image)}"
+
+
+def fingerprint(path: Path, *, times: bool, but: Path | None = None) -> str:
+    """SHA-256 of the names and sizes of a file, or of a folder's files, of their dates too if `times`.
+
+    Args:
+        but: a folder to leave out.
+    """
+    digest = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(path.rglob("*")):
+        if file.is_file() and (but is None or but.resolve() not in file.resolve().parents):
+            status = file.stat()
+            digest.update(f"{file.relative_to(path)}\0{status.st_size}\0".encode())
+            digest.update(f"{status.st_mtime_ns}\0".encode() if times else b"")
+    return digest.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -354,12 +354,78 @@ def test_a_section_that_another_process_writes_is_left_to_it(source, tmp_path, m
     monkeypatch.setattr(writer.time, "sleep", lambda _: None)
     out = tmp_path / "out"
     (out / ".build").mkdir(parents=True)
+    (out / ".build" / "plans").mkdir()
     with (out / ".build" / "A1.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(InputError, match="'A1': another process"):
             build(source, out, **OPTIONS)
+    assert len(list((out / ".build" / "plans").iterdir())) == 3  # what was there before the call stays
     build(source, out, **OPTIONS)
     PatchDataset.open(out, verify=True)
+
+
+@pytest.mark.parametrize("shard", [None, (1, 2)])
+def test_a_build_at_work_is_left_alone(built, source, tmp_path, monkeypatch, shard):
+    out = tmp_path / "out"
+    write = writer._write_files
+    tried = []
+
+    def interrupt(task, folder):
+        if not tried:
+            tried.append(task.name)
+            before = files(out)
+            for options in ({}, {"min_counts": 20}, {"merge": True}, *([{"shard": (2, 2)}] if shard is None else [])):
+                with pytest.raises(InputError, match="another build is at work there"):
+                    build(source, out, **(OPTIONS | options))
+            assert files(out) == before
+            if shard is not None:
+                build(source, out, **OPTIONS, shard=(2, 2))
+        return write(task, folder)
+
+    monkeypatch.setattr(writer, "_write_files", interrupt)
+    build(source, out, **OPTIONS, shard=shard)
+    if shard is not None:
+        build(source, out, **OPTIONS, merge=True)
+    assert tried
+    assert files(out) == files(built)
+
+
+def test_merging_too_early_removes_nothing(source, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "_write_files", lambda *_: (_ for _ in ()).throw(RuntimeError("power cut")))
+        with pytest.raises(RuntimeError, match="power cut"):
+            build(source, out, **OPTIONS, shard=(1, 2))
+    before = files(out)
+    with pytest.raises(InputError, match="not written yet"):
+        build(source, out, **OPTIONS, merge=True)
+    assert files(out) == before
+
+
+def test_an_empty_out_of_the_users_stays_when_a_build_cannot_start(source, tmp_path):
+    with pytest.raises(InputError, match="no spot is left"):
+        build(source, tmp_path, patch_size_px=96, min_counts=10**6)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_another_image_is_another_build(tmp_path, folder):
+    source, out = write_source(tmp_path / "source"), tmp_path / "out"
+    slides = [tmp_path / name / "A1.png" for name in ("one", "two")]
+    for slide, size in zip(slides, (8, 9), strict=True):
+        slide.parent.mkdir()
+        Image.new("RGB", (size * 8, size * 8)).save(slide)
+    first, second = (slide.parent if folder else slide for slide in slides)
+    build(source, out, **OPTIONS, image=first, shard=(1, 3))
+    with pytest.raises(InputError, match="unfinished build with other parameters"):
+        build(source, out, **OPTIONS, image=second)
+    content = build(source, out, **OPTIONS, image=first).read_text()
+    assert str(tmp_path) not in content
+    with pytest.raises(InputError, match="built with image="):
+        build(source, out, **OPTIONS, image=second)
+    with pytest.raises(InputError, match="no such file or folder"):
+        build(source, tmp_path / "new", **OPTIONS, image=tmp_path / "absent.png")
+    assert not (tmp_path / "new").exists()
 
 
 def test_killed_workers_end_and_the_build_resumes(built, source, tmp_path):
