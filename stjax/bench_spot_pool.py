@@ -15,14 +15,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stjax.ops.spot_pool import Shapes, discs, pooled_linear, shape_masks, spot_pool_reference, spot_table, squares
+from stjax.ops.spot_pool import (
+    Shapes,
+    concatenate,
+    discs,
+    pooled_linear,
+    shape_masks,
+    spot_pool_reference,
+    spot_table,
+    squares,
+)
 from stjax.ops.spot_weights import pixel_runs
 
 Row = dict[str, Any]
 Interleave = Callable[..., dict[str, float]]
 
 IMAGE_PX, STRIDE, FEATURES, GENES = 1024, 4, 512, 250
-MASKS, PIXELS = 256, 4_000_000  # up to so many spots through masks, up to so many pixels of spots one by one
+MASKS, PIXELS = 256, 2_000_000  # up to so many spots through masks, up to so many pixels of spots one by one
 
 
 def cases(image_px: int) -> dict[str, Shapes]:
@@ -32,14 +41,17 @@ def cases(image_px: int) -> dict[str, Shapes]:
     def anywhere(count: int) -> np.ndarray:
         return rng.uniform(0, image_px, (count, 2))
 
-    pitch = 7.3  # 2 um bins at 0.274 um a pixel, a common scale of Visium HD slides
-    side = int(image_px / pitch)
-    bins = (np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2) + 0.5) * pitch
+    def bins(side_px: float) -> Shapes:
+        edge = (np.arange(int(image_px / side_px)) + 0.5) * side_px
+        return squares(np.stack(np.meshgrid(edge, edge), axis=-1).reshape(-1, 2), side_px)
+
+    um = 3.65  # pixels, a common scale of Visium HD slides
+    nested = concatenate(bins(2 * um), bins(8 * um), bins(16 * um))
     return {
         "64 discs, radius 100": discs(anywhere(64), 100),
         "20000 discs, radius 4": discs(anywhere(20_000), 4),
         "20000 discs, radius 1 to 40": discs(anywhere(20_000), rng.uniform(1, 40, 20_000)),
-        f"{len(bins)} squares of {pitch} px": squares(bins, pitch),
+        f"{len(nested)} bins of 2, 8 and 16 um": nested,
     }
 
 

@@ -135,7 +135,9 @@ def layout_of(matrix: Any) -> Layout:
     """The layout that fits one pooling matrix (of `spot_matrix`) best."""
     spots, cells = matrix.shape
     of_cell = np.bincount(matrix.indices, minlength=cells)
-    return Layout(spots, cells, _groups(np.diff(matrix.indptr)), _groups(of_cell))
+    by_spot = _groups(np.diff(matrix.indptr), most_padding=1.5)
+    # The gradient is the larger array, and grouping it costs a second one.
+    return Layout(spots, cells, by_spot, _groups(of_cell, most_padding=4))
 
 
 def merge_layouts(layouts: Sequence[Layout]) -> Layout:
@@ -194,11 +196,12 @@ def _width(entries: np.ndarray) -> np.ndarray:
     return np.where((octave >= 4) & (entries <= octave * 3 // 4), octave * 3 // 4, octave)
 
 
-def _groups(entries: np.ndarray) -> Groups:
-    """Groups for rows of so many entries each. One group in order costs padding; several, a further gather."""
+def _groups(entries: np.ndarray, *, most_padding: float) -> Groups:
+    """Groups for rows of so many entries each: one in order while its size is at most `most_padding` times that of
+    several, which take a further gather."""
     widest = max(1, int(entries.max(initial=0)))
     widths, rows = np.unique(_width(entries[entries > 0]), return_counts=True)
-    if widest <= 16 or widest * len(entries) <= 4 * int(widths @ rows):
+    if widest <= 16 or widest * len(entries) <= most_padding * int(widths @ rows):
         return ((widest, len(entries)),)
     return tuple(zip(widths.tolist(), rows.tolist(), strict=True))
 
