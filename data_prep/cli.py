@@ -1,5 +1,6 @@
 """What every command line shares: exit codes, progress bars, and results as the last lines printed."""
 
+import io
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,6 +16,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     Args:
         main: takes the arguments after the program name; raises `InputError` on bad input.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a log file shows how far a run is, as a terminal does
     try:
         main(sys.argv[1:])
     except InputError as error:
