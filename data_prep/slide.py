@@ -183,7 +183,7 @@ def _open_tiff(path: Path, max_pixels: int) -> Slide:
         return _OpenSlideSlide(path, openslide, max_pixels)
     if tifffile:
         slide = TiffSlide(path, tifffile, max_pixels)
-        if not (vendor and slide.interleaved and _optional("imagecodecs") is None):
+        if slide.decodable or not (vendor and slide.interleaved):
             return slide
         slide.close()  # without imagecodecs, tifffile has no JPEG or LZW; OpenSlide brings its own
         return _OpenSlideSlide(path, openslide, max_pixels)

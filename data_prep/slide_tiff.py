@@ -15,7 +15,11 @@ _CACHE_BYTES = 64 << 20  # decoded tiles kept, so that overlapping patches do no
 
 
 class TiffSlide(Slide):
-    """TIFF and OME-TIFF through `tifffile`, segment by segment, lower levels of a pyramid for thumbnails."""
+    """TIFF and OME-TIFF through `tifffile`, segment by segment, lower levels of a pyramid for thumbnails.
+
+    Attributes:
+        decodable: whether tifffile has the codec of these pixels; JPEG and LZW need `imagecodecs`.
+    """
 
     format = "tiff"
 
@@ -28,6 +32,8 @@ class TiffSlide(Slide):
             series = max(self._file.series, key=lambda s: s.keyframe.imagewidth * s.keyframe.imagelength)
             self._levels = [self._planes(path, level) for level in series.levels]
             page = self._levels[0][0]
+            tiff = tifffile.TIFF
+            self.decodable = page.compression in tiff.DECOMPRESSORS and page.predictor in tiff.UNPREDICTORS
             tags = {code: tag.value for code in (270, 282, 283, 296) if (tag := page.tags.get(code)) is not None}
             description = self._file.ome_metadata or tags.get(270, "")
             um_per_px = scale_from_tiff(tags.get(282), tags.get(283), int(tags.get(296, 2)), description)

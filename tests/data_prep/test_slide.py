@@ -401,10 +401,30 @@ def test_vendor_pyramid_goes_through_openslide(tmp_path, pixels, tifffile, name)
         assert slide.thumbnail(100).shape == (74, 100, 3)
 
 
+def encoded_jpeg(pixels: np.ndarray) -> bytes:
+    with io.BytesIO() as buffer:
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=98, subsampling=0)
+        return buffer.getvalue()
+
+
 def test_tiff_without_decoders_goes_through_openslide(tmp_path, pixels, tifffile, monkeypatch):
     pytest.importorskip("openslide", reason="the extra wsi is not installed")
-    density = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
-    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", tile=(64, 64), compression="zlib", **density)
+    tiles = np.pad(pixels, ((0, 10), (0, 28), (0, 0))).reshape(5, 64, 7, 64, 3).swapaxes(1, 2).reshape(35, 64, 64, 3)
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        (encoded_jpeg(tile) for tile in tiles),
+        shape=pixels.shape,
+        dtype=np.uint8,
+        photometric="rgb",
+        tile=(64, 64),
+        compression="zlib",
+        predictor=False,
+        resolution=(20_000, 20_000),
+        resolutionunit="CENTIMETER",
+    )
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as file:  # tifffile cannot write JPEG without imagecodecs
+        file.pages[0].tags["Compression"].overwrite(7)
+        file.pages[0].tags["PhotometricInterpretation"].overwrite(6)
     planes = np.moveaxis(pixels, 2, 0)
     tifffile.imwrite(tmp_path / "b.ome.tif", planes, photometric="minisblack", tile=(64, 64), metadata={"axes": "CYX"})
     original = slide_module._optional
@@ -412,7 +432,7 @@ def test_tiff_without_decoders_goes_through_openslide(tmp_path, pixels, tifffile
     with open_slide(tmp_path / "a.tif") as slide:
         assert slide.format == "openslide:generic-tiff"
         assert slide.um_per_px == pytest.approx(0.5)
-        np.testing.assert_array_equal(slide.read_region(0, 0, 420, 310), pixels)
+        assert np.abs(slide.read_region(0, 0, 420, 310).astype(int) - pixels).mean() < 2
     with open_slide(tmp_path / "b.ome.tif") as slide:  # OpenSlide would show one of the three planes as grey
         assert slide.format == "tiff"
         np.testing.assert_array_equal(slide.read_region(0, 0, 420, 310), pixels)
