@@ -54,6 +54,11 @@ def constant(value: float, count: int) -> jax.Array:
     return jnp.asarray(np.full(count, value, np.float32))
 
 
+def wide(x: jax.Array) -> jax.Array:
+    """x in float32, or in its own dtype where that is wider: what sums and statistics are taken in."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 class Conv(nnx.Module):
     """2-D convolution on NHWC, float32 kernel [kh, kw, I, O], computed in the dtype of its input.
 
@@ -121,16 +126,15 @@ class BatchNorm(nnx.Module):
         unbiased."""
         mean, var = self.mean[...], self.var[...]
         if train:
-            wide = x.astype(jnp.float32)
-            mean = jnp.mean(wide, axis=(0, 1, 2))
-            var = jnp.maximum(jnp.mean(wide * wide, axis=(0, 1, 2)) - mean * mean, 0.0)
+            mean = jnp.mean(wide(x), axis=(0, 1, 2))
+            var = jnp.maximum(jnp.mean(wide(x) ** 2, axis=(0, 1, 2)) - mean * mean, 0.0)
             count = x.size // x.shape[-1]
             unbiased = jax.lax.stop_gradient(var) * (count / max(count - 1, 1))
             self.mean[...] += self.momentum * (jax.lax.stop_gradient(mean) - self.mean[...])
             self.var[...] += self.momentum * (unbiased - self.var[...])
         factor = self.scale[...] * jax.lax.rsqrt(var + self.eps)
         offset = self.bias[...] - mean * factor
-        return (x.astype(jnp.float32) * factor[None, None, None] + offset[None, None, None]).astype(x.dtype)
+        return (wide(x) * factor[None, None, None] + offset[None, None, None]).astype(x.dtype)
 
 
 class ConvNorm(nnx.Module):
@@ -180,8 +184,7 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., features] to the same."""
-        wide = x.astype(jnp.float32)
-        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        centred = wide(x) - jnp.mean(wide(x), axis=-1, keepdims=True)
         factor = jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + self.eps)
         scale, bias = (jnp.expand_dims(p[...], tuple(range(x.ndim - 1))) for p in (self.scale, self.bias))
         return (centred * factor * scale + bias).astype(x.dtype)
@@ -197,7 +200,7 @@ def stochastic_depth(x: jax.Array, *, rate: float, train: bool, key: jax.Array |
 
 def global_average(x: jax.Array) -> jax.Array:
     """[B, H, W, C] to [B, C], float32."""
-    return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+    return jnp.mean(wide(x), axis=(1, 2))
 
 
 def run(

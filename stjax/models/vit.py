@@ -10,7 +10,18 @@ import numpy as np
 from flax import nnx
 
 from data_prep.errors import InputError
-from stjax.models.layers import Conv, LayerNorm, Linear, constant, normal, run, uniform, unknown_variant, xavier_uniform
+from stjax.models.layers import (
+    Conv,
+    LayerNorm,
+    Linear,
+    constant,
+    normal,
+    run,
+    uniform,
+    unknown_variant,
+    wide,
+    xavier_uniform,
+)
 from stjax.ops.attention import attention
 from stjax.ops.elementwise import written_out
 
@@ -117,7 +128,7 @@ class VisionTransformer(nnx.Module):
         for block in self.blocks:
             x = run(block, x, train=train, rematerialise=self.rematerialise)
             outputs.append(x[:, 1:].reshape(b, h, w, d))
-        return {"stages": tuple(outputs), "features": self.norm(x[:, 0].astype(jnp.float32))}
+        return {"stages": tuple(outputs), "features": self.norm(wide(x[:, 0]))}
 
 
 def resize_positions(positions: jax.Array, grid: tuple[int, int]) -> jax.Array:

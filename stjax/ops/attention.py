@@ -24,7 +24,7 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 def attention_plain(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """`attention` as two matrix products and a float32 softmax; the weights are an array [B, heads, N, N]."""
     scores = jnp.einsum("bnhd,bmhd->bhnm", query * (1 / math.sqrt(query.shape[-1])), key)
-    weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(value.dtype)
+    weights = jax.nn.softmax(scores.astype(jnp.promote_types(scores.dtype, jnp.float32)), axis=-1).astype(value.dtype)
     return jnp.einsum("bhnm,bmhd->bnhd", weights, value)
 
 

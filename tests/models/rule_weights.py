@@ -30,7 +30,7 @@ def array(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         return rng.uniform(0.5, 1.5, shape).astype(dtype)
     if len(shape) < 2 or "pos_embedding" in name or "class_token" in name:
         return (0.1 * rng.standard_normal(shape)).astype(dtype)
-    return (rng.standard_normal(shape) * np.sqrt(2.0 / np.prod(shape[1:]))).astype(dtype)
+    return (rng.standard_normal(shape) * np.sqrt(1.0 / np.prod(shape[1:]))).astype(dtype)
 
 
 def tensors(backbone: object) -> weight_files.Tensors:

@@ -1,5 +1,6 @@
 """torchvision's models with weights by rule: what stjax's are compared with."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -39,22 +40,27 @@ def build(name: str, tensors: dict[str, np.ndarray], features: int) -> Any:
     return model
 
 
-def run(name: str, model: Any, *, train: bool) -> dict[str, Any]:
-    """One pass: {"stages", "main"}, and in training {"gradients", "statistics"} by torch's names."""
+def run(name: str, model: Any, *, train: bool, precision: str = "float64") -> dict[str, Any]:
+    """One pass, which leaves the model as it was.
+
+    Returns:
+        {"stages", "main"}, and in training {"gradients", "statistics"} by torch's names.
+    """
     import torch
 
+    model = copy.deepcopy(model).to(getattr(torch, precision))
     module, _, side = rule_weights.MODELS[name]
     stages = []
     parts = [model.get_submodule(part) for part in _STAGES[module]]
     hooks = [part.register_forward_hook(lambda *call: stages.append(call[2])) for part in parts]
-    images = torch.from_numpy(rule_weights.images(side)).permute(0, 3, 1, 2)
+    images = torch.from_numpy(rule_weights.images(side)).permute(0, 3, 1, 2).to(next(model.parameters()).dtype)
     model.train(train)
     if module == "densenet":
         hooks.append(
             model.features.register_forward_hook(lambda *call: stages.append(torch.nn.functional.relu(call[2])))
         )
     main = model(images)
-    loss = ((main - torch.from_numpy(rule_weights.wanted())) ** 2).mean()
+    loss = ((main - torch.from_numpy(rule_weights.wanted()).to(main.dtype)) ** 2).mean()
     for hook in hooks:
         hook.remove()
     found = {"stages": [_nhwc(stage.detach()) for stage in stages], "main": main.detach().numpy()}

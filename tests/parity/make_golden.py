@@ -1,0 +1,57 @@
+"""Writes tests/models/data: what torchvision computes from weights by rule, and small files as torch.save writes them.
+
+python -m tests.parity.make_golden     (needs torch and torchvision, see test_torchvision.py)
+"""
+
+import importlib
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from flax import nnx
+
+from tests.models import rule_weights
+from tests.parity import torch_models
+
+FOLDER = Path(__file__).parents[1] / "models" / "data"
+
+
+def golden() -> None:
+    """Head outputs, mean size of each stage, in evaluation and training; size of every gradient and statistic."""
+    arrays = {}
+    for name, (module, variant, side) in rule_weights.MODELS.items():
+        build = importlib.import_module(f"stjax.models.{module}").build
+        backbone = build(variant, rngs=nnx.Rngs(0), image_size_px=side)
+        tensors = rule_weights.load(backbone, Path(tempfile.mkdtemp()))
+        twin = torch_models.build(name, tensors, backbone.num_features)
+        evaluated = torch_models.run(name, twin, train=False)
+        trained = torch_models.run(name, twin, train=True)
+        for mode, found in (("evaluation", evaluated), ("training", trained)):
+            arrays[f"{name}/{mode}/main"] = found["main"]
+            arrays[f"{name}/{mode}/stages"] = np.array([np.abs(stage).mean() for stage in found["stages"]])
+        for what in ("gradients", "statistics"):
+            kept = {key: value for key, value in sorted(trained[what].items()) if key in tensors}
+            arrays[f"{name}/training/{what}"] = np.array([np.linalg.norm(value) for value in kept.values()])
+        print(name)
+    np.savez_compressed(FOLDER / "golden.npz", **{key: value.astype(np.float32) for key, value in arrays.items()})
+
+
+def torch_files() -> None:
+    """A state dict with views, kinds of numbers and a parameter, in both formats of torch.save."""
+    base = torch.arange(24, dtype=torch.float32).reshape(4, 6)
+    state = {
+        "conv.weight": torch.nn.Parameter(base.t()),  # not contiguous
+        "part.weight": base[1:3, 2:],  # shares its storage, begins inside
+        "half.weight": torch.tensor([1.5, -2.0], dtype=torch.float16),
+        "brain.weight": torch.tensor([1.5, -2.0], dtype=torch.bfloat16),
+        "norm.num_batches_tracked": torch.tensor(7),
+    }
+    torch.save(state, FOLDER / "zip.pth")
+    torch.save({"state_dict": state, "epoch": 3}, FOLDER / "legacy.pth", _use_new_zipfile_serialization=False)
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    torch_files()
+    golden()
