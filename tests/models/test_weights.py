@@ -206,4 +206,7 @@ def test_lite0_takes_its_released_weights():
     assert report.source == "efficientnet_pytorch"
     assert set(report.unused) == {"_fc.weight", "_fc.bias"}
     image = jnp.asarray(rule_weights.images(64)[:1])
-    assert bool(jnp.all(jnp.isfinite(model(image, train=False)["features"])))
+    graphdef, state = nnx.split(model)
+    features = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x, train=False)["features"])(state, image)
+    assert bool(jnp.all(jnp.isfinite(features)))
+    assert float(jnp.std(features)) > 0
