@@ -10,7 +10,7 @@ def get_config() -> Any:
     """Every key, at its default."""
     config: Any = ConfigDict()
     config.data_dir = ""  # a data set made by data_prep.build; "" builds and uses the synthetic demo data
-    config.protocol = "stjax"  # stjax, brstnet_paper or brstnet_code: targets, gene panel, filters, folds, scoring
+    config.protocol = "stjax"  # targets, gene panel, filters, folds and scoring: see `stjax/protocols.py`
     config.seed = 0
 
     # Who is held out. By default the protocol decides by patient; sections may be named instead ("C5" or "C4,C5").
@@ -31,7 +31,7 @@ def get_config() -> Any:
 
     config.batch_size = placeholder(int)  # global, whatever the number of devices
     config.num_epochs = placeholder(int)
-    config.optimizer = placeholder(str)  # sgd or adamw
+    config.optimizer = placeholder(str)  # sgd, adam or adamw
     config.learning_rate = placeholder(float)
     config.momentum = placeholder(float)  # of sgd
     config.weight_decay = placeholder(float)
@@ -39,6 +39,8 @@ def get_config() -> Any:
     config.warmup_steps = 0
     config.early_stopping_patience = placeholder(int)  # epochs without a better validation loss; 0 never stops early
     config.aux_weight = placeholder(float)  # lambda of BrST-Net
+    config.loss = "mse"  # mse, mse_pcc (PixNet's) or additive_nll: see `LOSSES` in stjax/losses.py
+    config.spot_sizes_um = ""  # of tiles: "2,8,16" trains on spots of these sizes alone; "" on all there are
 
     config.augment = True  # a random symmetry of the square per patch, on the device
     config.num_workers = 0  # decoding processes beside the main one; 0 decodes in threads
@@ -47,7 +49,10 @@ def get_config() -> Any:
 
     # What takes the protocol's place, for fields left at None, when the data is the built-in demo: a short run.
     config.demo = ConfigDict()
+    config.demo.layout = "her2st"
+    config.demo.spots = 104
     config.demo.patch_size_px = 112
+    config.demo.tile_size_px = 0  # of models of tiles
     config.demo.patients = 5
     config.demo.batch_size = 16
     config.demo.num_epochs = 8

@@ -143,7 +143,8 @@ class PatchDataset:
         manifest: what manifest.json says.
         genes: [G] gene table.
         sections: the manifest's entry of each section.
-        patch_size_px: side of a record's image; None for tiles.
+        kind: "patches" or "tiles".
+        size_px: side of a record's image.
         content_hash: SHA-256 of the manifest, which holds that of every other file.
     """
 
@@ -152,7 +153,8 @@ class PatchDataset:
         genes = manifest["genes"]
         self.genes = GeneTable(np.array(genes["ensembl_id"], dtype=str), np.array(genes["symbol"], dtype=str))
         self.sections: list[dict[str, Any]] = manifest["sections"]
-        self.patch_size_px = manifest["parameters"]["patch_size_px"] if manifest["kind"] == "patches" else None
+        self.kind: str = manifest["kind"]
+        self.size_px: int = manifest["parameters"]["tile_size_px"] or manifest["parameters"]["patch_size_px"]
 
     @classmethod
     def open(cls, path: str | Path, *, verify: bool = False) -> "PatchDataset":

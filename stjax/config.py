@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 import runpy
 import sys
 from collections.abc import Mapping, Sequence
@@ -111,6 +112,17 @@ def resolve(config: Config, protocol: Protocol, *, demo: bool) -> Config:
 def names(text: str) -> tuple[str, ...]:
     """ "A, B" to ("A", "B")."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def numbers(text: str, name: str) -> tuple[float, ...]:
+    """ "2, 8" to (2.0, 8.0). Raises InputError, naming the option `name`, unless all are positive."""
+    try:
+        values = tuple(float(part) for part in names(text))
+    except ValueError:
+        values = (math.nan,)
+    if not all(0 < value < math.inf for value in values):
+        raise InputError(f"{name} is {text!r}, expected positive numbers such as 2,8,16")
+    return values
 
 
 def load(path: Path) -> Config:

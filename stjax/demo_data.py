@@ -13,22 +13,30 @@ def cache_folder() -> Path:
     return Path(os.environ.get("STJAX_CACHE") or Path(base) / "stjax")
 
 
-def demo_dataset(*, patients: int, patch_size_px: int) -> Path:
+def demo_dataset(
+    *, layout: str = "her2st", patients: int, spots: int = 104, patch_size_px: int, tile_size_px: int = 0
+) -> Path:
     """The folder of the demo data set, made on first use; whole or not there.
 
     Args:
+        layout: of the raw files, see `data_prep.demo`.
         patients: number of synthetic patients, two sections each.
+        spots: about how many a section has, or how much tissue: 200 x 200 um each.
         patch_size_px: side of the patches, at the demo slides' own scale.
+        tile_size_px: makes tiles of that side instead; 0 makes patches.
     """
-    target = cache_folder() / f"demo-v{demo.VERSION}-{patients}-patients-{patch_size_px}-px"
+    kind = f"{tile_size_px}-px-tiles" if tile_size_px else f"{patch_size_px}-px"
+    target = cache_folder() / f"demo-v{demo.VERSION}-{layout}-{patients}-patients-{spots}-spots-{kind}"
     if (target / "manifest.json").is_file():
         return target
     print(f"No data set is given: making the SYNTHETIC demo data set, once, in {target}", flush=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="making-") as temporary:
         source, prepared = Path(temporary) / "source", Path(temporary) / "prepared"
-        demo.make_demo(source, patients=patients)
-        build.build(source, prepared, patch_size_px=patch_size_px)
+        demo.make_demo(source, layout=layout, patients=patients, spots=spots)
+        min_counts = 0 if layout == "visium_hd" else 1000  # a bin has few reads
+        sizes = {"patch_size_px": patch_size_px, "tile_size_px": tile_size_px or None}
+        build.build(source, prepared, min_counts=min_counts, **sizes)
         try:
             os.replace(prepared, target)
         except OSError:  # another process was faster: its copy is the same, and may be in use

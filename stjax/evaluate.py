@@ -1,6 +1,6 @@
 """Scores a trained model on held-out sections, beside the baselines it must beat.
 
-usage: python -m stjax.evaluate --workdir=DIR [--data_dir=DIR] [--sections=A,B]
+usage: python -m stjax.evaluate --workdir=DIR [--data_dir=DIR] [--sections=A,B] [--spot-size-um=2,8,16,100]
 
 writes, under the work directory: evaluation/<protocol>/metrics.json, evaluation/<protocol>/per_gene.csv,
 predictions/<section>.h5ad and predictions/<section>_<gene>.png
@@ -8,25 +8,33 @@ predictions/<section>.h5ad and predictions/<section>_<gene>.png
 examples:
   python -m stjax.evaluate --workdir=runs/enet_b0_aux
   python -m stjax.evaluate --workdir=runs/c5 --sections=C4,C5
+  python -m stjax.evaluate --workdir=runs/pixnet --data_dir=data/hd_tiles --spot-size-um=2,8,16,100
+
+A model of tiles is scored on spots of every size. Sizes that the data lacks are made from its finest bins; a size the
+model was not trained at is scored beside a lookup of the nearest spot of the training's size, as the model predicts it.
 """
 
 import argparse
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy.spatial import KDTree
 
 from data_prep import cli
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from data_prep.section import DISC
 from stjax import baselines, input_pipeline, metrics, predict, workdir, writer
-from stjax.config import names
+from stjax.config import names, numbers
+from stjax.ops.spot_pool import Shapes
+from stjax.tile_records import TileRecords, rounded
+from stjax.tile_spots import SAME_SIZE
 
 COLUMNS = {
     "pcc_median": "median PCC",
@@ -38,6 +46,16 @@ COLUMNS = {
     "amae": "aMAE",
     "armse": "aRMSE",
 }
+SIZE_COLUMNS = {  # as PixNet's tables
+    "pcc_first_quartile": "PCC@F",
+    "pcc_median": "PCC@S",
+    "pcc_mean": "PCC@M",
+    "mse": "MSE",
+    "amae": "MAE",
+}
+MAX_SPOTS = 20_000
+RIDGE_SPOTS = 3_000  # of a training section and size
+SURROUNDINGS_PX = 64  # at least, of a spot of a tile
 
 
 def main(arguments: list[str]) -> None:
@@ -51,16 +69,37 @@ def main(arguments: list[str]) -> None:
         "--protocol", default="", help="the protocol to score under; default and so far only: the run's"
     )
     parser.add_argument("--sections", default="", help="comma-separated; default the run's held-out sections")
+    parser.add_argument("--spot-size-um", default="", help="of tiles: sizes to score, default those of the data")
+    parser.add_argument(
+        "--max-spots", type=int, default=MAX_SPOTS, help=f"of tiles: of a section and size, at random ({MAX_SPOTS})"
+    )
     given = parser.parse_args(arguments)
-    evaluate(given.workdir, data_dir=given.data_dir, protocol=given.protocol, sections=names(given.sections))
+    evaluate(
+        given.workdir,
+        data_dir=given.data_dir,
+        protocol=given.protocol,
+        sections=names(given.sections),
+        sizes_um=numbers(given.spot_size_um, "--spot-size-um"),
+        max_spots=given.max_spots,
+    )
 
 
-def evaluate(folder: Path, *, data_dir: str = "", protocol: str = "", sections: Sequence[str] = ()) -> dict[str, Any]:
+def evaluate(
+    folder: Path,
+    *,
+    data_dir: str = "",
+    protocol: str = "",
+    sections: Sequence[str] = (),
+    sizes_um: Sequence[float] = (),
+    max_spots: int = MAX_SPOTS,
+) -> dict[str, Any]:
     """Predicts the sections, scores model and baselines, writes and prints the results.
 
     Args:
         folder: the work directory.
         data_dir: another data set, all of whose sections are scored unless `sections` names some.
+        sizes_um: of tiles, the sizes of spots to score; default those of the data.
+        max_spots: of tiles, how many of a section and size, drawn at random; 0 scores all.
 
     Returns:
         What metrics.json holds.
@@ -82,54 +121,55 @@ def evaluate(folder: Path, *, data_dir: str = "", protocol: str = "", sections: 
     if not chosen:
         raise InputError(f"{folder} holds out no section; name the ones to score with --sections")
     check_preparation(run, dataset)
+    if sizes_um and run.data.tiles is None:
+        raise InputError("--spot-size-um is for models of tiles; this one sees a patch, whatever the spot's size")
     # Only the sections held out by default go where the run's own result lives.
-    held_out = not data_dir and set(chosen) == set(run.data.split.test)
+    held_out = not data_dir and not sizes_um and set(chosen) == set(run.data.split.test)
     target = folder / "evaluation" / run.data.protocol
     pictures = folder / "predictions"
     if not held_out:
-        label = hashlib.sha256(f"{dataset.content_hash}{sorted(chosen)}".encode()).hexdigest()[:12]
+        sizes = f" {sorted(sizes_um)}" if sizes_um else ""
+        label = hashlib.sha256(f"{dataset.content_hash}{sorted(chosen)}{sizes}".encode()).hexdigest()[:12]
         target = target / label
         pictures = target / "predictions"
 
     features_of_train, targets_of_train = training_features(run)
     ridge = None if features_of_train is None else baselines.Ridge.fit(features_of_train, targets_of_train)
-    predictions, ridge_predictions = [], []
-    for name in chosen:
-        prediction, features = predict_section(run, dataset, name)
-        if not len(prediction.spot_id):
-            print(f"note: section {name} has no spot with {run.protocol.min_counts} reads; it is not scored")
-            continue
-        predictions.append(prediction)
-        if ridge is not None:
-            ridge_predictions.append(ridge.predict(features))
-    if not predictions:
+    found = predict_sections(run, dataset, chosen, sizes_um=sizes_um, max_spots=max_spots)
+    if not found:
         raise InputError(
             f"no spot of {', '.join(chosen)} has the {run.protocol.min_counts} reads the protocol asks for"
         )
+    predictions = [prediction for prediction, _ in found]
 
     panel = run.data.panel
     mean, std = panel.target_mean[: panel.num_main], panel.target_std[: panel.num_main]
     truths = [np.asarray(prediction.truth, np.float64) for prediction in predictions]
-    methods = {"model": [prediction.expression for prediction in predictions]}
+    methods: dict[str, Sequence[np.ndarray | None]] = {"model": [prediction.expression for prediction in predictions]}
     if ridge is not None:
-        methods["ridge on colour"] = [each * std + mean for each in ridge_predictions]
+        methods["ridge on colour"] = [ridge.predict(features) * std + mean for _, features in found]
     methods["mean predictor"] = [np.broadcast_to(panel.train_mean, truth.shape) for truth in truths]
-    per_gene = pd.DataFrame({"gene": panel.names[: panel.num_main], "ensembl_id": panel.ensembl_id[: panel.num_main]})
-    summaries = {}
-    for method, each in methods.items():
-        pcc = metrics.pooled_pcc(each, truths, [p.patient for p in predictions], pooling=run.protocol.pooling)
-        mae = metrics.mae_per_gene(np.concatenate(each) / std, np.concatenate(truths) / std)
-        rmse = metrics.rmse_per_gene(np.concatenate(each) / std, np.concatenate(truths) / std)
-        summaries[method] = metrics.summarise(pcc, mae, rmse)
-        suffix = "" if method == "model" else f"_{method.split()[0]}"
-        per_gene[f"pcc{suffix}"], per_gene[f"mae{suffix}"], per_gene[f"rmse{suffix}"] = pcc, mae, rmse
-    per_gene.insert(5, "mean_expression", np.concatenate(truths).mean(axis=0))
+    if run.data.tiles is not None:
+        methods["nearest spot"] = nearest_spots(predictions, run.data.tiles.sizes_um)
+    patients = [prediction.patient for prediction in predictions]
+    sizes = [rounded(prediction.spot_size_um) for prediction in predictions]
+    summaries, per_gene = score(run, methods, truths, patients, [np.ones(len(each), bool) for each in sizes])
+    by_size = {}
+    if run.data.tiles is not None:
+        for size in np.unique(np.concatenate(sizes)):
+            which = [each == size for each in sizes]
+            by_size[f"{size:g}"] = {
+                "spots": int(sum(map(np.sum, which))),
+                "trained_on": is_size(size, run.data.tiles.sizes_um),
+                "total_ratio": total_ratio(predictions, which),
+                "methods": score(run, methods, truths, patients, which)[0],
+            }
 
     result = {
         **writer.provenance(
             run, data_sha256=dataset.content_hash, synthetic=any(prediction.synthetic for prediction in predictions)
         ),
-        "part": part_of(run, dataset, [prediction.section for prediction in predictions]),
+        "part": part_of(run, dataset, chosen),
         "sections": [prediction.section for prediction in predictions],
         "spots": sum(len(prediction.spot_id) for prediction in predictions),
         "pcc_pooling": run.protocol.pooling,
@@ -138,6 +178,7 @@ def evaluate(folder: Path, *, data_dir: str = "", protocol: str = "", sections: 
         "genes_not_in_the_data": int(np.isnan(truths[0]).all(axis=0).sum()),
         "hardware": workdir.hardware(),
         "methods": summaries,
+        "sizes_um": by_size,
     }
     target.mkdir(parents=True, exist_ok=True)
     workdir.write_json(target / "metrics.json", result)
@@ -160,23 +201,100 @@ def evaluate(folder: Path, *, data_dir: str = "", protocol: str = "", sections: 
     return result
 
 
+def score(
+    run: workdir.Run,
+    methods: Mapping[str, Sequence[np.ndarray | None]],
+    truths: Sequence[np.ndarray],
+    patients: Sequence[str],
+    which: Sequence[np.ndarray],
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Figures of every method over some spots of some sections.
+
+    Args:
+        methods: of each a [S, M] prediction a section, None where it has none; it is then left out.
+        truths: one [S, M] a section.
+        which: one [S] bool a section.
+
+    Returns:
+        {method: summary}, and a row a gene.
+    """
+    panel = run.data.panel
+    std = panel.target_std[: panel.num_main]
+    used = [place for place, chosen in enumerate(which) if chosen.any()]
+    of = [patients[place] for place in used]
+    truth = [truths[place][which[place]] for place in used]
+    every = np.concatenate(truth) / std
+    per_gene = pd.DataFrame({"gene": panel.names[: panel.num_main], "ensembl_id": panel.ensembl_id[: panel.num_main]})
+    summaries = {}
+    for method, each in methods.items():
+        parts = [None if (of_section := each[place]) is None else of_section[which[place]] for place in used]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            continue
+        pcc = metrics.pooled_pcc(known, truth, of, pooling=run.protocol.pooling)
+        predicted = np.concatenate(known) / std
+        mae, rmse = metrics.mae_per_gene(predicted, every), metrics.rmse_per_gene(predicted, every)
+        summaries[method] = metrics.summarise(pcc, mae, rmse)
+        suffix = "" if method == "model" else f"_{method.split()[0]}"
+        per_gene[f"pcc{suffix}"], per_gene[f"mae{suffix}"], per_gene[f"rmse{suffix}"] = pcc, mae, rmse
+    per_gene.insert(5, "mean_expression", np.concatenate(truth).mean(axis=0))
+    return summaries, per_gene
+
+
+def is_size(size_um: float, sizes_um: Sequence[float]) -> bool:
+    """Whether a size is one of several."""
+    return any(abs(size_um / other - 1) < SAME_SIZE for other in sizes_um)
+
+
+def nearest_spots(
+    predictions: Sequence[writer.SectionPrediction], trained_um: Sequence[float]
+) -> list[np.ndarray | None]:
+    """For spots of sizes the model was not trained at, what it predicts for the nearest spot of one that it was: all
+    that a model without a dense map could say. None for a section of a training size, or of a slide without one."""
+    result: list[np.ndarray | None] = []
+    for prediction in predictions:
+        sources = [
+            other
+            for other in predictions
+            if other.slide == prediction.slide and is_size(float(np.median(other.spot_size_um)), trained_um)
+        ]
+        if not sources or prediction in sources:
+            result.append(None)
+            continue
+        places = np.concatenate([source.spot_xy for source in sources])
+        nearest = KDTree(places).query(prediction.spot_xy)[1]
+        result.append(np.concatenate([source.expression for source in sources])[nearest])
+    return result
+
+
+def total_ratio(predictions: Sequence[writer.SectionPrediction], which: Sequence[np.ndarray]) -> float | None:
+    """Expected over measured reads of all the spots chosen; None for models that do not predict reads."""
+    expected = [each.predicted_total for each in predictions]
+    if any(total is None for total in expected):
+        return None
+    measured = sum(float(each.total[chosen].sum()) for each, chosen in zip(predictions, which, strict=True))
+    return sum(float(t[chosen].sum()) for t, chosen in zip(expected, which, strict=True)) / measured  # pyright: ignore
+
+
 def part_of(run: workdir.Run, dataset: PatchDataset, sections: Sequence[str]) -> str:
     """What sections are to the run: "held-out", "TRAINING", "validation", "mixed", or "other" data's."""
     if dataset.content_hash != run.data.content_hash:
         return "other"
     split = run.data.split
     parts = {"held-out": split.test, "TRAINING": split.train, "validation": split.val}
-    found = {part for part, names_of_part in parts.items() for name in sections if name in names_of_part}
+    found = {part for part, of_part in parts.items() for name in sections if name in of_part}
     return found.pop() if len(found) == 1 else "mixed"
 
 
 def check_preparation(run: workdir.Run, dataset: PatchDataset) -> None:
     """Raises InputError unless a data set's patches were made as those the model was trained on."""
     data, there = run.data, dataset.manifest["parameters"]
-    if dataset.patch_size_px != data.image_size_px:
+    kind = "patches" if data.tiles is None else "tiles"
+    if (dataset.kind, dataset.size_px) != (kind, data.image_size_px):
+        flag = "--patch-size-px" if kind == "patches" else "--tile-size-px"
         raise InputError(
-            f"{dataset.path} has patches of {dataset.patch_size_px} px, the model was trained on "
-            f"{data.image_size_px} px; build it with --patch-size-px {data.image_size_px}"
+            f"{dataset.path} has {dataset.kind} of {dataset.size_px} px, the model was trained on {kind} of "
+            f"{data.image_size_px} px; build it with {flag} {data.image_size_px}"
         )
     target = dataset.manifest["stain_target"]
     if (target or {}).get("image_sha256") != (data.stain_target or {}).get("image_sha256") or (
@@ -203,8 +321,15 @@ def training_features(run: workdir.Run) -> tuple[Any, Any]:
         print(f"note: the ridge needs the training patches: {error}")
         return None, None
     panel = run.data.panel
-    records = input_pipeline.PatchRecords(dataset, run.data.split.train, panel, run.protocol, train=True)
-    features = np.concatenate([baselines.colour_statistics(image[None]) for image in images(records, "ridge")])
+    if run.data.tiles is None:
+        records = input_pipeline.PatchRecords(dataset, run.data.split.train, panel, run.protocol, train=True)
+        features = np.concatenate([baselines.colour_statistics(image[None]) for image in images(records, "ridge")])
+    else:
+        sizes = numbers(run.config.spot_sizes_um, "spot_sizes_um")
+        records = TileRecords(dataset, run.data.split.train, panel, run.protocol, sizes_um=sizes, max_spots=RIDGE_SPOTS)
+        features = np.concatenate(
+            [surroundings(records[tile]["image"], records.shapes[tile]) for tile in range(len(records))]
+        )
     std, mean = panel.target_std[: panel.num_main], panel.target_mean[: panel.num_main]
     return features, (records.main_expression(panel, run.protocol) - mean) / std
 
@@ -215,37 +340,108 @@ def images(records: input_pipeline.PatchRecords, description: str) -> Iterator[n
         yield records[index]["image"]
 
 
-def predict_section(run: workdir.Run, dataset: PatchDataset, name: str) -> tuple[writer.SectionPrediction, np.ndarray]:
-    """The model's prediction of one prepared section, and its patches' colour statistics [S, D]."""
+def surroundings(image: np.ndarray, shapes: Shapes) -> np.ndarray:
+    """[S, D] colour statistics around each spot of a tile."""
+    bounds = shapes.bounds()
+    reach = np.maximum((bounds[:, 2:] - bounds[:, :2]).max(axis=1) / 2, SURROUNDINGS_PX / 2)
+    middle = (bounds[:, :2] + bounds[:, 2:]) / 2
+    low = np.clip(np.floor(middle - reach[:, None]), 0, np.array(image.shape[1::-1]) - SURROUNDINGS_PX // 2)
+    low, high = low.astype(int), np.ceil(middle + reach[:, None]).astype(int)
+    windows = (image[y0 : max(y1, y0 + 2), x0 : max(x1, x0 + 2)] for (x0, y0), (x1, y1) in zip(low, high, strict=True))
+    return np.concatenate([baselines.colour_statistics(window[None]) for window in windows])
+
+
+def predict_sections(
+    run: workdir.Run, dataset: PatchDataset, names: Sequence[str], *, sizes_um: Sequence[float], max_spots: int
+) -> list[tuple[writer.SectionPrediction, np.ndarray]]:
+    """The model's prediction of prepared sections, and the colour statistics [S, D] of their spots."""
+    if run.data.tiles is not None:
+        return predict_tile_sections(run, dataset, names, sizes_um=sizes_um, max_spots=max_spots)
+    found = []
+    for name in names:
+        records = input_pipeline.PatchRecords(dataset, (name,), run.data.panel, run.protocol, train=False)
+        if not len(records):
+            print(f"note: section {name} has no spot with {run.protocol.min_counts} reads; it is not scored")
+            continue
+        features: list[np.ndarray] = []
+
+        def patches(records: Any = records, name: str = name, features: list[np.ndarray] = features) -> Any:
+            for image in images(records, name):
+                features.append(baselines.colour_statistics(image[None]))
+                yield image
+
+        table = dataset.table(name)
+        discs = table.spot_size_px[table.spot_kind == DISC]
+        um_per_px = dataset.section(name)["um_per_px"]
+        radius = float(np.median(discs)) if len(discs) else 50 / um_per_px
+        expression = np.concatenate(list(predict.predict_patches(run, patches(), len(records))))
+        prediction = writer.SectionPrediction(
+            section=name,
+            spot_id=records.spot_id,
+            spot_xy=records.spot_xy,
+            spot_radius_px=radius,
+            spot_size_um=np.full(len(records), 2 * radius * um_per_px),
+            expression=expression,
+            truth=records.main_expression(run.data.panel, run.protocol),
+            total=records.total,
+            **slide_facts(dataset, name),
+        )
+        found.append((prediction, np.concatenate(features)))
+    return found
+
+
+def predict_tile_sections(
+    run: workdir.Run, dataset: PatchDataset, names: Sequence[str], *, sizes_um: Sequence[float], max_spots: int
+) -> list[tuple[writer.SectionPrediction, np.ndarray]]:
+    """`predict_sections` of tiles: each tile goes through the model once, for its spots of all sizes."""
     panel = run.data.panel
-    records = input_pipeline.PatchRecords(dataset, (name,), panel, run.protocol, train=False)
+    records = TileRecords(dataset, names, panel, run.protocol, sizes_um=sizes_um, max_spots=max_spots)
     features: list[np.ndarray] = []
 
-    def patches() -> Iterator[np.ndarray]:
-        for image in images(records, name):
-            features.append(baselines.colour_statistics(image[None]))
-            yield image
+    def image(tile: int) -> np.ndarray:
+        pixels = records[tile]["image"]
+        features.append(surroundings(pixels, records.shapes[tile]))
+        return pixels
 
-    entry = next(section for section in dataset.sections if section["name"] == name)
-    expression = list(predict.predict_patches(run, patches(), len(records)))
-    table = dataset.table(name)
-    discs = table.spot_size_px[table.spot_kind == DISC]
+    tiles = list(predict.predict_tiles(run, records.tables, image, "tiles"))
+    expression = np.concatenate([tile["expression"] for tile in tiles])
+    total = np.concatenate([tile["total"] for tile in tiles]) if "total" in tiles[0] else None
+    every, colours = records.main_expression(panel, run.protocol), np.concatenate(features)
+    found = []
+    for section in dict.fromkeys(records.section):
+        which = records.section == section
+        of = records.slide_section[int(np.argmax(which))]  # whose slide a made size is on
+        size_um = records.size_um[which]
+        prediction = writer.SectionPrediction(
+            section=str(section),
+            spot_id=records.spot_id[which],
+            spot_xy=records.spot_xy[which],
+            spot_radius_px=float(np.median(size_um)) / 2 / dataset.section(of)["um_per_px"],
+            spot_size_um=size_um,
+            expression=expression[which],
+            truth=every[which],
+            total=records.total[which],
+            predicted_total=None if total is None else total[which],
+            **slide_facts(dataset, of),
+        )
+        found.append((prediction, colours[which]))
+    return found
+
+
+def slide_facts(dataset: PatchDataset, name: str) -> dict[str, Any]:
+    """What a prediction says of the slide of a prepared section."""
+    entry = dataset.section(name)
     with Image.open(dataset.path / entry["thumbnail"]) as picture:
         thumbnail = np.asarray(picture.convert("RGB"))
-    return writer.SectionPrediction(
-        section=name,
-        patient=entry["patient"],
-        spot_id=records.spot_id,
-        spot_xy=records.spot_xy,
-        spot_radius_px=float(np.median(discs)) if len(discs) else 50 / entry["um_per_px"],
-        um_per_px=entry["um_per_px"],
-        expression=np.concatenate(expression) if expression else np.zeros((0, panel.num_main), np.float32),
-        truth=records.main_expression(panel, run.protocol),
-        synthetic=bool(dataset.manifest["synthetic"]),
-        data_sha256=dataset.content_hash,
-        thumbnail=thumbnail,
-        thumbnail_scale=thumbnail.shape[1] / entry["image"]["width"],
-    ), np.concatenate(features) if features else np.zeros((0, 0))
+    return {
+        "patient": entry["patient"],
+        "slide": entry["image"]["sha256"],
+        "um_per_px": entry["um_per_px"],
+        "synthetic": bool(dataset.manifest["synthetic"]),
+        "data_sha256": dataset.content_hash,
+        "thumbnail": thumbnail,
+        "thumbnail_scale": thumbnail.shape[1] / entry["image"]["width"],
+    }
 
 
 def print_table(result: dict[str, Any], *, ridge_known: bool) -> None:
@@ -257,6 +453,14 @@ def print_table(result: dict[str, Any], *, ridge_known: bool) -> None:
     for method, summary in result["methods"].items():
         cells = ["-" if (value := summary[key]) is None else value for key in COLUMNS]
         print(f"{method:18s}" + "".join(f"{c:>12.3f}" if isinstance(c, float) else f"{c!s:>12s}" for c in cells))
+    for size, figures in result["sizes_um"].items():
+        trained = "trained on" if figures["trained_on"] else "not trained on"
+        ratio = "" if figures["total_ratio"] is None else f", expected / measured reads {figures['total_ratio']:.3f}"
+        print(f"spots of {size} um ({trained}): {figures['spots']}{ratio}")
+        print(f"{'':18s}" + "".join(f"{title:>12s}" for title in SIZE_COLUMNS.values()))
+        for method, summary in figures["methods"].items():
+            cells = ["-" if (value := summary[key]) is None else f"{value:.3f}" for key in SIZE_COLUMNS]
+            print(f"{method:18s}" + "".join(f"{cell:>12s}" for cell in cells))
     if result["synthetic"]:
         print("SYNTHETIC tissue: these figures say nothing about real tissue.")
     if result["genes_not_in_the_data"]:

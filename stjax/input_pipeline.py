@@ -1,7 +1,8 @@
 """Records to batches: grain reads and decodes on the host, everything else happens on the device.
 
 A batch holds `image` [B, H, W, 3] uint8, `counts` [B, S, G] float32 of the panel's genes, `total` [B, S, 1] float32
-reads of each spot, and `mask` [B, S], 1 for a measured spot. S is 1 for patches.
+reads of each spot, and `mask` [B, S], 1 for a measured spot. S is 1 for patches. Tiles have many spots, the counts of
+the main genes only, masks that weigh spots by their size, and `spots`, the stacked `SpotTable` of the tiles.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -16,8 +17,7 @@ from absl import flags
 from data_prep.dataset import PatchDataset
 from stjax.panel import Panel, usable_spots
 from stjax.protocols import Protocol
-
-Batch = dict[str, Any]  # of arrays
+from stjax.tile_records import Batch, TileRecords
 
 
 class PatchRecords:
@@ -64,6 +64,20 @@ class PatchRecords:
         """{"image": [H, W, 3] uint8, "index": []}; what grain's threads and processes run."""
         return {"image": self._source[int(self._rows[index])]["image"], "index": np.int64(index)}
 
+    @property
+    def total(self) -> np.ndarray:
+        """[N] float32 reads."""
+        return self._total
+
+    @property
+    def num_spots(self) -> int:
+        """N."""
+        return len(self)
+
+    def describe(self, index: int) -> str:
+        """Names a patch, for messages."""
+        return f"{self.section[index]}/{self.spot_id[index]}"
+
     def counts(self, index: np.ndarray) -> np.ndarray:
         """[B] positions to [B, 1, G] float32 raw counts of the panel's genes."""
         return self._counts[index].toarray()[:, None, :]
@@ -90,13 +104,35 @@ class PatchRecords:
         }
 
 
+def open_records(
+    dataset: PatchDataset,
+    sections: Sequence[str],
+    panel: Panel,
+    protocol: Protocol,
+    *,
+    train: bool,
+    sizes_um: Sequence[float] = (),
+) -> "Records":
+    """The patches or the tiles of some sections, as the data set has them.
+
+    Args:
+        sizes_um: of the spots of tiles, see `tile_spots.slides`.
+    """
+    if dataset.kind == "tiles":
+        return TileRecords(dataset, sections, panel, protocol, sizes_um=sizes_um)
+    return PatchRecords(dataset, sections, panel, protocol, train=train)
+
+
 def _columns_to(present: np.ndarray, width: int) -> scipy.sparse.csr_array:
     ones = np.ones(len(present), np.float32)
     return scipy.sparse.csr_array((ones, (np.arange(len(present)), present)), shape=(len(present), width))
 
 
+Records = PatchRecords | TileRecords
+
+
 def training_batches(
-    records: PatchRecords, *, batch_size: int, seed: int, start_step: int, num_workers: int
+    records: Records, *, batch_size: int, seed: int, start_step: int, num_workers: int
 ) -> Generator[tuple[Batch, np.ndarray]]:
     """Endless shuffled batches of this host, every record once an epoch, starting at any step at no cost.
 
@@ -127,7 +163,7 @@ def training_batches(
             close()
 
 
-def evaluation_batches(records: PatchRecords, *, batch_size: int) -> Iterator[tuple[Batch, np.ndarray]]:
+def evaluation_batches(records: Records, *, batch_size: int) -> Iterator[tuple[Batch, np.ndarray]]:
     """Every record once, in order; the last batch is padded under its mask.
 
     Yields:

@@ -1,7 +1,18 @@
-"""Training losses. Arrays are [B, S, G] with a mask over measured spots; means divide by the mask sum."""
+"""Training losses over measured spots. Arrays are [B, S, G], masks [B, S]; means divide by the mask's sum.
+
+A mask may hold weights instead of ones: sizes of spots then count as asked. Another loss is one entry of `LOSSES`.
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.special import gammaln
+
+from data_prep.errors import InputError
+
+_TINY = 1e-8
 
 
 def masked_mse(prediction: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
@@ -32,3 +43,119 @@ def main_aux_mse(
         parts["loss_aux"] = masked_mse(outputs["aux"], targets["aux"], mask)
         loss = loss + aux_weight * parts["loss_aux"]
     return loss, {"loss": loss, **parts}
+
+
+def masked_pearson(prediction: jax.Array, target: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Pearson correlation of each gene over the measured spots of the whole batch.
+
+    Returns:
+        [G] correlations, and [G] 1 for a gene whose target varies, 0 for one that has no correlation.
+    """
+    weight = mask[..., None] / jnp.maximum(jnp.sum(mask), 1.0)
+
+    def centred(values: jax.Array) -> jax.Array:
+        values = values.astype(jnp.float32)
+        return values - jnp.sum(values * weight, axis=(0, 1), keepdims=True)
+
+    p, t = centred(prediction), centred(target)
+    both, of_p, of_t = (jnp.sum(weight * a * b, axis=(0, 1)) for a, b in ((p, t), (p, p), (t, t)))
+    varies = (of_t > _TINY).astype(jnp.float32)
+    return varies * both * jax.lax.rsqrt((of_p + _TINY) * (of_t + _TINY)), varies
+
+
+def mse_pcc(
+    outputs: dict[str, jax.Array],
+    targets: dict[str, jax.Array],
+    mask: jax.Array,
+    *,
+    aux_weight: float = 1.0,
+    pcc_weight: float = 0.5,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """PixNet's `L = L_mse + lambda (1 - mean over genes of the batch's PCC)` (equation 6, lambda 0.5 in the text).
+
+    Genes that do not vary over the batch are left out of the mean.
+
+    Returns:
+        The loss, and its parts by name.
+    """
+    mse, parts = main_aux_mse(outputs, targets, mask, aux_weight=aux_weight)
+    correlation, varies = masked_pearson(outputs["main"], targets["main"], mask)
+    pcc = 1 - jnp.sum(correlation) / jnp.maximum(jnp.sum(varies), 1.0)
+    loss = mse + pcc_weight * pcc
+    return loss, parts | {"loss": loss, "loss_pcc": pcc}
+
+
+def negative_binomial(counts: jax.Array, mean: jax.Array, dispersion: jax.Array) -> jax.Array:
+    """Negative log-likelihood of counts with variance mean + mean^2 / dispersion, elementwise."""
+    mean, dispersion = mean + _TINY, dispersion + _TINY
+    log_sum = jnp.log(dispersion + mean)
+    return (
+        gammaln(counts + 1)
+        + gammaln(dispersion)
+        - gammaln(counts + dispersion)
+        - dispersion * (jnp.log(dispersion) - log_sum)
+        - counts * (jnp.log(mean) - log_sum)
+    )
+
+
+def additive_nll(
+    outputs: dict[str, jax.Array], counts: jax.Array, total: jax.Array, mask: jax.Array, *, total_weight: float = 0.1
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Negative log-likelihood of counts given rates summed over spots: of each gene, and of the spot's total.
+
+    Given the total T, gene g is negative binomial of mean T y_g / sum(y): sums are normalised after aggregation, so
+    depth, which says little about tissue, does not touch the genes. The total itself is negative binomial of mean
+    sum(y), which gives the rates their scale.
+
+    Args:
+        outputs: "rates" [B, S, M + 1], all other genes last, and "dispersion" [M + 2], the totals' last.
+        counts: [B, S, M] raw counts of the panel's genes.
+        total: [B, S, 1] raw counts of all genes.
+        mask: [B, S]; a spot without a pixel has no rate and must be masked.
+
+    Returns:
+        The mean over spots of the genes' mean plus `total_weight` times the total's, and its parts by name.
+    """
+    rates, dispersion = outputs["rates"], outputs["dispersion"]
+    every = jnp.concatenate([counts, jnp.maximum(total - jnp.sum(counts, axis=-1, keepdims=True), 0)], axis=-1)
+    expected = jnp.sum(rates, axis=-1, keepdims=True)  # [B, S, 1]
+    of_genes = negative_binomial(every, total * rates / (expected + _TINY), dispersion[None, None, :-1])
+    of_total = negative_binomial(total, expected, dispersion[None, None, -1:])[..., 0]
+    spots = jnp.maximum(jnp.sum(mask), 1.0)
+    genes, totals = jnp.sum(jnp.mean(of_genes, axis=-1) * mask) / spots, jnp.sum(of_total * mask) / spots
+    loss = genes + total_weight * totals
+    return loss, {"loss": loss, "loss_main": genes, "loss_total": totals}
+
+
+def additive_expression(rates: jax.Array, transform: Callable[[Any, Any], jax.Array]) -> jax.Array:
+    """Expected counts [..., M + 1] to expression [..., M] in a protocol's units, normalised after aggregation.
+
+    Args:
+        transform: the protocol's, of counts [..., M] and totals [..., 1].
+    """
+    return transform(rates[..., :-1], jnp.sum(rates, axis=-1, keepdims=True))
+
+
+Loss = Callable[[dict[str, jax.Array], dict[str, jax.Array], dict[str, Any], float], tuple[jax.Array, dict[str, Any]]]
+
+# {config.loss: function of outputs, targets, batch and the weight of AuxNet}
+LOSSES: dict[str, Loss] = {
+    "mse": lambda out, targets, batch, aux: main_aux_mse(out, targets, batch["mask"], aux_weight=aux),
+    "mse_pcc": lambda out, targets, batch, aux: mse_pcc(out, targets, batch["mask"], aux_weight=aux),
+    "additive_nll": lambda out, _, batch, __: additive_nll(out, batch["counts"], batch["total"], batch["mask"]),
+}
+
+
+def get_loss(name: str, *, additive: bool) -> Loss:
+    """The loss called `name`.
+
+    Args:
+        additive: whether the model gives rates, which only "additive_nll" is for.
+
+    Raises:
+        InputError: no such loss, or not for this model.
+    """
+    fitting = [known for known in LOSSES if (known == "additive_nll") == additive]
+    if name not in fitting:
+        raise InputError(f"config.loss is {name!r}; choose {', '.join(fitting)} for this model")
+    return LOSSES[name]

@@ -1,5 +1,5 @@
 """Optimisers and learning-rate schedules. Updates are scaled by the learning rate last, so that a schedule may follow
-the validation loss; SGD with momentum and AdamW are then exactly PyTorch's."""
+the validation loss; SGD with momentum, Adam and AdamW are then exactly PyTorch's."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ import optax
 
 from data_prep.errors import InputError
 
-OPTIMIZERS = ("sgd", "adamw")
+OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "cosine", "cosine_5_epochs", "plateau")
 
 
@@ -19,11 +19,14 @@ def make_optimizer(name: str, *, momentum: float, weight_decay: float) -> optax.
     """The direction of a step, before the learning rate.
 
     Args:
-        name: "sgd" (momentum on gradient plus decay, as torch.optim.SGD) or "adamw" (decoupled decay on matrices and
-            convolutions; biases and normalisation scales are not decayed).
+        name: "sgd" (momentum on gradient plus decay, as torch.optim.SGD), "adam" (decay added to the gradient, as
+            torch.optim.Adam) or "adamw" (decoupled decay on matrices and convolutions; biases and normalisation
+            scales are not decayed).
     """
     if name == "sgd":
         return optax.chain(optax.add_decayed_weights(weight_decay), optax.trace(decay=momentum))
+    if name == "adam":
+        return optax.chain(optax.add_decayed_weights(weight_decay), optax.scale_by_adam())
     if name == "adamw":
 
         def decayed(params: Any) -> Any:

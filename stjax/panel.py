@@ -82,10 +82,11 @@ class Panel:
         return cls(**fields)
 
 
-def usable_spots(protocol: Protocol, table: SectionTable, *, train: bool) -> np.ndarray:
-    """[S] bool: the spots of a section that the protocol trains (or tests) on."""
+def usable_spots(protocol: Protocol, table: SectionTable, *, train: bool, tiles: bool = False) -> np.ndarray:
+    """[S] bool: the spots of a section that the protocol trains (or tests) on. Tiles are white and tissue at once:
+    their whiteness says nothing of a spot."""
     usable = table.total_counts >= protocol.min_counts
-    if protocol.max_white_fraction < 1 and (train or protocol.white_filter_scope == "all"):
+    if not tiles and protocol.max_white_fraction < 1 and (train or protocol.white_filter_scope == "all"):
         usable &= table.white_fraction[table.record_of_spot] < protocol.max_white_fraction
     return usable
 
@@ -97,7 +98,8 @@ def fit_panel(protocol: Protocol, dataset: PatchDataset, split: Split) -> Panel:
         InputError: fewer usable spots or genes than the protocol needs.
     """
     tables = {name: dataset.table(name) for name in split.train}
-    kept = {name: usable_spots(protocol, table, train=True) for name, table in tables.items()}
+    tiles = dataset.kind == "tiles"
+    kept = {name: usable_spots(protocol, table, train=True, tiles=tiles) for name, table in tables.items()}
     counts = _stack([table.counts[kept[name]] for name, table in tables.items()])
     total = np.concatenate([table.total_counts[kept[name]] for name, table in tables.items()])
     if counts.shape[0] < 2:
@@ -109,7 +111,7 @@ def fit_panel(protocol: Protocol, dataset: PatchDataset, split: Split) -> Panel:
     scope = counts
     if protocol.panel_scope == "all":  # as published: the panel sees the test patients
         others = [dataset.table(name) for name in (*split.val, *split.test)]
-        seen = [table.counts[usable_spots(protocol, table, train=False)] for table in others]
+        seen = [table.counts[usable_spots(protocol, table, train=False, tiles=tiles)] for table in others]
         scope = _stack([counts, *seen])
     mean = np.asarray(scope.mean(axis=0)).ravel()
     fraction = np.bincount(scope.indices, weights=scope.data > 0, minlength=scope.shape[1]) / scope.shape[0]
@@ -122,15 +124,13 @@ def fit_panel(protocol: Protocol, dataset: PatchDataset, split: Split) -> Panel:
     ranked = eligible[np.argsort(-mean[eligible], kind="stable")]
     columns = np.concatenate([np.sort(ranked[: protocol.num_main_genes]), np.sort(ranked[protocol.num_main_genes :])])
 
-    target_mean, target_std = _moments(protocol, counts, total, columns)
     num_main = protocol.num_main_genes
-    train_mean = target_mean[:num_main].copy()
-    for part, standardise in (
-        (slice(None, num_main), protocol.standardise_main),
-        (slice(num_main, None), protocol.standardise_aux),
-    ):
-        if not standardise:
-            target_mean[part], target_std[part] = 0.0, 1.0
+    target_mean, target_std = np.zeros(len(columns)), np.ones(len(columns))
+    train_mean, main_std = _moments(protocol, counts, total, columns[:num_main])
+    if protocol.standardise_main:
+        target_mean[:num_main], target_std[:num_main] = train_mean, main_std
+    if protocol.standardise_aux:
+        target_mean[num_main:], target_std[num_main:] = _moments(protocol, counts, total, columns[num_main:])
 
     records = {name: np.unique(table.record_of_spot[kept[name]]) for name, table in tables.items()}
     pixel_mean = np.concatenate([tables[name].channel_mean[index] for name, index in records.items()])
@@ -165,8 +165,9 @@ def _moments(protocol: Protocol, counts: Any, total: np.ndarray, columns: np.nda
     """Mean and deviation of the transformed targets, a block of genes at a time to bound the memory."""
     mean, std = np.zeros(len(columns)), np.ones(len(columns))
     by_gene = counts.tocsc()
-    for start in range(0, len(columns), 512):
-        block = slice(start, start + 512)
+    genes = max(1, (1 << 25) // max(counts.shape[0], 1))
+    for start in range(0, len(columns), genes):
+        block = slice(start, start + genes)
         block_counts = by_gene[:, columns[block]].toarray().astype(np.float64)
         values = protocol.transform(block_counts, total[:, None], counts.shape[1])
         mean[block], deviation = values.mean(axis=0), values.std(axis=0)

@@ -12,18 +12,20 @@ examples:
 
 import argparse
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_prep import cli, patches, readers, stain
+from data_prep import cli, patches, readers, stain, tiles
 from data_prep.errors import InputError
-from data_prep.section import DISC, Section
+from data_prep.section import DISC, POLYGON, Section
 from data_prep.slide import Slide, file_sha256, open_slide
 from stjax import parallel, workdir, writer
 from stjax.config import names
+from stjax.ops.spot_pool import Shapes
+from stjax.tile_records import TileTables
 
 SCALE_TOLERANCE = 0.05  # a section whose scale is further than this from the training's is resampled
 THUMBNAIL_PX = 1000
@@ -122,30 +124,39 @@ def gene_columns(run: workdir.Run, genes: Sequence[str]) -> np.ndarray:
 
 
 def predict_slide(run: workdir.Run, section: Section, slide: Slide) -> writer.SectionPrediction:
-    """Predicts every spot of a section whose whole window lies inside the image."""
+    """Predicts every spot of a section: of a model of patches, those whose whole window lies inside the image."""
     data = run.data
     px_scale = data.um_per_px / section.um_per_px
     if abs(px_scale - 1) <= SCALE_TOLERANCE and not data.parameters.get("um_per_px"):
         px_scale = 1.0
     else:
         print(f"section {section.name}: resampled from {section.um_per_px:.3f} to {data.um_per_px:.3f} um per px")
-    inside = patches.inside_mask(slide, section.spot_xy, patch_size_px=data.image_size_px, px_scale=px_scale)
-    if not inside.all():
-        print(f"note: section {section.name}: {int((~inside).sum())} spots too near the border are not predicted")
-    if not inside.any():
-        raise InputError(
-            f"Section {section.name!r}: no spot has its whole {data.image_size_px} px window inside the image; "
-            "check scale and coordinates with python -m data_prep.check"
-        )
-    xy = section.spot_xy[inside]
     transform = None
     if data.stain_target is not None:  # as the training slides were, each fitted on its own and mapped to the target
         target = stain.profile_from(data.stain_target)
         standardise = data.parameters["stain_standardise"]
         transform = stain.fit_transform_for(data.parameters["stain"], slide, target, standardise=standardise)
-    images = patches.cut_patches(slide, xy, patch_size_px=data.image_size_px, px_scale=px_scale, transform=transform)
-    images = cli.progress(images, total=len(xy), description=section.name, unit="spot")
-    expression = np.concatenate(list(predict_patches(run, images, len(xy))))
+    if data.tiles is None:
+        inside = patches.inside_mask(slide, section.spot_xy, patch_size_px=data.image_size_px, px_scale=px_scale)
+        if not inside.all():
+            print(f"note: section {section.name}: {int((~inside).sum())} spots too near the border are not predicted")
+        if not inside.any():
+            raise InputError(
+                f"Section {section.name!r}: no spot has its whole {data.image_size_px} px window inside the image; "
+                "check scale and coordinates with python -m data_prep.check"
+            )
+        images = patches.cut_patches(
+            slide,
+            section.spot_xy[inside],
+            patch_size_px=data.image_size_px,
+            px_scale=px_scale,
+            transform=transform,
+        )
+        images = cli.progress(images, total=int(inside.sum()), description=section.name, unit="spot")
+        expression = np.concatenate(list(predict_patches(run, images, int(inside.sum()))))
+    else:
+        inside, expression = predict_section_tiles(run, section, slide, px_scale=px_scale, transform=transform)
+    xy = section.spot_xy[inside]
     counts = section.counts[inside]
     columns = data.panel.columns(section.genes)[: data.panel.num_main]
     # Legacy count files leave out genes without any count; elsewhere a gene that is not there was not measured.
@@ -155,20 +166,90 @@ def predict_slide(run: workdir.Run, section: Section, slide: Slide) -> writer.Se
     total = np.asarray(counts.sum(axis=1), np.float64)[:, None]
     thumbnail = slide.thumbnail(THUMBNAIL_PX)
     discs = section.spot_size_px[section.spot_kind == DISC]
+    image_sha256 = file_sha256(section.image_path)
+    radius = float(np.median(discs)) if len(discs) else 50 / section.um_per_px
     return writer.SectionPrediction(
         section=section.name,
         patient=section.patient,
         spot_id=section.spot_id[inside],
         spot_xy=xy,
-        spot_radius_px=float(np.median(discs)) if len(discs) else 50 / section.um_per_px,
+        spot_radius_px=radius,
+        spot_size_um=np.full(len(xy), 2 * radius * section.um_per_px),
+        slide=image_sha256,
         um_per_px=section.um_per_px,
         expression=expression,
         truth=run.protocol.transform(measured, total, data.panel.num_genes),
         synthetic=section.synthetic,
-        data_sha256=file_sha256(section.image_path),
+        total=total[:, 0],
+        data_sha256=image_sha256,
         thumbnail=thumbnail,
         thumbnail_scale=thumbnail.shape[1] / slide.width,
     )
+
+
+def predict_section_tiles(
+    run: workdir.Run, section: Section, slide: Slide, *, px_scale: float, transform: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """A model of tiles on the spots of a raw section.
+
+    Returns:
+        [N] bool, the spots that cover a pixel of the slide, and [S, M] their expression.
+    """
+    size = run.data.image_size_px
+    rows = np.arange(len(section.spot_id))
+    reach = tiles.spot_reach_px(section, rows) / px_scale
+    margin = tiles.context_px(section.name, size, reach, run.data.parameters["context_px"])
+    origins, members = tiles.lay_out(section.spot_xy, rows, size_px=size, context_px=margin, px_scale=px_scale)
+
+    def shapes_of(origin: np.ndarray, spots: np.ndarray) -> Shapes:
+        # Coordinates count from the image's corner, shapes' from the first pixel's centre.
+        kind = section.spot_kind[spots]
+        size_px = section.spot_size_px[spots].astype(np.float64) / px_scale
+        is_polygon = kind == POLYGON
+        rings = (section.polygons[int(section.spot_size_px[spot])] for spot in spots[is_polygon])
+        outlines = [(ring - origin) / px_scale - 0.5 for ring in rings]
+        size_px[is_polygon] = np.arange(len(outlines))
+        return Shapes(kind, (section.spot_xy[spots] - origin) / px_scale - 0.5, size_px, tuple(outlines))
+
+    tables = TileTables([shapes_of(*tile) for tile in zip(origins, members, strict=True)], size_px=size)
+
+    def image(tile: int) -> np.ndarray:
+        window = patches.cut_window(slide, origins[tile], size_px=size, px_scale=px_scale, transform=transform)
+        return window[0]
+
+    found = np.concatenate([each["expression"] for each in predict_tiles(run, tables, image, section.name)])
+    order, covers = np.concatenate(members), np.concatenate(tables.pixels) > 0
+    if not covers.all():
+        print(f"note: section {section.name}: {int((~covers).sum())} spots cover no pixel and are not predicted")
+    expression = np.empty_like(found)
+    expression[order] = found
+    inside = np.zeros(len(rows), bool)
+    inside[order] = covers
+    return inside, expression[inside]
+
+
+def predict_tiles(
+    run: workdir.Run, tables: TileTables, image: Callable[[int], np.ndarray], description: str
+) -> Iterator[dict[str, np.ndarray]]:
+    """Streams tiles through the model; yields each tile's {"expression": [S, M] float32, and "total" [S] of rates}.
+
+    Args:
+        tables: the tiles' spots.
+        image: gives tile i, [H, W, 3] uint8.
+    """
+    size = parallel.round_up(run.config.eval_batch_size, run.mesh)
+    count = len(tables.pixels)
+    with cli.progress(total=count, description=description, unit="tile") as bar:
+        for start in range(0, count, size):
+            index = range(start, min(start + size, count))
+            images = np.stack([image(tile) for tile in index])
+            images = np.pad(images, [(0, size - len(index)), (0, 0), (0, 0), (0, 0)])
+            batch = parallel.put_batch({"image": images, "spots": tables.stacked(index, size)}, run.mesh)
+            outputs = {name: np.asarray(value) for name, value in run.predict_step(run.state, batch).items()}
+            for place, tile in enumerate(index):
+                spots = len(tables.pixels[tile])
+                yield {name: value[place, :spots] for name, value in outputs.items()}
+            bar.update(len(index))
 
 
 def predict_patches(run: workdir.Run, images: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
@@ -180,8 +261,8 @@ def predict_patches(run: workdir.Run, images: Iterable[np.ndarray], count: int) 
         if len(batch) == size or position == count:
             padded = np.zeros((size, *image.shape), np.uint8)
             padded[: len(batch)] = batch
-            on_device = parallel.put_batch({"image": padded}, run.mesh)["image"]
-            yield np.asarray(run.predict_step(run.state, on_device))[: len(batch), 0]
+            on_device = parallel.put_batch({"image": padded}, run.mesh)
+            yield np.asarray(run.predict_step(run.state, on_device)["expression"])[: len(batch), 0]
             batch.clear()
 
 

@@ -210,6 +210,39 @@ stnet = Protocol(
     ),
 )
 
+pixnet = Protocol(
+    name="pixnet",
+    source=(
+        "Zhang, Yang and Pan, PixNet, arXiv 2503.01347, 2025: expression divided by the spot's sum, then log. Reading: "
+        "10,000 reads a spot and log(1 + x), the normalisation of the work it cites. Differs: genes are ranked on "
+        "training patients (the text says across the data set), and the checkpoint is chosen on validation patients."
+    ),
+    target="log1p_library",
+    standardise_main=False,
+    standardise_aux=False,
+    panel_scope="train",
+    min_spot_fraction=0.0,
+    min_counts=0,
+    white_filter_scope="train",
+    max_white_fraction=1.0,
+    image_std="pooled",
+    pooling="pooled",
+    test_patients=(),
+    recipe=MappingProxyType(
+        {
+            "optimizer": "adam",
+            "learning_rate": 5e-4,
+            "momentum": 0.9,
+            "weight_decay": 1e-4,
+            "schedule": "constant",
+            "early_stopping_patience": 0,
+            "batch_size": 8,
+            "num_epochs": 500,
+            "aux_weight": 1.0,
+        }
+    ),
+)
+
 stjax = Protocol(
     name="stjax",
     source="stjax's own: library-normalised log targets, nothing chosen or fitted outside the training patients.",

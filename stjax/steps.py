@@ -14,28 +14,49 @@ from stjax.config import Config
 from stjax.models import weights
 from stjax.panel import Panel
 from stjax.protocols import Protocol, get_protocol
+from stjax.tile_records import TileFacts
 
 State = dict[str, Any]  # {"params", "statistics", "opt_state"}
+Batch = dict[str, Any]  # see `input_pipeline`
 NUM_SYMMETRIES = 8
 
 
-def symmetry(images: jax.Array, which: int) -> jax.Array:
-    """One of the eight symmetries of the square, `which` in 0..7, applied to all [B, H, H, C] images."""
-    images = jnp.flip(images, axis=1) if which & 1 else images
-    images = jnp.flip(images, axis=2) if which & 2 else images
-    return jnp.swapaxes(images, 1, 2) if which & 4 else images
+def symmetry(which: Any) -> jax.Array:
+    """One of the eight symmetries of the square for all images, `which` in 0..7, as `turn` takes it."""
+    return ((jnp.asarray(which) >> jnp.arange(3)) & 1 > 0).reshape(3, 1, 1, 1, 1)
 
 
-def random_symmetry(images: jax.Array, key: jax.Array) -> jax.Array:
-    """A random symmetry per image: horizontal flip, vertical flip and 90-degree turn, each with p = 0.5, as BrST-Net.
+def random_symmetries(count: int, key: jax.Array) -> jax.Array:
+    """A random symmetry for each of `count` images, each of the three parts with p = 0.5, as BrST-Net."""
+    return jax.random.bernoulli(key, 0.5, (3, count, 1, 1, 1))
+
+
+def turn(images: jax.Array, parts: jax.Array) -> jax.Array:
+    """Flips rows, flips columns, then swaps them, where `parts` say so.
 
     Args:
         images: [B, H, H, C], square.
+        parts: [3, B or 1, 1, 1, 1] bool.
     """
-    choices = jax.random.bernoulli(key, 0.5, (3, images.shape[0], 1, 1, 1))
-    images = jnp.where(choices[0], jnp.flip(images, axis=1), images)
-    images = jnp.where(choices[1], jnp.flip(images, axis=2), images)
-    return jnp.where(choices[2], jnp.swapaxes(images, 1, 2), images)
+    images = jnp.where(parts[0], jnp.flip(images, axis=1), images)
+    images = jnp.where(parts[1], jnp.flip(images, axis=2), images)
+    return jnp.where(parts[2], jnp.swapaxes(images, 1, 2), images)
+
+
+def turn_back(images: jax.Array, parts: jax.Array) -> jax.Array:
+    """The inverse of `turn`."""
+    images = jnp.where(parts[2], jnp.swapaxes(images, 1, 2), images)
+    images = jnp.where(parts[1], jnp.flip(images, axis=2), images)
+    return jnp.where(parts[0], jnp.flip(images, axis=1), images)
+
+
+def spots_of(batch: Batch, parts: jax.Array | None) -> dict[str, Any]:
+    """What a model is told of a batch beside its images: for tiles the spots, which stay where they are while the
+    images are turned."""
+    if "spots" not in batch:
+        return {}
+    undo = None if parts is None else lambda features: turn_back(features, parts)
+    return {"spots": batch["spots"], "undo": undo}
 
 
 def normalise(images: jax.Array, panel: Panel) -> jax.Array:
@@ -44,16 +65,22 @@ def normalise(images: jax.Array, panel: Panel) -> jax.Array:
     return (images.astype(jnp.float32) - mean) / std
 
 
-def make_targets(batch: dict[str, jax.Array], panel: Panel, protocol: Protocol) -> dict[str, jax.Array]:
-    """Raw counts [B, S, M + A] to the protocol's targets, {"main": [B, S, M], "aux": [B, S, A]}."""
+def make_targets(batch: Batch, panel: Panel, protocol: Protocol) -> dict[str, jax.Array]:
+    """Raw counts [B, S, M + A], or of the main genes [B, S, M], to the protocol's targets: {"main": [B, S, M], "aux":
+    [B, S, A or 0]}."""
     expression = protocol.transform(batch["counts"], batch["total"], panel.num_genes)
-    mean, std = (np.asarray(value, np.float32)[None, None, :] for value in (panel.target_mean, panel.target_std))
+    genes = expression.shape[-1]
+    mean, std = (
+        np.asarray(value[:genes], np.float32)[None, None, :] for value in (panel.target_mean, panel.target_std)
+    )
     standardised = (expression - mean) / std
     return {"main": standardised[..., : panel.num_main], "aux": standardised[..., panel.num_main :]}
 
 
-def make_model(config: Config, panel: Panel, *, image_size_px: int, rngs: nnx.Rngs) -> models.PatchModel:
-    """The model a config names, with heads as wide as the panel."""
+def make_model(
+    config: Config, panel: Panel, *, image_size_px: int, tiles: TileFacts | None = None, rngs: nnx.Rngs
+) -> models.Model:
+    """The model a config names, with heads as wide as the panel; `tiles` is for models of tiles."""
     mean, std = panel.target_mean[: panel.num_main], panel.target_std[: panel.num_main]
     return models.build(
         module=config.model.module,
@@ -63,9 +90,16 @@ def make_model(config: Config, panel: Panel, *, image_size_px: int, rngs: nnx.Rn
         num_main=panel.num_main,
         num_aux=panel.num_aux if config.model.aux else 0,
         image_size_px=image_size_px,
+        tiles=None if tiles is None else {"pixels_per_spot": tiles.pixels_per_spot, "base_rates": tiles.base_rates},
         main_mean=((panel.train_mean - mean) / std) if get_protocol(config.protocol).head_at_mean else None,
         rngs=rngs,
     )
+
+
+def loss_of_config(config: Config) -> losses.Loss:
+    """The loss a config names. Raises InputError when it does not suit the config's model."""
+    additive = config.model.options.to_dict().get("aggregation") == "additive"
+    return losses.get_loss(config.loss, additive=additive)
 
 
 def make_optimizer(config: Config) -> Any:
@@ -74,7 +108,13 @@ def make_optimizer(config: Config) -> Any:
 
 
 def init_state(
-    config: Config, panel: Panel, *, image_size_px: int, mesh: Mesh, abstract: bool = False
+    config: Config,
+    panel: Panel,
+    *,
+    image_size_px: int,
+    mesh: Mesh,
+    tiles: TileFacts | None = None,
+    abstract: bool = False,
 ) -> tuple[Any, State]:
     """The model's graph definition and a fresh state, replicated over the mesh; a function of `config.seed` alone.
 
@@ -86,7 +126,7 @@ def init_state(
 
     def fresh() -> tuple[Any, State]:
         rngs = nnx.Rngs(jax.random.key(config.seed))
-        model = make_model(config, panel, image_size_px=image_size_px, rngs=rngs)
+        model = make_model(config, panel, image_size_px=image_size_px, tiles=tiles, rngs=rngs)
         if config.init_from and not abstract:
             print(f"{config.init_from}: {weights.load(model.backbone, weights.locate(config.init_from))}")
         graphdef, params, statistics = models.split(model)
@@ -115,15 +155,19 @@ def make_train_step(
 
     All randomness comes from `config.seed` and the step number, so a resumed run repeats an uninterrupted one.
     """
-    optimizer = make_optimizer(config)
-    aux_weight, backbone_scale = config.aux_weight, config.backbone_learning_rate_scale
+    optimizer, loss_function = make_optimizer(config), loss_of_config(config)
+    backbone_scale = config.backbone_learning_rate_scale
 
     def train_step(
-        state: State, batch: dict[str, jax.Array], step: jax.Array, learning_rate: jax.Array
+        state: State, batch: Batch, step: jax.Array, learning_rate: jax.Array
     ) -> tuple[State, dict[str, jax.Array]]:
         augment_key, model_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), step))
-        images = random_symmetry(batch["image"], augment_key) if config.augment else batch["image"]
+        images, parts = batch["image"], None
+        if config.augment:
+            parts = random_symmetries(len(images), augment_key)
+            images = turn(images, parts)
         images = normalise(images, panel)
+        inputs = spots_of(batch, parts)
         wanted = make_targets(batch, panel, protocol)
 
         def loss_of(params: nnx.State) -> tuple[jax.Array, Any]:
@@ -135,8 +179,9 @@ def make_train_step(
                 train=True,
                 key=model_key,
                 frozen_backbone=backbone_scale == 0,
+                **inputs,
             )
-            loss, parts = losses.main_aux_mse(outputs, wanted, batch["mask"], aux_weight=aux_weight)
+            loss, parts = loss_function(outputs, wanted, batch, config.aux_weight)
             return loss, (parts, statistics)
 
         gradients, (parts, statistics) = jax.grad(loss_of, has_aux=True)(state["params"])
@@ -152,35 +197,48 @@ def make_train_step(
     )
 
 
-def forward(graphdef: Any, state: State, images: jax.Array, panel: Panel, protocol: Protocol) -> dict[str, jax.Array]:
-    """The model's outputs for uint8 [B, H, H, 3], averaged over the eight symmetries where the protocol says so."""
+def forward(graphdef: Any, state: State, batch: Batch, panel: Panel, protocol: Protocol) -> dict[str, jax.Array]:
+    """The model's outputs for uint8 images [B, H, H, 3], averaged over the eight symmetries where the protocol says
+    so."""
 
-    def outputs(images: jax.Array) -> dict[str, jax.Array]:
-        normalised = normalise(images, panel)
-        return models.apply(graphdef, state["params"], state["statistics"], normalised, train=False, key=None)[0]
+    def outputs(parts: jax.Array | None) -> dict[str, jax.Array]:
+        images = batch["image"] if parts is None else turn(batch["image"], parts)
+        inputs = spots_of(batch, parts)
+        images = normalise(images, panel)
+        return models.apply(graphdef, state["params"], state["statistics"], images, train=False, key=None, **inputs)[0]
 
     if not protocol.test_symmetries:
-        return outputs(images)
-    views = jnp.stack([symmetry(images, which) for which in range(NUM_SYMMETRIES)])  # [8, B, H, H, 3]
-    return jax.tree.map(
-        lambda each: jnp.mean(each, axis=0), jax.lax.map(outputs, views)
-    )  # one program, run eight times
+        return outputs(None)
+    every = jax.lax.map(lambda which: outputs(symmetry(which)), jnp.arange(NUM_SYMMETRIES))  # one program, run 8 times
+    return jax.tree.map(lambda each: jnp.mean(each, axis=0), every)
 
 
-def to_expression(main: jax.Array, panel: Panel) -> jax.Array:
-    """Main-head outputs [B, S, M] in the protocol's expression units: standardisation undone."""
+def to_expression(outputs: dict[str, jax.Array], panel: Panel, protocol: Protocol) -> jax.Array:
+    """A model's outputs to [B, S, M] in the protocol's expression units."""
+    if "rates" in outputs:
+        return losses.additive_expression(
+            outputs["rates"], lambda counts, total: protocol.transform(counts, total, panel.num_genes)
+        )
     mean = np.asarray(panel.target_mean[: panel.num_main], np.float32)[None, None, :]
     std = np.asarray(panel.target_std[: panel.num_main], np.float32)[None, None, :]
-    return main * std + mean
+    return outputs["main"] * std + mean
+
+
+def predicted(outputs: dict[str, jax.Array], panel: Panel, protocol: Protocol) -> dict[str, jax.Array]:
+    """{"expression": [B, S, M]} and, from a model of rates, {"total": [B, S]}, the expected reads of each spot."""
+    result = {"expression": to_expression(outputs, panel, protocol)}
+    if "rates" in outputs:
+        result["total"] = jnp.sum(outputs["rates"], axis=-1)
+    return result
 
 
 def make_predict_step(
     graphdef: Any, panel: Panel, protocol: Protocol, mesh: Mesh
-) -> Callable[[State, jax.Array], jax.Array]:
-    """A jitted `step(state, images uint8 [B, H, H, 3]) -> [B, S, M]` in the protocol's expression units."""
+) -> Callable[[State, Batch], dict[str, jax.Array]]:
+    """A jitted `step(state, {"image": uint8 [B, H, H, 3], and "spots" of tiles})`, which gives `predicted`."""
 
-    def predict_step(state: State, images: jax.Array) -> jax.Array:
-        return to_expression(forward(graphdef, state, images, panel, protocol)["main"], panel)
+    def predict_step(state: State, batch: Batch) -> dict[str, jax.Array]:
+        return predicted(forward(graphdef, state, batch, panel, protocol), panel, protocol)
 
     whole, split = parallel.replicated(mesh), parallel.split_batch(mesh)
     return jax.jit(predict_step, in_shardings=(whole, split), out_shardings=split)
@@ -188,16 +246,16 @@ def make_predict_step(
 
 def make_eval_step(
     graphdef: Any, config: Config, panel: Panel, protocol: Protocol, mesh: Mesh
-) -> Callable[[State, dict[str, jax.Array]], tuple[jax.Array, dict[str, jax.Array]]]:
-    """A jitted `step(state, batch) -> prediction, losses`: the prediction as `make_predict_step`, each loss as its sum
-    over measured spots."""
+) -> Callable[[State, Batch], tuple[jax.Array, dict[str, jax.Array]]]:
+    """A jitted `step(state, batch) -> expression [B, S, M], losses`, each loss as its sum over measured spots."""
+    loss_function = loss_of_config(config)
 
-    def eval_step(state: State, batch: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
-        outputs = forward(graphdef, state, batch["image"], panel, protocol)
+    def eval_step(state: State, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+        outputs = forward(graphdef, state, batch, panel, protocol)
         wanted = make_targets(batch, panel, protocol)
-        _, parts = losses.main_aux_mse(outputs, wanted, batch["mask"], aux_weight=config.aux_weight)
+        _, parts = loss_function(outputs, wanted, batch, config.aux_weight)
         spots = jnp.sum(batch["mask"])
-        return to_expression(outputs["main"], panel), {name: part * spots for name, part in parts.items()}
+        return to_expression(outputs, panel, protocol), {name: part * spots for name, part in parts.items()}
 
     whole, split = parallel.replicated(mesh), parallel.split_batch(mesh)
     return jax.jit(eval_step, in_shardings=(whole, split), out_shardings=(split, whole))

@@ -5,7 +5,7 @@ usage: python -m stjax.train --config=FILE [--workdir=DIR] [--config.KEY=VALUE .
   --config=FILE           a config, e.g. configs/enet_b0_aux.py; configs/default.py explains every key
   --workdir=DIR           where the run lives; default runs/<config's name>. A run found there is resumed
   --config.data_dir=DIR   a data set made by python -m data_prep.build; without it the synthetic demo data is used
-  --config.protocol=NAME  stjax (default), brstnet_paper or brstnet_code
+  --config.protocol=NAME  stjax (default), brstnet_paper, brstnet_code, stnet or pixnet
   --config.KEY=VALUE      any other key of the config
 
 examples:
@@ -15,6 +15,7 @@ examples:
       --config.test_sections=C5
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -35,7 +36,9 @@ from data_prep.errors import InputError
 from stjax import checkpoint, demo_data, evaluate, input_pipeline, metrics, optim, parallel, protocols, steps, workdir
 from stjax import config as configs
 from stjax.config import Config
+from stjax.ops.spot_pool import merge_layouts
 from stjax.panel import Panel, fit_panel
+from stjax.tile_records import TileRecords
 
 
 def main(arguments: list[str]) -> None:
@@ -73,7 +76,8 @@ def run(config: Config, folder: Path) -> None:
     parallel.check_batch_size(config.batch_size, mesh)
 
     if is_demo:
-        path = demo_data.demo_dataset(patients=config.demo.patients, patch_size_px=config.demo.patch_size_px)
+        shape = ("layout", "patients", "spots", "patch_size_px", "tile_size_px")
+        path = demo_data.demo_dataset(**{name: config.demo[name] for name in shape})
     else:
         path = Path(config.data_dir)
     dataset = PatchDataset.open(path)
@@ -86,10 +90,14 @@ def run(config: Config, folder: Path) -> None:
     else:
         data = describe_data(config, protocol, dataset)
 
-    train_records = input_pipeline.PatchRecords(dataset, data.split.train, data.panel, protocol, train=True)
-    val_records = None
-    if data.split.val:
-        val_records = input_pipeline.PatchRecords(dataset, data.split.val, data.panel, protocol, train=False)
+    sizes = configs.numbers(config.spot_sizes_um, "config.spot_sizes_um")
+    kwargs = {"panel": data.panel, "protocol": protocol, "sizes_um": sizes}
+    train_records = input_pipeline.open_records(dataset, data.split.train, train=True, **kwargs)
+    val_records = (
+        input_pipeline.open_records(dataset, data.split.val, train=False, **kwargs) if data.split.val else None
+    )
+    if isinstance(train_records, TileRecords):
+        data = with_tiles(data, protocol, train_records, val_records)
     print_data(data, dataset, {"train": train_records, "val": val_records})
 
     # ------------------------------------------------------------------------------------- model, optimiser, restore
@@ -105,7 +113,7 @@ def run(config: Config, folder: Path) -> None:
     )
     checkpoints = folder / workdir.CHECKPOINTS
     meta: dict[str, Any] = {"step": 0, "best_step": 0, "finished": False}
-    state_kwargs = {"image_size_px": data.image_size_px, "mesh": mesh}
+    state_kwargs = {"image_size_px": data.image_size_px, "tiles": data.tiles, "mesh": mesh}
     graphdef, template = steps.init_state(config, data.panel, abstract=True, **state_kwargs)
     saved = checkpoint.newest(checkpoints) if known else None
     if saved is None:
@@ -191,8 +199,6 @@ def run(config: Config, folder: Path) -> None:
 
 def describe_data(config: Config, protocol: protocols.Protocol, dataset: PatchDataset) -> workdir.DataRecord:
     """Split, panel and statistics of a run."""
-    if dataset.patch_size_px is None:
-        raise InputError(f"{dataset.path} holds tiles, this model needs patches; build it with --patch-size-px")
     split = protocols.split_sections(
         protocol,
         {section["name"]: section["patient"] for section in dataset.sections},
@@ -208,7 +214,7 @@ def describe_data(config: Config, protocol: protocols.Protocol, dataset: PatchDa
         content_hash=dataset.content_hash,
         parameters=parameters,
         stain_target=dataset.manifest["stain_target"],
-        image_size_px=dataset.patch_size_px,
+        image_size_px=dataset.size_px,
         um_per_px=float(parameters.get("um_per_px") or np.median(scales)),
         synthetic=bool(dataset.manifest["synthetic"]),
         train_patients=tuple(sorted({s["patient"] for s in dataset.sections if s["name"] in split.train})),
@@ -219,34 +225,54 @@ def describe_data(config: Config, protocol: protocols.Protocol, dataset: PatchDa
     )
 
 
+def with_tiles(
+    data: workdir.DataRecord, protocol: protocols.Protocol, train: TileRecords, val: input_pipeline.Records | None
+) -> workdir.DataRecord:
+    """What a run of tiles knows besides: statistics of the spots it is trained on, and one layout for all tables, which
+    the records take."""
+    if data.tiles is None:
+        facts, layouts = train.facts(), [train.tables.layout]
+        if isinstance(val, TileRecords):
+            layouts.append(val.tables.layout)
+        facts = dataclasses.replace(facts, layout=merge_layouts(layouts))
+        data = dataclasses.replace(data, tiles=facts, panel=train.refit(data.panel, protocol))
+    for records in (train, val):
+        if isinstance(records, TileRecords) and data.tiles is not None:
+            records.tables.layout = data.tiles.layout
+    return data
+
+
 def validate(
     eval_step: Any,
     state: steps.State,
-    records: input_pipeline.PatchRecords,
+    records: input_pipeline.Records,
     config: Config,
     protocol: protocols.Protocol,
     panel: Panel,
     mesh: jax.sharding.Mesh,
 ) -> dict[str, float | None]:
-    """Loss over the validation spots, and the median over genes of the pooled PCC."""
-    predictions, loss = [], 0.0
+    """Loss over the validation spots, and the median over genes of the pooled PCC; bounded memory for any number."""
+    moments, loss, weight = metrics.Moments(panel.num_main), 0.0, 0.0
     size = parallel.round_up(config.eval_batch_size, mesh)
-    for batch, index in input_pipeline.evaluation_batches(records, batch_size=size):
+    for batch, _ in input_pipeline.evaluation_batches(records, batch_size=size):
         prediction, sums = eval_step(state, parallel.put_batch(batch, mesh))
-        loss += float(sums["loss"])
-        predictions.append(np.asarray(prediction)[: len(index), 0])
-    pcc = metrics.pearson_per_gene(np.concatenate(predictions), records.main_expression(panel, protocol))
+        measured = batch["mask"] > 0
+        counts = batch["counts"][measured][:, : panel.num_main].astype(np.float64)
+        truth = protocol.transform(counts, batch["total"][measured].astype(np.float64), panel.num_genes)
+        moments.update(np.asarray(prediction)[measured], truth)
+        loss, weight = loss + float(sums["loss"]), weight + float(batch["mask"].sum())
+    pcc = moments.pearson()
     known = pcc[~np.isnan(pcc)]
-    return {"val_loss": loss / len(records), "val_pcc_median": float(np.median(known)) if len(known) else None}
+    return {"val_loss": loss / weight, "val_pcc_median": float(np.median(known)) if len(known) else None}
 
 
-def flush(pending: list[Any], records: input_pipeline.PatchRecords) -> Iterator[dict[str, Any]]:
+def flush(pending: list[Any], records: input_pipeline.Records) -> Iterator[dict[str, Any]]:
     """Waits for the steps under way and hands over their figures; a loss that is no number ends the run."""
     for step, rate, parts, index in pending:
         values = {name: float(value) for name, value in parts.items()}
         if not math.isfinite(values["loss"]):
-            spots = ", ".join(f"{records.section[i]}/{records.spot_id[i]}" for i in index)
-            raise FloatingPointError(f"the loss is {values['loss']} at step {step}; its batch holds spots {spots}")
+            spots = ", ".join(records.describe(int(i)) for i in index)
+            raise FloatingPointError(f"the loss is {values['loss']} at step {step}; its batch holds {spots}")
         yield {"step": step, "learning_rate": rate, **values}
     pending.clear()
 
@@ -288,16 +314,18 @@ class Log:
 def overview(params: nnx.State, config: Config) -> str:
     """Parameters by part of the model."""
     arrays = nnx.to_pure_dict(params)
-    parts = {"main head": arrays["main"], "aux head": arrays.get("aux", {})}
-    parts = {f"backbone {name}": part for name, part in arrays["backbone"].items()} | parts
+    heads = {"main": "main head", "aux": "aux head"}
+    parts = {f"backbone {name}": part for name, part in arrays["backbone"].items()}
+    parts |= {heads.get(name, name): part for name, part in arrays.items() if name != "backbone"}
     # A part may be an array by itself, as ViT's position embedding is.
-    rows = [f"  {name:24s}{parameter_overview.count_parameters({name: part}):>12,}" for name, part in parts.items()]
-    total = parameter_overview.count_parameters(arrays)
+    count = parameter_overview.count_parameters  # of a scalar, it gives a float
+    rows = [f"  {name:24s}{int(count({name: part})):>12,}" for name, part in parts.items()]
+    total = int(count(arrays))
     return "\n".join([f"{config.model.module} {config.model.variant}: {total:,} parameters", *rows])
 
 
 def print_data(
-    data: workdir.DataRecord, dataset: PatchDataset, records: dict[str, input_pipeline.PatchRecords | None]
+    data: workdir.DataRecord, dataset: PatchDataset, records: dict[str, input_pipeline.Records | None]
 ) -> None:
     """What the run learns from, and what a reader of its figures must know."""
     if data.synthetic:
@@ -307,9 +335,11 @@ def print_data(
         patients = sorted({s["patient"] for s in dataset.sections if s["name"] in sections})
         size = ""
         if (known := records.get(part)) is not None:
-            size = f", {len(known)} spots"
+            size = f", {known.num_spots} spots"
+            if isinstance(known, TileRecords):
+                size += f" in {len(known)} tiles"
             if known.left_out:
-                size += f" ({known.left_out} left out by the protocol: few reads or a white patch)"
+                size += f" ({known.left_out} left out by the protocol: few reads or white)"
         print(f"{part:>5}: {len(sections)} sections of patient {', '.join(patients) or '-'}{size}")
     left_out = len(dataset.genes) - len(data.panel.symbol)
     print(

@@ -20,6 +20,7 @@ from stjax import config as configs
 from stjax.config import Config
 from stjax.panel import Panel
 from stjax.protocols import Protocol, Split, get_protocol
+from stjax.tile_records import TileFacts
 
 CONFIG, DATA, CHECKPOINTS, LOCK = "config.json", "data.json", "checkpoints", ".lock"
 
@@ -32,10 +33,11 @@ class DataRecord:
         data_dir, content_hash: the data set, and the SHA-256 of its manifest.
         parameters: how patches were cut and stained, from the manifest.
         stain_target: the fitted slide that stains were normalised to, from the manifest; None without normalisation.
-        image_size_px: side of a patch.
-        um_per_px: physical size of a patch pixel, the training sections' median.
+        image_size_px: side of a patch or tile.
+        um_per_px: physical size of its pixel, the training sections' median.
         synthetic: whether the data is the demo's.
         train_patients: whose sections the model is trained on.
+        tiles: of a model of tiles; None for patches.
     """
 
     data_dir: str
@@ -50,18 +52,22 @@ class DataRecord:
     protocol_hash: str
     split: Split
     panel: Panel
+    tiles: TileFacts | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, exact."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return values | {"split": dataclasses.asdict(self.split), "panel": self.panel.to_json()}
+        tiles = None if self.tiles is None else self.tiles.to_json()
+        return values | {"split": dataclasses.asdict(self.split), "panel": self.panel.to_json(), "tiles": tiles}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "DataRecord":
         """What `to_json` returned, as a record again."""
         split = Split(**{key: tuple(value) for key, value in values["split"].items()})
         patients = tuple(values["train_patients"])
-        return cls(**values | {"split": split, "panel": Panel.from_json(values["panel"]), "train_patients": patients})
+        tiles = None if values["tiles"] is None else TileFacts.from_json(values["tiles"])
+        panel = Panel.from_json(values["panel"])
+        return cls(**values | {"split": split, "panel": panel, "train_patients": patients, "tiles": tiles})
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -100,13 +106,13 @@ class Run:
             raise InputError(f"{workdir} has no checkpoint yet; train it (again) with python -m stjax.train")
         protocol = checked_protocol(data, workdir)
         graphdef, template = steps.init_state(
-            config, data.panel, image_size_px=data.image_size_px, mesh=mesh, abstract=True
+            config, data.panel, image_size_px=data.image_size_px, tiles=data.tiles, mesh=mesh, abstract=True
         )
         step = meta["best_step"]
         return cls(workdir, config, data, protocol, graphdef, checkpoint.restore(folder, step, template), step, mesh)
 
     @functools.cached_property
-    def predict_step(self) -> Callable[[steps.State, jax.Array], jax.Array]:
+    def predict_step(self) -> Callable[[steps.State, steps.Batch], dict[str, jax.Array]]:
         """`steps.make_predict_step` of this model, compiled once."""
         return steps.make_predict_step(self.graphdef, self.data.panel, self.protocol, self.mesh)
 

@@ -13,15 +13,19 @@ from stjax.panel import Panel
 from stjax.workdir import Run
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class SectionPrediction:
     """Predicted expression of one section's spots, and the measured one where it is known.
 
     Attributes:
         spot_id: [S] str; spot_xy: [S, 2] full-resolution pixels of the slide.
         spot_radius_px: of the discs, full-resolution pixels.
+        spot_size_um: [S], a disc's diameter or a square's side.
+        slide: what tells slides apart, the SHA-256 of the image.
         expression: [S, M] float32, in the protocol's expression units.
         truth: [S, M] or None; NaN for genes that the section's data lacks.
+        total: [S] measured reads.
+        predicted_total: [S] expected reads, of models that predict them.
         synthetic: whether the tissue is the demo's.
         data_sha256: of the data set's manifest or, for a raw section, of its image.
         thumbnail: [h, w, 3] uint8 picture of the slide; thumbnail_scale: its pixels per full-resolution pixel.
@@ -32,13 +36,17 @@ class SectionPrediction:
     spot_id: np.ndarray
     spot_xy: np.ndarray
     spot_radius_px: float
+    spot_size_um: np.ndarray
+    slide: str
     um_per_px: float
     expression: np.ndarray
     truth: np.ndarray | None
+    total: np.ndarray
     synthetic: bool
     data_sha256: str
     thumbnail: np.ndarray
     thumbnail_scale: float
+    predicted_total: np.ndarray | None = None
 
 
 def provenance(run: Run, *, data_sha256: str, synthetic: bool) -> dict[str, Any]:

@@ -165,10 +165,11 @@ class PixNet(nnx.Module):
         self.bottom = Conv(channels[-1], width, 1, bias=True, rngs=rngs)
         self.stages = nnx.List(DecoderStage(width, skip, rngs=rngs) for skip in reversed(channels[:-1]))
 
-    def features(
+    def encode(
         self, images: jax.Array, *, train: bool, key: jax.Array | None = None, frozen_backbone: bool = False
-    ) -> jax.Array:
-        """[B, H, W, 3] normalised images, sides multiples of the coarsest stride, to [B, H / 4, W / 4, width].
+    ) -> tuple[jax.Array, ...]:
+        """[B, H, W, 3] normalised images, sides multiples of the coarsest stride, to the pyramid, finest first:
+        [B, H / stride, W / stride, C] of each of `strides`.
 
         Raises:
             InputError: another size of image.
@@ -182,9 +183,12 @@ class PixNet(nnx.Module):
         if frozen_backbone:
             stages = jax.lax.stop_gradient(stages)
         if self.levels is None:
-            pyramid = self.pyramid(stages[-1])  # pyright: ignore[reportOptionalCall]
-        else:
-            pyramid = tuple(stages[level] for level in self.levels)
+            return self.pyramid(stages[-1])  # pyright: ignore[reportOptionalCall]
+        return tuple(stages[level] for level in self.levels)
+
+    def features(self, images: jax.Array, **options: Any) -> jax.Array:
+        """The decoder's features [B, H / 4, W / 4, width]; images and options are those of `encode`."""
+        pyramid = self.encode(images, **options)
         x = self.bottom(pyramid[-1])
         for stage, skip in zip(self.stages, reversed(pyramid[:-1]), strict=True):
             x = stage(x, skip)
@@ -257,7 +261,7 @@ def build_tile_model(
     Args:
         num_main: M, genes.
         image_size_px: side of the tiles; only a transformer's positions depend on it.
-        aggregation: "sum" (the paper), "mean", or "additive" (rates under a count likelihood, `losses_pixnet`).
+        aggregation: "sum" (the paper), "mean", or "additive" (rates under a count likelihood, `losses`).
         width: of the decoder; the paper's is 512.
         pixels_per_spot: constant divisor of "sum", best the mean number of pixels of the training spots.
         base_rates: [M + 1] of "additive", mean counts a pixel of each gene and of all others together.

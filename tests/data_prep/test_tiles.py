@@ -108,7 +108,7 @@ def test_tiles_hold_every_square_once_with_its_own_counts(squares, tmp_path, fak
     dataset = build_tiles(squares, tmp_path, fake_reader, tile_size_px=128, shard_mb=1)
     entry = dataset.sections[0]
     assert dataset.manifest["kind"] == "tiles"
-    assert dataset.patch_size_px is None
+    assert dataset.kind == "tiles"
     assert entry["split"] == "S_1__2_"
     assert entry["spots"] == 1600
     sizes = [shard["records"] for shard in entry["shards"]]

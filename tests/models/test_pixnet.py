@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from data_prep.errors import InputError
-from stjax import losses_pixnet, models
+from stjax import losses, models
 from stjax.models.pixnet import PixNet, Upsample, build_tile_model
 from stjax.ops.spot_pool import discs, shape_masks, spot_pool_reference, spot_table, squares, stack_tables
 
@@ -100,8 +100,8 @@ def test_training_gradients_are_finite_and_reach_every_parameter(aggregation):
         model = nnx.merge(graphdef, params, statistics, copy=True)
         outputs = model(images(), table(), train=True, key=key)
         if aggregation == "additive":
-            return losses_pixnet.additive_nll(outputs, counts, counts.sum(-1, keepdims=True) + 9, mask)[0]
-        return losses_pixnet.mse_pcc(outputs, {"main": counts}, mask)[0]
+            return losses.additive_nll(outputs, counts, counts.sum(-1, keepdims=True) + 9, mask)[0]
+        return losses.mse_pcc(outputs, {"main": counts}, mask)[0]
 
     loss, gradients = jax.jit(jax.value_and_grad(loss_of))(params)
     assert np.isfinite(loss)

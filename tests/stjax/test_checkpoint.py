@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import jax
@@ -48,25 +49,63 @@ def test_leftovers_of_a_killed_save_are_not_taken_for_checkpoints(tmp_path, stat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
 
-def test_every_flipped_bit_is_detected_and_the_older_checkpoint_used(tmp_path, state, caplog):
+def flip_bits_and_expect_detection(folder, state, caplog, flips):
+    """Flips one random bit at a time in a file of one of two checkpoints: small files are hit as often as large ones."""
     for step in (1, 2):
-        checkpoint.save(tmp_path, step, state, {"step": step, "best_step": 1})
-    files = sorted(path for path in (tmp_path / "2").rglob("*") if path.is_file() and path.stat().st_size)
+        scaled = jax.tree.map(lambda leaf, step=step: leaf * step, state)
+        checkpoint.save(folder, step, scaled, {"step": step, "best_step": step, "loss": 0.1 + 0.2})
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
+    assert {path.relative_to(folder).parts[0] for path in files} == {"1", "2"}
     rng = np.random.default_rng(0)
-    for path in files:
+    for _ in range(flips):
+        path = files[rng.integers(len(files))]
         original = path.read_bytes()
         damaged = bytearray(original)
         damaged[rng.integers(len(damaged))] ^= 1 << int(rng.integers(8))
         path.write_bytes(bytes(damaged))
-        meta = checkpoint.newest(tmp_path)
+        hit = int(path.relative_to(folder).parts[0])
+        caplog.clear()
+        meta = checkpoint.newest(folder)
         assert meta is not None
-        if meta["step"] == 2:  # a flip within the manifest's white space changes nothing that is read
-            assert path.name == checkpoint.MANIFEST
-        else:
-            with pytest.raises(InputError, match=r"damaged|no readable"):
-                checkpoint.restore(tmp_path, 2, template(state))
+        assert meta["step"] == 3 - hit or (hit, meta["step"]) == (1, 2)  # the newest whole one
+        assert ("damaged" in caplog.text or "no readable" in caplog.text) == (hit == 2)
+        with pytest.raises(InputError, match=r"is damaged|no readable"):
+            checkpoint.restore(folder, hit, template(state))
         path.write_bytes(original)
-    assert "is damaged" in caplog.text
+    restored = checkpoint.restore(folder, 2, template(state))
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b * 2), restored, state)
+
+
+def test_every_flipped_bit_is_detected_and_the_newest_whole_checkpoint_used(tmp_path, state, caplog):
+    flip_bits_and_expect_detection(tmp_path, state, caplog, flips=60)
+
+
+@pytest.mark.slow
+def test_a_thousand_flipped_bits_are_all_detected(tmp_path, state, caplog):
+    flip_bits_and_expect_detection(tmp_path, state, caplog, flips=int(os.environ.get("STJAX_TEST_FLIPS", "1000")))
+
+
+def test_every_flipped_bit_of_a_manifest_is_detected(tmp_path, state):
+    """A bit may change the spelling of a number and not its value: 0.30000000000000004 and ...05 are the same."""
+    checkpoint.save(tmp_path, 1, state, {"step": 1, "best_step": 1, "loss": 0.1 + 0.2})
+    manifest = tmp_path / "1" / checkpoint.MANIFEST
+    original = manifest.read_bytes()
+    place = original.index(b"0.30000000000000004") - 40
+    for bit in range(8 * 100):
+        damaged = bytearray(original)
+        damaged[place + bit // 8] ^= 1 << bit % 8
+        manifest.write_bytes(bytes(damaged))
+        with pytest.raises(InputError, match=r"is damaged|no readable"):
+            checkpoint.verify(tmp_path / "1", arrays=False)
+
+
+def test_the_checkpoint_gone_back_to_still_has_its_own_best(tmp_path, state):
+    for step, best in ((1, 1), (2, 1), (3, 3)):
+        checkpoint.save(tmp_path, step, state, {"step": step, "best_step": best})
+    (tmp_path / "3" / checkpoint.MANIFEST).write_text("{}")
+    meta = checkpoint.newest(tmp_path)
+    assert meta == {"step": 2, "best_step": 1}
+    checkpoint.restore(tmp_path, 1, template(state))
 
 
 def test_no_sound_checkpoint_is_an_error_that_says_so(tmp_path, state):

@@ -72,3 +72,22 @@ def test_summary_without_any_pcc_says_none_not_zero():
     summary = metrics.summarise(np.full(3, np.nan), np.ones(3), np.ones(3))
     assert summary["pcc_mean"] is None
     assert summary["pcc_median"] is None
+
+
+def test_moments_of_batches_are_those_of_all_spots():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(1e4, 1.0, (1000, 5))  # a large mean cancels in naive sums
+    prediction = 0.3 * truth + rng.normal(size=truth.shape)
+    prediction[:, 3], truth[:, 4] = 0.1, 1e4 / 3
+    moments = metrics.Moments(5)
+    for rows in np.split(np.arange(1000), [1, 1, 17, 400]):
+        moments.update(prediction[rows], truth[rows])
+    expected = metrics.pearson_per_gene(prediction, truth)
+    assert np.isnan(expected[3:]).all()
+    np.testing.assert_allclose(moments.pearson(), expected, rtol=1e-9)
+    assert np.isnan(metrics.Moments(5).pearson()).all()
+
+
+def test_a_constant_has_no_correlation_however_many_spots_there_are():
+    truth = np.random.default_rng(0).normal(size=(100_000, 1))
+    assert np.isnan(metrics.pearson_per_gene(np.broadcast_to([np.log(3.0)], truth.shape), truth)).all()

@@ -44,8 +44,8 @@ def test_adamw_is_torch_adamw_and_spares_biases_from_decay():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(InputError, match=r"config.optimizer is 'adam'"):
-        optim.make_optimizer("adam", momentum=0.9, weight_decay=0.0)
+    with pytest.raises(InputError, match=r"config.optimizer is 'rmsprop'"):
+        optim.make_optimizer("rmsprop", momentum=0.9, weight_decay=0.0)
     with pytest.raises(InputError, match=r"config.schedule"):
         optim.Schedule("linear", 1.0, total_steps=10, steps_per_epoch=5)
 
@@ -85,3 +85,15 @@ def test_state_survives_json_exactly():
         schedule.end_epoch(loss)
     restored.restore(json.loads(json.dumps(schedule.state())))
     assert restored == schedule
+
+
+def test_adam_adds_the_decay_to_the_gradient():
+    """As torch.optim.Adam(weight_decay=0.1): biases too."""
+    params = descend("adam", momentum=0.9, weight_decay=0.1)
+    first = second = 0.0
+    value = 3.0
+    for step in range(1, 4):
+        gradient = value + 0.1 * value
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        value -= 0.1 * (first / (1 - 0.9**step)) / (math.sqrt(second / (1 - 0.999**step)) + 1e-8)
+    assert params["b"][0] == pytest.approx(value, rel=1e-5)

@@ -15,6 +15,8 @@ from stjax import protocols
 class Tables:
     """A data set of three sections in memory: as much of `PatchDataset` as a panel needs."""
 
+    kind = "patches"
+
     def __init__(self, spots=40, genes=400, seed=0):
         rng = np.random.default_rng(seed)
         self.genes = GeneTable(

@@ -63,7 +63,7 @@ def test_stnet_target_is_the_log_of_the_smoothed_share():
 
 
 def test_unknown_protocol_lists_the_known():
-    with pytest.raises(InputError, match="brstnet_code, brstnet_paper, stjax, stnet"):
+    with pytest.raises(InputError, match="brstnet_code, brstnet_paper, pixnet, stjax, stnet"):
         protocols.get_protocol("hestt")
 
 

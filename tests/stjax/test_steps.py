@@ -117,17 +117,28 @@ def test_padding_changes_neither_predictions_nor_losses(config, panel, batch):
     assert float(long_sums["loss"]) == pytest.approx(float(short_sums["loss"]), rel=1e-5)
 
 
+def turned(images, which):
+    return steps.turn(images, steps.symmetry(which))
+
+
 def test_the_eight_symmetries_are_distinct_and_closed():
     image = jnp.arange(3 * 3 * 1).reshape(1, 3, 3, 1)
-    views = {np.asarray(steps.symmetry(image, which)).tobytes() for which in range(8)}
+    views = {np.asarray(turned(image, which)).tobytes() for which in range(8)}
     assert len(views) == 8
-    assert {np.asarray(steps.symmetry(steps.symmetry(image, 5), which)).tobytes() for which in range(8)} == views
+    assert {np.asarray(turned(turned(image, 5), which)).tobytes() for which in range(8)} == views
+
+
+def test_turning_back_undoes_every_symmetry():
+    images = jax.random.normal(jax.random.key(0), (8, 4, 4, 2))
+    for parts in (*map(steps.symmetry, range(8)), steps.random_symmetries(8, jax.random.key(1))):
+        np.testing.assert_array_equal(steps.turn_back(steps.turn(images, parts), parts), images)
 
 
 def test_random_symmetry_draws_each_of_the_eight_about_equally_often():
     image = jnp.arange(9).reshape(1, 3, 3, 1)
-    views = [np.asarray(steps.symmetry(image, which))[0].tobytes() for which in range(8)]
-    drawn = np.asarray(steps.random_symmetry(jnp.tile(image, (800, 1, 1, 1)), jax.random.key(0)))
+    views = [np.asarray(turned(image, which))[0].tobytes() for which in range(8)]
+    parts = steps.random_symmetries(800, jax.random.key(0))
+    drawn = np.asarray(steps.turn(jnp.tile(image, (800, 1, 1, 1)), parts))
     counts = np.bincount([views.index(each.tobytes()) for each in drawn], minlength=8)
     assert counts.min() > 60
 
@@ -136,9 +147,10 @@ def test_test_time_symmetries_make_the_prediction_invariant(config, panel, batch
     protocol = dataclasses.replace(protocols.stjax, test_symmetries=True)
     mesh = parallel.make_mesh(jax.devices()[:1])
     graphdef, state = steps.init_state(config, panel, image_size_px=SIZE, mesh=mesh)
-    predict = steps.make_predict_step(graphdef, panel, protocol, mesh)
+    step = steps.make_predict_step(graphdef, panel, protocol, mesh)
     images = jnp.asarray(batch["image"][:2])
-    np.testing.assert_allclose(predict(state, images), predict(state, steps.symmetry(images, 6)), rtol=1e-4, atol=1e-4)
+    one, other = (step(state, {"image": each})["expression"] for each in (images, turned(images, 6)))
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_batch_size_must_fit_the_devices():
@@ -171,5 +183,5 @@ def test_the_head_of_stnet_starts_at_the_mean(config, panel, batch):
     stnet = variant(config, protocol="stnet")
     graphdef, state = steps.init_state(stnet, panel, image_size_px=SIZE, mesh=mesh)
     predict = steps.make_predict_step(graphdef, panel, protocols.stjax, mesh)
-    prediction = np.asarray(predict(state, jnp.asarray(batch["image"])))
+    prediction = np.asarray(predict(state, {"image": jnp.asarray(batch["image"])})["expression"])
     np.testing.assert_allclose(prediction, np.broadcast_to(panel.train_mean, prediction.shape), rtol=1e-5, atol=1e-6)
