@@ -59,12 +59,12 @@ def read(path: Path) -> Tensors:
         with path.open("rb") as file:
             start = file.read(9)
             file.seek(0)
+            if start[8:9] == b"{":  # first: the length before it may begin as the others do
+                return _read_safetensors(file, path.stat().st_size)
             if start[:2] == b"PK":
                 return _named(_read_zip(file), path)
             if start[:1] == b"\x80":
                 return _named(_read_legacy(file), path)
-            if start[8:9] == b"{":
-                return _read_safetensors(file, path.stat().st_size)
     except OSError as error:
         raise InputError(f"weights file {path} cannot be read: {error.strerror or error}") from None
     except _RefusedError as error:

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import importlib
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ _LITE0_SHA256 = "57934424"  # its first digits, in the file's name as torch.hub 
 _ARRAYS = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 _COUNTER = "num_batches_tracked"
 # Layers of released files that no backbone has: classifiers of other classes, and Inception's auxiliary one.
-_HEADS = ("fc.", "_fc.", "classifier.", "head.", "heads.", "AuxLogits.", "main.", "aux.")
+_HEADS = ("fc.", "_fc.", "classifier.", "head.", "heads.", "AuxLogits.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,20 +127,22 @@ def tensors(backbone: Any) -> weight_files.Tensors:
     return found
 
 
-def save(backbone: Any, path: Path, *, heads: dict[str, nnx.Linear] | None = None) -> None:
+def save(backbone: Any, path: Path) -> None:
     """Writes a backbone as `.safetensors`; see `tensors`.
 
     torch's `load_state_dict(..., strict=True)` takes it into the same model without its classifier.
-
-    Args:
-        heads: linear layers to add, under their names.
     """
-    found = tensors(backbone)
-    for name, layer in (heads or {}).items():
+    metadata = {"format": "pt", "names": _source(backbone), "writer": "stjax"}
+    weight_files.write_safetensors(path, tensors(backbone), metadata=metadata)
+
+
+def save_heads(heads: Mapping[str, nnx.Linear], path: Path) -> None:
+    """Writes linear layers as `.safetensors`, as torch.nn.Linear has them under the given names."""
+    found = {}
+    for name, layer in heads.items():
         found[f"{name}.weight"] = np.asarray(layer.kernel[...]).T
         found[f"{name}.bias"] = np.asarray(layer.bias[...])  # pyright: ignore[reportOptionalSubscript]
-    metadata = {"format": "pt", "names": _source(backbone), "writer": "stjax"}
-    weight_files.write_safetensors(path, found, metadata=metadata)
+    weight_files.write_safetensors(path, found, metadata={"format": "pt", "writer": "stjax"})
 
 
 def _source(backbone: Any) -> str:

@@ -79,25 +79,31 @@ def test_backbone_equals_torchvisions(pair, precision):
         # Evaluation: every stage, and the head.
         _, (stages, main, _) = jax.jit(lambda p, s: run(p, s, train=False))(params, statistics)
         assert len(stages) == len(evaluated["stages"])
-        for found, wanted in zip((*stages, main), (*evaluated["stages"], evaluated["main"]), strict=True):
-            assert apart(found, wanted) < within
+        outputs = [
+            apart(found, wanted)
+            for found, wanted in zip((*stages, main), (*evaluated["stages"], evaluated["main"]), strict=True)
+        ]
 
         # Training: the same, BatchNorm's statistics after the step, the gradient of every parameter.
         step = jax.jit(jax.grad(lambda p, s: run(p, s, train=True), has_aux=True))
         gradients, (stages, main, after) = step(params, statistics)
-        for found, wanted in zip((*stages, main), (*trained["stages"], trained["main"]), strict=True):
-            assert apart(found, wanted) < within
+        outputs += [
+            apart(found, wanted)
+            for found, wanted in zip((*stages, main), (*trained["stages"], trained["main"]), strict=True)
+        ]
         ours = weights.tensors(nnx.merge(graphdef, gradients, after))  # gradients in place of parameters
-        for key, value in trained["statistics"].items():
-            assert apart(ours[key], value) < within, key
+        buffers = {key: apart(ours[key], value) for key, value in trained["statistics"].items()}
         errors = gradient_errors(ours, exact["gradients"])
         theirs = gradient_errors(trained["gradients"], exact["gradients"])
         assert len(errors) == len(theirs) == len(jax.tree.leaves(params))
         worst = max(errors, key=lambda key: errors[key])
         print(
-            f"{name} {precision}: worst gradient off {errors[worst]:.1e} ({worst}), torch {max(theirs.values()):.1e}; "
-            f"median {np.median(list(errors.values())):.1e}, torch {np.median(list(theirs.values())):.1e}"
+            f"\n{name} {precision}: outputs {max(outputs):.1e}, statistics {max(buffers.values(), default=0):.1e}, "
+            f"gradients {errors[worst]:.1e} ({worst}), torch's {max(theirs.values()):.1e}; "
+            f"median {np.median(list(errors.values())):.1e}, torch's {np.median(list(theirs.values())):.1e}"
         )
+        assert max(outputs) < within
+        assert max(buffers.values(), default=0) < within, max(buffers, key=lambda key: buffers[key])
         assert errors[worst] < max(GRADIENTS_WITHIN[precision], 3 * max(theirs.values())), worst
 
 
