@@ -50,7 +50,7 @@ def test_leftovers_of_a_killed_save_are_not_taken_for_checkpoints(tmp_path, stat
 
 
 def flip_bits_and_expect_detection(folder, state, caplog, flips):
-    """Flips one random bit at a time in a file of one of two checkpoints: small files are hit as often as large ones."""
+    """Flips one random bit at a time in some file of two checkpoints: small files are hit as often as large ones."""
     for step in (1, 2):
         scaled = jax.tree.map(lambda leaf, step=step: leaf * step, state)
         checkpoint.save(folder, step, scaled, {"step": step, "best_step": step, "loss": 0.1 + 0.2})
@@ -67,7 +67,7 @@ def flip_bits_and_expect_detection(folder, state, caplog, flips):
         caplog.clear()
         meta = checkpoint.newest(folder)
         assert meta is not None
-        assert meta["step"] == 3 - hit or (hit, meta["step"]) == (1, 2)  # the newest whole one
+        assert meta["step"] == 3 - hit  # the newest whole one
         assert ("damaged" in caplog.text or "no readable" in caplog.text) == (hit == 2)
         with pytest.raises(InputError, match=r"is damaged|no readable"):
             checkpoint.restore(folder, hit, template(state))

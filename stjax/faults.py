@@ -1,0 +1,128 @@
+"""What a long run survives: SIGTERM, which saves and ends it, and hanging, which a watchdog ends.
+
+Train holds both for as long as it runs; see docs/scale.md for what they promise.
+"""
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType, TracebackType
+
+from data_prep.errors import InputError
+
+FIRST_STEP_FACTOR = 10  # the first step compiles: it may take this many times as long
+
+
+class Stopped(BaseException):
+    """The run was told to end, and has saved what is worth saving. Like KeyboardInterrupt, `except Exception` lets it by."""
+
+
+class StopOnSigterm:
+    """While entered, SIGTERM raises `Stopped` at once, or, within `with stop.held:`, only sets `stop.asked`.
+
+    Held, the program finishes what it does, saves, and raises `Stopped` itself. Only the main thread hears signals; in
+    any other this does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.held = _Held(self)
+        self.depth = 0
+        self._previous: Callable[[int, FrameType | None], object] | int | None = None
+
+    def __enter__(self) -> "StopOnSigterm":
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGTERM, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self.asked = True
+        if not self.depth:
+            raise Stopped("stopped by SIGTERM; the same command goes on")
+
+
+class _Held:
+    def __init__(self, stop: StopOnSigterm):
+        self._stop = stop
+
+    def __enter__(self) -> None:
+        self._stop.depth += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.depth -= 1
+
+
+def exit_stopped(stopped: Stopped) -> None:
+    """Ends the program after `Stopped`, with a word and exit code 0.
+
+    `STJAX_STOPPED_EXIT_CODE` sets another code, for schedulers that take 0 for "finished" and would not start it again.
+
+    Raises:
+        SystemExit: always.
+        InputError: the variable holds no exit code.
+    """
+    text = os.environ.get("STJAX_STOPPED_EXIT_CODE", "0")
+    if not (text.isdigit() and int(text) < 256):
+        raise InputError(f"STJAX_STOPPED_EXIT_CODE is {text!r}, expected a number from 0 to 255")
+    print(stopped, flush=True)
+    sys.exit(int(text))
+
+
+class Watchdog:
+    """Ends the process, with every thread's stack on stderr and exit code 1, when it makes no progress.
+
+    A collective whose other host is gone waits for ever, and a hung process holds its machines: better end and resume.
+
+    Args:
+        timeout_s: seconds between two calls of `beat`; before the first, `FIRST_STEP_FACTOR` times as many. 0: never.
+    """
+
+    def __init__(self, timeout_s: float):
+        self.timeout_s = timeout_s
+        self._what = "the first step"
+        self._deadline = time.monotonic() + FIRST_STEP_FACTOR * timeout_s
+        self._allowed = FIRST_STEP_FACTOR * timeout_s
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> "Watchdog":
+        if self.timeout_s:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        if self.timeout_s:
+            self._thread.join()
+
+    def beat(self, what: str) -> None:
+        """Tells that the run goes on, and what comes next ("step 12", "saving")."""
+        self._what, self._allowed = what, self.timeout_s
+        self._deadline = time.monotonic() + self.timeout_s
+
+    def _watch(self) -> None:
+        while not self._ended.wait(min(1.0, self.timeout_s / 4)):
+            if time.monotonic() > self._deadline:
+                print(
+                    f"error: {self._what} has not ended after {self._allowed:g} s (config.step_timeout_s); another "
+                    "host may be gone, or the data not be read; stacks follow. The same command resumes the run",
+                    file=sys.stderr,
+                )
+                faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+                sys.stderr.flush()
+                os._exit(1)
