@@ -11,30 +11,25 @@ examples:
   python -m stjax.evaluate --workdir=runs/pixnet --data_dir=data/hd_tiles --spot-size-um=2,8,16,100
 
 A model of tiles is scored on spots of every size. Sizes that the data lacks are made from its finest bins; a size the
-model was not trained at is scored beside a lookup of the nearest spot of the training's size, as the model predicts it.
+model was not trained at is scored beside a lookup of the nearest spot of the training's size, as the model predicts it,
+and `--beside=RUN` adds a model of patches, applied to a patch around every spot.
 """
 
 import argparse
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from PIL import Image
-from scipy.spatial import KDTree
 
 from data_prep import cli
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from data_prep.section import DISC
-from stjax import baselines, input_pipeline, metrics, predict, workdir, writer
+from stjax import baselines, distributed, predict, prepared, scoring, workdir, writer
 from stjax.config import names, numbers
-from stjax.ops.spot_pool import Shapes
-from stjax.tile_records import TileRecords, rounded
-from stjax.tile_spots import SAME_SIZE
+from stjax.tile_records import rounded
 
 COLUMNS = {
     "pcc_median": "median PCC",
@@ -54,8 +49,6 @@ SIZE_COLUMNS = {  # as PixNet's tables
     "amae": "MAE",
 }
 MAX_SPOTS = 20_000
-RIDGE_SPOTS = 3_000  # of a training section and size
-SURROUNDINGS_PX = 64  # at least, of a spot of a tile
 
 
 def main(arguments: list[str]) -> None:
@@ -73,6 +66,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--max-spots", type=int, default=MAX_SPOTS, help=f"of tiles: of a section and size, at random ({MAX_SPOTS})"
     )
+    parser.add_argument("--beside", type=Path, help="of tiles: a run of a model of patches, scored on the same spots")
     given = parser.parse_args(arguments)
     evaluate(
         given.workdir,
@@ -81,6 +75,7 @@ def main(arguments: list[str]) -> None:
         sections=names(given.sections),
         sizes_um=numbers(given.spot_size_um, "--spot-size-um"),
         max_spots=given.max_spots,
+        beside=given.beside,
     )
 
 
@@ -92,6 +87,7 @@ def evaluate(
     sections: Sequence[str] = (),
     sizes_um: Sequence[float] = (),
     max_spots: int = MAX_SPOTS,
+    beside: Path | None = None,
 ) -> dict[str, Any]:
     """Predicts the sections, scores model and baselines, writes and prints the results.
 
@@ -100,6 +96,7 @@ def evaluate(
         data_dir: another data set, all of whose sections are scored unless `sections` names some.
         sizes_um: of tiles, the sizes of spots to score; default those of the data.
         max_spots: of tiles, how many of a section and size, drawn at random; 0 scores all.
+        beside: of tiles, the work directory of a model of patches to score on the same spots.
 
     Returns:
         What metrics.json holds.
@@ -121,8 +118,8 @@ def evaluate(
     if not chosen:
         raise InputError(f"{folder} holds out no section; name the ones to score with --sections")
     check_preparation(run, dataset)
-    if sizes_um and run.data.tiles is None:
-        raise InputError("--spot-size-um is for models of tiles; this one sees a patch, whatever the spot's size")
+    if (sizes_um or beside) and run.data.tiles is None:
+        raise InputError("--spot-size-um and --beside are for models of tiles; this one sees a patch around each spot")
     # Only the sections held out by default go where the run's own result lives.
     held_out = not data_dir and not sizes_um and set(chosen) == set(run.data.split.test)
     target = folder / "evaluation" / run.data.protocol
@@ -133,36 +130,39 @@ def evaluate(
         target = target / label
         pictures = target / "predictions"
 
-    features_of_train, targets_of_train = training_features(run)
+    features_of_train, targets_of_train = prepared.training_features(run)
     ridge = None if features_of_train is None else baselines.Ridge.fit(features_of_train, targets_of_train)
-    found = predict_sections(run, dataset, chosen, sizes_um=sizes_um, max_spots=max_spots)
+    patch_model = None if beside is None else prepared.comparable(workdir.Run.load(beside), run)
+    found = prepared.predict_sections(run, dataset, chosen, sizes_um=sizes_um, max_spots=max_spots, beside=patch_model)
     if not found:
         raise InputError(
             f"no spot of {', '.join(chosen)} has the {run.protocol.min_counts} reads the protocol asks for"
         )
-    predictions = [prediction for prediction, _ in found]
+    predictions = [each.prediction for each in found]
 
     panel = run.data.panel
     mean, std = panel.target_mean[: panel.num_main], panel.target_std[: panel.num_main]
     truths = [np.asarray(prediction.truth, np.float64) for prediction in predictions]
     methods: dict[str, Sequence[np.ndarray | None]] = {"model": [prediction.expression for prediction in predictions]}
     if ridge is not None:
-        methods["ridge on colour"] = [ridge.predict(features) * std + mean for _, features in found]
+        methods["ridge on colour"] = [ridge.predict(each.colours) * std + mean for each in found]
     methods["mean predictor"] = [np.broadcast_to(panel.train_mean, truth.shape) for truth in truths]
     if run.data.tiles is not None:
-        methods["nearest spot"] = nearest_spots(predictions, run.data.tiles.sizes_um)
+        if patch_model is not None:
+            methods["patch model"] = [each.beside for each in found]
+        methods["nearest spot"] = scoring.nearest_spots(predictions, run.data.tiles.sizes_um)
     patients = [prediction.patient for prediction in predictions]
     sizes = [rounded(prediction.spot_size_um) for prediction in predictions]
-    summaries, per_gene = score(run, methods, truths, patients, [np.ones(len(each), bool) for each in sizes])
+    summaries, per_gene = scoring.score(run, methods, truths, patients, [np.ones(len(each), bool) for each in sizes])
     by_size = {}
     if run.data.tiles is not None:
         for size in np.unique(np.concatenate(sizes)):
             which = [each == size for each in sizes]
             by_size[f"{size:g}"] = {
                 "spots": int(sum(map(np.sum, which))),
-                "trained_on": is_size(size, run.data.tiles.sizes_um),
-                "total_ratio": total_ratio(predictions, which),
-                "methods": score(run, methods, truths, patients, which)[0],
+                "trained_on": scoring.is_size(size, run.data.tiles.sizes_um),
+                "total_ratio": scoring.total_ratio(predictions, which),
+                "methods": scoring.score(run, methods, truths, patients, which)[0],
             }
 
     result = {
@@ -180,6 +180,8 @@ def evaluate(
         "methods": summaries,
         "sizes_um": by_size,
     }
+    if not distributed.is_writer():
+        return result
     target.mkdir(parents=True, exist_ok=True)
     workdir.write_json(target / "metrics.json", result)
     temporary = target / "per_gene.csv.tmp"
@@ -199,81 +201,6 @@ def evaluate(
     for path in written:
         print(path)
     return result
-
-
-def score(
-    run: workdir.Run,
-    methods: Mapping[str, Sequence[np.ndarray | None]],
-    truths: Sequence[np.ndarray],
-    patients: Sequence[str],
-    which: Sequence[np.ndarray],
-) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Figures of every method over some spots of some sections.
-
-    Args:
-        methods: of each a [S, M] prediction a section, None where it has none; it is then left out.
-        truths: one [S, M] a section.
-        which: one [S] bool a section.
-
-    Returns:
-        {method: summary}, and a row a gene.
-    """
-    panel = run.data.panel
-    std = panel.target_std[: panel.num_main]
-    used = [place for place, chosen in enumerate(which) if chosen.any()]
-    of = [patients[place] for place in used]
-    truth = [truths[place][which[place]] for place in used]
-    every = np.concatenate(truth) / std
-    per_gene = pd.DataFrame({"gene": panel.names[: panel.num_main], "ensembl_id": panel.ensembl_id[: panel.num_main]})
-    summaries = {}
-    for method, each in methods.items():
-        parts = [None if (of_section := each[place]) is None else of_section[which[place]] for place in used]
-        known = [part for part in parts if part is not None]
-        if len(known) < len(parts):
-            continue
-        pcc = metrics.pooled_pcc(known, truth, of, pooling=run.protocol.pooling)
-        predicted = np.concatenate(known) / std
-        mae, rmse = metrics.mae_per_gene(predicted, every), metrics.rmse_per_gene(predicted, every)
-        summaries[method] = metrics.summarise(pcc, mae, rmse)
-        suffix = "" if method == "model" else f"_{method.split()[0]}"
-        per_gene[f"pcc{suffix}"], per_gene[f"mae{suffix}"], per_gene[f"rmse{suffix}"] = pcc, mae, rmse
-    per_gene.insert(5, "mean_expression", np.concatenate(truth).mean(axis=0))
-    return summaries, per_gene
-
-
-def is_size(size_um: float, sizes_um: Sequence[float]) -> bool:
-    """Whether a size is one of several."""
-    return any(abs(size_um / other - 1) < SAME_SIZE for other in sizes_um)
-
-
-def nearest_spots(
-    predictions: Sequence[writer.SectionPrediction], trained_um: Sequence[float]
-) -> list[np.ndarray | None]:
-    """For spots of sizes the model was not trained at, what it predicts for the nearest spot of one that it was: all
-    that a model without a dense map could say. None for a section of a training size, or of a slide without one."""
-    result: list[np.ndarray | None] = []
-    for prediction in predictions:
-        sources = [
-            other
-            for other in predictions
-            if other.slide == prediction.slide and is_size(float(np.median(other.spot_size_um)), trained_um)
-        ]
-        if not sources or prediction in sources:
-            result.append(None)
-            continue
-        places = np.concatenate([source.spot_xy for source in sources])
-        nearest = KDTree(places).query(prediction.spot_xy)[1]
-        result.append(np.concatenate([source.expression for source in sources])[nearest])
-    return result
-
-
-def total_ratio(predictions: Sequence[writer.SectionPrediction], which: Sequence[np.ndarray]) -> float | None:
-    """Expected over measured reads of all the spots chosen; None for models that do not predict reads."""
-    expected = [each.predicted_total for each in predictions]
-    if any(total is None for total in expected):
-        return None
-    measured = sum(float(each.total[chosen].sum()) for each, chosen in zip(predictions, which, strict=True))
-    return sum(float(t[chosen].sum()) for t, chosen in zip(expected, which, strict=True)) / measured  # pyright: ignore
 
 
 def part_of(run: workdir.Run, dataset: PatchDataset, sections: Sequence[str]) -> str:
@@ -311,137 +238,6 @@ def check_preparation(run: workdir.Run, dataset: PatchDataset) -> None:
                 f"{dataset.path}: section {section['name']} has {scale:.3f} um per px, the model was trained at "
                 f"{data.um_per_px:.3f}; build it with --um-per-px {data.um_per_px:.3f}"
             )
-
-
-def training_features(run: workdir.Run) -> tuple[Any, Any]:
-    """Colour statistics [N, D] and standardised main targets [N, M] of the training patches; None if gone."""
-    try:
-        dataset = run.open_dataset()
-    except InputError as error:
-        print(f"note: the ridge needs the training patches: {error}")
-        return None, None
-    panel = run.data.panel
-    if run.data.tiles is None:
-        records = input_pipeline.PatchRecords(dataset, run.data.split.train, panel, run.protocol, train=True)
-        features = np.concatenate([baselines.colour_statistics(image[None]) for image in images(records, "ridge")])
-    else:
-        sizes = numbers(run.config.spot_sizes_um, "spot_sizes_um")
-        records = TileRecords(dataset, run.data.split.train, panel, run.protocol, sizes_um=sizes, max_spots=RIDGE_SPOTS)
-        features = np.concatenate(
-            [surroundings(records[tile]["image"], records.shapes[tile]) for tile in range(len(records))]
-        )
-    std, mean = panel.target_std[: panel.num_main], panel.target_mean[: panel.num_main]
-    return features, (records.main_expression(panel, run.protocol) - mean) / std
-
-
-def images(records: input_pipeline.PatchRecords, description: str) -> Iterator[np.ndarray]:
-    """Every patch in order, [H, W, 3] uint8, under a progress bar."""
-    for index in cli.progress(range(len(records)), description=description, unit="spot"):
-        yield records[index]["image"]
-
-
-def surroundings(image: np.ndarray, shapes: Shapes) -> np.ndarray:
-    """[S, D] colour statistics around each spot of a tile."""
-    bounds = shapes.bounds()
-    reach = np.maximum((bounds[:, 2:] - bounds[:, :2]).max(axis=1) / 2, SURROUNDINGS_PX / 2)
-    middle = (bounds[:, :2] + bounds[:, 2:]) / 2
-    low = np.clip(np.floor(middle - reach[:, None]), 0, np.array(image.shape[1::-1]) - SURROUNDINGS_PX // 2)
-    low, high = low.astype(int), np.ceil(middle + reach[:, None]).astype(int)
-    windows = (image[y0 : max(y1, y0 + 2), x0 : max(x1, x0 + 2)] for (x0, y0), (x1, y1) in zip(low, high, strict=True))
-    return np.concatenate([baselines.colour_statistics(window[None]) for window in windows])
-
-
-def predict_sections(
-    run: workdir.Run, dataset: PatchDataset, names: Sequence[str], *, sizes_um: Sequence[float], max_spots: int
-) -> list[tuple[writer.SectionPrediction, np.ndarray]]:
-    """The model's prediction of prepared sections, and the colour statistics [S, D] of their spots."""
-    if run.data.tiles is not None:
-        return predict_tile_sections(run, dataset, names, sizes_um=sizes_um, max_spots=max_spots)
-    found = []
-    for name in names:
-        records = input_pipeline.PatchRecords(dataset, (name,), run.data.panel, run.protocol, train=False)
-        if not len(records):
-            print(f"note: section {name} has no spot with {run.protocol.min_counts} reads; it is not scored")
-            continue
-        features: list[np.ndarray] = []
-
-        def patches(records: Any = records, name: str = name, features: list[np.ndarray] = features) -> Any:
-            for image in images(records, name):
-                features.append(baselines.colour_statistics(image[None]))
-                yield image
-
-        table = dataset.table(name)
-        discs = table.spot_size_px[table.spot_kind == DISC]
-        um_per_px = dataset.section(name)["um_per_px"]
-        radius = float(np.median(discs)) if len(discs) else 50 / um_per_px
-        expression = np.concatenate(list(predict.predict_patches(run, patches(), len(records))))
-        prediction = writer.SectionPrediction(
-            section=name,
-            spot_id=records.spot_id,
-            spot_xy=records.spot_xy,
-            spot_radius_px=radius,
-            spot_size_um=np.full(len(records), 2 * radius * um_per_px),
-            expression=expression,
-            truth=records.main_expression(run.data.panel, run.protocol),
-            total=records.total,
-            **slide_facts(dataset, name),
-        )
-        found.append((prediction, np.concatenate(features)))
-    return found
-
-
-def predict_tile_sections(
-    run: workdir.Run, dataset: PatchDataset, names: Sequence[str], *, sizes_um: Sequence[float], max_spots: int
-) -> list[tuple[writer.SectionPrediction, np.ndarray]]:
-    """`predict_sections` of tiles: each tile goes through the model once, for its spots of all sizes."""
-    panel = run.data.panel
-    records = TileRecords(dataset, names, panel, run.protocol, sizes_um=sizes_um, max_spots=max_spots)
-    features: list[np.ndarray] = []
-
-    def image(tile: int) -> np.ndarray:
-        pixels = records[tile]["image"]
-        features.append(surroundings(pixels, records.shapes[tile]))
-        return pixels
-
-    tiles = list(predict.predict_tiles(run, records.tables, image, "tiles"))
-    expression = np.concatenate([tile["expression"] for tile in tiles])
-    total = np.concatenate([tile["total"] for tile in tiles]) if "total" in tiles[0] else None
-    every, colours = records.main_expression(panel, run.protocol), np.concatenate(features)
-    found = []
-    for section in dict.fromkeys(records.section):
-        which = records.section == section
-        of = records.slide_section[int(np.argmax(which))]  # whose slide a made size is on
-        size_um = records.size_um[which]
-        prediction = writer.SectionPrediction(
-            section=str(section),
-            spot_id=records.spot_id[which],
-            spot_xy=records.spot_xy[which],
-            spot_radius_px=float(np.median(size_um)) / 2 / dataset.section(of)["um_per_px"],
-            spot_size_um=size_um,
-            expression=expression[which],
-            truth=every[which],
-            total=records.total[which],
-            predicted_total=None if total is None else total[which],
-            **slide_facts(dataset, of),
-        )
-        found.append((prediction, colours[which]))
-    return found
-
-
-def slide_facts(dataset: PatchDataset, name: str) -> dict[str, Any]:
-    """What a prediction says of the slide of a prepared section."""
-    entry = dataset.section(name)
-    with Image.open(dataset.path / entry["thumbnail"]) as picture:
-        thumbnail = np.asarray(picture.convert("RGB"))
-    return {
-        "patient": entry["patient"],
-        "slide": entry["image"]["sha256"],
-        "um_per_px": entry["um_per_px"],
-        "synthetic": bool(dataset.manifest["synthetic"]),
-        "data_sha256": dataset.content_hash,
-        "thumbnail": thumbnail,
-        "thumbnail_scale": thumbnail.shape[1] / entry["image"]["width"],
-    }
 
 
 def print_table(result: dict[str, Any], *, ridge_known: bool) -> None:
