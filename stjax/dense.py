@@ -258,13 +258,14 @@ class Plan:
     def of(cls, model: PixNet, image_hw: tuple[int, int], tile_px: int) -> "Plan":
         """Raises InputError when a tile of `tile_px` is too small for the model's halo, or there is no halo."""
         margins, unit = halo(model), model.strides[-1]
-        core = (tile_px - 2 * margins[0]) // unit * unit
-        if core < unit:
+        most = (tile_px - 2 * margins[0]) // unit * unit
+        if most < unit:
             raise InputError(
                 f"tiles of {tile_px} px leave nothing of the halo of {margins[0]} px that the model's receptive field "
                 f"needs on each side; give tiles of at least {2 * margins[0] + unit} px, better twice that"
             )
-        rows, columns = (Axis(size, core, margins) for size in image_hw)
+        cores = (_up(size / math.ceil(size / most), unit) for size in image_hw)  # as many tiles, none nearly empty
+        rows, columns = (Axis(size, core, margins) for size, core in zip(image_hw, cores, strict=True))
         return cls((rows, columns))
 
 
@@ -298,7 +299,7 @@ def encoder_reach(encode: Callable[..., Sequence[jax.Array]], strides: Sequence[
         if cells[0] == 0 or cells[-1] == len(touched) - 1:
             raise InputError(
                 "the model's encoder looks at the whole tile (squeeze-and-excite, attention), so a dense map would "
-                "show the tiles; for --dense train with --config.model.variant=resnet18, resnet50, resnet101 or densenet121"
+                "show the tiles; train with --config.model.variant=resnet18, resnet50, resnet101 or densenet121"
             )
         reach.append(int(max(first - stride * cells[0], stride * (cells[-1] + 1) - last)))
     return tuple(reach)
