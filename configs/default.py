@@ -24,12 +24,14 @@ def get_config() -> Any:
     config.model.variant = "b0"  # ... and what its build() calls the model
     config.model.aux = True  # AuxNet: a second head that predicts all the other genes
     config.model.dtype = "float32"  # of the computation; parameters, heads and losses stay float32
-    config.model.options = ConfigDict()  # further keywords of the module's build()
+    config.model.options = ConfigDict()  # further keywords of the module's build(); a config may add its own
+    config.model.options.rematerialise = False  # compute inner results anew for the gradient: less memory, more time
 
     config.init_from = ""  # the backbone's starting weights: .safetensors or .pth under torchvision's or timm's names
     config.backbone_learning_rate_scale = 1.0  # of the learning rate; 0 freezes the backbone, statistics included
 
     config.batch_size = placeholder(int)  # global, whatever the number of devices
+    config.micro_batch = 0  # so many items at a time, gradients accumulated; 0 takes the batch at once (docs/scale.md)
     config.num_epochs = placeholder(int)
     config.optimizer = placeholder(str)  # sgd, adam or adamw
     config.learning_rate = placeholder(float)
@@ -46,6 +48,9 @@ def get_config() -> Any:
     config.num_workers = 0  # decoding processes beside the main one; 0 decodes in threads
     config.eval_batch_size = 64
     config.log_every_steps = 10
+    config.save_every_steps = 0  # checkpoints within an epoch, beside the one at its end; 0 makes none
+    config.step_timeout_s = 0  # ends a run of which a step takes longer; 0 never does
+    config.profile_steps = ""  # "10:15" writes a trace of steps 10 to 14 for TensorBoard
 
     # What takes the protocol's place, for fields left at None, when the data is the built-in demo: a short run.
     config.demo = ConfigDict()

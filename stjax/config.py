@@ -20,11 +20,15 @@ Config = Any  # an ml_collections.ConfigDict, whose fields have no static types
 LOWEST = {
     **dict.fromkeys(("num_epochs", "batch_size", "eval_batch_size", "log_every_steps"), 1),
     **dict.fromkeys(("seed", "num_workers", "warmup_steps", "early_stopping_patience", "fold"), 0),
+    **dict.fromkeys(("micro_batch", "save_every_steps", "step_timeout_s"), 0),
     **dict.fromkeys(("aux_weight", "weight_decay", "momentum", "backbone_learning_rate_scale"), 0),
 }
 
 # Fields that may change between a run and its resumption: they do not touch the numbers.
-FREE_ON_RESUME = ("data_dir", "num_workers", "eval_batch_size", "log_every_steps")
+FREE_ON_RESUME = (
+    *("data_dir", "num_workers", "eval_batch_size", "log_every_steps"),
+    *("save_every_steps", "step_timeout_s", "profile_steps"),
+)
 
 
 def parse(arguments: Sequence[str], *, usage: str) -> tuple[Config, Path]:
@@ -72,7 +76,7 @@ def _explain(path: str, arguments: Sequence[str], error: Exception) -> str:
         name = argument.lstrip("-").split("=", 1)[0]
         if name.startswith("config."):
             key = name.removeprefix("config.")
-            if key not in known and not key.startswith("model.options."):
+            if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)
                 return f"config has no key {key!r}" + (f"; did you mean {near[0]!r}?" if near else f" in {path}")
     return f"{error}"

@@ -1,8 +1,10 @@
-"""The built-in demo data set: synthetic tissue, generated and prepared once into a cache folder."""
+"""The cache folder: the built-in demo data set, synthetic tissue made once, and compiled programs."""
 
 import os
 import tempfile
 from pathlib import Path
+
+import jax
 
 from data_prep import build, demo
 
@@ -11,6 +13,12 @@ def cache_folder() -> Path:
     """`$STJAX_CACHE`, or `stjax` in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("STJAX_CACHE") or Path(base) / "stjax")
+
+
+def keep_compiled_programs() -> None:
+    """Has JAX keep compiled programs in the cache folder, unless the environment names another place for them."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
 
 
 def demo_dataset(

@@ -5,7 +5,10 @@ launch/local.py sets them), when Slurm or Open MPI started several tasks, or whe
 `jax.distributed` to find out by itself (TPU slices, Kubernetes). Otherwise nothing here does anything.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -65,6 +68,23 @@ def barrier(name: str) -> None:
     """Returns when every process has come here; at once when there is one."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+@contextlib.contextmanager
+def writer_first(name: str) -> Iterator[None]:
+    """What is done within is done by process 0 before any other begins."""
+    if not is_writer():
+        barrier(name)
+    yield
+    if is_writer():
+        barrier(name)
+
+
+def gather(tree: Any) -> Any:
+    """Arrays of which each process has its rows, whole on every process: the rows of process 0 first."""
+    if jax.process_count() == 1:
+        return tree
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def any_process(flag: bool) -> bool:

@@ -3,22 +3,23 @@
 Train holds both for as long as it runs; see docs/scale.md for what they promise.
 """
 
+import contextlib
 import faulthandler
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 
 from data_prep.errors import InputError
 
-FIRST_STEP_FACTOR = 10  # the first step compiles: it may take this many times as long
+COMPILING = 10  # what compiles may take this many times as long
 
 
 class Stopped(BaseException):
-    """The run was told to end, and has saved what is worth saving. Like KeyboardInterrupt, `except Exception` lets it by."""
+    """The run was told to end, and has saved what is worth saving. Like KeyboardInterrupt, it is no `Exception`."""
 
 
 class StopOnSigterm:
@@ -65,20 +66,23 @@ class _Held:
         self._stop.depth -= 1
 
 
-def exit_stopped(stopped: Stopped) -> None:
-    """Ends the program after `Stopped`, with a word and exit code 0.
+@contextlib.contextmanager
+def exits_when_stopped() -> Iterator[None]:
+    """Ends the program, when it is `Stopped`, with a word and exit code 0.
 
     `STJAX_STOPPED_EXIT_CODE` sets another code, for schedulers that take 0 for "finished" and would not start it again.
 
     Raises:
-        SystemExit: always.
         InputError: the variable holds no exit code.
     """
     text = os.environ.get("STJAX_STOPPED_EXIT_CODE", "0")
     if not (text.isdigit() and int(text) < 256):
         raise InputError(f"STJAX_STOPPED_EXIT_CODE is {text!r}, expected a number from 0 to 255")
-    print(stopped, flush=True)
-    sys.exit(int(text))
+    try:
+        yield
+    except Stopped as stopped:
+        print(stopped, flush=True)
+        sys.exit(int(text))
 
 
 class Watchdog:
@@ -87,14 +91,12 @@ class Watchdog:
     A collective whose other host is gone waits for ever, and a hung process holds its machines: better end and resume.
 
     Args:
-        timeout_s: seconds between two calls of `beat`; before the first, `FIRST_STEP_FACTOR` times as many. 0: never.
+        timeout_s: seconds between two calls of `beat`; `COMPILING` times as many before what compiles. 0: never.
     """
 
     def __init__(self, timeout_s: float):
         self.timeout_s = timeout_s
-        self._what = "the first step"
-        self._deadline = time.monotonic() + FIRST_STEP_FACTOR * timeout_s
-        self._allowed = FIRST_STEP_FACTOR * timeout_s
+        self.beat("the first step", compiles=True)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -110,10 +112,10 @@ class Watchdog:
         if self.timeout_s:
             self._thread.join()
 
-    def beat(self, what: str) -> None:
-        """Tells that the run goes on, and what comes next ("step 12", "saving")."""
-        self._what, self._allowed = what, self.timeout_s
-        self._deadline = time.monotonic() + self.timeout_s
+    def beat(self, what: str, *, compiles: bool = False) -> None:
+        """Tells that the run goes on, and what comes next ("step 12", "saving"); what compiles may take longer."""
+        self._what, self._allowed = what, self.timeout_s * (COMPILING if compiles else 1)
+        self._deadline = time.monotonic() + self._allowed
 
     def _watch(self) -> None:
         while not self._ended.wait(min(1.0, self.timeout_s / 4)):

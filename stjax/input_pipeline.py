@@ -15,6 +15,7 @@ import scipy.sparse
 from absl import flags
 
 from data_prep.dataset import PatchDataset
+from data_prep.errors import InputError
 from stjax.panel import Panel, usable_spots
 from stjax.protocols import Protocol
 from stjax.tile_records import Batch, TileRecords
@@ -120,6 +121,8 @@ def open_records(
     """
     if dataset.kind == "tiles":
         return TileRecords(dataset, sections, panel, protocol, sizes_um=sizes_um)
+    if sizes_um:
+        raise InputError(f"config.spot_sizes_um is for tiles, {dataset.path} holds patches; leave it empty")
     return PatchRecords(dataset, sections, panel, protocol, train=train)
 
 
@@ -147,29 +150,45 @@ def training_batches(
     """
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # grain reads absl flags, which nobody parses when stjax is used as a library
-    hosts, host = jax.process_count(), jax.process_index()
-    per_host = batch_size // hosts
-    order = grain.MapDataset.source(records).seed(seed).shuffle().repeat()
-    mine = order.slice(slice(start_step * batch_size + host, None, hosts))
-    stream = mine.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4 * per_host))
+    # Batches are laid out before they are shared among hosts: their content and order do not depend on how many.
+    order = grain.MapDataset.range(len(records)).seed(seed).shuffle().repeat().batch(batch_size)
+    mine = order.slice(slice(start_step, None)).map(_Rows(records, batch_size))
+    stream = mine.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
     if num_workers:
         stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
-    iterator = iter(stream.batch(per_host, drop_remainder=True))
+    iterator = iter(stream)
     try:
-        for elements in iterator:
-            yield records.batch(elements["image"], elements["index"], size=per_host), elements["index"]
+        for images, index in iterator:
+            yield records.batch(images, index, size=len(index)), index
     finally:
         if close := getattr(iterator, "close", None):
             close()
 
 
+class _Rows(grain.transforms.Map):
+    """Reads and decodes this host's rows of a batch of positions; what grain's threads and processes run."""
+
+    def __init__(self, records: Records, batch_size: int):
+        self._records = records
+        per_host = batch_size // jax.process_count()
+        self._rows = slice(jax.process_index() * per_host, (jax.process_index() + 1) * per_host)
+
+    def map(self, element: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """[B] positions to the images [B / hosts, H, W, 3] uint8 of this host's rows, and their positions."""
+        index = element[self._rows]
+        return np.stack([self._records[int(i)]["image"] for i in index]), index
+
+
 def evaluation_batches(records: Records, *, batch_size: int) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Every record once, in order; the last batch is padded under its mask.
+    """This host's rows of batches that hold every record once, in order; the last batch is padded under its mask.
 
     Yields:
-        The batch, and the positions of its records (fewer than `batch_size` in the last).
+        The batch, [B / hosts, ...], and the positions of its records (fewer in the last).
     """
-    for start in range(0, len(records), batch_size):
-        index = np.arange(start, min(start + batch_size, len(records)))
-        images = np.stack([records[int(i)]["image"] for i in index])
-        yield records.batch(images, index, size=batch_size), index
+    per_host = batch_size // jax.process_count()
+    for first in range(0, len(records), batch_size):
+        start = first + jax.process_index() * per_host
+        index = np.arange(min(start, len(records)), min(start + per_host, len(records)))
+        # A host may have no row of the last batch; its images, all padding, take the shape of the first's.
+        images = np.stack([records[int(i)]["image"] for i in (index if len(index) else [0])])[: len(index)]
+        yield records.batch(images, index, size=per_host), index

@@ -4,18 +4,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from data_prep.errors import InputError
+from stjax import distributed
 from stjax.ops.host_memory import keep_freed_memory
 
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh with the one axis "data" over the given devices, by default all. The first thing a program does."""
+    """A mesh with the one axis "data" over the given devices, by default all of every host. The first thing a program
+    does. The devices keep their order: the rows of a batch are then those of the hosts, one after another."""
+    distributed.initialise()
     devices = jax.devices() if devices is None else devices
     if devices[0].platform == "cpu":
         keep_freed_memory()
-    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    return Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -29,12 +33,18 @@ def split_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises InputError unless every device gets the same number of items."""
+def check_batch_size(batch_size: int, micro_batch: int, mesh: Mesh) -> None:
+    """Raises InputError unless every device gets the same number of items of every (micro-)batch."""
     if batch_size < 1 or batch_size % mesh.size:
         raise InputError(
             f"config.batch_size is {batch_size}, not a positive multiple of the {mesh.size} devices; "
             f"use for example {max(1, round(batch_size / mesh.size)) * mesh.size}"
+        )
+    if micro_batch and (batch_size % micro_batch or micro_batch % mesh.size):
+        fitting = [size for size in range(mesh.size, batch_size + 1, mesh.size) if batch_size % size == 0]
+        raise InputError(
+            f"config.micro_batch is {micro_batch}, no part of config.batch_size {batch_size} that the {mesh.size} "
+            f"devices share; choose one of {', '.join(map(str, fitting))}"
         )
 
 
@@ -47,6 +57,16 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     """This host's part of a batch, a tree of arrays with a leading axis B, as global arrays split over the mesh."""
     sharding = split_batch(mesh)
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), batch)
+
+
+def put_whole(batch: Any, mesh: Mesh) -> Any:
+    """A batch that every host holds whole, as global arrays split over the mesh."""
+    sharding = split_batch(mesh)
+
+    def put(array: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
+
+    return jax.tree.map(put, batch)
 
 
 def put_replicated(tree: Any, mesh: Mesh) -> Any:

@@ -244,7 +244,7 @@ def predict_tiles(
             index = range(start, min(start + size, count))
             images = np.stack([image(tile) for tile in index])
             images = np.pad(images, [(0, size - len(index)), (0, 0), (0, 0), (0, 0)])
-            batch = parallel.put_batch({"image": images, "spots": tables.stacked(index, size)}, run.mesh)
+            batch = parallel.put_whole({"image": images, "spots": tables.stacked(index, size)}, run.mesh)
             outputs = {name: np.asarray(value) for name, value in run.predict_step(run.state, batch).items()}
             for place, tile in enumerate(index):
                 spots = len(tables.pixels[tile])
@@ -261,7 +261,7 @@ def predict_patches(run: workdir.Run, images: Iterable[np.ndarray], count: int) 
         if len(batch) == size or position == count:
             padded = np.zeros((size, *image.shape), np.uint8)
             padded[: len(batch)] = batch
-            on_device = parallel.put_batch({"image": padded}, run.mesh)
+            on_device = parallel.put_whole({"image": padded}, run.mesh)
             yield np.asarray(run.predict_step(run.state, on_device)["expression"])[: len(batch), 0]
             batch.clear()
 

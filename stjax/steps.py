@@ -158,43 +158,87 @@ def make_train_step(
     optimizer, loss_function = make_optimizer(config), loss_of_config(config)
     backbone_scale = config.backbone_learning_rate_scale
 
+    def loss_of(
+        params: nnx.State, statistics: nnx.State, batch: Batch, parts: jax.Array | None, key: jax.Array
+    ) -> tuple[jax.Array, Any]:
+        images = batch["image"] if parts is None else turn(batch["image"], parts)
+        outputs, statistics = models.apply(
+            graphdef,
+            params,
+            statistics,
+            normalise(images, panel),
+            train=True,
+            key=key,
+            frozen_backbone=backbone_scale == 0,
+            **spots_of(batch, parts),
+        )
+        loss, figures = loss_function(outputs, make_targets(batch, panel, protocol), batch, config.aux_weight)
+        return loss, (figures, statistics)
+
+    gradients_of = jax.grad(loss_of, has_aux=True)
+
     def train_step(
         state: State, batch: Batch, step: jax.Array, learning_rate: jax.Array
     ) -> tuple[State, dict[str, jax.Array]]:
+        params, statistics = state["params"], state["statistics"]
         augment_key, model_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), step))
-        images, parts = batch["image"], None
-        if config.augment:
-            parts = random_symmetries(len(images), augment_key)
-            images = turn(images, parts)
-        images = normalise(images, panel)
-        inputs = spots_of(batch, parts)
-        wanted = make_targets(batch, panel, protocol)
-
-        def loss_of(params: nnx.State) -> tuple[jax.Array, Any]:
-            outputs, statistics = models.apply(
-                graphdef,
-                params,
-                state["statistics"],
-                images,
-                train=True,
-                key=model_key,
-                frozen_backbone=backbone_scale == 0,
-                **inputs,
+        parts = random_symmetries(len(batch["image"]), augment_key) if config.augment else None
+        if config.micro_batch in (0, config.batch_size):
+            gradients, (figures, statistics) = gradients_of(params, statistics, batch, parts, model_key)
+        else:
+            gradients, figures, statistics = accumulated(
+                gradients_of, params, statistics, batch, parts, model_key, config.batch_size // config.micro_batch
             )
-            loss, parts = loss_function(outputs, wanted, batch, config.aux_weight)
-            return loss, (parts, statistics)
-
-        gradients, (parts, statistics) = jax.grad(loss_of, has_aux=True)(state["params"])
-        updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
+        updates, opt_state = optimizer.update(gradients, state["opt_state"], params)
         if backbone_scale != 1:
             updates["backbone"] = jax.tree.map(lambda update: backbone_scale * update, updates["backbone"])
-        params = optim.apply_updates(state["params"], updates, learning_rate)
-        return {"params": params, "statistics": statistics, "opt_state": opt_state}, parts
+        params = optim.apply_updates(params, updates, learning_rate)
+        return {"params": params, "statistics": statistics, "opt_state": opt_state}, figures
 
     whole, split = parallel.replicated(mesh), parallel.split_batch(mesh)
     return jax.jit(
         train_step, in_shardings=(whole, split, whole, whole), out_shardings=(whole, whole), donate_argnums=0
     )
+
+
+def accumulated(
+    gradients_of: Callable[..., tuple[Any, tuple[dict[str, jax.Array], nnx.State]]],
+    params: nnx.State,
+    statistics: nnx.State,
+    batch: Batch,
+    parts: jax.Array | None,
+    key: jax.Array,
+    count: int,
+) -> tuple[Any, dict[str, jax.Array], nnx.State]:
+    """Gradients and figures of a batch from those of `count` micro-batches, one after another, each weighing as its
+    measured spots do.
+
+    BatchNorm normalises each micro-batch by its own statistics, and the running ones move once a micro-batch; a loss
+    that correlates over the batch does so over the micro-batch. All else is that of the whole batch.
+
+    Returns:
+        Gradients, figures, and the statistics after the last.
+    """
+    total = jnp.maximum(jnp.sum(batch["mask"]), 1.0)
+
+    def dealt(array: jax.Array) -> jax.Array:
+        # Every count-th row to a micro-batch: rows stay on their devices, and it does not matter how many there are.
+        return jnp.moveaxis(array.reshape(-1, count, *array.shape[1:]), 1, 0)
+
+    pieces = jax.tree.map(dealt, batch), None if parts is None else dealt(jnp.moveaxis(parts, 1, 0))
+
+    def one(carry: tuple[Any, nnx.State], piece: tuple[Any, ...]) -> tuple[tuple[Any, nnx.State], Any]:
+        gradients, statistics = carry
+        (batch, parts), key = piece
+        parts = None if parts is None else jnp.moveaxis(parts, 0, 1)
+        weight = jnp.sum(batch["mask"]) / total
+        more, (figures, statistics) = gradients_of(params, statistics, batch, parts, key)
+        gradients = jax.tree.map(lambda so_far, new: so_far + weight * new, gradients, more)
+        return (gradients, statistics), jax.tree.map(lambda figure: weight * figure, figures)
+
+    start = jax.tree.map(jnp.zeros_like, params), statistics
+    (gradients, statistics), figures = jax.lax.scan(one, start, (pieces, jax.random.split(key, count)))
+    return gradients, jax.tree.map(lambda figure: jnp.sum(figure, axis=0), figures), statistics
 
 
 def forward(graphdef: Any, state: State, batch: Batch, panel: Panel, protocol: Protocol) -> dict[str, jax.Array]:
@@ -235,19 +279,21 @@ def predicted(outputs: dict[str, jax.Array], panel: Panel, protocol: Protocol) -
 def make_predict_step(
     graphdef: Any, panel: Panel, protocol: Protocol, mesh: Mesh
 ) -> Callable[[State, Batch], dict[str, jax.Array]]:
-    """A jitted `step(state, {"image": uint8 [B, H, H, 3], and "spots" of tiles})`, which gives `predicted`."""
+    """A jitted `step(state, {"image": uint8 [B, H, H, 3], and "spots" of tiles})`, which gives `predicted`, whole on
+    every host."""
 
     def predict_step(state: State, batch: Batch) -> dict[str, jax.Array]:
         return predicted(forward(graphdef, state, batch, panel, protocol), panel, protocol)
 
     whole, split = parallel.replicated(mesh), parallel.split_batch(mesh)
-    return jax.jit(predict_step, in_shardings=(whole, split), out_shardings=split)
+    return jax.jit(predict_step, in_shardings=(whole, split), out_shardings=whole)
 
 
 def make_eval_step(
     graphdef: Any, config: Config, panel: Panel, protocol: Protocol, mesh: Mesh
 ) -> Callable[[State, Batch], tuple[jax.Array, dict[str, jax.Array]]]:
-    """A jitted `step(state, batch) -> expression [B, S, M], losses`, each loss as its sum over measured spots."""
+    """A jitted `step(state, batch) -> expression [B, S, M], losses`: the whole batch's on every host, each
+    loss as its sum over measured spots."""
     loss_function = loss_of_config(config)
 
     def eval_step(state: State, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -258,4 +304,4 @@ def make_eval_step(
         return to_expression(outputs, panel, protocol), {name: part * spots for name, part in parts.items()}
 
     whole, split = parallel.replicated(mesh), parallel.split_batch(mesh)
-    return jax.jit(eval_step, in_shardings=(whole, split), out_shardings=(split, whole))
+    return jax.jit(eval_step, in_shardings=(whole, split), out_shardings=(whole, whole))

@@ -15,10 +15,9 @@ examples:
       --config.test_sections=C5
 """
 
+import contextlib
 import dataclasses
-import json
 import math
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,14 +25,26 @@ from typing import Any
 
 import jax
 import numpy as np
-from clu import parameter_overview
-from flax import nnx
-from tensorboardX import SummaryWriter
 
 from data_prep import cli
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from stjax import checkpoint, demo_data, evaluate, input_pipeline, metrics, optim, parallel, protocols, steps, workdir
+from stjax import (
+    checkpoint,
+    demo_data,
+    distributed,
+    evaluate,
+    faults,
+    input_pipeline,
+    metrics,
+    optim,
+    parallel,
+    profiling,
+    protocols,
+    run_log,
+    steps,
+    workdir,
+)
 from stjax import config as configs
 from stjax.config import Config
 from stjax.ops.spot_pool import merge_layouts
@@ -44,7 +55,9 @@ from stjax.tile_records import TileRecords
 def main(arguments: list[str]) -> None:
     """The command line."""
     config, folder = configs.parse(arguments, usage=__doc__ or "")
-    train(config, folder)
+    demo_data.keep_compiled_programs()
+    with faults.exits_when_stopped():
+        train(config, folder)
 
 
 def train(config: Config, folder: Path) -> None:
@@ -57,13 +70,21 @@ def train(config: Config, folder: Path) -> None:
     Raises:
         InputError: data, config or work directory do not fit.
         FloatingPointError: the loss became NaN or infinite.
+        faults.Stopped: SIGTERM came, and the run is saved.
     """
-    with workdir.locked(folder):
-        run(config, folder)
+    distributed.initialise()
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(faults.StopOnSigterm())
+        if distributed.is_writer():  # it holds the folder for all
+            stack.enter_context(workdir.locked(folder))
+        else:
+            stack.enter_context(contextlib.redirect_stdout(None))
+        distributed.barrier("the folder is this run's")
+        run(config, folder, stop)
 
 
-def run(config: Config, folder: Path) -> None:
-    """`train`, in a folder that no other process trains in."""
+def run(config: Config, folder: Path, stop: faults.StopOnSigterm) -> None:
+    """`train`, in a folder that no other run trains in."""
     # ------------------------------------------------------------------------------------------------- config, data
     protocol = protocols.get_protocol(config.protocol)
     is_demo = not config.data_dir
@@ -73,11 +94,13 @@ def run(config: Config, folder: Path) -> None:
     elif any(entry.suffix != ".tmp" and entry.name != workdir.LOCK for entry in folder.iterdir()):
         raise InputError(f"{folder} is in use by something else than a run of stjax; choose another --workdir")
     mesh = parallel.make_mesh()
-    parallel.check_batch_size(config.batch_size, mesh)
+    parallel.check_batch_size(config.batch_size, config.micro_batch, mesh)
+    traced = profiling.parse_steps(config.profile_steps)
 
     if is_demo:
         shape = ("layout", "patients", "spots", "patch_size_px", "tile_size_px")
-        path = demo_data.demo_dataset(**{name: config.demo[name] for name in shape})
+        with distributed.writer_first("demo data"):
+            path = demo_data.demo_dataset(**{name: config.demo[name] for name in shape})
     else:
         path = Path(config.data_dir)
     dataset = PatchDataset.open(path)
@@ -98,7 +121,7 @@ def run(config: Config, folder: Path) -> None:
     )
     if isinstance(train_records, TileRecords):
         data = with_tiles(data, protocol, train_records, val_records)
-    print_data(data, dataset, {"train": train_records, "val": val_records})
+    run_log.print_data(data, dataset, {"train": train_records, "val": val_records})
 
     # ------------------------------------------------------------------------------------- model, optimiser, restore
     steps_per_epoch = max(1, len(train_records) // config.batch_size)
@@ -112,27 +135,28 @@ def run(config: Config, folder: Path) -> None:
         early_stopping_patience=config.early_stopping_patience,
     )
     checkpoints = folder / workdir.CHECKPOINTS
-    meta: dict[str, Any] = {"step": 0, "best_step": 0, "finished": False}
+    meta: dict[str, Any] = {"step": 0, "best_step": 0, "finished": False, "schedule": schedule.state()}
     state_kwargs = {"image_size_px": data.image_size_px, "tiles": data.tiles, "mesh": mesh}
     graphdef, template = steps.init_state(config, data.panel, abstract=True, **state_kwargs)
     saved = checkpoint.newest(checkpoints) if known else None
     if saved is None:
         _, state = steps.init_state(config, data.panel, **state_kwargs)
-        print(overview(state["params"], config))
+        print(run_log.overview(state["params"], config))
     else:
         meta, state = saved, checkpoint.restore(checkpoints, saved["step"], template)
         schedule.restore(meta["schedule"])
         word = "is finished" if meta["finished"] else f"resumes at step {meta['step']} of {total_steps}"
         print(f"The run in {folder} {word}.")
     # Nothing is written before everything asked for is known to work: a mistyped setting must not mark the folder.
-    if not (folder / workdir.CONFIG).exists():
-        workdir.write_json(folder / workdir.CONFIG, config.to_dict())
-    if not known:
-        workdir.write_json(folder / workdir.DATA, data.to_json())
+    distributed.barrier("every process has seen what is there")
+    if distributed.is_writer():
+        if not (folder / workdir.CONFIG).exists():
+            workdir.write_json(folder / workdir.CONFIG, config.to_dict())
+        if not known:
+            workdir.write_json(folder / workdir.DATA, data.to_json())
 
     # ------------------------------------------------------------------------------------------------ training loop
     if not meta["finished"]:
-        log = Log(folder / "logs", meta["step"])
         train_step = steps.make_train_step(graphdef, config, data.panel, protocol, mesh)
         eval_step = steps.make_eval_step(graphdef, config, data.panel, protocol, mesh)
         batches = input_pipeline.training_batches(
@@ -142,32 +166,61 @@ def run(config: Config, folder: Path) -> None:
             start_step=meta["step"],
             num_workers=config.num_workers,
         )
-        bar = cli.progress(total=total_steps, description="training", unit="step")
-        bar.update(meta["step"])
-        started, first_step = time.monotonic(), meta["step"]
-        step, speed = meta["step"], 0.0
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(stop.held)
+            log = stack.enter_context(contextlib.closing(run_log.Log(folder / "logs", meta["step"])))
+            stack.enter_context(contextlib.closing(batches))
+            bar = stack.enter_context(cli.progress(total=total_steps, description="training", unit="step"))
+            trace = stack.enter_context(profiling.Trace(traced, folder / "logs" / "tensorboard"))
+            dog = stack.enter_context(faults.Watchdog(config.step_timeout_s))
+            bar.update(meta["step"])
+            started, first_step = time.monotonic(), meta["step"]
+            step, speed, timer = meta["step"], 0.0, profiling.StepTimer()
             while not meta["finished"]:
                 epoch = step // steps_per_epoch + 1
-                pending, epoch_losses = [], []
-                for _ in range(steps_per_epoch):
-                    batch, index = next(batches)
+                pending, epoch_losses = [], list(meta.pop("epoch_losses", []))
+                while step < epoch * steps_per_epoch:
+                    dog.beat(f"step {step}", compiles=step == first_step)
+                    with timer.part("input"):
+                        batch, index = next(batches)
+                    if trace.due(step):
+                        jax.block_until_ready(state)
+                        trace.end()
                     rate = schedule.learning_rate(step)
-                    state, parts = train_step(state, parallel.put_batch(batch, mesh), np.uint32(step), np.float32(rate))
+                    with trace.step(step):
+                        on_device = parallel.put_batch(batch, mesh)
+                        state, parts = train_step(state, on_device, np.uint32(step), np.float32(rate))
                     step += 1
+                    timer.step()
                     pending.append((step, rate, parts, index))
-                    if step % config.log_every_steps == 0 or step % steps_per_epoch == 0:
-                        for values in flush(pending, train_records):
+                    ends = step == epoch * steps_per_epoch
+                    # Several processes ask one another whether to stop: only where they wait for the device anyway.
+                    listens = step % config.log_every_steps == 0 or jax.process_count() == 1
+                    stops = listens and not ends and distributed.any_process(stop.asked)
+                    saves = not ends and config.save_every_steps > 0 and step % config.save_every_steps == 0
+                    if step % config.log_every_steps == 0 or ends or stops or saves:
+                        for values in flush(pending, train_records, timer, checkpoints):
+                            dog.beat(f"step {values['step']}")
                             log.write("train", values | {"epoch": epoch})
                             epoch_losses.append(values["loss"])
                         speed = (step - first_step) * config.batch_size / (time.monotonic() - started)
                         bar.set_postfix_str(f"loss {epoch_losses[-1]:.3f}, {speed:.1f} images/s")
                     bar.update()
+                    if step == first_step + 1:
+                        timer.restart()  # that one compiled
+                    if stops or saves:
+                        dog.beat("saving")
+                        checkpoint.save(checkpoints, step, state, meta | {"step": step, "epoch_losses": epoch_losses})
+                    if stops:
+                        raise faults.Stopped(
+                            f"stopped by SIGTERM: saved at step {step} of {total_steps}; the same command resumes"
+                        )
 
                 train_loss = float(np.mean(epoch_losses))
                 summary = {"epoch": epoch, "loss": train_loss}
+                seconds = timer.seconds()
                 if val_records:
-                    summary |= validate(eval_step, state, val_records, config, protocol, data.panel, mesh)
+                    summary |= validate(eval_step, state, val_records, config, protocol, data.panel, mesh, dog)
                 best = schedule.end_epoch(summary.get("val_loss", train_loss))
                 last = step >= total_steps or schedule.finished
                 meta = {
@@ -176,18 +229,20 @@ def run(config: Config, folder: Path) -> None:
                     "finished": last,
                     "schedule": schedule.state(),
                 }
-                log.write(
-                    "epoch", summary | {"step": step, "best": best}
-                )  # first: a resumed run takes back what is too new
+                # Logged first: a resumed run takes back what is too new.
+                times = {f"seconds_{name}": value for name, value in seconds.items()}
+                log.write("epoch", summary | {"step": step, "best": best} | times)
+                dog.beat("saving")
                 checkpoint.save(checkpoints, step, state, meta)
                 left = (time.monotonic() - started) / (step - first_step) * (total_steps - step)
-                bar.write(
-                    epoch_line(summary, config.num_epochs, speed, 0 if last else left, best=bool(val_records) and best)
-                )
-        finally:
-            bar.close()
-            batches.close()
-            log.close()
+                is_best = bool(val_records) and best
+                bar.write(run_log.epoch_line(summary, config.num_epochs, speed, 0 if last else left, best=is_best))
+                if (complaint := profiling.starved(seconds)) and epoch == first_step // steps_per_epoch + 1:
+                    bar.write(complaint)
+                if distributed.any_process(stop.asked):
+                    word = "training is finished" if last else f"saved at step {step} of {total_steps}"
+                    raise faults.Stopped(f"stopped by SIGTERM: {word}; the same command goes on")
+                timer.restart()
 
     # ------------------------------------------------------------------------------------------ held-out evaluation
     del state  # evaluation restores the best one
@@ -250,119 +305,43 @@ def validate(
     protocol: protocols.Protocol,
     panel: Panel,
     mesh: jax.sharding.Mesh,
+    dog: faults.Watchdog,
 ) -> dict[str, float | None]:
-    """Loss over the validation spots, and the median over genes of the pooled PCC; bounded memory for any number."""
+    """Loss over the validation spots, and the median over genes of the pooled PCC; bounded memory for any number.
+
+    Each process reads its rows of every batch, and all gather the predictions: every spot counts exactly once.
+    """
     moments, loss, weight = metrics.Moments(panel.num_main), 0.0, 0.0
     size = parallel.round_up(config.eval_batch_size, mesh)
+    dog.beat("validation", compiles=True)
     for batch, _ in input_pipeline.evaluation_batches(records, batch_size=size):
         prediction, sums = eval_step(state, parallel.put_batch(batch, mesh))
-        measured = batch["mask"] > 0
-        counts = batch["counts"][measured][:, : panel.num_main].astype(np.float64)
-        truth = protocol.transform(counts, batch["total"][measured].astype(np.float64), panel.num_genes)
+        whole = distributed.gather({name: batch[name] for name in ("mask", "counts", "total")})
+        measured = whole["mask"] > 0
+        counts = whole["counts"][measured][:, : panel.num_main].astype(np.float64)
+        truth = protocol.transform(counts, whole["total"][measured].astype(np.float64), panel.num_genes)
         moments.update(np.asarray(prediction)[measured], truth)
-        loss, weight = loss + float(sums["loss"]), weight + float(batch["mask"].sum())
+        loss, weight = loss + float(sums["loss"]), weight + float(whole["mask"].sum())
+        dog.beat("validation")
     pcc = moments.pearson()
     known = pcc[~np.isnan(pcc)]
     return {"val_loss": loss / weight, "val_pcc_median": float(np.median(known)) if len(known) else None}
 
 
-def flush(pending: list[Any], records: input_pipeline.Records) -> Iterator[dict[str, Any]]:
+def flush(
+    pending: list[Any], records: input_pipeline.Records, timer: profiling.StepTimer, checkpoints: Path
+) -> Iterator[dict[str, Any]]:
     """Waits for the steps under way and hands over their figures; a loss that is no number ends the run."""
     for step, rate, parts, index in pending:
-        values = {name: float(value) for name, value in parts.items()}
+        with timer.part("device"):
+            values = {name: float(value) for name, value in parts.items()}
         if not math.isfinite(values["loss"]):
             spots = ", ".join(records.describe(int(i)) for i in index)
-            raise FloatingPointError(f"the loss is {values['loss']} at step {step}; its batch holds {spots}")
+            saved = checkpoint.steps(checkpoints)
+            good = f"the last good checkpoint is {checkpoints / str(saved[0])}" if saved else "none was saved before"
+            raise FloatingPointError(f"the loss is {values['loss']} at step {step}; its batch holds {spots}; {good}")
         yield {"step": step, "learning_rate": rate, **values}
     pending.clear()
-
-
-class Log:
-    """`logs/train.jsonl` and TensorBoard events. What a killed run wrote after its last checkpoint is taken back."""
-
-    def __init__(self, folder: Path, step: int):
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "train.jsonl"
-        kept = []
-        for line in path.read_text().splitlines() if path.exists() else []:
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue  # the line that was being written
-            if entry["step"] <= step:
-                kept.append(line + "\n")
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
-        os.replace(temporary, path)
-        self._file = path.open("a")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-
-    def write(self, kind: str, values: dict[str, Any]) -> None:
-        """Logs the figures of a step or an epoch; `values` names the step."""
-        self._file.write(json.dumps({"kind": kind, **values}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            if isinstance(value, float):
-                self._board.add_scalar(f"{kind}/{name}", value, values["step"])
-
-    def close(self) -> None:
-        """Ends both logs."""
-        self._file.close()
-        self._board.close()
-
-
-def overview(params: nnx.State, config: Config) -> str:
-    """Parameters by part of the model."""
-    arrays = nnx.to_pure_dict(params)
-    heads = {"main": "main head", "aux": "aux head"}
-    parts = {f"backbone {name}": part for name, part in arrays["backbone"].items()}
-    parts |= {heads.get(name, name): part for name, part in arrays.items() if name != "backbone"}
-    # A part may be an array by itself, as ViT's position embedding is.
-    count = parameter_overview.count_parameters  # of a scalar, it gives a float
-    rows = [f"  {name:24s}{int(count({name: part})):>12,}" for name, part in parts.items()]
-    total = int(count(arrays))
-    return "\n".join([f"{config.model.module} {config.model.variant}: {total:,} parameters", *rows])
-
-
-def print_data(
-    data: workdir.DataRecord, dataset: PatchDataset, records: dict[str, input_pipeline.Records | None]
-) -> None:
-    """What the run learns from, and what a reader of its figures must know."""
-    if data.synthetic:
-        print("The data is SYNTHETIC (stjax's demo): its figures say nothing about real tissue.")
-    for part in ("train", "val", "test"):
-        sections = getattr(data.split, part)
-        patients = sorted({s["patient"] for s in dataset.sections if s["name"] in sections})
-        size = ""
-        if (known := records.get(part)) is not None:
-            size = f", {known.num_spots} spots"
-            if isinstance(known, TileRecords):
-                size += f" in {len(known)} tiles"
-            if known.left_out:
-                size += f" ({known.left_out} left out by the protocol: few reads or white)"
-        print(f"{part:>5}: {len(sections)} sections of patient {', '.join(patients) or '-'}{size}")
-    left_out = len(dataset.genes) - len(data.panel.symbol)
-    print(
-        f"protocol {data.protocol}: {data.panel.num_main} main genes, {data.panel.num_aux} aux genes, "
-        f"{left_out} expressed in too few spots"
-    )
-    protocol = protocols.get_protocol(data.protocol)
-    if protocol.stain != "none" and data.parameters["stain"] != protocol.stain:
-        print(f"note: {protocol.name} prepares slides with --stain {protocol.stain}; this data set has another")
-    for warning in data.split.warnings:
-        print(f"note: {warning}")
-
-
-def epoch_line(summary: dict[str, Any], num_epochs: int, speed: float, seconds_left: float, *, best: bool) -> str:
-    """An epoch's figures, speed and the time left, for the terminal."""
-    parts = [f"epoch {summary['epoch']}/{num_epochs}", f"loss {summary['loss']:.4f}"]
-    if "val_loss" in summary:
-        parts.append(f"val loss {summary['val_loss']:.4f}")
-        if summary["val_pcc_median"] is not None:
-            parts.append(f"val median PCC {summary['val_pcc_median']:.3f}")
-    minutes, seconds = divmod(round(seconds_left), 60)
-    parts += [f"{speed:.1f} images/s", f"{minutes}:{seconds:02d} left"]
-    return "  ".join(parts) + ("  best so far" if best else "")
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ class Run:
         graphdef, template = steps.init_state(
             config, data.panel, image_size_px=data.image_size_px, tiles=data.tiles, mesh=mesh, abstract=True
         )
-        step = meta["best_step"]
+        step = meta["best_step"] or meta["step"]  # 0: saved before the end of the first epoch
         return cls(workdir, config, data, protocol, graphdef, checkpoint.restore(folder, step, template), step, mesh)
 
     @functools.cached_property

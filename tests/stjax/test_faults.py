@@ -54,16 +54,16 @@ def test_outside_the_main_thread_signals_are_left_alone():
 def test_a_stopped_program_says_so_and_exits_as_its_scheduler_wants(variable, code, monkeypatch, capsys):
     if variable:
         monkeypatch.setenv("STJAX_STOPPED_EXIT_CODE", variable)
-    with pytest.raises(SystemExit) as ended:
-        faults.exit_stopped(faults.Stopped("saved at step 3"))
+    with pytest.raises(SystemExit) as ended, faults.exits_when_stopped():
+        raise faults.Stopped("saved at step 3")
     assert ended.value.code == code
     assert capsys.readouterr().out == "saved at step 3\n"
 
 
 def test_an_exit_code_that_is_none_is_refused(monkeypatch):
     monkeypatch.setenv("STJAX_STOPPED_EXIT_CODE", "stop")
-    with pytest.raises(InputError, match="STJAX_STOPPED_EXIT_CODE is 'stop'"):
-        faults.exit_stopped(faults.Stopped())
+    with pytest.raises(InputError, match="STJAX_STOPPED_EXIT_CODE is 'stop'"), faults.exits_when_stopped():
+        pass
 
 
 def run_python(code):

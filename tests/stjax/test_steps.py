@@ -155,7 +155,7 @@ def test_test_time_symmetries_make_the_prediction_invariant(config, panel, batch
 
 def test_batch_size_must_fit_the_devices():
     with pytest.raises(InputError, match="multiple of the 8 devices; use for example 16"):
-        parallel.check_batch_size(15, parallel.make_mesh())
+        parallel.check_batch_size(15, 0, parallel.make_mesh())
 
 
 def variant(config, **values):
