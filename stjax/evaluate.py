@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> None:
         "--protocol", default="", help="the protocol to score under; default and so far only: the run's"
     )
     parser.add_argument("--sections", default="", help="comma-separated; default the run's held-out sections")
-    parser.add_argument("--spot-size-um", default="", help="of tiles: sizes to score, default those of the data")
+    parser.add_argument("--spot-size-um", default="", help="of tiles: sizes to score, default those of training")
     parser.add_argument(
         "--max-spots", type=int, default=MAX_SPOTS, help=f"of tiles: of a section and size, at random ({MAX_SPOTS})"
     )
@@ -94,7 +94,7 @@ def evaluate(
     Args:
         folder: the work directory.
         data_dir: another data set, all of whose sections are scored unless `sections` names some.
-        sizes_um: of tiles, the sizes of spots to score; default those of the data.
+        sizes_um: of tiles, the sizes of spots to score; default those asked for in training, or of the data.
         max_spots: of tiles, how many of a section and size, drawn at random; 0 scores all.
         beside: of tiles, the work directory of a model of patches to score on the same spots.
 
@@ -120,13 +120,14 @@ def evaluate(
     check_preparation(run, dataset)
     if (sizes_um or beside) and run.data.tiles is None:
         raise InputError("--spot-size-um and --beside are for models of tiles; this one sees a patch around each spot")
+    trained_sizes = numbers(run.config.spot_sizes_um, "spot_sizes_um")
+    sizes_um = sizes_um or trained_sizes
     # Only the sections held out by default go where the run's own result lives.
-    held_out = not data_dir and not sizes_um and set(chosen) == set(run.data.split.test)
+    held_out = not data_dir and sizes_um == trained_sizes and set(chosen) == set(run.data.split.test)
     target = folder / "evaluation" / run.data.protocol
     pictures = folder / "predictions"
     if not held_out:
-        sizes = f" {sorted(sizes_um)}" if sizes_um else ""
-        label = hashlib.sha256(f"{dataset.content_hash}{sorted(chosen)}{sizes}".encode()).hexdigest()[:12]
+        label = hashlib.sha256(f"{dataset.content_hash}{sorted(chosen)}{sorted(sizes_um)}".encode()).hexdigest()[:12]
         target = target / label
         pictures = target / "predictions"
 

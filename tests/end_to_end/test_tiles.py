@@ -1,0 +1,102 @@
+"""A model of tiles from the command lines: trained at one size of spot, scored at others, applied to raw slides."""
+
+import json
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pytest
+
+from data_prep import build, demo
+from data_prep.errors import InputError
+from stjax import train
+from tests.conftest import command
+
+SMALL = (
+    "--config=configs/pixnet_tiny.py",
+    "--config.batch_size=4",
+    "--config.num_epochs=2",
+    "--config.learning_rate=1e-3",
+    "--config.schedule=constant",
+)
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory):
+    """Visium HD sections of two patients, raw; as tiles that hold a patch of 32 px around every bin; and as patches."""
+    folder = tmp_path_factory.mktemp("slides")
+    demo.make_demo(folder / "raw", layout="visium_hd", patients=2, sections_per_patient=1, spots=3)
+    build.build(folder / "raw", folder / "tiles", tile_size_px=128, context_px=32, min_counts=0, image_format="raw")
+    build.build(folder / "raw", folder / "patches", patch_size_px=32, min_counts=0, bin_um=[16])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(slides, cache):
+    """A run trained on spots of 40 um, which the data does not have."""
+    folder = slides / "run"
+    arguments = (*SMALL, f"--config.data_dir={slides / 'tiles'}", "--config.spot_sizes_um=40", f"--workdir={folder}")
+    result = command("stjax.train", *arguments, cache=cache)
+    return folder, result.stdout
+
+
+def test_training_on_made_spots_scores_the_held_out_slide(run):
+    folder, printed = run
+    assert "spots of 40 um (trained on)" in printed
+    data = json.loads((folder / "data.json").read_text())
+    assert data["tiles"]["sizes_um"] == [40.0]
+    scores = json.loads((folder / "evaluation" / "pixnet" / "metrics.json").read_text())
+    assert scores["sections"] == ["B1_040um"]
+    assert set(scores["methods"]) == {"model", "ridge on colour", "mean predictor"}
+
+
+def test_evaluation_at_every_size_beside_the_nearest_spot_and_a_model_of_patches(run, slides, cache):
+    folder, _ = run
+    patch_run = slides / "patch_run"
+    small = ("--config.batch_size=16", "--config.num_epochs=1", "--config.model.aux=False", "--config.protocol=pixnet")
+    patches = f"--config.data_dir={slides / 'patches'}"
+    command("stjax.train", "--config=configs/tiny.py", patches, *small, f"--workdir={patch_run}", cache=cache)
+    sizes = ("--spot-size-um=2,8,16,40", "--max-spots=60", f"--beside={patch_run}")
+    result = command("stjax.evaluate", f"--workdir={folder}", *sizes, cache=cache)
+    path = next(line for line in result.stdout.splitlines() if line.endswith("metrics.json"))
+    by_size = json.loads(Path(path).read_text())["sizes_um"]
+    assert set(by_size) == {"2", "8", "16", "40"}
+    for size, figures in by_size.items():
+        assert figures["trained_on"] == (size == "40")
+        assert 0.01 < figures["total_ratio"] < 100
+        beside = {"patch model"} if size == "40" else {"patch model", "nearest spot"}
+        assert set(figures["methods"]) == {"model", "ridge on colour", "mean predictor"} | beside
+        assert figures["methods"]["model"]["mse"] > 0
+
+
+def test_prediction_of_the_raw_slide_equals_that_of_its_tiles(run, slides, cache, tmp_path):
+    folder, _ = run
+    result = command("stjax.evaluate", f"--workdir={folder}", "--spot-size-um=16", "--max-spots=0", cache=cache)
+    arguments = (f"--source={slides / 'raw'}", f"--out={tmp_path}", "--sections=B1_016um")
+    command("stjax.predict", f"--workdir={folder}", *arguments, cache=cache)
+    raw = anndata.read_h5ad(tmp_path / "B1_016um.h5ad")
+    prepared = anndata.read_h5ad(next(line for line in result.stdout.splitlines() if line.endswith("B1_016um.h5ad")))
+    assert sorted(raw.obs_names) == sorted(prepared.obs_names)
+    prepared = prepared[raw.obs_names]
+    np.testing.assert_allclose(raw.X, prepared.X, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(raw.layers["truth"], prepared.layers["truth"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "data", "arguments", "message"),
+    [
+        ("pixnet_tiny", "patches", (), "pixnet is a model of tiles; build the data set with --tile-size-px"),
+        ("tiny", "tiles", ("--config.protocol=pixnet",), "efficientnet is a model of patches; build the data set"),
+        ("pixnet_tiny", "tiles", ("--config.model.aux=True",), "pixnet has no AuxNet"),
+        ("pixnet_tiny", "tiles", ("--config.spot_sizes_um=3",), "no spot of 3 um in section"),
+        ("pixnet_tiny", "tiles", ("--config.spot_sizes_um=-3",), "config.spot_sizes_um is '-3'"),
+        ("pixnet_tiny", "tiles", ("--config.loss=mse",), "config.loss is 'mse'; choose additive_nll"),
+        ("pixnet_tiny", "tiles", ("--config.model.options.aggregation=max",), "choose sum, mean, additive"),
+        ("tiny", "patches", ("--config.protocol=pixnet", "--config.spot_sizes_um=8"), "spot_sizes_um is for tiles"),
+    ],
+)
+def test_what_does_not_fit_is_refused(slides, tmp_path, config, data, arguments, message):
+    flags = [f"--config=configs/{config}.py", f"--config.data_dir={slides / data}", f"--workdir={tmp_path / 'run'}"]
+    with pytest.raises(InputError, match=message):
+        train.main([*flags, *arguments])
+    assert not (tmp_path / "run" / "config.json").exists()
