@@ -83,19 +83,19 @@ def predict_dense(
     channels = [*description["genes"], TOTAL] if isinstance(model.head, AdditiveHead) else description["genes"]
     shape = (len(channels), source.height // CELL_PX, source.width // CELL_PX)
     rows, cells = (axis.length(-1) // CELL_PX for axis in plan.axes)
-    target = MapWriter(out, description, shape=shape, core=(rows, cells))
-    if 0 < target.done < target.tiles:
-        print(f"{out}: going on after {target.done} of {target.tiles} tiles")
-    blocks = stream(run, plan, source, columns, first=target.done)
-    for block in cli.progress(blocks, total=target.tiles - target.done, description=slide.path.name, unit="tile"):
-        target.write(block)
-    um_per_model_px = um_per_px * px_scale
-    target.finish(
-        name=slide.path.stem,
-        channels=channels,
-        um_per_cell=CELL_PX * um_per_model_px,
-        um_offset=(CELL_PX * um_per_model_px - um_per_px) / 2,
-    )
+    with MapWriter(out, description, shape=shape, core=(rows, cells)) as target:
+        if 0 < target.done < target.tiles:
+            print(f"{out}: going on after {target.done} of {target.tiles} tiles")
+        blocks = stream(run, plan, source, columns, first=target.done)
+        for block in cli.progress(blocks, total=target.tiles - target.done, description=slide.path.name, unit="tile"):
+            target.write(block)
+        um_per_model_px = um_per_px * px_scale
+        target.finish(
+            name=slide.path.stem,
+            channels=channels,
+            um_per_cell=CELL_PX * um_per_model_px,
+            um_offset=(CELL_PX * um_per_model_px - um_per_px) / 2,
+        )
     return out
 
 

@@ -10,7 +10,9 @@ the image: resize and sum are linear, so that any shape's value follows from it 
 
 import dataclasses
 import difflib
+import fcntl
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +41,8 @@ _PORTION_CELLS = 1 << 21  # of the windows of shapes worked on at a time: about 
 class MapWriter:
     """An unfinished map, whose tiles are written in order; after a kill, a new one on the same folder goes on.
 
+    Use as a context manager, or call `close`: until then no other process may write the folder.
+
     Attributes:
         done: tiles that are whole on disk.
         tiles: of the whole map.
@@ -53,18 +57,30 @@ class MapWriter:
             core: rows and columns of a tile; those at the end may be smaller.
 
         Raises:
-            InputError: the folder holds a map of something else, or no map.
+            InputError: the folder holds a map of something else, or no map, or another process writes it.
         """
         self.path, self.shape, self.core = path, shape, core
         self.description = json.loads(json.dumps(description, allow_nan=False))
         self._across = -(-shape[2] // core[1])
         self.tiles = self._across * -(-shape[1] // core[0])
         self._low, self._high = np.full(shape[0], np.inf), np.full(shape[0], -np.inf)
-        self.done = self._begin()
-        if self.done < self.tiles:
-            self._array: Any = self._open_array()
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path} exists and is no dense map; choose another place, or remove it")
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(path, os.O_RDONLY)
+        try:
+            self.done = self._begin()
+            if self.done < self.tiles:
+                self._array: Any = self._open_array()
+        except BaseException:
+            self.close()
+            raise
 
     def _begin(self) -> int:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of the folder itself: it ends with the process
+        except OSError:
+            raise InputError(f"another process is writing {self.path}; wait for it, or choose another place") from None
         if (self.path / _META).exists():
             self._check_same(_attributes(self.path))
             (self.path / _PROGRESS).unlink(missing_ok=True)
@@ -75,11 +91,20 @@ class MapWriter:
             if progress["tiles"]:
                 self._low, self._high = np.array(progress["low"]), np.array(progress["high"])
             return progress["tiles"]
-        if self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
-            raise InputError(f"{self.path} exists and is no dense map; choose another place, or remove it")
-        self.path.mkdir(parents=True, exist_ok=True)
+        if any(self.path.iterdir()):
+            raise InputError(f"{self.path} holds something else than a dense map; choose another place")
         self._save_progress(0)
         return 0
+
+    def close(self) -> None:
+        """Lets other processes write the folder."""
+        os.close(self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _check_same(self, other: dict[str, Any]) -> None:
         differing = [key for key in sorted(self.description | other) if self.description.get(key) != other.get(key)]

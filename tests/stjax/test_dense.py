@@ -230,7 +230,7 @@ def test_query_gives_what_the_model_predicts_for_the_shapes(slide_path, tmp_path
     assert_same(found.query(SHAPES[3:5], ["G9", "E2"]), expected[3:5, [9, 2]])
 
 
-def ramps(path, *, px_scale=1.0, aggregation="mean", finish=True, stop=None, **about):
+def ramps(path, *, px_scale=1.0, aggregation="mean", stop=None, **about):
     """A map of 30 x 50 cells in tiles of 8 x 16; its genes are its own coordinates, in model pixels from the corner."""
     centre = (np.arange(50, dtype=np.float32) + 0.5) * CELL_PX
     values = np.stack(np.broadcast_arrays(centre[None, :], centre[:30, None]))
@@ -248,12 +248,12 @@ def ramps(path, *, px_scale=1.0, aggregation="mean", finish=True, stop=None, **a
         "px_scale": px_scale,
         **about,
     }
-    target = MapWriter(path, about, shape=values.shape, core=(8, 16))
-    for tile in range(target.done, target.tiles if stop is None else stop):
-        y, x = tile // 4 * 8, tile % 4 * 16
-        target.write(values[:, y : y + 8, x : x + 16])
-    if finish and stop is None:
-        target.finish(name="ramp", channels=["x", "y"], um_per_cell=2.0, um_offset=0.75)
+    with MapWriter(path, about, shape=values.shape, core=(8, 16)) as target:
+        for tile in range(target.done, target.tiles if stop is None else stop):
+            y, x = tile // 4 * 8, tile % 4 * 16
+            target.write(values[:, y : y + 8, x : x + 16])
+        if stop is None:
+            target.finish(name="ramp", channels=["x", "y"], um_per_cell=2.0, um_offset=0.75)
     return path
 
 
@@ -344,8 +344,18 @@ def test_maps_of_something_else_are_not_gone_on_with(tmp_path, stop):
         ramps(path, aggregation="sum", width=200)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="is no dense map"):
+    with pytest.raises(InputError, match="holds something else"):
         ramps(tmp_path / "other")
+    with pytest.raises(InputError, match="is no dense map"):
+        ramps(tmp_path / "other" / "notes.txt")
+
+
+def test_one_process_at_a_time_writes_a_map(tmp_path):
+    path = ramps(tmp_path / "map", stop=3)
+    of = json.loads((path / "progress.json").read_text())["of"]
+    with MapWriter(path, of, shape=(2, 30, 50), core=(8, 16)), pytest.raises(InputError, match="another process"):
+        ramps(path)
+    DenseMap.open(ramps(path))
 
 
 @pytest.mark.usefixtures("known_halo")
