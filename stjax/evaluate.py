@@ -27,7 +27,7 @@ import numpy as np
 from data_prep import cli
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from stjax import baselines, distributed, predict, prepared, scoring, workdir, writer
+from stjax import baselines, dense, distributed, prepared, scoring, workdir, writer
 from stjax.config import names, numbers
 from stjax.tile_records import rounded
 
@@ -234,7 +234,7 @@ def check_preparation(run: workdir.Run, dataset: PatchDataset) -> None:
         )
     for section in dataset.sections:
         scale = there["um_per_px"] or section["um_per_px"]
-        if abs(scale / data.um_per_px - 1) > predict.SCALE_TOLERANCE:
+        if abs(scale / data.um_per_px - 1) > dense.SCALE_TOLERANCE:
             raise InputError(
                 f"{dataset.path}: section {section['name']} has {scale:.3f} um per px, the model was trained at "
                 f"{data.um_per_px:.3f}; build it with --um-per-px {data.um_per_px:.3f}"

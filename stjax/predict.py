@@ -3,11 +3,13 @@
 usage: python -m stjax.predict --workdir=DIR --source=DIR --out=DIR [--sections=A,B] [--genes=ERBB2,FASN]
 
 writes <out>/<section>.h5ad (predictions in X, measured expression, where there is any, in layers["truth"]) and
-<out>/<section>_<gene>.png: one gene over the tissue, truth and prediction side by side
+<out>/<section>_<gene>.png: one gene over the tissue, truth and prediction side by side. With --dense, of a model of
+tiles, also <out>/<section>.ome.zarr: the map of the whole slide, a channel a gene (docs/dense.md)
 
 examples:
   python -m stjax.predict --workdir=runs/enet_b0_aux --source=raw/her2st --out=predictions --sections=C5
   python -m stjax.predict --workdir=runs/enet_b0_aux --source=raw/her2st --out=predictions --genes=ERBB2,GNAS
+  python -m stjax.predict --workdir=runs/pixnet --source=raw/her2st --out=predictions --sections=C5 --dense
 """
 
 import argparse
@@ -18,16 +20,16 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import cli, patches, readers, stain, tiles
+from data_prep import cli, patches, readers, tiles
 from data_prep.errors import InputError
 from data_prep.section import DISC, POLYGON, Section
 from data_prep.slide import Slide, file_sha256, open_slide
 from stjax import parallel, workdir, writer
 from stjax.config import names
+from stjax.dense import predict_dense, scale_and_stain
 from stjax.ops.spot_pool import Shapes
 from stjax.tile_records import TileTables
 
-SCALE_TOLERANCE = 0.05  # a section whose scale is further than this from the training's is resampled
 THUMBNAIL_PX = 1000
 LEGACY_LAYOUTS = ("her2st", "stnet")
 
@@ -44,6 +46,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--sections", default="", help="comma-separated; default all whose files are complete")
     parser.add_argument("--genes", default="", help="comma-separated symbols or Ensembl ids; default the main panel")
     parser.add_argument("--um_per_px", type=float, help="the slides' scale, where nothing else tells it")
+    parser.add_argument("--dense", action="store_true", help="also the map of the whole slide, of a model of tiles")
     given = parser.parse_args(arguments)
     written = predict(
         given.workdir,
@@ -53,6 +56,7 @@ def main(arguments: list[str]) -> None:
         sections=names(given.sections),
         genes=names(given.genes),
         um_per_px=given.um_per_px,
+        dense=given.dense,
     )
     print("results:")
     for path in written:
@@ -68,6 +72,7 @@ def predict(
     sections: Sequence[str] = (),
     genes: Sequence[str] = (),
     um_per_px: float | None = None,
+    dense: bool = False,
 ) -> list[Path]:
     """Predicts the spots of raw sections and writes a file and a picture a section.
 
@@ -75,6 +80,7 @@ def predict(
         folder: the work directory of the model.
         source: raw sections.
         genes: which to write; default the model's main panel.
+        dense: write the map of each whole slide too.
 
     Returns:
         The files written.
@@ -100,6 +106,10 @@ def predict(
         section = reader.read_section(source, name, **options)
         with open_slide(section.image_path) as slide:
             prediction = predict_slide(run, section, slide)
+            if dense:
+                scale, is_demo = section.um_per_px, section.synthetic
+                path = out / f"{name}.ome.zarr"
+                written.append(predict_dense(run, slide, path, um_per_px=scale, genes=columns, synthetic=is_demo))
         path = out / f"{name}.h5ad"
         writer.write_h5ad(path, prediction, run, genes=columns)
         gene = int(columns[np.argmax(prediction.expression[:, columns].std(axis=0))])
@@ -126,16 +136,7 @@ def gene_columns(run: workdir.Run, genes: Sequence[str]) -> np.ndarray:
 def predict_slide(run: workdir.Run, section: Section, slide: Slide) -> writer.SectionPrediction:
     """Predicts every spot of a section: of a model of patches, those whose whole window lies inside the image."""
     data = run.data
-    px_scale = data.um_per_px / section.um_per_px
-    if abs(px_scale - 1) <= SCALE_TOLERANCE and not data.parameters.get("um_per_px"):
-        px_scale = 1.0
-    else:
-        print(f"section {section.name}: resampled from {section.um_per_px:.3f} to {data.um_per_px:.3f} um per px")
-    transform = None
-    if data.stain_target is not None:  # as the training slides were, each fitted on its own and mapped to the target
-        target = stain.profile_from(data.stain_target)
-        standardise = data.parameters["stain_standardise"]
-        transform = stain.fit_transform_for(data.parameters["stain"], slide, target, standardise=standardise)
+    px_scale, transform = scale_and_stain(run, slide, section.um_per_px)
     if data.tiles is None:
         inside = patches.inside_mask(slide, section.spot_xy, patch_size_px=data.image_size_px, px_scale=px_scale)
         if not inside.all():

@@ -10,7 +10,7 @@ from data_prep import cli
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from data_prep.section import DISC
-from stjax import baselines, input_pipeline, predict, workdir, writer
+from stjax import baselines, dense, input_pipeline, predict, workdir, writer
 from stjax.config import numbers
 from stjax.ops.spot_pool import Shapes
 from stjax.tile_records import TileRecords
@@ -117,7 +117,7 @@ def comparable(patch_model: workdir.Run, run: workdir.Run) -> workdir.Run:
     if theirs.tiles is not None or patch_model.protocol.target != run.protocol.target:
         raise InputError(f"--beside {patch_model.workdir} is no model of patches that predicts {run.protocol.target}")
     same_stain = theirs.parameters["stain"] == ours.parameters["stain"]
-    if not same_stain or abs(theirs.um_per_px / ours.um_per_px - 1) > predict.SCALE_TOLERANCE:
+    if not same_stain or abs(theirs.um_per_px / ours.um_per_px - 1) > dense.SCALE_TOLERANCE:
         raise InputError(
             f"--beside {patch_model.workdir} was trained on slides of another scale or stain normalisation"
         )

@@ -100,3 +100,11 @@ def test_what_does_not_fit_is_refused(slides, tmp_path, config, data, arguments,
     with pytest.raises(InputError, match=message):
         train.main([*flags, *arguments])
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_dense_map_of_an_encoder_that_sees_the_whole_tile_is_refused(run, slides, cache, tmp_path):
+    arguments = (f"--workdir={run[0]}", f"--source={slides / 'raw'}", f"--out={tmp_path}", "--sections=B1_016um")
+    result = command("stjax.predict", *arguments, "--dense", cache=cache, check=False)
+    assert result.returncode == 2
+    assert "encoder looks at the whole tile" in result.stderr
+    assert not list(tmp_path.glob("*.zarr"))
