@@ -99,13 +99,18 @@ def print_data(
         print(f"note: {warning}")
 
 
-def epoch_line(summary: dict[str, Any], num_epochs: int, speed: float, seconds_left: float, *, best: bool) -> str:
-    """An epoch's figures, speed and the time left, for the terminal."""
+def epoch_figures(summary: dict[str, Any], num_epochs: int) -> str:
+    """An epoch's figures, for the terminal."""
     parts = [f"epoch {summary['epoch']}/{num_epochs}", f"loss {summary['loss']:.4f}"]
     if "val_loss" in summary:
         parts.append(f"val loss {summary['val_loss']:.4f}")
         if summary["val_pcc_median"] is not None:
             parts.append(f"val median PCC {summary['val_pcc_median']:.3f}")
+    return "  ".join(parts)
+
+
+def epoch_line(summary: dict[str, Any], num_epochs: int, speed: float, seconds_left: float, *, best: bool) -> str:
+    """An epoch's figures, speed and the time left, for the terminal."""
     minutes, seconds = divmod(round(seconds_left), 60)
-    parts += [f"{speed:.1f} images/s", f"{minutes}:{seconds:02d} left"]
-    return "  ".join(parts) + ("  best so far" if best else "")
+    line = f"{epoch_figures(summary, num_epochs)}  {speed:.1f} images/s  {minutes}:{seconds:02d} left"
+    return line + ("  best so far" if best else "")

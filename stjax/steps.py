@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -61,8 +60,8 @@ def spots_of(batch: Batch, parts: jax.Array | None) -> dict[str, Any]:
 
 def normalise(images: jax.Array, panel: Panel) -> jax.Array:
     """uint8 [B, H, W, 3] to float32 of zero mean and unit deviation over the training patches."""
-    mean, std = (np.asarray(value, np.float32)[None, None, None, :] for value in (panel.image_mean, panel.image_std))
-    return (images.astype(jnp.float32) - mean) / std
+    mean, std = (jnp.asarray(value, jnp.float32)[None, None, None, :] for value in (panel.image_mean, panel.image_std))
+    return (images.astype(jnp.float32) - mean) * (1 / std)  # rounded alike whether std is a constant or an argument
 
 
 def make_targets(batch: Batch, panel: Panel, protocol: Protocol) -> dict[str, jax.Array]:
@@ -71,9 +70,9 @@ def make_targets(batch: Batch, panel: Panel, protocol: Protocol) -> dict[str, ja
     expression = protocol.transform(batch["counts"], batch["total"], panel.num_genes)
     genes = expression.shape[-1]
     mean, std = (
-        np.asarray(value[:genes], np.float32)[None, None, :] for value in (panel.target_mean, panel.target_std)
+        jnp.asarray(value[:genes], jnp.float32)[None, None, :] for value in (panel.target_mean, panel.target_std)
     )
-    standardised = (expression - mean) / std
+    standardised = (expression - mean) * (1 / std)  # as in `normalise`
     return {"main": standardised[..., : panel.num_main], "aux": standardised[..., panel.num_main :]}
 
 
@@ -151,9 +150,23 @@ def init_state(
 def make_train_step(
     graphdef: Any, config: Config, panel: Panel, protocol: Protocol, mesh: Mesh
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
-    """A jitted `step(state, batch, step, learning_rate) -> state, {"loss", ...}`; the state given is donated.
+    """A jitted `step(state, batch, step, learning_rate) -> state, {"loss", ...}`; the state given is donated."""
+    train_step = train_step_of(graphdef, config, panel, protocol, seed=config.seed, aux_weight=config.aux_weight)
+    whole, split = parallel.replicated(mesh), parallel.split_batch(mesh)
+    return jax.jit(
+        train_step, in_shardings=(whole, split, whole, whole), out_shardings=(whole, whole), donate_argnums=0
+    )
 
-    All randomness comes from `config.seed` and the step number, so a resumed run repeats an uninterrupted one.
+
+def train_step_of(
+    graphdef: Any, config: Config, panel: Panel, protocol: Protocol, *, seed: Any, aux_weight: Any
+) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
+    """`step(state, batch, step, learning_rate) -> state, {"loss", ...}`, a pure function.
+
+    All randomness comes from the seed and the step number, so a resumed run repeats an uninterrupted one.
+
+    Args:
+        panel: whose statistics may be traced arrays, as `seed` and `aux_weight` may be.
     """
     optimizer, loss_function = make_optimizer(config), loss_of_config(config)
     backbone_scale = config.backbone_learning_rate_scale
@@ -172,7 +185,7 @@ def make_train_step(
             frozen_backbone=backbone_scale == 0,
             **spots_of(batch, parts),
         )
-        loss, figures = loss_function(outputs, make_targets(batch, panel, protocol), batch, config.aux_weight)
+        loss, figures = loss_function(outputs, make_targets(batch, panel, protocol), batch, aux_weight)
         return loss, (figures, statistics)
 
     gradients_of = jax.grad(loss_of, has_aux=True)
@@ -181,7 +194,7 @@ def make_train_step(
         state: State, batch: Batch, step: jax.Array, learning_rate: jax.Array
     ) -> tuple[State, dict[str, jax.Array]]:
         params, statistics = state["params"], state["statistics"]
-        augment_key, model_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), step))
+        augment_key, model_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
         parts = random_symmetries(len(batch["image"]), augment_key) if config.augment else None
         if config.micro_batch in (0, config.batch_size):
             gradients, (figures, statistics) = gradients_of(params, statistics, batch, parts, model_key)
@@ -195,10 +208,7 @@ def make_train_step(
         params = optim.apply_updates(params, updates, learning_rate)
         return {"params": params, "statistics": statistics, "opt_state": opt_state}, figures
 
-    whole, split = parallel.replicated(mesh), parallel.split_batch(mesh)
-    return jax.jit(
-        train_step, in_shardings=(whole, split, whole, whole), out_shardings=(whole, whole), donate_argnums=0
-    )
+    return train_step
 
 
 def accumulated(
@@ -263,8 +273,8 @@ def to_expression(outputs: dict[str, jax.Array], panel: Panel, protocol: Protoco
         return losses.additive_expression(
             outputs["rates"], lambda counts, total: protocol.transform(counts, total, panel.num_genes)
         )
-    mean = np.asarray(panel.target_mean[: panel.num_main], np.float32)[None, None, :]
-    std = np.asarray(panel.target_std[: panel.num_main], np.float32)[None, None, :]
+    mean = jnp.asarray(panel.target_mean[: panel.num_main], jnp.float32)[None, None, :]
+    std = jnp.asarray(panel.target_std[: panel.num_main], jnp.float32)[None, None, :]
     return outputs["main"] * std + mean
 
 
@@ -294,14 +304,22 @@ def make_eval_step(
 ) -> Callable[[State, Batch], tuple[jax.Array, dict[str, jax.Array]]]:
     """A jitted `step(state, batch) -> expression [B, S, M], losses`: the whole batch's on every host, each
     loss as its sum over measured spots."""
+    eval_step = eval_step_of(graphdef, config, panel, protocol, aux_weight=config.aux_weight)
+    whole, split = parallel.replicated(mesh), parallel.split_batch(mesh)
+    return jax.jit(eval_step, in_shardings=(whole, split), out_shardings=(whole, whole))
+
+
+def eval_step_of(
+    graphdef: Any, config: Config, panel: Panel, protocol: Protocol, *, aux_weight: Any
+) -> Callable[[State, Batch], tuple[jax.Array, dict[str, jax.Array]]]:
+    """`make_eval_step`'s as a pure function, of a panel as in `train_step_of`."""
     loss_function = loss_of_config(config)
 
     def eval_step(state: State, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         outputs = forward(graphdef, state, batch, panel, protocol)
         wanted = make_targets(batch, panel, protocol)
-        _, parts = loss_function(outputs, wanted, batch, config.aux_weight)
+        _, parts = loss_function(outputs, wanted, batch, aux_weight)
         spots = jnp.sum(batch["mask"])
         return to_expression(outputs, panel, protocol), {name: part * spots for name, part in parts.items()}
 
-    whole, split = parallel.replicated(mesh), parallel.split_batch(mesh)
-    return jax.jit(eval_step, in_shardings=(whole, split), out_shardings=(whole, whole))
+    return eval_step

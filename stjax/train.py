@@ -16,7 +16,6 @@ examples:
 """
 
 import contextlib
-import dataclasses
 import math
 import time
 from collections.abc import Iterator
@@ -27,8 +26,6 @@ import jax
 import numpy as np
 
 from data_prep import cli
-from data_prep.dataset import PatchDataset
-from data_prep.errors import InputError
 from stjax import (
     checkpoint,
     demo_data,
@@ -36,8 +33,6 @@ from stjax import (
     evaluate,
     faults,
     input_pipeline,
-    metrics,
-    optim,
     parallel,
     profiling,
     protocols,
@@ -47,9 +42,9 @@ from stjax import (
 )
 from stjax import config as configs
 from stjax.config import Config
-from stjax.ops.spot_pool import merge_layouts
-from stjax.panel import Panel, fit_panel
-from stjax.tile_records import TileRecords
+from stjax.job import prepare
+from stjax.panel import Panel
+from stjax.validation import Validation
 
 
 def main(arguments: list[str]) -> None:
@@ -85,80 +80,19 @@ def train(config: Config, folder: Path) -> None:
 
 def run(config: Config, folder: Path, stop: faults.StopOnSigterm) -> None:
     """`train`, in a folder that no other run trains in."""
-    # ------------------------------------------------------------------------------------------------- config, data
-    protocol = protocols.get_protocol(config.protocol)
-    is_demo = not config.data_dir
-    config = configs.resolve(config, protocol, demo=is_demo)
-    if (folder / workdir.CONFIG).exists():
-        configs.check_same_run(configs.load(folder / workdir.CONFIG), config, folder)
-    elif any(entry.suffix != ".tmp" and entry.name != workdir.LOCK for entry in folder.iterdir()):
-        raise InputError(f"{folder} is in use by something else than a run of stjax; choose another --workdir")
     mesh = parallel.make_mesh()
-    parallel.check_batch_size(config.batch_size, config.micro_batch, mesh)
     traced = profiling.parse_steps(config.profile_steps)
-
-    if is_demo:
-        shape = ("layout", "patients", "spots", "patch_size_px", "tile_size_px")
-        with distributed.writer_first("demo data"):
-            path = demo_data.demo_dataset(**{name: config.demo[name] for name in shape})
-    else:
-        path = Path(config.data_dir)
-    dataset = PatchDataset.open(path)
-    known = (folder / workdir.DATA).exists()
-    if known:  # the panel a run began with, to the bit
-        data = workdir.load_data_record(folder)
-        workdir.checked_protocol(data, folder)
-        if data.content_hash != dataset.content_hash:
-            raise InputError(f"{folder} was trained on other data than {path}; choose another --workdir")
-    else:
-        data = describe_data(config, protocol, dataset)
-
-    sizes = configs.numbers(config.spot_sizes_um, "config.spot_sizes_um")
-    kwargs = {"panel": data.panel, "protocol": protocol, "sizes_um": sizes}
-    train_records = input_pipeline.open_records(dataset, data.split.train, train=True, **kwargs)
-    val_records = (
-        input_pipeline.open_records(dataset, data.split.val, train=False, **kwargs) if data.split.val else None
-    )
-    if isinstance(train_records, TileRecords):
-        data = with_tiles(data, protocol, train_records, val_records)
-    run_log.print_data(data, dataset, {"train": train_records, "val": val_records})
-
-    # ------------------------------------------------------------------------------------- model, optimiser, restore
-    steps_per_epoch = max(1, len(train_records) // config.batch_size)
-    total_steps = steps_per_epoch * config.num_epochs
-    schedule = optim.Schedule(
-        config.schedule,
-        config.learning_rate,
-        total_steps=total_steps,
-        steps_per_epoch=steps_per_epoch,
-        warmup_steps=config.warmup_steps,
-        early_stopping_patience=config.early_stopping_patience,
-    )
-    checkpoints = folder / workdir.CHECKPOINTS
-    meta: dict[str, Any] = {"step": 0, "best_step": 0, "finished": False, "schedule": schedule.state()}
-    state_kwargs = {"image_size_px": data.image_size_px, "tiles": data.tiles, "mesh": mesh}
-    graphdef, template = steps.init_state(config, data.panel, abstract=True, **state_kwargs)
-    saved = checkpoint.newest(checkpoints) if known else None
-    if saved is None:
-        _, state = steps.init_state(config, data.panel, **state_kwargs)
-        print(run_log.overview(state["params"], config))
-    else:
-        meta, state = saved, checkpoint.restore(checkpoints, saved["step"], template)
-        schedule.restore(meta["schedule"])
-        word = "is finished" if meta["finished"] else f"resumes at step {meta['step']} of {total_steps}"
-        print(f"The run in {folder} {word}.")
-    # Nothing is written before everything asked for is known to work: a mistyped setting must not mark the folder.
-    distributed.barrier("every process has seen what is there")
-    if distributed.is_writer():
-        if not (folder / workdir.CONFIG).exists():
-            workdir.write_json(folder / workdir.CONFIG, config.to_dict())
-        if not known:
-            workdir.write_json(folder / workdir.DATA, data.to_json())
+    job = prepare(config, folder, mesh)
+    config, protocol, data, schedule = job.config, job.protocol, job.data, job.schedule
+    train_records, val_records, checkpoints = job.train_records, job.val_records, job.checkpoints
+    steps_per_epoch, total_steps = schedule.steps_per_epoch, schedule.total_steps
+    state, meta = job.state, job.meta
+    del job.state  # the steps reuse its memory
 
     # ------------------------------------------------------------------------------------------------ training loop
     if not meta["finished"]:
-        train_step = steps.make_train_step(graphdef, config, data.panel, protocol, mesh)
-        eval_step = steps.make_eval_step(graphdef, config, data.panel, protocol, mesh)
+        train_step = steps.make_train_step(job.graphdef, config, data.panel, protocol, mesh)
+        eval_step = steps.make_eval_step(job.graphdef, config, data.panel, protocol, mesh)
         batches = input_pipeline.training_batches(
             train_records,
             batch_size=config.batch_size,
@@ -252,51 +186,6 @@ def run(config: Config, folder: Path, stop: faults.StopOnSigterm) -> None:
     evaluate.evaluate(folder)
 
 
-def describe_data(config: Config, protocol: protocols.Protocol, dataset: PatchDataset) -> workdir.DataRecord:
-    """Split, panel and statistics of a run."""
-    split = protocols.split_sections(
-        protocol,
-        {section["name"]: section["patient"] for section in dataset.sections},
-        fold=config.fold,
-        test_patients=configs.names(config.test_patients),
-        test_sections=configs.names(config.test_sections),
-        val_sections=configs.names(config.val_sections),
-    )
-    parameters = dataset.manifest["parameters"]
-    scales = [section["um_per_px"] for section in dataset.sections if section["name"] in split.train]
-    return workdir.DataRecord(
-        data_dir=str(dataset.path.resolve()),
-        content_hash=dataset.content_hash,
-        parameters=parameters,
-        stain_target=dataset.manifest["stain_target"],
-        image_size_px=dataset.size_px,
-        um_per_px=float(parameters.get("um_per_px") or np.median(scales)),
-        synthetic=bool(dataset.manifest["synthetic"]),
-        train_patients=tuple(sorted({s["patient"] for s in dataset.sections if s["name"] in split.train})),
-        protocol=protocol.name,
-        protocol_hash=protocol.hash,
-        split=split,
-        panel=fit_panel(protocol, dataset, split),
-    )
-
-
-def with_tiles(
-    data: workdir.DataRecord, protocol: protocols.Protocol, train: TileRecords, val: input_pipeline.Records | None
-) -> workdir.DataRecord:
-    """What a run of tiles knows besides: statistics of the spots it is trained on, and one layout for all tables, which
-    the records take."""
-    if data.tiles is None:
-        facts, layouts = train.facts(), [train.tables.layout]
-        if isinstance(val, TileRecords):
-            layouts.append(val.tables.layout)
-        facts = dataclasses.replace(facts, layout=merge_layouts(layouts))
-        data = dataclasses.replace(data, tiles=facts, panel=train.refit(data.panel, protocol))
-    for records in (train, val):
-        if isinstance(records, TileRecords) and data.tiles is not None:
-            records.tables.layout = data.tiles.layout
-    return data
-
-
 def validate(
     eval_step: Any,
     state: steps.State,
@@ -307,25 +196,28 @@ def validate(
     mesh: jax.sharding.Mesh,
     dog: faults.Watchdog,
 ) -> dict[str, float | None]:
-    """Loss over the validation spots, and the median over genes of the pooled PCC; bounded memory for any number.
-
-    Each process reads its rows of every batch, and all gather the predictions: every spot counts exactly once.
+    """`Validation`'s figures. Each process reads its rows of every batch, and all gather the predictions: every spot
+    counts exactly once.
     """
-    moments, loss, weight = metrics.Moments(panel.num_main), 0.0, 0.0
+    found = Validation(panel, protocol)
     size = parallel.round_up(config.eval_batch_size, mesh)
     dog.beat("validation", compiles=True)
     for batch, _ in input_pipeline.evaluation_batches(records, batch_size=size):
         prediction, sums = eval_step(state, parallel.put_batch(batch, mesh))
         whole = distributed.gather({name: batch[name] for name in ("mask", "counts", "total")})
-        measured = whole["mask"] > 0
-        counts = whole["counts"][measured][:, : panel.num_main].astype(np.float64)
-        truth = protocol.transform(counts, whole["total"][measured].astype(np.float64), panel.num_genes)
-        moments.update(np.asarray(prediction)[measured], truth)
-        loss, weight = loss + float(sums["loss"]), weight + float(whole["mask"].sum())
+        found.update(np.asarray(prediction), float(sums["loss"]), whole)
         dog.beat("validation")
-    pcc = moments.pearson()
-    known = pcc[~np.isnan(pcc)]
-    return {"val_loss": loss / weight, "val_pcc_median": float(np.median(known)) if len(known) else None}
+    return found.figures()
+
+
+def require_finite(loss: float, step: int, index: np.ndarray, records: input_pipeline.Records, saved: Path) -> None:
+    """Raises FloatingPointError, naming step, records and the last good checkpoint, for a loss that is no number."""
+    if math.isfinite(loss):
+        return
+    spots = ", ".join(records.describe(int(i)) for i in index)
+    found = checkpoint.steps(saved)
+    good = f"the last good checkpoint is {saved / str(found[0])}" if found else "none was saved before"
+    raise FloatingPointError(f"the loss is {loss} at step {step}; its batch holds {spots}; {good}")
 
 
 def flush(
@@ -335,11 +227,7 @@ def flush(
     for step, rate, parts, index in pending:
         with timer.part("device"):
             values = {name: float(value) for name, value in parts.items()}
-        if not math.isfinite(values["loss"]):
-            spots = ", ".join(records.describe(int(i)) for i in index)
-            saved = checkpoint.steps(checkpoints)
-            good = f"the last good checkpoint is {checkpoints / str(saved[0])}" if saved else "none was saved before"
-            raise FloatingPointError(f"the loss is {values['loss']} at step {step}; its batch holds {spots}; {good}")
+        require_finite(values["loss"], step, index, records, checkpoints)
         yield {"step": step, "learning_rate": rate, **values}
     pending.clear()
 

@@ -1,0 +1,326 @@
+"""Cross-validation as one job: a run a fold of patients, each scored on the held-out patients, and a table over them.
+
+usage: python -m stjax.crossval --config=FILE --workdir=DIR [OPTIONS] [--config.KEY=VALUE ...]
+
+  --config=FILE          a config; every key may be set as for stjax.train
+  --workdir=DIR          holds a work directory a fold, fold_0, fold_1, ..., and crossval.json, crossval.csv
+  --folds=0,2            some of the protocol's folds; default all
+  --seeds=0,1,2          several runs a fold, an ensemble; default config.seed alone (fold_0_seed_1, ...)
+  --mode=sequential      one run after another (default);
+         processes       each in a process of its own, --processes=N at a time;
+         together        all in one program: parameters with a leading axis over runs, one compilation
+  --processes=N          default 2
+  --gpus-per-process=K   process i sees GPUs i*K to i*K + K - 1; default all see all
+  --choice=validation    each fold keeps the epoch of its lowest validation loss, and is scored with it (default);
+           published     besides, as BrST-Net's code: the epochs of the best validation loss, MAE, RMSE and PCC are
+                         averaged over folds, and a last run trains for so many on all patients but the held-out ones
+                         (the default of protocol brstnet_code)
+
+examples:
+  python -m stjax.crossval --config=configs/enet_b0_aux.py --workdir=runs/b0_folds
+  python -m stjax.crossval --config=configs/tiny.py --workdir=runs/folds --mode=together --seeds=0,1
+
+The same command goes on where it was stopped: a finished fold is not trained again. An array of jobs that trained the
+folds one by one (launch/slurm.sh --folds) is a work directory too.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from data_prep import cli
+from data_prep.dataset import PatchDataset
+from data_prep.errors import InputError
+from stjax import checkpoint, demo_data, distributed, faults, job, protocols, together, train, workdir
+from stjax import config as configs
+from stjax.config import Config
+
+MODES = ("sequential", "processes", "together")
+CHOICES = ("validation", "published")
+OPTIONS = ("folds", "seeds", "mode", "processes", "gpus-per-process", "choice")
+COLUMNS = ("pcc_median", "pcc_mean", "genes_pcc_above_0", "genes_pcc_above_0.5", "amae", "armse")
+BEST_OF = {"val_loss": min, "val_amae": min, "val_armse": min, "val_pcc_mean": max}
+FEWEST_EPOCHS = 3  # of the published choice
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One of the runs.
+
+    Attributes:
+        fold: None for the run on all patients but the held-out ones.
+        config: not yet resolved, as `train.train` takes it.
+    """
+
+    fold: int | None
+    seed: int
+    folder: Path
+    config: Config
+    overrides: tuple[str, ...]
+
+
+def main(arguments: list[str]) -> None:
+    """The command line."""
+    own = {name: value for name in OPTIONS if (value := _option(arguments, name)) is not None}
+    rest = [a for a in arguments if not a.startswith(tuple(f"--{name}=" for name in OPTIONS))]
+    if not any(argument.startswith("--workdir") for argument in rest) and "--help" not in rest and rest:
+        raise InputError("no work directory is given; add --workdir=DIR for the folds and their table")
+    config, folder = configs.parse(rest, usage=__doc__ or "")
+    demo_data.keep_compiled_programs()
+    mode, processes = own.get("mode", MODES[0]), _whole(own.get("processes", "2"), "--processes")
+    if mode not in MODES:
+        raise InputError(f"--mode is {mode!r}; choose one of {', '.join(MODES)}")
+    choice = own.get("choice", "published" if config.protocol == "brstnet_code" else "validation")
+    if choice not in CHOICES:
+        raise InputError(f"--choice is {choice!r}; choose one of {', '.join(CHOICES)}")
+    with faults.exits_when_stopped():
+        crossval(
+            config,
+            folder,
+            folds=[_whole(part, "--folds") for part in configs.names(own.get("folds", ""))],
+            seeds=[_whole(part, "--seeds") for part in configs.names(own.get("seeds", ""))],
+            mode=mode,
+            choice=choice,
+            processes=processes,
+            gpus_per_process=_whole(own.get("gpus-per-process", "0"), "--gpus-per-process"),
+            command=[argument for argument in rest if not argument.startswith("--workdir")],
+        )
+
+
+def _option(arguments: Sequence[str], name: str) -> str | None:
+    return next((a.split("=", 1)[1] for a in arguments if a.startswith(f"--{name}=")), None)
+
+
+def _whole(text: str, name: str) -> int:
+    if not text.isdigit():
+        raise InputError(f"{name} is {text!r}, expected whole numbers from 0 up")
+    return int(text)
+
+
+def crossval(
+    config: Config,
+    folder: Path,
+    *,
+    folds: Sequence[int] = (),
+    seeds: Sequence[int] = (),
+    mode: str = "sequential",
+    choice: str = "validation",
+    processes: int = 2,
+    gpus_per_process: int = 0,
+    command: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Trains and scores what is not finished, and writes the table.
+
+    Args:
+        config: as `configs/default.py`, not yet resolved.
+        folder: the work directory of all.
+        folds, seeds: which; default all folds, and the config's seed.
+        command: of mode "processes": the arguments of `stjax.train` that made `config`, without --workdir.
+
+    Returns:
+        What crossval.json holds.
+
+    Raises:
+        InputError: the data has no folds, or a run failed.
+    """
+    distributed.initialise()
+    split, count = folds_of(config)
+    if unknown := [fold for fold in folds if fold >= count]:
+        raise InputError(f"--folds names {unknown[0]}; the data has folds 0 to {count - 1} under {config.protocol}")
+    members = [
+        member(config, folder, fold, seed, several=len(seeds) > 1)
+        for fold in (folds or range(count))
+        for seed in (seeds or [config.seed])
+    ]
+    train_all(members, mode, processes, gpus_per_process, command)
+    result = {"protocol": config.protocol, "choice": choice, "mode": mode, "runs": [row(each) for each in members]}
+    if choice == "published":
+        epochs = published_epochs(members)
+        retrained = [
+            on_all_patients(config, folder, seed, split, epochs, several=len(seeds) > 1)
+            for seed in (seeds or [config.seed])
+        ]
+        train_all(retrained, "sequential", 1, 0, command)
+        result |= {"published_epochs": epochs, "retrained": [row(each) for each in retrained]}
+    result["summary"] = summary(result["runs"])
+    if distributed.is_writer():
+        workdir.write_json(folder / "crossval.json", result)
+        table = pd.DataFrame(result["runs"] + result.get("retrained", []))
+        temporary = folder / "crossval.csv.tmp"
+        table.to_csv(temporary, index=False)
+        os.replace(temporary, folder / "crossval.csv")
+        print_table(result)
+        print(f"results:\n{folder / 'crossval.json'}\n{folder / 'crossval.csv'}")
+    return result
+
+
+def folds_of(config: Config) -> tuple[protocols.Split, int]:
+    """The split of fold 0, and how many folds there are."""
+    if config.test_sections or config.val_sections:
+        raise InputError("folds are of patients; leave out config.test_sections and config.val_sections")
+    protocol = protocols.get_protocol(config.protocol)
+    dataset = PatchDataset.open(job.dataset_path(config))
+    patients = {section["name"]: section["patient"] for section in dataset.sections}
+    split = protocols.split_sections(protocol, patients, test_patients=configs.names(config.test_patients))
+    rest = {patient for name, patient in patients.items() if name not in split.test}
+    count = min(protocol.num_folds, len(rest))
+    if count < 2:
+        raise InputError(
+            f"{len(rest)} patients beside the held-out ones make no folds under protocol {protocol.name}, which deals "
+            f"patients to {protocol.num_folds}; add patients, or choose another protocol"
+        )
+    return split, count
+
+
+def member(config: Config, folder: Path, fold: int, seed: int, *, several: bool) -> Member:
+    """The run of one fold and seed."""
+    own = config.copy_and_resolve_references()
+    own.fold, own.seed = fold, seed
+    name = f"fold_{fold}" + (f"_seed_{seed}" if several else "")
+    return Member(fold, seed, folder / name, own, (f"--config.fold={fold}", f"--config.seed={seed}"))
+
+
+def on_all_patients(
+    config: Config, folder: Path, seed: int, split: protocols.Split, epochs: int, *, several: bool
+) -> Member:
+    """The run that trains on all sections but the held-out ones, for a given number of epochs."""
+    own = config.copy_and_resolve_references()
+    own.seed, own.num_epochs, own.test_sections = seed, epochs, ",".join(split.test)
+    name = "all_patients" + (f"_seed_{seed}" if several else "")
+    return Member(None, seed, folder / name, own, ())
+
+
+def train_all(
+    members: Sequence[Member], mode: str, processes: int, gpus_per_process: int, command: Sequence[str]
+) -> None:
+    """Trains and scores the runs that are not finished."""
+    left = [each for each in members if not is_finished(each.folder)]
+    if done := len(members) - len(left):
+        print(f"{done} of {len(members)} runs are finished")
+    if mode == "processes" and left:
+        in_processes(left, processes, gpus_per_process, command)
+        return
+    if mode == "together" and left:
+        together.train([(each.config, each.folder) for each in left])
+    for each in left:
+        print(f"\n=== {each.folder}")
+        train.train(each.config, each.folder)  # after `together`, it finds the run trained, and scores it
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run is trained to its end, and scored."""
+    meta = checkpoint.newest(folder / workdir.CHECKPOINTS) if (folder / workdir.DATA).exists() else None
+    return bool(meta and meta["finished"] and list(folder.glob("evaluation/*/metrics.json")))
+
+
+def in_processes(members: Sequence[Member], processes: int, gpus_per_process: int, command: Sequence[str]) -> None:
+    """Runs `stjax.train` for each, `processes` at a time. SIGTERM and Ctrl-C end all of them.
+
+    Raises:
+        InputError: some failed; the others are trained to their end all the same.
+    """
+    if processes < 1:
+        raise InputError("--processes is 0, expected at least 1")
+    running: list[subprocess.Popen[str]] = []
+    free = list(range(processes))  # places of GPUs
+
+    def run(each: Member) -> int:
+        place = free.pop()
+        environment = dict(os.environ)
+        if gpus_per_process:
+            own = range(place * gpus_per_process, (place + 1) * gpus_per_process)
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, own))
+        line = [sys.executable, "-m", "stjax.train", *command, f"--workdir={each.folder}", *each.overrides]
+        with subprocess.Popen(
+            line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            running.append(process)
+            for text in process.stdout or ():
+                print(f"[{each.folder.name}] {text}", end="", flush=True)
+        free.append(place)
+        return process.returncode
+
+    with faults.StopOnSigterm(), ThreadPoolExecutor(processes) as pool:
+        try:
+            codes = list(pool.map(run, members))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in running:
+                process.terminate()  # each saves and ends
+            raise
+    if bad := [each.folder.name for each, code in zip(members, codes, strict=True) if code]:
+        raise InputError(f"{', '.join(bad)} failed, see above; the same command tries again what is not finished")
+
+
+def row(each: Member) -> dict[str, Any]:
+    """Figures of a finished run: its best epoch, and its scores on the held-out patients."""
+    paths = sorted(each.folder.glob("evaluation/*/metrics.json"))
+    scores = json.loads(paths[0].read_text())["methods"]["model"] if paths else {}
+    meta = checkpoint.newest(each.folder / workdir.CHECKPOINTS)
+    epochs = epochs_of(each.folder)
+    best = next((epoch for epoch in epochs if meta and epoch["step"] == meta["best_step"]), epochs[-1])
+    validation = {name: best.get(name) for name in ("val_loss", "val_pcc_median")}
+    label = {"fold": each.fold, "seed": each.seed, "epoch": best["epoch"]}
+    return label | validation | {name: scores.get(name) for name in COLUMNS}
+
+
+def epochs_of(folder: Path) -> list[dict[str, Any]]:
+    """What a run logged at the end of each epoch."""
+    entries = map(json.loads, (folder / "logs" / "train.jsonl").read_text().splitlines())
+    return [entry for entry in entries if entry["kind"] == "epoch"]
+
+
+def published_epochs(members: Sequence[Member]) -> int:
+    """BrST-Net's code: the mean over folds of the epochs with the best validation loss, MAE, RMSE and PCC, rounded up,
+    and at least 3."""
+    best = []
+    for each in members:
+        epochs = epochs_of(each.folder)
+        for name, choose in BEST_OF.items():
+            known = [epoch for epoch in epochs if epoch.get(name) is not None]
+            if known:
+                best.append(choose(known, key=lambda epoch, name=name: epoch[name])["epoch"])
+    return max(FEWEST_EPOCHS, math.ceil(np.mean(best)))
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Mean and sample standard deviation over runs of every figure; None where there is none."""
+    result = {}
+    for name in ("val_loss", "val_pcc_median", *COLUMNS):
+        values = [row[name] for row in rows if row[name] is not None]
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        result[name] = {"mean": float(np.mean(values)) if values else None, "spread": spread}
+    return result
+
+
+def print_table(result: dict[str, Any]) -> None:
+    """A row a run, then mean and spread."""
+    names = ("epoch", "val_loss", "val_pcc_median", *COLUMNS)
+    titles = [name.replace("genes_pcc_above_", "> ").replace("_", " ") for name in names]
+    print(f"\n{'':16s}" + "".join(f"{title:>15s}" for title in titles))
+
+    def line(label: str, values: Sequence[Any]) -> None:
+        cells = ["-" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in values]
+        print(f"{label:16s}" + "".join(f"{cell:>15s}" for cell in cells))
+
+    for each in result["runs"]:
+        line(f"fold {each['fold']} seed {each['seed']}", [each[name] for name in names])
+    for what in ("mean", "spread"):
+        line(what, [None, *(result["summary"][name][what] for name in names[1:])])
+    for each in result.get("retrained", []):
+        line("all patients", [each[name] for name in names])
+    print("folds share the held-out patients: their spread is that of the training, not of new patients\n")
+
+
+if __name__ == "__main__":
+    cli.run(main)
