@@ -104,7 +104,7 @@ def test_training_gives_torchvisions_numbers_statistics_and_gradients(name, tmp_
     np.testing.assert_allclose(statistics, GOLDEN[f"{name}/training/statistics"], rtol=1e-4)
     wanted = GOLDEN[f"{name}/training/gradients"]
     gradients = [norm for key, norm in norms.items() if "running" not in key]
-    np.testing.assert_allclose(gradients, wanted, rtol=1e-2, atol=1e-4 * wanted.max())
+    np.testing.assert_allclose(gradients, wanted, rtol=1e-3, atol=1e-4 * wanted.max())
 
 
 TWO_BLOCKS = efficientnet.Spec(
