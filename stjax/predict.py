@@ -26,7 +26,7 @@ from data_prep.section import DISC, POLYGON, Section
 from data_prep.slide import Slide, file_sha256, open_slide
 from stjax import parallel, workdir, writer
 from stjax.config import names
-from stjax.dense import predict_dense, scale_and_stain
+from stjax.dense import TILE_PX, predict_dense, scale_and_stain
 from stjax.ops.spot_pool import Shapes
 from stjax.tile_records import TileTables
 
@@ -47,6 +47,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--genes", default="", help="comma-separated symbols or Ensembl ids; default the main panel")
     parser.add_argument("--um_per_px", type=float, help="the slides' scale, where nothing else tells it")
     parser.add_argument("--dense", action="store_true", help="also the map of the whole slide, of a model of tiles")
+    parser.add_argument("--tile_px", type=int, default=TILE_PX, help=f"side of the tiles of --dense ({TILE_PX})")
     given = parser.parse_args(arguments)
     written = predict(
         given.workdir,
@@ -57,6 +58,7 @@ def main(arguments: list[str]) -> None:
         genes=names(given.genes),
         um_per_px=given.um_per_px,
         dense=given.dense,
+        tile_px=given.tile_px,
     )
     print("results:")
     for path in written:
@@ -73,6 +75,7 @@ def predict(
     genes: Sequence[str] = (),
     um_per_px: float | None = None,
     dense: bool = False,
+    tile_px: int = TILE_PX,
 ) -> list[Path]:
     """Predicts the spots of raw sections and writes a file and a picture a section.
 
@@ -80,7 +83,7 @@ def predict(
         folder: the work directory of the model.
         source: raw sections.
         genes: which to write; default the model's main panel.
-        dense: write the map of each whole slide too.
+        dense: write the map of each whole slide too, in tiles of `tile_px`.
 
     Returns:
         The files written.
@@ -107,9 +110,16 @@ def predict(
         with open_slide(section.image_path) as slide:
             prediction = predict_slide(run, section, slide)
             if dense:
-                scale, is_demo = section.um_per_px, section.synthetic
-                path = out / f"{name}.ome.zarr"
-                written.append(predict_dense(run, slide, path, um_per_px=scale, genes=columns, synthetic=is_demo))
+                dense_map = predict_dense(
+                    run,
+                    slide,
+                    out / f"{name}.ome.zarr",
+                    um_per_px=section.um_per_px,
+                    genes=columns,
+                    tile_px=tile_px,
+                    synthetic=section.synthetic,
+                )
+                written.append(dense_map)
         path = out / f"{name}.h5ad"
         writer.write_h5ad(path, prediction, run, genes=columns)
         gene = int(columns[np.argmax(prediction.expression[:, columns].std(axis=0))])
