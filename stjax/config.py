@@ -47,7 +47,8 @@ def parse(arguments: Sequence[str], *, usage: str) -> tuple[Config, Path]:
         print(usage)
         sys.exit(0 if arguments else 2)
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "path of the config", flag_values=values)
+    argv = ["train", *arguments]  # not those of the program that calls this
+    config_flags.DEFINE_config_file("config", None, "path of the config", flag_values=values, sys_argv=argv)
     flags.DEFINE_string("workdir", None, "where the run lives", flag_values=values)
     path = next((a.split("=", 1)[1] for a in arguments if a.startswith(("--config=", "-config="))), None)
     if path is None:
@@ -56,7 +57,7 @@ def parse(arguments: Sequence[str], *, usage: str) -> tuple[Config, Path]:
         raise InputError(f"config file {path} does not exist; the ones shipped are in configs/")
     sys.path.insert(0, str(Path(path).resolve().parent.parent))  # so that a config may import configs.default
     try:
-        rest = values(["train", *arguments])[1:]
+        rest = values(argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(_explain(path, arguments, error)) from None
     finally:
