@@ -24,6 +24,7 @@ The same command goes on where it was stopped: a finished fold is not trained ag
 folds one by one (launch/slurm.sh --folds) is a work directory too.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -83,7 +84,9 @@ def main(arguments: list[str]) -> None:
     choice = own.get("choice", "published" if config.protocol == "brstnet_code" else "validation")
     if choice not in CHOICES:
         raise InputError(f"--choice is {choice!r}; choose one of {', '.join(CHOICES)}")
-    with faults.exits_when_stopped():
+    distributed.initialise()
+    quiet = contextlib.nullcontext() if distributed.is_writer() else contextlib.redirect_stdout(None)
+    with faults.exits_when_stopped(), quiet:
         crossval(
             config,
             folder,
@@ -133,7 +136,6 @@ def crossval(
     Raises:
         InputError: the data has no folds, or a run failed.
     """
-    distributed.initialise()
     split, count = folds_of(config)
     if unknown := [fold for fold in folds if fold >= count]:
         raise InputError(f"--folds names {unknown[0]}; the data has folds 0 to {count - 1} under {config.protocol}")
@@ -205,6 +207,7 @@ def train_all(
 ) -> None:
     """Trains and scores the runs that are not finished."""
     left = [each for each in members if not is_finished(each.folder)]
+    distributed.barrier("every process has seen what is finished")
     if done := len(members) - len(left):
         print(f"{done} of {len(members)} runs are finished")
     if mode == "processes" and left:
@@ -215,6 +218,7 @@ def train_all(
     for each in left:
         print(f"\n=== {each.folder}")
         train.train(each.config, each.folder)  # after `together`, it finds the run trained, and scores it
+    distributed.barrier("all is scored")
 
 
 def is_finished(folder: Path) -> bool:

@@ -60,13 +60,13 @@ def _asked_for() -> bool:
 
 
 def is_writer() -> bool:
-    """Whether this process writes the files and prints for all."""
-    return jax.process_index() == 0
+    """Whether this process writes the files and prints for all. Alone, it does not touch the devices to know."""
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def barrier(name: str) -> None:
     """Returns when every process has come here; at once when there is one."""
-    if jax.process_count() > 1:
+    if jax.distributed.is_initialized() and jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
