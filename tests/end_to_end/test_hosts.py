@@ -60,7 +60,7 @@ def test_two_processes_of_two_devices_give_the_losses_of_one(trained, cache, tmp
 TOLERANCE = {"tiny": 1e-5, "enet_b0": 1e-5, "pixnet": 5e-4}
 CASES = {
     "tiny": ["--config=configs/tiny.py"],
-    # By SGD, as AdamW makes of rounding in tiny gradients what it makes of gradients. Of patches of 32 px, whose last maps
+    # By SGD: AdamW makes of rounding in tiny gradients what it makes of gradients. Of patches of 32 px, whose last maps
     # are a pixel, only the first steps are compared: from the fourth on rounding has grown to 1e-4, later to 1e-2.
     "enet_b0": [
         *("--config=configs/enet_b0_aux.py", "--config.demo.patch_size_px=32", "--config.demo.patients=3"),
