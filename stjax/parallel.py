@@ -15,10 +15,9 @@ from stjax.ops.host_memory import keep_freed_memory
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh with the one axis "data" over the given devices, by default all of every host. The first thing a program
     does. The devices keep their order: the rows of a batch are then those of the hosts, one after another."""
+    keep_freed_memory()  # of use on CPUs alone, but before JAX starts its threads, when it is not known yet
     distributed.initialise()
     devices = jax.devices() if devices is None else devices
-    if devices[0].platform == "cpu":
-        keep_freed_memory()
     return Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
 
 

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from stjax import losses, models, optim, parallel
 from stjax.config import Config
 from stjax.models import weights
+from stjax.ops.elementwise import compiler_options
 from stjax.panel import Panel
 from stjax.protocols import Protocol, get_protocol
 from stjax.tile_records import TileFacts
@@ -154,7 +155,11 @@ def make_train_step(
     train_step = train_step_of(graphdef, config, panel, protocol, seed=config.seed, aux_weight=config.aux_weight)
     whole, split = parallel.replicated(mesh), parallel.split_batch(mesh)
     return jax.jit(
-        train_step, in_shardings=(whole, split, whole, whole), out_shardings=(whole, whole), donate_argnums=0
+        train_step,
+        in_shardings=(whole, split, whole, whole),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+        compiler_options=compiler_options(),
     )
 
 
@@ -204,6 +209,7 @@ def train_step_of(
             )
         updates, opt_state = optimizer.update(gradients, state["opt_state"], params)
         if backbone_scale != 1:
+            updates = jax.tree.map(lambda update: update, updates)  # SGD's are its momentum, which is to stay
             updates["backbone"] = jax.tree.map(lambda update: backbone_scale * update, updates["backbone"])
         params = optim.apply_updates(params, updates, learning_rate)
         return {"params": params, "statistics": statistics, "opt_state": opt_state}, figures
@@ -296,7 +302,8 @@ def make_predict_step(
         return predicted(forward(graphdef, state, batch, panel, protocol), panel, protocol)
 
     whole, split = parallel.replicated(mesh), parallel.split_batch(mesh)
-    return jax.jit(predict_step, in_shardings=(whole, split), out_shardings=whole)
+    options = {"in_shardings": (whole, split), "compiler_options": compiler_options()}
+    return jax.jit(predict_step, out_shardings=whole, **options)
 
 
 def make_eval_step(
@@ -306,7 +313,8 @@ def make_eval_step(
     loss as its sum over measured spots."""
     eval_step = eval_step_of(graphdef, config, panel, protocol, aux_weight=config.aux_weight)
     whole, split = parallel.replicated(mesh), parallel.split_batch(mesh)
-    return jax.jit(eval_step, in_shardings=(whole, split), out_shardings=(whole, whole))
+    options = {"in_shardings": (whole, split), "compiler_options": compiler_options()}
+    return jax.jit(eval_step, out_shardings=(whole, whole), **options)
 
 
 def eval_step_of(

@@ -25,6 +25,7 @@ from data_prep.errors import InputError
 from stjax import checkpoint, faults, input_pipeline, parallel, run_log, steps, workdir
 from stjax.config import Config
 from stjax.job import Job, prepare
+from stjax.ops.elementwise import compiler_options
 from stjax.train import require_finite
 from stjax.validation import Validation
 
@@ -110,7 +111,8 @@ class Members:
                     program, mesh=mesh, in_specs=(whole, whole, self.split, whole), out_specs=whole, check_vma=False
                 )
             shardings = [NamedSharding(mesh, spec) for spec in (whole, whole, self.split, whole)]
-            return jax.jit(program, in_shardings=tuple(shardings), out_shardings=shardings[0], **options)
+            options |= {"in_shardings": tuple(shardings), "compiler_options": compiler_options()}
+            return jax.jit(program, out_shardings=shardings[0], **options)
 
         self._whole = whole
         self._train = compiled(train_member, donate_argnums=0)

@@ -45,7 +45,6 @@ def test_weights_of_another_shape_stop_a_run_with_the_reason(panel, tmp_path):
         state_of(panel, init_from=str(tmp_path / "w.safetensors"))
 
 
-@pytest.mark.xfail(strict=True, reason="make_train_step scales SGD's momentum too: `updates` is the trace itself")
 def test_a_slower_backbone_takes_a_tenth_of_the_step_and_the_heads_the_whole(panel, batch):
     config, mesh, graphdef, state = state_of(panel, backbone_learning_rate_scale=0.1)
     before = {part: flat(state["params"][part]) for part in ("backbone", "main")}
