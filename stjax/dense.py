@@ -327,7 +327,7 @@ def stream(run: Run, plan: Plan, source: ScaledSlide, columns: np.ndarray, *, fi
             starts[place] = np.stack([rows.starts(row), columns_axis.starts(column)], axis=1)
             y, x = (int(value) for value in starts[place, 0])
             images[place] = source.read(x, y, columns_axis.length(0), rows.length(0))
-        batch = parallel.put_batch({"image": images, "starts": starts}, run.mesh)
+        batch = parallel.put_whole({"image": images, "starts": starts}, run.mesh)
         result = program(*parameters, batch["image"], batch["starts"])
         if pending is not None:
             yield from _cores(plan, *pending)
