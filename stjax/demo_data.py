@@ -17,7 +17,7 @@ def cache_folder() -> Path:
 
 def keep_compiled_programs() -> None:
     """Has JAX keep compiled programs in the cache folder, unless the environment names another place for them."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if getattr(jax.config, "jax_compilation_cache_dir") is None:  # noqa: B009 -- made at run time
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
 
 

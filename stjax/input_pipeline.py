@@ -173,7 +173,7 @@ class _Rows(grain.transforms.Map):
         per_host = batch_size // jax.process_count()
         self._rows = slice(jax.process_index() * per_host, (jax.process_index() + 1) * per_host)
 
-    def map(self, element: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def map(self, element: np.ndarray) -> Any:
         """[B] positions to the images [B / hosts, H, W, 3] uint8 of this host's rows, and their positions."""
         index = element[self._rows]
         return np.stack([self._records[int(i)]["image"] for i in index]), index

@@ -146,8 +146,8 @@ brstnet_paper = Protocol(
 brstnet_code = Protocol(
     name="brstnet_code",
     source=(
-        "The code published with BrST-Net; genes are ranked over all patients, test included, as published. It averages "
-        "the best epochs of four figures over folds and retrains on all training patients for that many, as "
+        "The code published with BrST-Net; genes are ranked over all patients, test included, as published. It "
+        "averages the best epochs of four figures over folds and retrains on all training patients for that many, as "
         "stjax.crossval does; one fold alone (stjax.train) uses the checkpoint of its lowest validation loss."
     ),
     stain="vahadane",

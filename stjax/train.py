@@ -6,7 +6,7 @@ usage: python -m stjax.train --config=FILE [--workdir=DIR] [--config.KEY=VALUE .
   --workdir=DIR           where the run lives; default runs/<config's name>. A run found there is resumed
   --config.data_dir=DIR   a data set made by python -m data_prep.build; without it the synthetic demo data is used
   --config.protocol=NAME  stjax (default), brstnet_paper, brstnet_code, stnet or pixnet
-  --config.init_from=FILE starting weights of the backbone; --config.backbone_learning_rate_scale=0.1 slows it, 0 freezes it
+  --config.init_from=FILE starting weights of the backbone
   --config.KEY=VALUE      any other key of the config
 
 examples:
