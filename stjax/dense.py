@@ -203,8 +203,8 @@ class ScaledSlide:
         x, y = left * self.px_scale, top * self.px_scale
         first = (math.floor(x) - margin, math.floor(y) - margin)
         side = math.ceil(_BLOCK_PX * self.px_scale) + 2 * margin + 1
-        left, top = x - first[0], y - first[1]
-        box = (left, top, left + _BLOCK_PX * self.px_scale, top + _BLOCK_PX * self.px_scale)
+        near_x, near_y = x - first[0], y - first[1]
+        box = (near_x, near_y, near_x + _BLOCK_PX * self.px_scale, near_y + _BLOCK_PX * self.px_scale)
         region = Image.fromarray(self._region(*first, side, side))
         return np.asarray(region.resize((_BLOCK_PX, _BLOCK_PX), Image.Resampling.BICUBIC, box=box))
 

@@ -146,7 +146,8 @@ def write_map(path: Path, prediction: SectionPrediction, run: Run, *, gene: int)
     collection = None
     for axis, (name, panel) in zip(axes[0], panels, strict=True):
         axis.imshow(prediction.thumbnail, alpha=0.7)
-        diameter = 2 * prediction.spot_radius_px * prediction.thumbnail_scale
+        # Spots of a few micrometres are drawn large enough to be seen.
+        diameter = max(2 * prediction.spot_radius_px * prediction.thumbnail_scale, (right - left) / 120)
         collection = EllipseCollection(
             np.full(len(panel), diameter),
             np.full(len(panel), diameter),
