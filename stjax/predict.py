@@ -48,6 +48,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--um_per_px", type=float, help="the slides' scale, where nothing else tells it")
     parser.add_argument("--dense", action="store_true", help="also the map of the whole slide, of a model of tiles")
     parser.add_argument("--tile_px", type=int, default=TILE_PX, help=f"side of the tiles of --dense ({TILE_PX})")
+    parser.add_argument("--symmetries", action="store_true", help="predict means over the eight symmetries")
     given = parser.parse_args(arguments)
     written = predict(
         given.workdir,
@@ -59,6 +60,7 @@ def main(arguments: list[str]) -> None:
         um_per_px=given.um_per_px,
         dense=given.dense,
         tile_px=given.tile_px,
+        symmetries=given.symmetries,
     )
     print("results:")
     for path in written:
@@ -76,6 +78,7 @@ def predict(
     um_per_px: float | None = None,
     dense: bool = False,
     tile_px: int = TILE_PX,
+    symmetries: bool = False,
 ) -> list[Path]:
     """Predicts the spots of raw sections and writes a file and a picture a section.
 
@@ -84,6 +87,7 @@ def predict(
         source: raw sections.
         genes: which to write; default the model's main panel.
         dense: write the map of each whole slide too, in tiles of `tile_px`.
+        symmetries: predict means over the eight symmetries (spots, not maps).
 
     Returns:
         The files written.
@@ -92,6 +96,7 @@ def predict(
         InputError: no trained model, unreadable sections, a gene the model does not know.
     """
     run = workdir.Run.load(folder)
+    run = run.over_symmetries() if symmetries else run
     columns = gene_columns(run, genes)
     reader, reason = readers.find_layout(source, layout)
     print(f"{source}: {reader.__name__.rpartition('.')[2]} ({reason})")

@@ -111,6 +111,10 @@ class Run:
         step = meta["best_step"] or meta["step"]  # 0: saved before the end of the first epoch
         return cls(workdir, config, data, protocol, graphdef, checkpoint.restore(folder, step, template), step, mesh)
 
+    def over_symmetries(self) -> "Run":
+        """The same model, predicting the mean over the eight symmetries of the square, whatever its protocol says."""
+        return dataclasses.replace(self, protocol=dataclasses.replace(self.protocol, test_symmetries=True))
+
     @functools.cached_property
     def predict_step(self) -> Callable[[steps.State, steps.Batch], dict[str, jax.Array]]:
         """`steps.make_predict_step` of this model, compiled once."""

@@ -64,6 +64,7 @@ def provenance(run: Run, *, data_sha256: str, synthetic: bool) -> dict[str, Any]
         "trained_on_sha256": run.data.content_hash,
         "model": f"{run.config.model.module} {run.config.model.variant}",
         "checkpoint_step": run.step,
+        "mean_over_symmetries": run.protocol.test_symmetries,
         "synthetic": synthetic or run.data.synthetic,
     }
 
