@@ -223,11 +223,7 @@ def sample_molecules(
         rng.choice(len(life.genes), count, p=table[index] / table[index].sum()).astype(np.int16)
         for index, count in zip(*np.unique(kind[owner], return_counts=True), strict=True)
     ])  # fmt: skip
-    angle = rng.uniform(0, 2 * np.pi, len(owner))
-    radius = np.where(cells.type[owner] == FAT, rng.normal(26, 3, len(owner)), 5 * np.sqrt(rng.random(len(owner))))
-    radius += rng.exponential(1.5, len(owner))  # diffusion before capture
-    offset = radius[:, None] * np.column_stack([np.cos(angle), np.sin(angle)])
-    return gene, (cells.xy_um[owner] + offset).astype(np.float32)
+    return gene, (cells.xy_um[owner] + _spread(rng, cells.type[owner])).astype(np.float32)
 
 
 def covered(tissue: Tissue, xy_um: np.ndarray) -> np.ndarray:
@@ -282,3 +278,26 @@ def _lattice(rng: np.random.Generator, width_um: float, height_um: float, pitch_
     x = x + pitch_um / 2 * (np.arange(x.shape[0]) % 2)[:, None]
     xy = np.column_stack([x.ravel(), y.ravel()]) + rng.uniform(-0.28, 0.28, (x.size, 2)) * pitch_um
     return np.clip(xy, 0, [width_um, height_um])
+
+
+def cells_in_squares(cells: Cells, xy_um: np.ndarray, side_um: float, *, points: int = 256) -> scipy.sparse.csr_array:
+    """[S, C] float64, the share of each cell's RNA that is caught in a square around (x, y).
+
+    As `sample_molecules` spreads it: `points` places a cell, drawn with a fixed seed.
+    """
+    rng = np.random.default_rng(0)
+    owner = np.repeat(np.arange(len(cells.type)), points)
+    place = cells.xy_um[owner] + _spread(rng, cells.type[owner])
+    inside = scipy.spatial.KDTree(place).query_ball_point(xy_um, side_um / 2, p=np.inf, return_sorted=True)
+    spot = np.repeat(np.arange(len(xy_um)), [len(found) for found in inside])
+    caught = owner[np.concatenate([np.asarray(found, dtype=int) for found in inside])]
+    shares = (np.full(len(caught), 1 / points), (spot, caught))
+    return scipy.sparse.csr_array(shares, shape=(len(xy_um), len(cells.type)))
+
+
+def _spread(rng: np.random.Generator, kind: np.ndarray) -> np.ndarray:
+    """[N, 2] um from the centre of a cell of each type to where a molecule of it is caught."""
+    angle = rng.uniform(0, 2 * np.pi, len(kind))
+    radius = np.where(kind == FAT, rng.normal(26, 3, len(kind)), 5 * np.sqrt(rng.random(len(kind))))
+    radius += rng.exponential(1.5, len(kind))  # diffusion before capture
+    return radius[:, None] * np.column_stack([np.cos(angle), np.sin(angle)])

@@ -68,6 +68,9 @@ def main(arguments: list[str]) -> None:
         "--max-spots", type=int, default=MAX_SPOTS, help=f"of tiles: of a section and size, at random ({MAX_SPOTS})"
     )
     parser.add_argument("--beside", type=Path, help="of tiles: a run of a model of patches, scored on the same spots")
+    parser.add_argument(
+        "--demo-truth", type=Path, help="raw demo folder: score against its cells, without counting noise"
+    )
     parser.add_argument("--symmetries", action="store_true", help=SYMMETRIES_HELP)
     given = parser.parse_args(arguments)
     evaluate(
@@ -79,6 +82,7 @@ def main(arguments: list[str]) -> None:
         max_spots=given.max_spots,
         beside=given.beside,
         symmetries=given.symmetries,
+        demo_truth=given.demo_truth,
     )
 
 
@@ -92,6 +96,7 @@ def evaluate(
     max_spots: int = MAX_SPOTS,
     beside: Path | None = None,
     symmetries: bool = False,
+    demo_truth: Path | None = None,
 ) -> dict[str, Any]:
     """Predicts the sections, scores model and baselines, writes and prints the results.
 
@@ -102,6 +107,7 @@ def evaluate(
         max_spots: of tiles, how many of a section and size, drawn at random; 0 scores all.
         beside: of tiles, the work directory of a model of patches to score on the same spots.
         symmetries: predict means over the eight symmetries, which protocols other than `stnet` do not.
+        demo_truth: the raw folder of a demo: its cells' expected expression takes the place of the counts'.
 
     Returns:
         What metrics.json holds.
@@ -129,12 +135,16 @@ def evaluate(
     trained_sizes = numbers(run.config.spot_sizes_um, "spot_sizes_um")
     sizes_um = sizes_um or trained_sizes
     # Only the sections held out by default go where the run's own result lives.
-    held_out = not (data_dir or symmetries) and sizes_um == trained_sizes and set(chosen) == set(run.data.split.test)
+    held_out = (
+        not (data_dir or symmetries or demo_truth)
+        and sizes_um == trained_sizes
+        and set(chosen) == set(run.data.split.test)
+    )
     target = folder / "evaluation" / run.data.protocol
     pictures = folder / "predictions"
     if not held_out:
         label = hashlib.sha256(
-            f"{dataset.content_hash}{sorted(chosen)}{sorted(sizes_um)}{symmetries}".encode()
+            f"{dataset.content_hash}{sorted(chosen)}{sorted(sizes_um)}{symmetries}{demo_truth}".encode()
         ).hexdigest()[:12]
         target = target / label
         pictures = target / "predictions"
@@ -150,6 +160,8 @@ def evaluate(
             f"no spot of {', '.join(chosen)} has the {run.protocol.min_counts} reads the protocol asks for"
         )
     predictions = [each.prediction for each in found]
+    if demo_truth is not None:
+        predictions = [scoring.without_noise(prediction, run, demo_truth) for prediction in predictions]
 
     panel = run.data.panel
     mean, std = panel.target_mean[: panel.num_main], panel.target_std[: panel.num_main]
@@ -164,15 +176,16 @@ def evaluate(
         methods["nearest spot"] = scoring.nearest_spots(predictions, run.data.tiles.sizes_um)
     patients = [prediction.patient for prediction in predictions]
     sizes = [rounded(prediction.spot_size_um) for prediction in predictions]
-    summaries, per_gene = scoring.score(run, methods, truths, patients, [np.ones(len(each), bool) for each in sizes])
+    measured: list[np.ndarray] = [np.asarray(np.isfinite(truth).any(axis=1)) for truth in truths]
+    summaries, per_gene = scoring.score(run, methods, truths, patients, measured)
     by_size = {}
     if run.data.tiles is not None:
         for size in np.unique(np.concatenate(sizes)):
-            which = [each == size for each in sizes]
+            which = [(each == size) & there for each, there in zip(sizes, measured, strict=True)]
             by_size[f"{size:g}"] = {
                 "spots": int(sum(map(np.sum, which))),
                 "trained_on": scoring.is_size(size, run.data.tiles.sizes_um),
-                "total_ratio": scoring.total_ratio(predictions, which),
+                "total_ratio": scoring.total_ratio(predictions, [each == size for each in sizes]),
                 "methods": scoring.score(run, methods, truths, patients, which)[0],
             }
 
@@ -180,6 +193,7 @@ def evaluate(
         **writer.provenance(
             run, data_sha256=dataset.content_hash, synthetic=any(prediction.synthetic for prediction in predictions)
         ),
+        "truth": "counts" if demo_truth is None else "expected expression of the demo's cells",
         "part": part_of(run, dataset, chosen),
         "sections": [prediction.section for prediction in predictions],
         "spots": sum(len(prediction.spot_id) for prediction in predictions),

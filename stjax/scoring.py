@@ -1,16 +1,22 @@
 """Figures of several methods over the spots of several sections."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.spatial import KDTree
 
+from data_prep import demo, demo_tissue
+from data_prep.errors import InputError
 from stjax import metrics
-from stjax.tile_spots import SAME_SIZE
+from stjax.tile_spots import DISCS_FROM_UM, SAME_SIZE
 from stjax.workdir import Run
 from stjax.writer import SectionPrediction
+
+_DEEP = 1e6  # reads
 
 
 def score(
@@ -75,6 +81,34 @@ def nearest_spots(predictions: Sequence[SectionPrediction], trained_um: Sequence
         nearest = KDTree(places).query(prediction.spot_xy)[1]
         result.append(np.concatenate([source.expression for source in sources])[nearest])
     return result
+
+
+def without_noise(prediction: SectionPrediction, run: Run, demo_folder: Path) -> SectionPrediction:
+    """A section of the demo with what its cells are expected to express as the truth, in place of counts; NaN where
+    no cell is near.
+
+    Raises:
+        InputError: `demo_folder` holds no demo with this section.
+    """
+    name = prediction.section.split("_")[0]
+    try:
+        cells, life = demo.load_truth(demo_folder, name)
+    except OSError:
+        raise InputError(f"--demo-truth {demo_folder} has no truth/{name}.npz; give the raw demo folder") from None
+    panel, places = run.data.panel, prediction.spot_xy * prediction.um_per_px
+    size = float(np.median(prediction.spot_size_um))
+    if size >= DISCS_FROM_UM:
+        members = demo_tissue.cells_in_discs(cells, places, size / 2)
+    else:
+        members = demo_tissue.cells_in_squares(cells, places, size)
+    expected = demo_tissue.expected_expression(cells, life, members)  # [S, genes of the demo]
+    total = expected.sum(axis=1, keepdims=True)
+    # Protocols transform counts: those of a spot so deep that they are shares.
+    counts = np.divide(expected, total, out=np.full_like(expected, np.nan), where=total > 0) * _DEEP
+    columns = panel.columns(life.genes)[: panel.num_main]
+    chosen = np.where(columns >= 0, counts[:, columns], np.nan)
+    truth = run.protocol.transform(chosen, np.full_like(total, _DEEP), panel.num_genes)
+    return dataclasses.replace(prediction, truth=truth)
 
 
 def total_ratio(predictions: Sequence[SectionPrediction], which: Sequence[np.ndarray]) -> float | None:

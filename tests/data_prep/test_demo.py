@@ -95,3 +95,16 @@ def test_command_line_prints_where_the_data_are(tmp_path: Path, capsys: pytest.C
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["Synthetic data, for trying out only: no patient, no biology", str(out)]
     assert her2st.list_sections(out) == ["A1"]
+
+
+def test_the_rna_of_every_cell_is_shared_out_among_squares_that_partition_the_slide(tmp_path):
+    demo.make_demo(tmp_path / "raw", layout="visium_hd", patients=1, sections_per_patient=1, spots=2)
+    cells, life = demo.load_truth(tmp_path / "raw", "A1")
+    side = 200.0
+    low, high = cells.xy_um.min(axis=0) - 100, cells.xy_um.max(axis=0) + 100
+    x, y = np.meshgrid(*(np.arange(a + side / 2, b + side, side) for a, b in zip(low, high, strict=True)))
+    members = demo_tissue.cells_in_squares(cells, np.column_stack([x.ravel(), y.ravel()]), side)
+    np.testing.assert_allclose(members.sum(axis=0), 1, atol=1e-12)
+    everything = demo_tissue.expected_expression(cells, life, members).sum(axis=0)
+    whole = demo_tissue.cells_in_discs(cells, np.array([[0.0, 0.0]]), 1e6)
+    np.testing.assert_allclose(everything, demo_tissue.expected_expression(cells, life, whole)[0], rtol=1e-9)

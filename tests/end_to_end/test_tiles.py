@@ -56,11 +56,18 @@ def test_evaluation_at_every_size_beside_the_nearest_spot_and_a_model_of_patches
     small = ("--config.batch_size=16", "--config.num_epochs=1", "--config.model.aux=False", "--config.protocol=pixnet")
     patches = f"--config.data_dir={slides / 'patches'}"
     command("stjax.train", "--config=configs/tiny.py", patches, *small, f"--workdir={patch_run}", cache=cache)
-    sizes = ("--spot-size-um=2,8,16,40", "--max-spots=60", f"--beside={patch_run}", "--symmetries")
+    sizes = (
+        "--spot-size-um=2,8,16,40",
+        "--max-spots=60",
+        f"--beside={patch_run}",
+        "--symmetries",
+        f"--demo-truth={slides / 'raw'}",
+    )
     result = command("stjax.evaluate", f"--workdir={folder}", *sizes, cache=cache)
     path = next(line for line in result.stdout.splitlines() if line.endswith("metrics.json"))
     scores = json.loads(Path(path).read_text())
     assert scores["mean_over_symmetries"]
+    assert scores["truth"] == "expected expression of the demo's cells"
     by_size = scores["sizes_um"]
     assert set(by_size) == {"2", "8", "16", "40"}
     for size, figures in by_size.items():
