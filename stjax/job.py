@@ -106,6 +106,7 @@ def prepare(config: Config, folder: Path, mesh: jax.sharding.Mesh) -> Job:
     meta: dict[str, Any] = {"step": 0, "best_step": 0, "finished": False, "schedule": schedule.state()}
     state_kwargs = {"image_size_px": data.image_size_px, "tiles": data.tiles, "mesh": mesh}
     graphdef, template = steps.init_state(config, data.panel, abstract=True, **state_kwargs)
+    steps.loss_of_config(config)  # refuses one that does not suit the model, before anything is written
     checkpoints = folder / workdir.CHECKPOINTS
     saved = checkpoint.newest(checkpoints) if known else None
     if saved is None:
