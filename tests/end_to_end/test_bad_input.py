@@ -169,6 +169,6 @@ def test_a_loss_that_is_no_number_stops_with_the_step_and_the_spots(dataset, tmp
     config = demo_config(
         dataset, optimizer="sgd", learning_rate=1e30, schedule="constant", num_epochs=3, log_every_steps=1
     )
-    with np.errstate(all="ignore"), pytest.raises(FloatingPointError, match=r"at step \d+; its batch holds spots B"):
+    with np.errstate(all="ignore"), pytest.raises(FloatingPointError, match=r"at step \d+; its batch holds B"):
         train.train(config, tmp_path / "run")
     configs.load(tmp_path / "run" / "config.json")
