@@ -1,12 +1,16 @@
 """The cache folder: the built-in demo data set, synthetic tissue made once, and compiled programs."""
 
 import os
+import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import jax
 
 from data_prep import build, demo
+
+ABANDONED_S = 24 * 3600
 
 
 def cache_folder() -> Path:
@@ -39,6 +43,7 @@ def demo_dataset(
         return target
     print(f"No data set is given: making the SYNTHETIC demo data set, once, in {target}", flush=True)
     target.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(target.parent)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="making-") as temporary:
         source, prepared = Path(temporary) / "source", Path(temporary) / "prepared"
         demo.make_demo(source, layout=layout, patients=patients, spots=spots)
@@ -51,3 +56,11 @@ def demo_dataset(
             if not (target / "manifest.json").is_file():
                 raise
     return target
+
+
+def remove_abandoned(cache: Path) -> None:
+    """Removes what killed processes were making: folders in the cache that nothing was written into for a day."""
+    for folder in cache.glob("making-*"):
+        newest = max((path.stat().st_mtime for path in (folder, *folder.rglob("*"))), default=0.0)
+        if time.time() - newest > ABANDONED_S:
+            shutil.rmtree(folder, ignore_errors=True)
