@@ -7,8 +7,6 @@ that convolutions pad there as on the whole image; all tiles are of one size, on
 """
 
 import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,11 +24,11 @@ from data_prep import cli, stain
 from data_prep.errors import InputError
 from data_prep.slide import Slide, file_sha256
 from data_prep.tissue import Transform
-from stjax import parallel, steps, writer
+from stjax import models, parallel, steps, writer
 from stjax.dense_map import CELL_PX, FORMAT, TOTAL, VERSION, MapWriter
 from stjax.models.pixnet import AdditiveHead, PixNet
 from stjax.ops.elementwise import compiler_options
-from stjax.workdir import Run
+from stjax.predictor import Predictor
 
 TILE_PX = 1536
 SCALE_TOLERANCE = 0.05  # a slide whose scale is further than this from the training's is resampled
@@ -39,7 +37,7 @@ _BLOCK_PX = 256  # resampled at a time, on a grid of its own: pixels do not depe
 
 
 def predict_dense(
-    run: Run,
+    predictor: Predictor,
     slide: Slide,
     out: Path,
     *,
@@ -67,26 +65,26 @@ def predict_dense(
             field, or `out` holding something else.
         FloatingPointError: the model's values are not finite.
     """
-    model: Any = nnx.merge(run.graphdef, run.state["params"], run.state["statistics"])
+    model: Any = predictor.network()
     if not isinstance(model, PixNet):
         raise InputError(
-            f"{run.workdir} holds a model of single spots ({run.config.model.module}); --dense needs one of tiles: "
+            f"{predictor.folder} holds a model of single spots ({predictor.model_name}); --dense needs one of tiles: "
             "train with configs/pixnet.py"
         )
-    if run.protocol.test_symmetries:
+    if predictor.protocol.test_symmetries:
         print("note: the dense map is of the slide as it is, not a mean over symmetries as the protocol's predictions")
-    px_scale, transform = scale_and_stain(run, slide, um_per_px)
+    px_scale, transform = scale_and_stain(predictor, slide, um_per_px)
     source = ScaledSlide(slide, px_scale, transform, multiple=model.strides[-1])
-    columns = np.arange(run.data.panel.num_main) if genes is None else np.asarray(genes)
+    columns = np.arange(predictor.data.panel.num_main) if genes is None else np.asarray(genes)
     plan = Plan.of(model, (source.height, source.width), tile_px)
-    description = describe(run, model, slide, source, plan, columns, um_per_px=um_per_px, synthetic=synthetic)
+    description = describe(predictor, model, slide, source, plan, columns, um_per_px=um_per_px, synthetic=synthetic)
     channels = [*description["genes"], TOTAL] if isinstance(model.head, AdditiveHead) else description["genes"]
     shape = (len(channels), source.height // CELL_PX, source.width // CELL_PX)
     rows, cells = (axis.length(-1) // CELL_PX for axis in plan.axes)
     with MapWriter(out, description, shape=shape, core=(rows, cells)) as target:
         if 0 < target.done < target.tiles:
             print(f"{out}: going on after {target.done} of {target.tiles} tiles")
-        blocks = stream(run, plan, source, columns, first=target.done)
+        blocks = stream(predictor, model, plan, source, columns, first=target.done)
         for block in cli.progress(blocks, total=target.tiles - target.done, description=slide.path.name, unit="tile"):
             target.write(block)
         um_per_model_px = um_per_px * px_scale
@@ -100,7 +98,7 @@ def predict_dense(
 
 
 def describe(
-    run: Run,
+    predictor: Predictor,
     model: PixNet,
     slide: Slide,
     source: "ScaledSlide",
@@ -111,9 +109,9 @@ def describe(
     synthetic: bool,
 ) -> dict[str, Any]:
     """What a map is of and what its numbers are: the attributes of the file, and whose map a folder holds."""
-    panel, transform = run.data.panel, source.transform
+    panel, transform = predictor.data.panel, source.transform
     aggregation = getattr(model.head, "aggregation", "additive")
-    return writer.provenance(run, data_sha256=file_sha256(slide.path), synthetic=synthetic) | {
+    return writer.provenance(predictor, data_sha256=file_sha256(slide.path), synthetic=synthetic) | {
         "format": FORMAT,
         "version": VERSION,
         "units": {
@@ -121,15 +119,15 @@ def describe(
             "mean": "mean over a spot's pixels * target_std + target_mean = ",
             "additive": "expected counts a pixel; sums over a spot's pixels, then ",
         }[aggregation]
-        + f"{run.data.protocol}: {run.protocol.target}",
+        + f"{predictor.data.protocol}: {predictor.protocol.target}",
         "aggregation": aggregation,
-        "target": run.protocol.target,
+        "target": predictor.protocol.target,
         "target_mean": panel.target_mean[columns].tolist(),
         "target_std": panel.target_std[columns].tolist(),
         "num_genes": panel.num_genes,
         "genes": writer.gene_names(panel)[columns].tolist(),
         "ensembl_id": panel.ensembl_id[columns].tolist(),
-        "model_sha256": model_sha256(run),
+        "model_sha256": predictor.model_sha256,
         "image_mean": panel.image_mean.tolist(),
         "image_std": panel.image_std.tolist(),
         "stain": transform.digest if isinstance(transform, stain.Normaliser) else "none",
@@ -144,19 +142,9 @@ def describe(
     }
 
 
-def model_sha256(run: Run) -> str:
-    """SHA-256 of the model's structure, parameters and statistics, as 64 hexadecimal digits."""
-    digest = hashlib.sha256(json.dumps(run.config.model.to_dict(), sort_keys=True).encode())
-    state = {name: nnx.to_pure_dict(run.state[name]) for name in ("params", "statistics")}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
-        digest.update(np.ascontiguousarray(leaf).data)
-    return digest.hexdigest()
-
-
-def scale_and_stain(run: Run, slide: Slide, um_per_px: float) -> tuple[float, Transform | None]:
+def scale_and_stain(predictor: Predictor, slide: Slide, um_per_px: float) -> tuple[float, Transform | None]:
     """Slide pixels per model pixel, and the stain normalisation, as for the slides the run was trained on."""
-    data, px_scale, transform = run.data, run.data.um_per_px / um_per_px, None
+    data, px_scale, transform = predictor.data, predictor.data.um_per_px / um_per_px, None
     if abs(px_scale - 1) <= SCALE_TOLERANCE and not data.parameters.get("um_per_px"):
         px_scale = 1.0
     else:
@@ -308,26 +296,28 @@ def encoder_reach(encode: Callable[..., Sequence[jax.Array]], strides: Sequence[
 # -------------------------------------------------------------------------------------------------------- program
 
 
-def stream(run: Run, plan: Plan, source: ScaledSlide, columns: np.ndarray, *, first: int = 0) -> Iterator[np.ndarray]:
+def stream(
+    predictor: Predictor, model: PixNet, plan: Plan, source: ScaledSlide, columns: np.ndarray, *, first: int = 0
+) -> Iterator[np.ndarray]:
     """The map's tiles from number `first` on, row by row: float32 [channels, rows, columns], their cores only.
 
     The next tile is read, and the last one taken care of, while the device computes. Every device has a tile.
     """
     rows, columns_axis = plan.axes
-    program = make_program(run, plan, columns)
-    parameters = run.state["params"], run.state["statistics"]
+    graphdef, *parameters = models.split(model)
+    program = make_program(predictor, graphdef, plan, columns)
     tiles = list(range(first, rows.count * columns_axis.count))
     pending = None
-    for begin in range(0, len(tiles), run.mesh.size):
-        some = tiles[begin : begin + run.mesh.size]
-        starts = np.zeros((run.mesh.size, len(plan.margins), 2), np.int32)
-        images = np.zeros((run.mesh.size, rows.length(0), columns_axis.length(0), 3), np.uint8)
+    for begin in range(0, len(tiles), predictor.mesh.size):
+        some = tiles[begin : begin + predictor.mesh.size]
+        starts = np.zeros((predictor.mesh.size, len(plan.margins), 2), np.int32)
+        images = np.zeros((predictor.mesh.size, rows.length(0), columns_axis.length(0), 3), np.uint8)
         for place, tile in enumerate(some):
             row, column = divmod(tile, columns_axis.count)
             starts[place] = np.stack([rows.starts(row), columns_axis.starts(column)], axis=1)
             y, x = (int(value) for value in starts[place, 0])
             images[place] = source.read(x, y, columns_axis.length(0), rows.length(0))
-        batch = parallel.put_whole({"image": images, "starts": starts}, run.mesh)
+        batch = parallel.put_whole({"image": images, "starts": starts}, predictor.mesh)
         result = program(*parameters, batch["image"], batch["starts"])
         if pending is not None:
             yield from _cores(plan, *pending)
@@ -345,12 +335,12 @@ def _cores(plan: Plan, tiles: Sequence[int], result: jax.Array) -> Iterator[np.n
         yield block[:, top // CELL_PX :, left // CELL_PX :]
 
 
-def make_program(run: Run, plan: Plan, columns: np.ndarray) -> Callable[..., jax.Array]:
+def make_program(predictor: Predictor, graphdef: Any, plan: Plan, columns: np.ndarray) -> Callable[..., jax.Array]:
     """A jitted `program(params, statistics, images, starts) -> [B, channels, rows, columns]` float32, for as many tiles
     as there are devices: uint8 images [B, H, W, 3], and the [B, windows, 2] starts of `Axis`, rows first."""
 
     def one(params: Any, statistics: Any, image: jax.Array, starts: jax.Array) -> jax.Array:
-        model = nnx.merge(run.graphdef, params, statistics)
+        model = nnx.merge(graphdef, params, statistics)
 
         def cut(x: jax.Array, outer: int, inner: int, stride: int) -> jax.Array:
             """The part of x, which fills window `outer`, that is in window `inner`."""
@@ -358,7 +348,7 @@ def make_program(run: Run, plan: Plan, columns: np.ndarray) -> Callable[..., jax
             lengths = [axis.length(inner) // stride for axis in plan.axes]
             return lax.dynamic_slice(x, (0, offset[0], offset[1], 0), (1, *lengths, x.shape[-1]))
 
-        pyramid = model.encode(steps.normalise(image, run.data.panel), train=False)
+        pyramid = model.encode(steps.normalise(image, predictor.data.panel), train=False)
         x = model.bottom(cut(pyramid[-1], 0, 1, model.strides[-1]))
         skips = zip(reversed(pyramid[:-1]), reversed(model.strides[:-1]), strict=True)
         for window, (stage, (skip, stride)) in enumerate(zip(model.stages, skips, strict=True), start=1):
@@ -371,7 +361,8 @@ def make_program(run: Run, plan: Plan, columns: np.ndarray) -> Callable[..., jax
         return jnp.moveaxis(genes, -1, 1)
 
     whole, split = PartitionSpec(), PartitionSpec("data")
-    program = jax.shard_map(one, mesh=run.mesh, in_specs=(whole, whole, split, split), out_specs=split, check_vma=False)
+    specs = {"in_specs": (whole, whole, split, split), "out_specs": split}
+    program = jax.shard_map(one, mesh=predictor.mesh, check_vma=False, **specs)
     return jax.jit(program, compiler_options=compiler_options())
 
 

@@ -24,10 +24,11 @@ from data_prep import cli, patches, readers, tiles
 from data_prep.errors import InputError
 from data_prep.section import DISC, POLYGON, Section
 from data_prep.slide import Slide, file_sha256, open_slide
-from stjax import parallel, workdir, writer
+from stjax import predictor, writer
 from stjax.config import names
 from stjax.dense import TILE_PX, predict_dense, scale_and_stain
 from stjax.ops.spot_pool import Shapes
+from stjax.predictor import Predictor
 from stjax.tile_records import TileTables
 
 THUMBNAIL_PX = 1000
@@ -95,12 +96,12 @@ def predict(
     Raises:
         InputError: no trained model, unreadable sections, a gene the model does not know.
     """
-    run = workdir.Run.load(folder)
-    run = run.over_symmetries() if symmetries else run
-    columns = gene_columns(run, genes)
+    model = predictor.load(folder)
+    model = model.over_symmetries() if symmetries else model
+    columns = gene_columns(model, genes)
     reader, reason = readers.find_layout(source, layout)
     print(f"{source}: {reader.__name__.rpartition('.')[2]} ({reason})")
-    options: dict[str, Any] = {"um_per_px": um_per_px, "resolve_aliases": run.data.parameters["resolve_aliases"]}
+    options: dict[str, Any] = {"um_per_px": um_per_px, "resolve_aliases": model.data.parameters["resolve_aliases"]}
     chosen = reader.list_sections(source, sections=list(sections) or None, skip_incomplete=not sections, **options)
     for name, lack in reader.find_sections(source, **options).items():
         if lack and not sections:
@@ -113,10 +114,10 @@ def predict(
     for name in chosen:
         section = reader.read_section(source, name, **options)
         with open_slide(section.image_path) as slide:
-            prediction = predict_slide(run, section, slide)
+            prediction = predict_slide(model, section, slide)
             if dense:
                 dense_map = predict_dense(
-                    run,
+                    model,
                     slide,
                     out / f"{name}.ome.zarr",
                     um_per_px=section.um_per_px,
@@ -126,17 +127,17 @@ def predict(
                 )
                 written.append(dense_map)
         path = out / f"{name}.h5ad"
-        writer.write_h5ad(path, prediction, run, genes=columns)
+        writer.write_h5ad(path, prediction, model, genes=columns)
         gene = int(columns[np.argmax(prediction.expression[:, columns].std(axis=0))])
-        picture = out / f"{name}_{writer.file_name(writer.gene_names(run.data.panel)[gene])}.png"
-        writer.write_map(picture, prediction, run, gene=gene)
+        picture = out / f"{name}_{writer.file_name(writer.gene_names(model.data.panel)[gene])}.png"
+        writer.write_map(picture, prediction, model, gene=gene)
         written += [path, picture]
     return written
 
 
-def gene_columns(run: workdir.Run, genes: Sequence[str]) -> np.ndarray:
+def gene_columns(model: Predictor, genes: Sequence[str]) -> np.ndarray:
     """[G] columns of the main panel, by symbol or Ensembl id. Raises InputError with the nearest names."""
-    panel = run.data.panel
+    panel = model.data.panel
     if not genes:
         return np.arange(panel.num_main)
     place = {str(name): column for column, name in enumerate(panel.ensembl_id[: panel.num_main]) if name}
@@ -148,10 +149,10 @@ def gene_columns(run: workdir.Run, genes: Sequence[str]) -> np.ndarray:
     return np.array([place[gene] for gene in genes])
 
 
-def predict_slide(run: workdir.Run, section: Section, slide: Slide) -> writer.SectionPrediction:
+def predict_slide(model: Predictor, section: Section, slide: Slide) -> writer.SectionPrediction:
     """Predicts every spot of a section: of a model of patches, those whose whole window lies inside the image."""
-    data = run.data
-    px_scale, transform = scale_and_stain(run, slide, section.um_per_px)
+    data = model.data
+    px_scale, transform = scale_and_stain(model, slide, section.um_per_px)
     if data.tiles is None:
         inside = patches.inside_mask(slide, section.spot_xy, patch_size_px=data.image_size_px, px_scale=px_scale)
         if not inside.all():
@@ -169,9 +170,9 @@ def predict_slide(run: workdir.Run, section: Section, slide: Slide) -> writer.Se
             transform=transform,
         )
         images = cli.progress(images, total=int(inside.sum()), description=section.name, unit="spot")
-        expression = np.concatenate(list(predict_patches(run, images, int(inside.sum()))))
+        expression = np.concatenate(list(predict_patches(model, images, int(inside.sum()))))
     else:
-        inside, expression = predict_section_tiles(run, section, slide, px_scale=px_scale, transform=transform)
+        inside, expression = predict_section_tiles(model, section, slide, px_scale=px_scale, transform=transform)
     xy = section.spot_xy[inside]
     counts = section.counts[inside]
     columns = data.panel.columns(section.genes)[: data.panel.num_main]
@@ -194,7 +195,7 @@ def predict_slide(run: workdir.Run, section: Section, slide: Slide) -> writer.Se
         slide=image_sha256,
         um_per_px=section.um_per_px,
         expression=expression,
-        truth=run.protocol.transform(measured, total, data.panel.num_genes),
+        truth=model.protocol.transform(measured, total, data.panel.num_genes),
         synthetic=section.synthetic,
         total=total[:, 0],
         data_sha256=image_sha256,
@@ -204,17 +205,17 @@ def predict_slide(run: workdir.Run, section: Section, slide: Slide) -> writer.Se
 
 
 def predict_section_tiles(
-    run: workdir.Run, section: Section, slide: Slide, *, px_scale: float, transform: Any
+    model: Predictor, section: Section, slide: Slide, *, px_scale: float, transform: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """A model of tiles on the spots of a raw section.
 
     Returns:
         [N] bool, the spots that cover a pixel of the slide, and [S, M] their expression.
     """
-    size = run.data.image_size_px
+    size = model.data.image_size_px
     rows = np.arange(len(section.spot_id))
     reach = tiles.spot_reach_px(section, rows) / px_scale
-    margin = tiles.context_px(section.name, size, reach, run.data.parameters["context_px"])
+    margin = tiles.context_px(section.name, size, reach, model.data.parameters["context_px"])
     origins, members = tiles.lay_out(section.spot_xy, rows, size_px=size, context_px=margin, px_scale=px_scale)
 
     def shapes_of(origin: np.ndarray, spots: np.ndarray) -> Shapes:
@@ -233,7 +234,7 @@ def predict_section_tiles(
         window = patches.cut_window(slide, origins[tile], size_px=size, px_scale=px_scale, transform=transform)
         return window[0]
 
-    found = np.concatenate([each["expression"] for each in predict_tiles(run, tables, image, section.name)])
+    found = np.concatenate([each["expression"] for each in predict_tiles(model, tables, image, section.name)])
     order, covers = np.concatenate(members), np.concatenate(tables.pixels) > 0
     if not covers.all():
         print(f"note: section {section.name}: {int((~covers).sum())} spots cover no pixel and are not predicted")
@@ -245,7 +246,7 @@ def predict_section_tiles(
 
 
 def predict_tiles(
-    run: workdir.Run, tables: TileTables, image: Callable[[int], np.ndarray], description: str
+    model: Predictor, tables: TileTables, image: Callable[[int], np.ndarray], description: str
 ) -> Iterator[dict[str, np.ndarray]]:
     """Streams tiles through the model; yields each tile's {"expression": [S, M] float32, and "total" [S] of rates}.
 
@@ -253,32 +254,31 @@ def predict_tiles(
         tables: the tiles' spots.
         image: gives tile i, [H, W, 3] uint8.
     """
-    size = parallel.round_up(run.config.eval_batch_size, run.mesh)
+    size = model.batch_size
     count = len(tables.pixels)
     with cli.progress(total=count, description=description, unit="tile") as bar:
         for start in range(0, count, size):
             index = range(start, min(start + size, count))
             images = np.stack([image(tile) for tile in index])
             images = np.pad(images, [(0, size - len(index)), (0, 0), (0, 0), (0, 0)])
-            batch = parallel.put_whole({"image": images, "spots": tables.stacked(index, size)}, run.mesh)
-            outputs = {name: np.asarray(value) for name, value in run.predict_step(run.state, batch).items()}
+            batch = {"image": images, "spots": tables.stacked(index, size)}
+            outputs = {name: np.asarray(value) for name, value in model.predict(batch).items()}
             for place, tile in enumerate(index):
                 spots = len(tables.pixels[tile])
                 yield {name: value[place, :spots] for name, value in outputs.items()}
             bar.update(len(index))
 
 
-def predict_patches(run: workdir.Run, images: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
+def predict_patches(model: Predictor, images: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
     """Streams [H, W, 3] uint8 patches through the model; yields [B, M] float32 in the protocol's expression units."""
-    size = parallel.round_up(run.config.eval_batch_size, run.mesh)
+    size = model.batch_size
     batch: list[np.ndarray] = []
     for position, image in enumerate(images, start=1):
         batch.append(image)
         if len(batch) == size or position == count:
             padded = np.zeros((size, *image.shape), np.uint8)
             padded[: len(batch)] = batch
-            on_device = parallel.put_whole({"image": padded}, run.mesh)
-            yield np.asarray(run.predict_step(run.state, on_device)["expression"])[: len(batch), 0]
+            yield np.asarray(model.predict({"image": padded})["expression"])[: len(batch), 0]
             batch.clear()
 
 

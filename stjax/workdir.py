@@ -4,13 +4,16 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
+import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
 
 from data_prep.dataset import PatchDataset
@@ -79,7 +82,7 @@ def write_json(path: Path, values: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A trained model with its settings, ready to predict.
+    """A trained model with its settings, ready to predict: a `predictor.Predictor`.
 
     Attributes:
         step: the step of the checkpoint: the best on validation, or the last where there is no validation.
@@ -110,6 +113,43 @@ class Run:
         )
         step = meta["best_step"] or meta["step"]  # 0: saved before the end of the first epoch
         return cls(workdir, config, data, protocol, graphdef, checkpoint.restore(folder, step, template), step, mesh)
+
+    @property
+    def folder(self) -> Path:
+        """The work directory."""
+        return self.workdir
+
+    @property
+    def model_name(self) -> str:
+        """Module and variant, e.g. "efficientnet b0"."""
+        return f"{self.config.model.module} {self.config.model.variant}"
+
+    @property
+    def model_sha256(self) -> str:
+        """SHA-256 of the model's structure, parameters and statistics, as 64 hexadecimal digits."""
+        return self._model_sha256
+
+    @functools.cached_property
+    def _model_sha256(self) -> str:
+        digest = hashlib.sha256(json.dumps(self.config.model.to_dict(), sort_keys=True).encode())
+        state = {name: nnx.to_pure_dict(self.state[name]) for name in ("params", "statistics")}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+            digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+            digest.update(np.ascontiguousarray(leaf).data)
+        return digest.hexdigest()
+
+    @property
+    def batch_size(self) -> int:
+        """The config's `eval_batch_size`, rounded up to a multiple of the devices."""
+        return parallel.round_up(self.config.eval_batch_size, self.mesh)
+
+    def network(self) -> Any:
+        """The nnx module."""
+        return nnx.merge(self.graphdef, self.state["params"], self.state["statistics"])
+
+    def predict(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """As `predictor.Predictor` says."""
+        return self.predict_step(self.state, parallel.put_whole(dict(batch), self.mesh))
 
     def over_symmetries(self) -> "Run":
         """The same model, predicting the mean over the eight symmetries of the square, whatever its protocol says."""

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from stjax.panel import Panel
-from stjax.workdir import Run
+from stjax.predictor import Predictor
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class SectionPrediction:
     predicted_total: np.ndarray | None = None
 
 
-def provenance(run: Run, *, data_sha256: str, synthetic: bool) -> dict[str, Any]:
+def provenance(model: Predictor, *, data_sha256: str, synthetic: bool) -> dict[str, Any]:
     """Where predictions come from, for results files.
 
     Args:
@@ -57,15 +57,15 @@ def provenance(run: Run, *, data_sha256: str, synthetic: bool) -> dict[str, Any]
         synthetic: whether that is the demo's tissue.
     """
     return {
-        "units": f"{run.data.protocol}: {run.protocol.target}",
-        "protocol": run.data.protocol,
-        "protocol_sha256": run.data.protocol_hash,
+        "units": f"{model.data.protocol}: {model.protocol.target}",
+        "protocol": model.data.protocol,
+        "protocol_sha256": model.data.protocol_hash,
         "data_sha256": data_sha256,
-        "trained_on_sha256": run.data.content_hash,
-        "model": f"{run.config.model.module} {run.config.model.variant}",
-        "checkpoint_step": run.step,
-        "mean_over_symmetries": run.protocol.test_symmetries,
-        "synthetic": synthetic or run.data.synthetic,
+        "trained_on_sha256": model.data.content_hash,
+        "model": model.model_name,
+        "checkpoint_step": model.step,
+        "mean_over_symmetries": model.protocol.test_symmetries,
+        "synthetic": synthetic or model.data.synthetic,
     }
 
 
@@ -83,13 +83,13 @@ def file_name(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
 
 
-def write_h5ad(path: Path, prediction: SectionPrediction, run: Run, *, genes: np.ndarray) -> None:
+def write_h5ad(path: Path, prediction: SectionPrediction, model: Predictor, *, genes: np.ndarray) -> None:
     """Writes one section, whole or not at all: `X` and `layers["truth"]` [S, G], `obsm["spatial"]`, `uns["stjax"]`.
 
     Args:
         genes: columns of the main panel to write.
     """
-    panel = run.data.panel
+    panel = model.data.panel
     adata = anndata.AnnData(
         X=prediction.expression[:, genes].astype(np.float32),
         obs=pd.DataFrame(
@@ -101,7 +101,7 @@ def write_h5ad(path: Path, prediction: SectionPrediction, run: Run, *, genes: np
             index=pd.Index(gene_names(panel)[genes], name="gene"),
         ),
         uns={
-            "stjax": provenance(run, data_sha256=prediction.data_sha256, synthetic=prediction.synthetic),
+            "stjax": provenance(model, data_sha256=prediction.data_sha256, synthetic=prediction.synthetic),
             "spatial": {
                 prediction.section: {
                     "images": {"lowres": prediction.thumbnail},
@@ -123,7 +123,7 @@ def write_h5ad(path: Path, prediction: SectionPrediction, run: Run, *, genes: np
     os.replace(temporary, path)
 
 
-def write_map(path: Path, prediction: SectionPrediction, run: Run, *, gene: int) -> None:
+def write_map(path: Path, prediction: SectionPrediction, model: Predictor, *, gene: int) -> None:
     """Draws one gene over the part of the slide with spots: truth, where known, and prediction, on one colour scale."""
     import matplotlib
 
@@ -166,9 +166,9 @@ def write_map(path: Path, prediction: SectionPrediction, run: Run, *, gene: int)
         axis.set_title(name)
         axis.set_axis_off()
     if collection is not None:
-        figure.colorbar(collection, ax=axes[0].tolist(), shrink=0.8, label=run.protocol.target)
-    synthetic = "  (SYNTHETIC tissue)" if prediction.synthetic or run.data.synthetic else ""
-    figure.suptitle(f"{gene_names(run.data.panel)[gene]}, section {prediction.section}{synthetic}")
+        figure.colorbar(collection, ax=axes[0].tolist(), shrink=0.8, label=model.protocol.target)
+    synthetic = "  (SYNTHETIC tissue)" if prediction.synthetic or model.data.synthetic else ""
+    figure.suptitle(f"{gene_names(model.data.panel)[gene]}, section {prediction.section}{synthetic}")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
