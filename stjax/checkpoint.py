@@ -7,8 +7,6 @@ Among several hosts process 0 alone writes, and every process reads for itself: 
 arrays are stored whole, so any number of devices and hosts restores them.
 """
 
-import hashlib
-import json
 import logging
 import os
 import shutil
@@ -20,9 +18,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from data_prep.errors import InputError
-from stjax import distributed
-
-MANIFEST = "manifest.json"
+from stjax import distributed, manifest
+from stjax.manifest import MANIFEST
 
 
 def save(folder: Path, step: int, state: Any, meta: dict[str, Any]) -> None:
@@ -46,12 +43,10 @@ def _write(folder: Path, step: int, state: Any, meta: dict[str, Any]) -> None:
     temporary.mkdir(parents=True)
     with _checkpointer() as checkpointer:
         checkpointer.save((temporary / "state").absolute(), jax.tree.map(np.asarray, state))
-    files = {str(path.relative_to(temporary)): _sha256(path) for path in sorted(temporary.rglob("*")) if path.is_file()}
-    content = {"step": step, "meta": meta, "files": files}
-    (temporary / MANIFEST).write_text(_dump({"sha256": _json_sha256(content), **content}))
-    _sync(temporary)
+    manifest.seal(temporary, {"step": step, "meta": meta})
+    manifest.sync(temporary)
     os.replace(temporary, target)
-    _sync(folder)
+    manifest.sync(folder)
     # The one before stays too, and the one it calls best: should this one be damaged, the run goes back to them.
     keep = {str(meta.get("best_step"))}
     for kept in steps(folder)[:2]:
@@ -134,45 +129,4 @@ def verify(checkpoint: Path, *, arrays: bool = True) -> dict[str, Any]:
     Raises:
         InputError: a file is missing, added or changed.
     """
-    try:
-        text = (checkpoint / MANIFEST).read_bytes().decode()
-        manifest = json.loads(text)
-        intact = text == _dump(manifest)  # the hash is of values: this finds changes that spell the same ones
-        digest = manifest.pop("sha256")
-        expected = manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"checkpoint {checkpoint} has no readable {MANIFEST} ({error})") from None
-    if not intact or digest != _json_sha256(manifest):
-        raise InputError(f"checkpoint {checkpoint} is damaged: {MANIFEST} has changed since it was written")
-    if not arrays:
-        return manifest
-    found = {str(p.relative_to(checkpoint)) for p in checkpoint.rglob("*") if p.is_file()} - {MANIFEST}
-    if odd := sorted(found ^ set(expected)):
-        raise InputError(f"checkpoint {checkpoint} is damaged: {odd[0]} is missing or does not belong to it")
-    for name, digest in expected.items():
-        if _sha256(checkpoint / name) != digest:
-            raise InputError(f"checkpoint {checkpoint} is damaged: {name} has changed since it was written")
-    return manifest
-
-
-def _dump(manifest: dict[str, Any]) -> str:
-    return json.dumps(manifest, indent=1)
-
-
-def _json_sha256(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    """Flushes a folder and its files, so that a rename never outruns what it renames."""
-    for path in (*folder.rglob("*"), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    return manifest.verify(checkpoint, what="checkpoint", files=arrays)
