@@ -1,9 +1,11 @@
 """Per-gene metrics and their summaries, float64. A constant gene has no correlation: NaN, counted, never zeroed."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import scipy.stats
+
+POOLINGS = ("pooled", "section_median", "patient_median")
 
 
 def pearson_per_gene(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -31,6 +33,19 @@ def pearson_per_gene(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def _varies(least: np.ndarray, largest: np.ndarray) -> np.ndarray:
     """Whether values between these differ by more than rounding; not NaN."""
     return largest - least > 8 * np.finfo(np.float64).eps * np.maximum(np.abs(least), np.abs(largest))
+
+
+def spearman_per_gene(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Spearman correlation of each gene over spots, as `pearson_per_gene`; ties share their mean rank."""
+    if len(truth) < 2:
+        return np.full(truth.shape[1], np.nan)
+    return pearson_per_gene(ranks(prediction), ranks(truth))
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """[S, G] rank of each value among its gene's, from 1; equal values share their mean rank; NaN where a gene has
+    any."""
+    return scipy.stats.rankdata(np.asarray(values, np.float64), axis=0, nan_policy="propagate")
 
 
 class Moments:
@@ -81,32 +96,54 @@ def rmse_per_gene(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.sqrt(np.square(np.asarray(prediction, np.float64) - truth).mean(axis=0))
 
 
-def pooled_pcc(
-    predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray], patients: Sequence[str], *, pooling: str
+def pooled(
+    figure: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    predictions: Sequence[np.ndarray],
+    truths: Sequence[np.ndarray],
+    patients: Sequence[str],
+    *,
+    pooling: str,
 ) -> np.ndarray:
-    """PCC of each gene over sections, pooled the protocol's way.
+    """A figure of each gene over sections, pooled the protocol's way.
 
     Args:
+        figure: of [S, G] predictions and truths, [G].
         predictions, truths: one [S, G] a section.
         patients: whose section each is.
-        pooling: "pooled" (all spots together), "section_median" (median of the sections' PCCs) or "patient_median"
-            (each patient's sections pooled, median of the patients' PCCs).
+        pooling: "pooled" (all spots together), "section_median" (median of the sections' figures) or "patient_median"
+            (each patient's sections pooled, median of the patients' figures).
     """
-    groups: dict[Any, list[int]] = {}
-    for index, patient in enumerate(patients):
-        key = {"pooled": 0, "section_median": index, "patient_median": patient}[pooling]
-        groups.setdefault(key, []).append(index)
+    groups: dict[int, list[int]] = {}
+    for section, group in enumerate(group_of_section(patients, pooling).tolist()):
+        groups.setdefault(group, []).append(section)
     each = np.stack(
         [
-            pearson_per_gene(
-                np.concatenate([predictions[i] for i in group]), np.concatenate([truths[i] for i in group])
-            )
+            figure(np.concatenate([predictions[i] for i in group]), np.concatenate([truths[i] for i in group]))
             for group in groups.values()
         ]
     )  # [groups, G]
-    result = np.full(each.shape[1], np.nan)
-    known = ~np.all(np.isnan(each), axis=0)
-    result[known] = np.nanmedian(each[:, known], axis=0)
+    return median_of_known(each)
+
+
+def pooled_pcc(
+    predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray], patients: Sequence[str], *, pooling: str
+) -> np.ndarray:
+    """`pooled` Pearson correlation."""
+    return pooled(pearson_per_gene, predictions, truths, patients, pooling=pooling)
+
+
+def group_of_section(patients: Sequence[str], pooling: str) -> np.ndarray:
+    """Which sections' spots a figure is taken over together: a number from 0 for each section."""
+    if pooling == "patient_median":
+        return np.unique(np.array(patients), return_inverse=True)[1]
+    return np.arange(len(patients)) if pooling == "section_median" else np.zeros(len(patients), np.int64)
+
+
+def median_of_known(values: np.ndarray) -> np.ndarray:
+    """[...] median over the first axis of what is not NaN; NaN where nothing is known."""
+    result = np.full(values.shape[1:], np.nan)
+    known = ~np.all(np.isnan(values), axis=0)
+    result[known] = np.nanmedian(values[:, known], axis=0)
     return result
 
 
