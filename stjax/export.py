@@ -1,11 +1,19 @@
-"""Writes a trained model's weights for other programs.
+"""Writes a trained model as one folder that travels, for use where its code is not (docs/export.md).
 
 usage: python -m stjax.export --workdir=DIR --out=DIR
 
-writes <out>/backbone.safetensors: the backbone under torchvision's names and in PyTorch's shapes (EfficientNet-Lite0:
-its package's names), which the same torchvision model without its classifier loads strictly, and
-`--config.init_from` of another run takes; for a model of patches also <out>/heads.safetensors: the linear layers
-`main` and `aux` on its feature vector, whose outputs are standardised targets
+writes into <out>, whole or not at all:
+  model.stablehlo          the function from uint8 images to predictions, for CPU, CUDA and TPU and any batch size
+  weights.safetensors      its first argument
+  config.json, genes.csv   genes, target and image statistics, scale, stain target, protocol, settings of the training
+  MODEL_CARD.md, LICENSE_NOTE.md
+  backbone.safetensors     the backbone under torchvision's names and in PyTorch's shapes (EfficientNet-Lite0: its
+                           package's names), which the same torchvision model without its classifier loads strictly
+  heads.safetensors        of a model of patches: the linear layers `main` and `aux` on the backbone's feature vector,
+                           whose outputs are standardised targets
+  orbax/                   parameters and statistics as an Orbax checkpoint
+  manifest.json            the SHA-256 of every file, checked when the folder is loaded
+`stjax.predict --model=<out>`, `stjax.load` and examples/predict_with_jax_only.py run it.
 
 examples:
   python -m stjax.export --workdir=runs/enet_b0_aux --out=exported
@@ -14,15 +22,46 @@ examples:
 """
 
 import argparse
+import dataclasses
+import os
+import shutil
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pandas as pd
 from flax import nnx
+from jax import export as jax_export
 
 from data_prep import cli
 from data_prep.errors import InputError
-from stjax import workdir
-from stjax.models import weights
+from stjax import manifest, model_card, models, steps, workdir, writer
+from stjax.model_folder import (
+    ADDITIVE,
+    CONFIG,
+    EXPRESSION,
+    FORMAT,
+    FUNCTION,
+    VERSION,
+    WEIGHTS,
+    names,
+    protocol_to_json,
+    restore,
+)
+from stjax.models import weight_files, weights
 from stjax.models.heads import PatchModel
+from stjax.protocols import Split
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+LICENSE_NOTE = """\
+The code this model was made with, stjax, is under the Apache License 2.0. That does not cover the weights: they derive
+from the training data and, where the training started from released weights, from those. Whoever passes this folder on
+must have the right to, by the terms of both; MODEL_CARD.md says what they were.
+"""
 
 
 def main(arguments: list[str]) -> None:
@@ -31,7 +70,7 @@ def main(arguments: list[str]) -> None:
         prog="python -m stjax.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workdir", required=True, type=Path, help="a run of stjax.train")
-    parser.add_argument("--out", required=True, type=Path, help="folder for the files")
+    parser.add_argument("--out", required=True, type=Path, help="folder to make")
     given = parser.parse_args(arguments)
     written = export(given.workdir, given.out)
     print("results:")
@@ -40,30 +79,165 @@ def main(arguments: list[str]) -> None:
 
 
 def export(folder: Path, out: Path) -> list[Path]:
-    """Writes the weights of a run's best checkpoint.
+    """Exports the best checkpoint of a run.
 
     Args:
         folder: the work directory.
+        out: the folder to make; it may be there if it is empty.
 
     Returns:
-        The files written.
+        What is in it.
 
     Raises:
-        InputError: no trained model, or `out` is no folder.
+        InputError: no trained model, or `out` cannot be made.
     """
     run = workdir.Run.load(folder)
-    model = nnx.merge(run.graphdef, run.state["params"], run.state["statistics"])
+    if (out.exists() or out.is_symlink()) and not out.is_dir():
+        raise InputError(f"--out {out} is no folder; choose another")
+    temporary = out.with_name(out.name + ".tmp")
     try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(f"--out {out} is no folder; choose another") from None
-    written = [out / "backbone.safetensors"]
-    weights.save(model.backbone, written[0])
+        if out.is_dir() and any(out.iterdir()):
+            raise InputError(f"--out {out} is not empty; choose another folder, or remove it first")
+        shutil.rmtree(temporary, ignore_errors=True)  # of an export that was interrupted
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be made ({error.strerror}); choose another") from None
+    try:
+        write(run, temporary)
+        manifest.seal(temporary, {"format": FORMAT, "version": VERSION})
+        manifest.sync(temporary)
+        if out.is_dir():
+            out.rmdir()
+        os.replace(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return sorted(out.iterdir())
+
+
+def write(run: workdir.Run, out: Path) -> None:
+    """Writes everything but the manifest into a folder that is there."""
+    model = run.network()
+    weights.save(model.backbone, out / "backbone.safetensors")
     if isinstance(model, PatchModel):
-        written.append(out / "heads.safetensors")
         heads = {"main": model.main, "aux": model.aux}
-        weights.save_heads({name: head for name, head in heads.items() if head is not None}, written[1])
-    return written
+        weights.save_heads({name: head for name, head in heads.items() if head is not None}, out / "heads.safetensors")
+        model.aux = None  # it helps in training alone
+    graphdef, params, statistics = models.split(model)
+    state = {"params": params, "statistics": statistics}
+    arrays = {name: np.asarray(leaf) for name, leaf in zip(names(state), jax.tree.leaves(state), strict=True)}
+    weight_files.write_safetensors(out / WEIGHTS, arrays, metadata={"format": FORMAT, "model": run.model_name})
+    exported = exported_function(run, graphdef, state)
+    (out / FUNCTION).write_bytes(exported.serialize())
+    with ocp.StandardCheckpointer() as checkpointer:
+        pure = {part: jax.tree.map(np.asarray, nnx.to_pure_dict(value)) for part, value in state.items()}
+        checkpointer.save((out / "orbax").absolute(), pure)
+    config = describe(run, exported, kind=EXPRESSION if isinstance(model, PatchModel) else aggregation(model))
+    workdir.write_json(out / CONFIG, config)
+    gene_table(run).to_csv(out / "genes.csv", index=False)
+    (out / "MODEL_CARD.md").write_text(model_card.card(run, config))
+    (out / "LICENSE_NOTE.md").write_text(LICENSE_NOTE)
+
+
+def exported_function(run: workdir.Run, graphdef: Any, state: dict[str, Any]) -> jax_export.Exported:
+    """`function(weights, images)` as `ModelFolder.exported` says, for every platform and any batch size."""
+    panel, protocol = run.data.panel, run.protocol
+
+    def function(weights: dict[str, jax.Array], images: jax.Array) -> jax.Array:
+        found = restore(state, weights)
+        if run.data.tiles is None:
+            outputs = steps.forward(graphdef, found, {"image": images}, panel, protocol)
+            return steps.to_expression(outputs, panel, protocol)[:, 0]
+
+        def map_of(parts: jax.Array | None) -> jax.Array:
+            model = nnx.merge(graphdef, found["params"], found["statistics"])
+            if parts is None:
+                return model.gene_map(steps.normalise(images, panel))
+            return steps.turn_back(model.gene_map(steps.normalise(steps.turn(images, parts), panel)), parts)
+
+        return steps.mean_over_symmetries(map_of) if protocol.test_symmetries else map_of(None)
+
+    side = run.data.image_size_px
+    leaves = zip(names(state), jax.tree.leaves(state), strict=True)
+    shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in leaves}
+    images = jax.ShapeDtypeStruct(jax_export.symbolic_shape(f"batch, {side}, {side}, 3"), jnp.uint8)
+    return jax_export.export(jax.jit(function), platforms=PLATFORMS)(shapes, images)
+
+
+def aggregation(model: Any) -> str:
+    """What a model of tiles does with its map over a spot."""
+    return getattr(model.head, "aggregation", ADDITIVE)
+
+
+def describe(run: workdir.Run, exported: jax_export.Exported, *, kind: str) -> dict[str, Any]:
+    """What config.json holds: all that is known of the model, except who the patients are and where their data lies."""
+    data, side = run.data, run.data.image_size_px
+    main = slice(data.panel.num_main)
+    panel = dataclasses.replace(
+        data.panel,
+        ensembl_id=data.panel.ensembl_id[main],
+        symbol=data.panel.symbol[main],
+        target_mean=data.panel.target_mean[main],
+        target_std=data.panel.target_std[main],
+    )
+    record = dataclasses.replace(data, data_dir="", split=Split((), (), ()), train_patients=(), panel=panel)
+    settings = run.config.to_dict()
+    private = ("data_dir", "test_patients", "test_sections", "val_sections", "init_from", "model")
+    shape = f"[B, {data.panel.num_main}]" if kind == EXPRESSION else str(list(exported.out_avals[0].shape))
+    meaning = {
+        EXPRESSION: "expression of the spot in the middle of each patch",
+        "sum": "a map; a spot's sum over its pixels * target_std + target_mean of genes.csv is its expression",
+        "mean": "a map; a spot's mean over its pixels * target_std + target_mean of genes.csv is its expression",
+        ADDITIVE: "a map of expected counts a pixel, of each gene and of all others; a spot's are sums over its pixels",
+    }[kind]
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "stjax": metadata.version("stjax"),
+        "jax": jax.__version__,
+        "model": {key: settings["model"][key] for key in ("module", "variant", "dtype", "options")},
+        "model_sha256": run.model_sha256,
+        "checkpoint_step": run.step,
+        "batch_size": run.config.eval_batch_size,
+        "platforms": list(exported.platforms),
+        "input": {
+            "shape": f"[B, {side}, {side}, 3]",
+            "dtype": "uint8",
+            "um_per_px": data.um_per_px,
+            "stain": data.parameters["stain"],
+        },
+        "output": {
+            "kind": kind,
+            "shape": shape.replace("batch", "B"),
+            "dtype": "float32",
+            "meaning": meaning,
+            "units": f"{data.protocol}: {run.protocol.target}",
+            "mean_over_symmetries": run.protocol.test_symmetries,
+        },
+        "protocol": protocol_to_json(run.protocol),
+        "training": {key: value for key, value in settings.items() if key not in private}
+        | {
+            "patients": len(data.train_patients),
+            "sections": len(data.split.train),
+            "init_from": Path(settings["init_from"]).name,
+        },
+        "data": record.to_json(),
+    }
+
+
+def gene_table(run: workdir.Run) -> pd.DataFrame:
+    """The main genes in the order of the predictions, with their targets' statistics."""
+    panel = run.data.panel
+    main = slice(panel.num_main)
+    return pd.DataFrame(
+        {
+            "gene": writer.gene_names(panel),
+            "symbol": panel.symbol[main],
+            "ensembl_id": panel.ensembl_id[main],
+            "target_mean": panel.target_mean[main],
+            "target_std": panel.target_std[main],
+            "train_mean": panel.train_mean,
+        }
+    )
 
 
 if __name__ == "__main__":

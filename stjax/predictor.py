@@ -9,12 +9,13 @@ import jax
 from jax.sharding import Mesh
 
 from stjax import workdir
+from stjax.model_folder import ModelFolder, is_model_folder
 from stjax.protocols import Protocol
 from stjax.workdir import DataRecord
 
 
 class Predictor(typing.Protocol):
-    """A trained model, as everything that predicts takes it; `workdir.Run` is one."""
+    """A trained model, as everything that predicts takes it: `workdir.Run` or `model_folder.ModelFolder`."""
 
     @property
     def folder(self) -> Path:
@@ -82,9 +83,9 @@ def load(folder: Path) -> Predictor:
     """Opens a trained model.
 
     Args:
-        folder: a work directory of `stjax.train`.
+        folder: a work directory of `stjax.train`, or what `stjax.export` made of one.
 
     Raises:
         InputError: the folder holds no trained model, or a damaged one.
     """
-    return workdir.Run.load(folder)
+    return ModelFolder.load(folder) if is_model_folder(folder) else workdir.Run.load(folder)

@@ -267,8 +267,11 @@ def forward(graphdef: Any, state: State, batch: Batch, panel: Panel, protocol: P
         images = normalise(images, panel)
         return models.apply(graphdef, state["params"], state["statistics"], images, train=False, key=None, **inputs)[0]
 
-    if not protocol.test_symmetries:
-        return outputs(None)
+    return mean_over_symmetries(outputs) if protocol.test_symmetries else outputs(None)
+
+
+def mean_over_symmetries(outputs: Callable[[jax.Array], Any]) -> Any:
+    """The mean of `outputs(parts)`, a tree of arrays, over the eight symmetries, `parts` as `turn` takes them."""
     every = jax.lax.map(lambda which: outputs(symmetry(which)), jnp.arange(NUM_SYMMETRIES))  # one program, run 8 times
     return jax.tree.map(lambda each: jnp.mean(each, axis=0), every)
 

@@ -1,30 +1,142 @@
+import dataclasses
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
+import pandas as pd
+import pytest
 from flax import nnx
 
-from stjax import workdir
+from data_prep.errors import InputError
+from stjax import export, manifest, model_folder, models, predictor, protocols, steps, workdir
+from stjax.export import exported_function
 from stjax.models import efficientnet, weight_files, weights
-from tests.conftest import command
+from stjax.models.heads import PatchModel
+from tests.conftest import ROOT, command
+from tests.stjax.test_dense import make_run
+
+SIDE = 32
 
 
-def test_exported_backbone_is_the_trained_one_and_starts_another(trained, tmp_path, cache):
-    folder, _ = trained
-    result = command("stjax.export", f"--workdir={folder}", f"--out={tmp_path}", cache=cache)
-    backbone, heads = tmp_path / "backbone.safetensors", tmp_path / "heads.safetensors"
-    assert result.stdout.splitlines()[-2:] == [str(backbone), str(heads)]
-
-    run = workdir.Run.load(folder)
-    model = nnx.merge(run.graphdef, run.state["params"], run.state["statistics"])
-    other = efficientnet.build("tiny", rngs=nnx.Rngs(5))
-    assert weights.load(other, backbone).source == "torchvision"
-    for one, two in zip(*(jax.tree.leaves(nnx.state(part)) for part in (model.backbone, other)), strict=True):
-        np.testing.assert_array_equal(one, two)
-    found = weight_files.read(heads)
-    np.testing.assert_array_equal(found["main.weight"].T, model.main.kernel[...])
-    np.testing.assert_array_equal(found["aux.bias"], model.aux.bias[...])
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory, cache):
+    """A model folder, made by the command line, and what that printed."""
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    result = command("stjax.export", f"--workdir={trained[0]}", f"--out={folder}", cache=cache)
+    return folder, result.stdout
 
 
-def test_a_folder_without_a_run_and_a_file_in_the_way_are_refused(trained, tmp_path, cache):
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (8, SIDE, SIDE, 3)).astype(np.uint8)
+
+
+def expression(model, images):
+    return np.asarray(model.predict({"image": images})["expression"])[:, 0]
+
+
+def test_the_folder_predicts_as_the_work_directory(trained, exported, images):
+    run, folder = workdir.Run.load(trained[0]), predictor.load(exported[0])
+    assert isinstance(folder, model_folder.ModelFolder)
+    expected = expression(run, images)
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(expression(folder, images), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        expression(folder.over_symmetries(), images), expression(run.over_symmetries(), images), atol=1e-5
+    )
+    assert (folder.model_name, folder.model_sha256, folder.step) == (run.model_name, run.model_sha256, run.step)
+    assert folder.protocol == run.protocol
+    assert folder.batch_size == run.batch_size
+
+
+def test_the_folder_says_what_it_is_and_names_nobody(trained, exported):
+    run, (folder, printed) = workdir.Run.load(trained[0]), exported
+    assert printed.splitlines()[-10:] == [str(path) for path in sorted(folder.iterdir())]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["platforms"] == ["cpu", "cuda", "tpu"]
+    assert config["output"]["shape"] == f"[B, {run.data.panel.num_main}]"
+    genes = pd.read_csv(folder / "genes.csv", float_precision="round_trip")
+    np.testing.assert_array_equal(genes["ensembl_id"], run.data.panel.ensembl_id[: run.data.panel.num_main])
+    np.testing.assert_array_equal(genes["target_std"], run.data.panel.target_std[: run.data.panel.num_main])
+    record = predictor.load(folder).data
+    assert (record.data_dir, record.train_patients, record.split.train) == ("", (), ())
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        assert run.data.data_dir.encode() not in path.read_bytes(), path
+    card = (folder / "MODEL_CARD.md").read_text()
+    scores = json.loads((trained[0] / "evaluation" / "stjax" / "metrics.json").read_text())
+    for method in scores["methods"].values():
+        assert f"{method['amae']:.3f}" in card
+    assert "SYNTHETIC" in card
+    assert "Not for diagnosis" in card
+
+
+def test_the_example_needs_nothing_but_jax_and_numpy(trained, exported, images, tmp_path):
+    """Run by Python in isolated mode, where every other module of ours and of our dependencies fails to import."""
+    np.save(tmp_path / "images.npy", images)
+    blocked = "stjax data_prep flax orbax optax pandas anndata scipy.sparse safetensors PIL absl ml_collections grain"
+    code = (
+        "import runpy, sys\n"
+        f"sys.modules.update(dict.fromkeys({blocked.split()!r}))\n"
+        f"sys.argv = ['example', {str(exported[0])!r}, 'images.npy', 'out.npy']\n"
+        f"runpy.run_path({str(ROOT / 'examples' / 'predict_with_jax_only.py')!r})\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    expected = expression(workdir.Run.load(trained[0]), images)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "file", ["model.stablehlo", "weights.safetensors", "config.json", "manifest.json", "genes.csv"]
+)
+def test_a_flipped_bit_is_found_and_its_file_named(exported, tmp_path, file):
+    copy = tmp_path / "model"
+    shutil.copytree(exported[0], copy)
+    damaged = bytearray((copy / file).read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    (copy / file).write_bytes(bytes(damaged))
+    with pytest.raises(InputError, match=rf"model folder .* {file}"):
+        predictor.load(copy)
+
+
+def test_a_missing_file_is_found_and_a_file_beside_them_is_not_minded(exported, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(exported[0], copy)
+    (copy / "notes.txt").write_text("mine")
+    predictor.load(copy)
+    (copy / "weights.safetensors").unlink()
+    with pytest.raises(InputError, match=r"weights\.safetensors is missing"):
+        predictor.load(copy)
+
+
+def test_another_format_version_is_refused(exported, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(exported[0], copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"version": 99}))
+    (copy / "manifest.json").unlink()
+    manifest.seal(copy, {})
+    with pytest.raises(InputError, match=r"exported by stjax .*this version reads"):
+        predictor.load(copy)
+
+
+def test_a_failed_export_leaves_nothing(trained, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(export.model_card, "card", fail)
+    with pytest.raises(OSError, match="disk full"):
+        export.export(trained[0], tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_a_run_and_places_in_use_are_refused(trained, tmp_path, cache):
     (tmp_path / "file").write_text("")
     for folder, out, message in (
         (tmp_path, tmp_path / "out", "is no work directory"),
@@ -34,3 +146,95 @@ def test_a_folder_without_a_run_and_a_file_in_the_way_are_refused(trained, tmp_p
         assert result.returncode == 2
         assert message in result.stderr
         assert result.stderr.count("\n") == 1
+    with pytest.raises(InputError, match="is not empty"):
+        export.export(trained[0], tmp_path)
+
+
+def test_exported_backbone_is_the_trained_one_and_starts_another(trained, exported):
+    folder, _ = exported
+    model = workdir.Run.load(trained[0]).network()
+    other = efficientnet.build("tiny", rngs=nnx.Rngs(5))
+    assert weights.load(other, folder / "backbone.safetensors").source == "torchvision"
+    for one, two in zip(*(jax.tree.leaves(nnx.state(part)) for part in (model.backbone, other)), strict=True):
+        np.testing.assert_array_equal(one, two)
+    found = weight_files.read(folder / "heads.safetensors")
+    np.testing.assert_array_equal(found["main.weight"].T, model.main.kernel[...])
+    np.testing.assert_array_equal(found["aux.bias"], model.aux.bias[...])
+
+
+def test_the_network_and_the_orbax_checkpoint_hold_the_trained_weights(trained, exported):
+    model, found = workdir.Run.load(trained[0]).network(), predictor.load(exported[0]).network()
+    assert found.aux is None
+    with ocp.StandardCheckpointer() as checkpointer:
+        stored = checkpointer.restore(exported[0].absolute() / "orbax")
+    for one, two in ((model.main, found.main), (model.backbone, found.backbone)):
+        for a, b in zip(*(jax.tree.leaves(nnx.state(part)) for part in (one, two)), strict=True):
+            np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(stored["params"]["main"]["kernel"], model.main.kernel[...])
+
+
+def function_of(run, model, *, side, **changes):
+    """The exported function of a model, as if the run had trained it, and its weights."""
+    run = dataclasses.replace(run, data=dataclasses.replace(run.data, image_size_px=side, **changes))
+    graphdef, params, statistics = models.split(model)
+    state = {"params": params, "statistics": statistics}
+    function = exported_function(run, graphdef, state)
+    return function, dict(zip(model_folder.names(state), jax.tree.leaves(state), strict=True))
+
+
+@pytest.mark.parametrize("aggregation", ["mean", "sum", "additive"])
+def test_the_function_of_a_model_of_tiles_is_its_map(aggregation):
+    run = make_run(aggregation)
+    function, arrays = function_of(run, run.network(), side=64, tiles=object())  # whether there is one is all it asks
+    tiles = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
+    expected = run.network().gene_map(steps.normalise(tiles, run.data.panel))
+    found = function.call(arrays, tiles)
+    assert found.shape == (2, 16, 16, run.data.panel.num_main + (aggregation == "additive"))
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_the_mean_over_symmetries_is_part_of_the_function_where_the_protocol_asks_for_it():
+    run = make_run()
+    run = dataclasses.replace(run, protocol=dataclasses.replace(run.protocol, test_symmetries=True))
+    function, arrays = function_of(run, run.network(), side=64, tiles=object())
+    tiles = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
+    found, turned = function.call(arrays, tiles), function.call(arrays, np.swapaxes(tiles, 1, 2)[:, ::-1])
+    atol = 1e-5 * np.abs(found).max()
+    np.testing.assert_allclose(np.swapaxes(turned[:, ::-1], 1, 2), found, atol=atol)  # whichever way up the tile is
+    assert np.abs(found - run.network().gene_map(steps.normalise(tiles, run.data.panel))).max() > 100 * atol
+
+
+def test_a_protocol_travels_with_its_model():
+    for name in ("stjax", "brstnet_code", "stnet"):
+        protocol = protocols.get_protocol(name)
+        values = json.loads(json.dumps(model_folder.protocol_to_json(protocol)))
+        assert model_folder.protocol_from_json(values) == protocol
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "variant", "side"),
+    [
+        ("resnet", "50", 64),
+        ("densenet", "121", 64),
+        ("inception", "v3", 96),
+        ("vit", "b16", 64),
+        ("efficientnet", "b0", 64),
+        ("efficientnet", "lite0", 64),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_backbone_exports_for_every_platform_and_batch_size(module, variant, side, dtype):
+    build = importlib.import_module(f"stjax.models.{module}").build
+    rngs = nnx.Rngs(0)
+    backbone = build(variant, rngs=rngs, image_size_px=side, dtype=models.DTYPES[dtype])
+    run = make_run()
+    model = PatchModel(backbone, num_main=run.data.panel.num_main, num_aux=0, rngs=rngs)
+    function, arrays = function_of(run, model, side=side)
+    assert function.platforms == ("cpu", "cuda", "tpu")
+    images = np.random.default_rng(0).integers(0, 256, (3, side, side, 3)).astype(np.uint8)
+    predict = jax.jit(lambda x: model(steps.normalise(x, run.data.panel), train=False, key=None)["main"][:, 0])
+    expected = predict(images) * run.data.panel.target_std + run.data.panel.target_mean
+    atol = (1e-5 if dtype == "float32" else 0.02) * np.abs(expected).max()
+    np.testing.assert_allclose(function.call(arrays, images), expected, atol=atol)
+    assert function.call(arrays, images[:1]).shape == (1, run.data.panel.num_main)

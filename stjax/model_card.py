@@ -1,0 +1,131 @@
+"""The model card of an exported model, in Mitchell et al.'s sections (2019, "Model cards for model reporting"), made of
+what the run knows of itself: no figure in it is written by hand."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from stjax.workdir import Run
+
+_FIGURES = {
+    "pcc_median": "median PCC",
+    "pcc_mean": "mean PCC",
+    "genes_pcc_above_0": "genes with PCC > 0",
+    "amae": "MAE",
+    "armse": "RMSE",
+}
+
+_TEMPLATE = """\
+# Model card: {name}, {genes} genes
+
+{synthetic}
+**Not for diagnosis.** This model is for research. It is no medical device, nobody has assessed it as one, and
+its output must not be used to decide on anybody's treatment.
+
+## The model
+* {name}, computed in {dtype}, weights of training step {step}; SHA-256 `{sha256}`.
+* Input: {image_px} x {image_px} px RGB {what} at {um_per_px:.3f} um per px, stain normalisation: {stain}.
+* Output: {meaning}, in {units}{symmetries}.
+* Made with stjax {stjax} and jax {jax}; the function runs on {platforms}.
+* Protocol `{protocol}`: {source}
+
+## Intended use
+Predicting the expression of the genes of genes.csv from H&E images like those it was trained on: as a hypothesis to be
+measured, to compare methods, to choose what to sequence.
+
+## What it is not for
+* Any clinical decision; any tissue, stain, scanner or scale it has not been evaluated on. `stjax.predict` resamples
+  and stain-normalises a slide as the training slides were, which does not make it one of them.
+* Reading a single gene's value off a single spot: see the figures below for how far apart prediction and measurement
+  are, gene by gene, in the run's own report.
+
+## Training data
+* Patients: {patients}; sections: {sections}{init}; data set `{content_hash}`.
+* {panel_scope}
+* Settings of the training are in config.json under "training".
+
+## Evaluation
+{evaluation}
+
+## Limits
+* The figures hold for the sections named there. Between patients, laboratories and scanners they differ, often by more
+  than between methods.
+* Expression that leaves no trace in morphology cannot be predicted; a model then says the mean, with small errors and
+  no correlation. Compare with the ridge on colour and the mean predictor above.
+* A model trained on few patients knows few patients.
+
+## Files and licence
+config.json says all of the above for programs, genes.csv the genes in the order of the output, LICENSE_NOTE.md what
+must be observed when passing this on. manifest.json has the SHA-256 of every file.
+"""
+
+
+def card(run: Run, config: dict[str, Any]) -> str:
+    """The card, as Markdown.
+
+    Args:
+        run: its `evaluation/*/metrics.json` give the figures.
+        config: of the exported folder.
+    """
+    data, training = run.data, config["training"]
+    panel_scope = {
+        "train": "Gene panel and all statistics are of the training patients alone.",
+        "all": "As the protocol was published, genes were ranked over the held-out patients too; statistics are of the "
+        "training patients alone.",
+    }
+    return _TEMPLATE.format(
+        name=run.model_name,
+        genes=data.panel.num_main,
+        synthetic="**SYNTHETIC: trained on generated tissue. It says nothing about real tissue.**\n"
+        if data.synthetic
+        else "",
+        dtype=config["model"]["dtype"],
+        step=run.step,
+        sha256=run.model_sha256,
+        image_px=data.image_size_px,
+        what="patches, one spot in the middle of each," if data.tiles is None else "tiles of many spots",
+        um_per_px=data.um_per_px,
+        stain=data.parameters["stain"],
+        meaning=config["output"]["meaning"],
+        units=config["output"]["units"],
+        symmetries=", the mean over the eight symmetries of the square" if run.protocol.test_symmetries else "",
+        stjax=config["stjax"],
+        jax=config["jax"],
+        platforms=", ".join(config["platforms"]),
+        protocol=run.protocol.name,
+        source=run.protocol.source,
+        patients=training["patients"],
+        sections=training["sections"],
+        init=f", starting from the weights {training['init_from']}" if training["init_from"] else "",
+        content_hash=data.content_hash,
+        panel_scope=panel_scope[run.protocol.panel_scope],
+        evaluation="\n\n".join(_tables(run))
+        or "None: this run has not been evaluated. Run stjax.evaluate, and export again.",
+    )
+
+
+def _tables(run: Run) -> Iterator[str]:
+    """A table of each evaluation of the run's held-out sections."""
+    for path in sorted((run.workdir / "evaluation").glob("*/metrics.json")):
+        result = json.loads(path.read_text())
+        yield _table(result, path)
+
+
+def _table(result: dict[str, Any], path: Path) -> str:
+    rows = [
+        f"Protocol `{path.parent.name}`, {result['part']} sections: {len(result['sections'])}, with {result['spots']} "
+        f"spots; PCC {result['pcc_pooling']}, errors in {result['error_unit']}:",
+        "",
+        "| | " + " | ".join(_FIGURES.values()) + " |",
+        "|---|" + "---:|" * len(_FIGURES),
+    ]
+    for method, figures in result["methods"].items():
+        cells = [figures.get(key) for key in _FIGURES]
+        shown = ["-" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells]
+        rows.append(f"| {method} | " + " | ".join(shown) + " |")
+    if shared := result.get("patients_also_in_training"):
+        rows += ["", f"{len(shared)} of these patients are also in training: figures for tissue the model knows."]
+    if result["synthetic"]:
+        rows += ["", "SYNTHETIC tissue: these figures say nothing about real tissue."]
+    return "\n".join(rows)
