@@ -1,0 +1,82 @@
+"""Writes the report of trained and scored runs: one HTML file that opens anywhere, without a network.
+
+usage: python -m stjax.report --workdir=DIR [--workdir=DIR2 ...] --out=report.html
+
+It shows what train and evaluate wrote: figures beside baselines, figures of each gene, maps of every scored section,
+training curves, what preparation removed, the leakage audit, and where everything comes from. Several runs are
+compared, with paired tests.
+
+examples:
+  python -m stjax.report --workdir=runs/enet_b0_aux --out=report.html
+  python -m stjax.report --workdir=runs/with_aux --workdir=runs/without_aux --names=AuxNet,plain --out=compared.html
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_prep import cli
+from data_prep.errors import InputError
+from stjax.config import names
+from stjax.reporting import page, read
+
+MAX_MB = 20.0
+
+
+def main(arguments: list[str]) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stjax.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--workdir", required=True, action="append", type=Path, help="a scored run; several times: compared"
+    )
+    parser.add_argument("--out", required=True, type=Path, help="the HTML file to write")
+    parser.add_argument(
+        "--names", default="", help="comma-separated, what to call the runs; default their folders' names"
+    )
+    parser.add_argument("--protocol", default="", help="whose evaluation to show; default the one trained under")
+    parser.add_argument(
+        "--max-mb", type=float, default=MAX_MB, help=f"size of the file: maps give way to keep it ({MAX_MB:g})"
+    )
+    given = parser.parse_args(arguments)
+    report(given.workdir, given.out, labels=names(given.names), protocol=given.protocol, max_mb=given.max_mb)
+
+
+def report(
+    workdirs: Sequence[Path], out: Path, *, labels: Sequence[str] = (), protocol: str = "", max_mb: float = MAX_MB
+) -> None:
+    """Writes the page, whole or not at all.
+
+    Args:
+        workdirs: the runs, in the order of the page.
+        labels: what to call them.
+        protocol: whose evaluation to show; default the one each was trained under.
+        max_mb: millions of bytes; maps are stored coarser, then of fewer genes, to keep to it.
+
+    Raises:
+        InputError: a run that is not scored, a file that cannot be read, or nowhere to write.
+    """
+    if not max_mb >= 1:
+        raise InputError(f"--max-mb is {max_mb:g}; give at least 1")
+    if out.is_dir():
+        raise InputError(f"--out {out} is a folder; name a file in it, as {out / 'report.html'}")
+    runs = read.read_runs(workdirs, names=labels, protocol=protocol)
+    text = page.build(runs, limit=int(max_mb * 1e6))
+    temporary = out.with_name(f"{out.name}.tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, out)
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written ({error.strerror}); choose another place") from None
+    for run in runs:
+        for note in run.notes:
+            print(f"note: {run.label}: {note}")
+    print(f"{len(text.encode()) / 1e6:.1f} MB, opens in any browser, without a network:")
+    print(out)
+
+
+if __name__ == "__main__":
+    cli.run(main)

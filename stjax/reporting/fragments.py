@@ -1,0 +1,387 @@
+"""A run's results in words and tables, as HTML."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from stjax.reporting.markup import DASH, MINUS, escape, interval, listed, notice, number, table
+from stjax.reporting.read import RunResults
+
+# key of a method's summary -> title, decimals; in the order of the table.
+FIGURES: dict[str, tuple[str, int]] = {
+    "pcc_median": ("median PCC", 3),
+    "pcc_mean": ("mean PCC", 3),
+    "pcc_first_quartile": ("lower quartile PCC", 3),
+    "spearman_median": ("median Spearman", 3),
+    "pcc_section_median": ("median PCC by section", 3),
+    "pcc_patient_median": ("median PCC by patient", 3),
+    "pcc_smoothed_median": ("median PCC, smoothed", 3),
+    "ssim_median": ("median SSIM", 3),
+    "genes_pcc_above_0": ("genes > 0", 0),
+    "genes_pcc_0.1_to_0.3": ("genes .1 to .3", 0),
+    "genes_pcc_0.3_to_0.5": ("genes .3 to .5", 0),
+    "genes_pcc_above_0.5": ("genes > .5", 0),
+    "genes_without_pcc": ("genes without PCC", 0),
+    "amae": ("aMAE", 3),
+    "armse": ("aRMSE", 3),
+    "mse": ("MSE", 3),
+}
+_SIZE_FIGURES = ("pcc_first_quartile", "pcc_median", "pcc_mean", "mse", "amae")
+_REASONS = {
+    "outside_image": "outside the image",
+    "window_outside_image": "window crosses the border",
+    "low_counts": "too few reads",
+    "white": "too white",
+}
+_TARGETS = {"raw": "raw counts, log(1 + x)", "library": "library-normalised, log"}
+
+
+def banners(runs: Sequence[RunResults]) -> str:
+    """What nobody may miss, above everything else."""
+    boxes = []
+    if synthetic := [run for run in runs if run.synthetic]:
+        who = "This run's tissue is" if len(runs) == 1 else f"The tissue of {listed(run.label for run in synthetic)} is"
+        boxes.append(
+            '<div class="banner synthetic" role="note"><strong>SYNTHETIC DATA</strong> '
+            f"<span>{who} made by stjax's demo. These figures say nothing about real tissue.</span></div>"
+        )
+    for run in runs:
+        of = "" if len(runs) == 1 else f"{escape(run.label)}: "
+        leaks = [entry for entry in audit_of(run) if entry["verdict"] == "leak"]
+        if leaks:
+            text = "; ".join(f"{escape(entry['check'])} ({escape(entry['detail'])})" for entry in leaks)
+            boxes.append(notice("danger", "LEAKAGE FOUND.", f"{of}{text}. These figures are not of unseen tissue."))
+        part = part_of(run)
+        if part not in ("held-out", "other"):
+            boxes.append(notice("danger", f"{part} sections.", f"{of}the model has seen some of this tissue."))
+        if (patients := run.metrics.get("patients_also_in_training")) and not leaks:
+            boxes.append(
+                notice(
+                    "warning",
+                    "Known patient.",
+                    f"{of}patient {listed(patients)} is also in training: the figures are of tissue of a patient that "
+                    "the model knows, not of new patients.",
+                )
+            )
+    return "".join(boxes)
+
+
+def part_of(run: RunResults) -> str:
+    """What the scored sections are to the run, as `evaluate` calls it; found from the split where it did not say."""
+    if "part" in run.metrics:
+        return str(run.metrics["part"])
+    return "held-out" if set(run.metrics["sections"]) <= set(run.data.get("split", {}).get("test", [])) else "other"
+
+
+def audit_of(run: RunResults) -> list[dict[str, str]]:
+    """The checks of the leakage audit; empty for runs scored before there was one."""
+    return [
+        {key: str(entry.get(key, "")) for key in ("check", "verdict", "detail")}
+        for entry in run.metrics.get("audit") or []
+    ]
+
+
+def best_baseline(run: RunResults) -> str | None:
+    """The baseline of highest median PCC among those that see no test expression."""
+    metrics = run.metrics
+    cheats = {"model", *metrics.get("uses_test_expression", [])}
+    known = {
+        name: summary["pcc_median"]
+        for name, summary in metrics["methods"].items()
+        if name not in cheats and summary.get("pcc_median") is not None
+    }
+    return max(known, key=lambda name: known[name]) if known else None
+
+
+def verdict(run: RunResults) -> str:
+    """The finding in two sentences, no kinder than the figures."""
+    methods = run.metrics["methods"]
+    model = methods["model"]
+    ours, ends = model.get("pcc_median"), (model.get("intervals") or {}).get("pcc_median")
+    if ours is None:
+        return "No gene has a correlation: the predictions or the measurements are constant."
+    spread = f" ({interval(ends)})" if interval(ends) else ""
+    text = f"The model&rsquo;s median PCC over genes is <b>{number(ours)}</b>{spread}. "
+    rival = best_baseline(run)
+    if rival is None:
+        return text + "No baseline has a correlation to compare it with."
+    theirs, their_ends = methods[rival]["pcc_median"], (methods[rival].get("intervals") or {}).get("pcc_median")
+    text += f"The best baseline, {escape(rival)}, reaches <b>{number(theirs)}</b>"
+    text += f" ({interval(their_ends)})" if interval(their_ends) else ""
+    if ours <= theirs:
+        return text + ": the model does <b>not</b> beat it."
+    if not interval(ends) or not interval(their_ends):
+        return text + f", {number(ours - theirs)} less. Without intervals, chance cannot be told from skill."
+    if ends and their_ends and ends[0] > their_ends[1]:
+        return text + ", and the intervals do not overlap."
+    return text + ", but the intervals overlap: on this tissue the gain is not beyond doubt."
+
+
+def summary(run: RunResults) -> str:
+    """The lead sentence and the tiles."""
+    metrics, model = run.metrics, run.metrics["methods"]["model"]
+    sections = metrics["sections"]
+    patients = sorted({section.patient for section in run.sections if section.patient})
+    of = f" of patient{'s' if len(patients) > 1 else ''} {listed(patients)}" if patients else ""
+    lead = (
+        f"{escape(metrics.get('model', 'The model'))} on <b>{number(metrics['spots'], 0)}</b> spots of "
+        f"{escape(part_of(run))} section{'s' if len(sections) > 1 else ''} {listed(sections)}{of}, "
+        f"{len(run.genes)} genes, under protocol {escape(metrics['protocol'])}."
+    )
+    ends = model.get("intervals") or {}
+    level = metrics.get("level")
+    tiles = [
+        ("median PCC", number(model.get("pcc_median")), interval(ends.get("pcc_median")), "over genes"),
+        (
+            "genes above 0.5",
+            number(model.get("genes_pcc_above_0.5"), 0),
+            interval(ends.get("genes_pcc_above_0.5"), 0),
+            f"of {model.get('genes', len(run.genes))}",
+        ),
+        ("aMAE", number(model.get("amae")), interval(ends.get("amae")), metrics.get("error_unit", "")),
+    ]
+    ceiling, permutation, conformal = (metrics.get(key) or {} for key in ("noise_ceiling", "permutation", "conformal"))
+    if ceiling.get("model_fraction_median") is not None:
+        share = f"{ceiling['model_fraction_median']:.0%}"
+        tiles.append(("of the noise ceiling", share, "", f"median over genes; ceiling {number(ceiling['pcc_median'])}"))
+    if permutation.get("genes_below_0.05") is not None:
+        count = number(permutation["genes_below_0.05"], 0)
+        tiles.append(("genes beyond chance", count, "", f"Holm, {permutation.get('permutations', '')} permutations"))
+    if conformal.get("coverage") is not None:
+        aim = conformal.get("level")
+        tiles.append(("interval coverage", f"{conformal['coverage']:.1%}", "", f"aimed at {aim:.0%}" if aim else ""))
+    boxes = "".join(
+        f'<div class="tile"><dt>{escape(title)}</dt><dd class="value">{value}</dd>'
+        + (f'<dd class="ends">{ends_}</dd>' if ends_ else "")
+        + f'<dd class="aside">{escape(aside)}</dd></div>'
+        for title, value, ends_, aside in tiles
+    )
+    rule = ""
+    if level and metrics.get("resampled"):
+        rule = (
+            f'<p class="fine">Intervals are {level:.0%} bootstrap intervals over {escape(metrics["resampled"])}, '
+            f"{number(metrics.get('bootstraps'), 0)} resamples. "
+        ) + (
+            "They say how the figures vary within these sections, not between patients.</p>"
+            if "block" in str(metrics["resampled"])
+            else "They say how the figures vary between patients like these.</p>"
+        )
+    elif not ends:
+        rule = (
+            '<p class="fine">No intervals: this run was scored by a version of stjax without them. '
+            "Run <code>python -m stjax.evaluate</code> again to have them.</p>"
+        )
+    return f'<p class="lead">{lead} {verdict(run)}</p><dl class="tiles">{boxes}</dl>{rule}'
+
+
+def methods_table(run: RunResults, methods: dict[str, Any], caption: str) -> str:
+    """Model and baselines, a row each, with intervals where there are."""
+    cheats = run.metrics.get("uses_test_expression", [])
+    shown = [key for key in FIGURES if any(summary.get(key) is not None for summary in methods.values())]
+    rows = []
+    for method, figures in methods.items():
+        ends = figures.get("intervals") or {}
+        name = f"{escape(method)}{'&thinsp;*' if method in cheats else ''}"
+        cells = []
+        for key in shown:
+            decimals = FIGURES[key][1]
+            spread = interval(ends.get(key), decimals)
+            cells.append(number(figures.get(key), decimals) + (f"<small>{spread}</small>" if spread else ""))
+        rows.append([name, *cells])
+    text = table(["", *(FIGURES[key][0] for key in shown)], rows, caption=caption)
+    if set(cheats) & set(methods):
+        text += '<p class="fine">* uses expression measured on the scored sections: a reference, not a rival.</p>'
+    return text
+
+
+def methods(run: RunResults) -> str:
+    """All tables of model and baselines: under the protocol, other targets, other protocols, other sizes."""
+    metrics = run.metrics
+    unit = metrics.get("error_unit", "")
+    caption = (
+        f"{metrics['protocol']} ({metrics.get('units', '').split(': ')[-1]}), PCC {metrics.get('pcc_pooling', '')}"
+    )
+    parts = [methods_table(run, metrics["methods"], f"{caption}; errors in {unit}" if unit else caption)]
+    parts += [
+        methods_table(run, entry["methods"], f"Target: {_TARGETS.get(name, name)}")
+        for name, entry in (metrics.get("targets") or {}).items()
+    ]
+    parts += [sizes_table(metrics["sizes_um"])] if metrics.get("sizes_um") else []
+    parts += [protocols_table(run)] if run.protocols else []
+    return "".join(parts)
+
+
+def sizes_table(sizes: dict[str, Any]) -> str:
+    """Figures by size of spot, of models of tiles."""
+    rows = [
+        [
+            f"{escape(size)} µm{'' if entry.get('trained_on') else ' (not trained on)'} · {escape(method)}",
+            number(entry["spots"], 0),
+            *(number(figures.get(key)) for key in _SIZE_FIGURES),
+        ]
+        for size, entry in sizes.items()
+        for method, figures in entry["methods"].items()
+    ]
+    return table(["", "spots", *(FIGURES[key][0] for key in _SIZE_FIGURES)], rows, caption="By size of spot")
+
+
+def protocols_table(run: RunResults) -> str:
+    """The same prediction under every protocol that fits."""
+    rows = []
+    for name, entry in run.protocols.items():
+        model = (entry.get("methods") or {}).get("model") or {}
+        if entry.get("fits"):
+            cells = [number(model.get("pcc_median")), number(model.get("pcc_mean")), number(model.get("amae")), ""]
+        else:
+            cells = [DASH, DASH, DASH, f"does not fit: {escape(entry.get('why', ''))}"]
+        rows.append([escape(name), *cells])
+    return table(
+        ["", "median PCC", "mean PCC", "aMAE", ""], rows, caption="One prediction under every protocol", text=(4,)
+    )
+
+
+def significance(run: RunResults) -> str:
+    """What the tests within the run say: permutations, sign test, ceiling, conformal intervals."""
+    items = []
+    for key, title in (
+        ("permutation", "Permutation test"),
+        ("sign_test", "Sign test over patients"),
+        ("noise_ceiling", "Noise ceiling"),
+        ("conformal", "Conformal intervals"),
+    ):
+        if key not in run.metrics:
+            continue
+        found = run.metrics[key]
+        if isinstance(found, dict):
+            facts = "; ".join(
+                f"{escape(name.replace('_', ' '))} {_fact(value)}" for name, value in found.items() if value is not None
+            )
+        else:
+            facts = escape(found or run.metrics.get(f"{key}_reason", "not available"))
+        items.append(f"<dt>{title}</dt><dd>{facts}</dd>")
+    return f'<dl class="facts">{"".join(items)}</dl>' if items else ""
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, float):
+        return f"<b>{number(value)}</b>"
+    if isinstance(value, list):
+        return f"<b>{listed(value)}</b>"
+    return f"<b>{escape(value)}</b>"
+
+
+def audit(run: RunResults) -> str:
+    """The leakage audit, or what is known without one."""
+    entries = audit_of(run)
+    warnings = "".join(f"<li>{escape(text)}</li>" for text in run.data.get("split", {}).get("warnings", []))
+    said = f'<p>Said of the split when training began:</p><ul class="plain">{warnings}</ul>' if warnings else ""
+    if not entries:
+        text = "This run was scored by a version without an audit; run <code>python -m stjax.evaluate</code> again."
+        return notice("warning", "Not audited.", text) + said
+    count = {kind: sum(entry["verdict"] == kind for entry in entries) for kind in ("leak", "cannot tell", "ok")}
+    if count["leak"]:
+        head = notice("danger", "LEAKAGE FOUND.", f"{count['leak']} of {len(entries)} checks found a leak.")
+    elif count["cannot tell"]:
+        text = f"No leak found, but {count['cannot tell']} of {len(entries)} checks could not be made."
+        head = notice("warning", "Not everything could be checked.", text)
+    else:
+        head = notice("good", "No leak found.", f"All {len(entries)} checks passed.")
+    rows = [
+        [
+            escape(entry["check"]),
+            f'<span class="chip {entry["verdict"].split()[0] if entry["verdict"] in count else "cannot"}">'
+            f"{escape(entry['verdict'])}</span>",
+            escape(entry["detail"]),
+        ]
+        for entry in entries
+    ]
+    return head + table(["check", "verdict", "detail"], rows, caption="Checks", text=(1, 2)) + said
+
+
+def data(run: RunResults) -> str:
+    """The split, and what preparation kept and removed."""
+    split = run.data.get("split", {})
+    parts = [
+        f"<dt>{title}</dt><dd>{listed(split.get(key, []), most=40)}</dd>"
+        for key, title in (("train", "Training"), ("val", "Validation"), ("test", "Held out"))
+    ]
+    text = f'<dl class="facts">{"".join(parts)}</dl>'
+    manifest = run.manifest
+    if manifest is None:
+        return text + notice("note", "Preparation unknown.", escape(run.manifest_note))
+    reasons = [reason for reason, count in manifest.get("removed", {}).items() if count] or ["low_counts"]
+    rows = [_removed(entry["name"], entry.get("spots_read"), entry, reasons) for entry in manifest["sections"]]
+    if len(rows) > 1:
+        read = sum(entry.get("spots_read", 0) for entry in manifest["sections"])
+        kept = sum(entry["spots"] for entry in manifest["sections"])
+        rows.append(_removed("all", read, {"removed": manifest["removed"], "spots": kept}, reasons))
+    head = [
+        "section",
+        "spots read",
+        *(f"{MINUS} {escape(_REASONS.get(reason, reason))}" for reason in reasons),
+        "spots kept",
+    ]
+    text += table(head, rows, caption="Spots removed in preparation")
+    genes = manifest.get("genes_removed", {})
+    text += (
+        f"<p>{number(len(manifest['genes']['symbol']), 0)} genes are kept; removed: "
+        f"{number(genes.get('never_expressed', 0), 0)} without counts in the kept spots, "
+        f"{number(genes.get('in_too_few_spots', 0), 0)} in too few of them.</p>"
+    )
+    left_out = [f"section {escape(name)} left out: {escape(why)}" for name, why in manifest.get("skipped", {}).items()]
+    left_out += [escape(warning) for warning in manifest.get("warnings", [])]
+    notes = [
+        f"{escape(entry['name'])}: {escape(each)}" for entry in manifest["sections"] for each in entry.get("notes", [])
+    ]
+    if left_out:
+        text += '<ul class="plain">' + "".join(f"<li>{each}</li>" for each in left_out) + "</ul>"
+    if notes:
+        items = "".join(f"<li>{each}</li>" for each in notes)
+        text += (
+            f'<details><summary>Notes of preparation ({len(notes)})</summary><ul class="plain">{items}</ul></details>'
+        )
+    return text + (f'<p class="fine">{escape(manifest["citation"])}</p>' if manifest.get("citation") else "")
+
+
+def _removed(name: str, read: Any, entry: dict[str, Any], reasons: Sequence[str]) -> list[str]:
+    counts = [number(entry.get("removed", {}).get(reason, 0), 0) for reason in reasons]
+    return [escape(name), number(read, 0), *counts, number(entry["spots"], 0)]
+
+
+def provenance(run: RunResults, versions: dict[str, str]) -> str:
+    """Where everything comes from: hashes, checkpoint, hardware, versions, config."""
+    metrics = run.metrics
+    facts = {
+        "Work directory": str(run.workdir),
+        "Model": metrics.get("model"),
+        "Checkpoint step": metrics.get("checkpoint_step"),
+        "Protocol": metrics["protocol"],
+        "Protocol SHA-256": metrics.get("protocol_sha256"),
+        "Units": metrics.get("units"),
+        "Data set": run.data.get("data_dir"),
+        "Data SHA-256": metrics.get("data_sha256"),
+        "Trained on SHA-256": metrics.get("trained_on_sha256", run.data.get("content_hash")),
+        "Mean over symmetries": metrics.get("mean_over_symmetries"),
+        "Hardware of the scoring": metrics.get("hardware"),
+        **{
+            f"Versions, {stage}": ", ".join(f"{name} {value}" for name, value in found.items())
+            for stage, found in (
+                ("preparation", (run.manifest or {}).get("versions")),
+                ("scoring", metrics.get("versions")),
+                ("this page", versions),
+            )
+            if found
+        },
+    }
+    rows = "".join(
+        f"<dt>{escape(name)}</dt><dd><code>{escape(value)}</code></dd>"
+        for name, value in facts.items()
+        if value is not None
+    )
+    shown = {"config.json": run.config, "preparation (data.json)": run.data.get("parameters", {})}
+    blocks = "".join(
+        f'<details><summary>{escape(name)}</summary><pre tabindex="0">{escape(json.dumps(values, indent=1))}</pre>'
+        "</details>"
+        for name, values in shown.items()
+    )
+    return f'<dl class="facts hashes">{rows}</dl>{blocks}'

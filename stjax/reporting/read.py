@@ -1,0 +1,283 @@
+"""What `train`, `evaluate` and `predict` left in a work directory, as far as it is there.
+
+Runs scored by an older version lack figures: what a version added is optional here, and the page says what is missing.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+
+from data_prep.errors import InputError
+
+_AGAIN = "score the run again with python -m stjax.evaluate --workdir={}"
+_NEEDED = ("methods", "sections", "spots", "protocol")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Section:
+    """A section's spots, as `evaluate` wrote them.
+
+    Attributes:
+        spot_id: [S] str; spot_xy: [S, 2] full-resolution pixels.
+        prediction, truth: [S, G] float32 in the order of the per-gene table; truth is None where nothing was measured.
+        lower, upper: [S, G], the ends of the prediction's interval, or None.
+        thumbnail: [h, w, 3] uint8; thumbnail_scale: its pixels per full-resolution pixel.
+        spot_diameter_px: full-resolution pixels.
+    """
+
+    name: str
+    patient: str
+    spot_id: np.ndarray
+    spot_xy: np.ndarray
+    prediction: np.ndarray
+    truth: np.ndarray | None
+    lower: np.ndarray | None
+    upper: np.ndarray | None
+    thumbnail: np.ndarray
+    thumbnail_scale: float
+    spot_diameter_px: float
+    um_per_px: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RunResults:
+    """A run with its results.
+
+    Attributes:
+        label: how the page calls it; unique among the runs of a page.
+        config, data: config.json and data.json, as they are.
+        metrics: metrics.json, as it is.
+        genes: per_gene.csv.
+        log: the lines of logs/train.jsonl.
+        manifest: of the data set, or None; manifest_note: why not, or what is wrong with it.
+        protocols: {protocol: entry} of evaluation/protocols.json; empty where there is none.
+        notes: what the page must say about what was not found.
+    """
+
+    workdir: Path
+    label: str
+    config: dict[str, Any]
+    data: dict[str, Any]
+    metrics: dict[str, Any]
+    genes: pd.DataFrame
+    log: list[dict[str, Any]]
+    manifest: dict[str, Any] | None
+    manifest_note: str
+    protocols: dict[str, Any]
+    sections: tuple[Section, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether any of the tissue is the demo's."""
+        return bool(self.metrics.get("synthetic") or self.data.get("synthetic"))
+
+
+def read_runs(workdirs: Sequence[Path], *, names: Sequence[str] = (), protocol: str = "") -> list[RunResults]:
+    """Reads the results of runs.
+
+    Args:
+        names: how to call them; default the names of their folders.
+        protocol: whose evaluation to read; default the one each run was trained under.
+
+    Raises:
+        InputError: the same folder twice, as many names as runs but not the same number, or what `read_run` raises.
+    """
+    resolved = [folder.resolve() for folder in workdirs]
+    if len(set(resolved)) < len(resolved):
+        raise InputError("--workdir names a folder twice; name each run once")
+    if names and len(names) != len(workdirs):
+        raise InputError(f"--names has {len(names)} names for {len(workdirs)} runs; give one a run, in their order")
+    labels = list(names) or [folder.name for folder in resolved]
+    if len(set(labels)) < len(labels) and not names:
+        labels = ["/".join(folder.parts[-2:]) for folder in resolved]
+    if len(set(labels)) < len(labels):
+        raise InputError(f"two runs would be called the same ({', '.join(labels)}); tell them apart with --names")
+    return [read_run(folder, label, protocol=protocol) for folder, label in zip(workdirs, labels, strict=True)]
+
+
+def read_run(workdir: Path, label: str, *, protocol: str = "") -> RunResults:
+    """Reads what a work directory holds.
+
+    Raises:
+        InputError: no run, not scored yet, or a file that cannot be read.
+    """
+    if not (workdir / "config.json").is_file():
+        raise InputError(f"{workdir} is no work directory: it has no config.json; train one first (stjax.train)")
+    config, data = read_json(workdir / "config.json"), read_json(workdir / "data.json")
+    folder = _evaluation(workdir, protocol or str(data.get("protocol", "")), asked=bool(protocol))
+    metrics = read_json(folder / "metrics.json")
+    if missing := [key for key in _NEEDED if key not in metrics]:
+        raise InputError(f"{folder / 'metrics.json'} lacks {', '.join(missing)}; {_AGAIN.format(workdir)}")
+    if "model" not in metrics["methods"]:
+        raise InputError(f"{folder / 'metrics.json'} has no figures of the model; {_AGAIN.format(workdir)}")
+    genes = _read_genes(folder / "per_gene.csv", workdir)
+    manifest, manifest_note = _read_manifest(data)
+    protocols = workdir / "evaluation" / "protocols.json"
+    sections, notes = _read_sections(workdir, metrics, genes)
+    return RunResults(
+        workdir=workdir,
+        label=label,
+        config=config,
+        data=data,
+        metrics=metrics,
+        genes=genes,
+        log=_read_log(workdir / "logs" / "train.jsonl"),
+        manifest=manifest,
+        manifest_note=manifest_note,
+        protocols=read_json(protocols).get("protocols", {}) if protocols.is_file() else {},
+        sections=sections,
+        notes=notes,
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a JSON file. Raises InputError when it is not there or not one."""
+    try:
+        values = json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path} is not readable ({error.strerror}); train and score the run again") from None
+    except ValueError as error:
+        raise InputError(f"{path} is no JSON ({error}); it is damaged, train and score the run again") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds no object; it is damaged, train and score the run again")
+    return values
+
+
+def _evaluation(workdir: Path, protocol: str, *, asked: bool) -> Path:
+    """The folder of results under a protocol."""
+    folder = workdir / "evaluation" / protocol
+    if protocol and (folder / "metrics.json").is_file():
+        return folder
+    found = sorted(path.parent.name for path in (workdir / "evaluation").glob("*/metrics.json"))
+    if asked and found:
+        raise InputError(f"{workdir} is not scored under {protocol}; it is under {', '.join(found)}")
+    raise InputError(f"{workdir} has no evaluation yet; {_AGAIN.format(workdir)}")
+
+
+def _read_genes(path: Path, workdir: Path) -> pd.DataFrame:
+    """per_gene.csv; text columns hold no NaN, all others are float64."""
+    try:
+        table = pd.read_csv(path, dtype={"gene": str, "ensembl_id": str}, keep_default_na=False, na_values=[""])
+        text = [name for name in ("gene", "ensembl_id") if name in table]
+        table = table.astype({name: float for name in table if name not in text})
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not readable ({error}); {_AGAIN.format(workdir)}") from None
+    if missing := [name for name in ("gene", "pcc") if name not in table]:
+        raise InputError(f"{path} has no column {', '.join(missing)}; {_AGAIN.format(workdir)}")
+    if "ensembl_id" not in table:
+        table.insert(1, "ensembl_id", "")
+    return table.fillna({"gene": "", "ensembl_id": ""})
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    """The figures of steps and epochs; a line that a kill cut short is left out."""
+    entries = []
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and "step" in entry:
+            entries.append(entry)
+    return entries
+
+
+def _read_manifest(data: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """The manifest of the run's data set, where it is still there and the same."""
+    folder = Path(str(data.get("data_dir", "")))
+    path = folder / "manifest.json"
+    try:
+        content = path.read_bytes()
+        manifest = json.loads(content)
+    except (OSError, ValueError):
+        return (
+            None,
+            f"The data set ({folder}) is no longer there or not readable: what its preparation removed is unknown.",
+        )
+    if hashlib.sha256(content).hexdigest() != data.get("content_hash"):
+        return None, f"The data set at {folder} has changed since training, so its preparation is not shown."
+    return manifest, ""
+
+
+def _read_sections(
+    workdir: Path, metrics: dict[str, Any], genes: pd.DataFrame
+) -> tuple[tuple[Section, ...], tuple[str, ...]]:
+    """The sections that were scored, and notes on those that are not there or are of another model."""
+    sections, notes = [], []
+    for name in metrics["sections"]:
+        path = workdir / "predictions" / f"{name}.h5ad"
+        if not path.is_file():
+            notes.append(f"Section {name} has no map here: predictions/{name}.h5ad is not there; evaluate writes it.")
+            continue
+        try:
+            adata = anndata.read_h5ad(path)
+            made = adata.uns.get("stjax", {})
+            section = _section(str(name), adata, genes)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is not readable ({error}); {_AGAIN.format(workdir)}") from None
+        stale = [key for key in ("checkpoint_step", "data_sha256") if key in made and made[key] != metrics.get(key)]
+        if stale:
+            notes.append(
+                f"Section {name}'s map is of another {' and '.join(stale)} than the figures: it was made at another "
+                "time. Score the run again for both to agree."
+            )
+        sections.append(section)
+    return tuple(sections), tuple(notes)
+
+
+def _section(name: str, adata: anndata.AnnData, genes: pd.DataFrame) -> Section:
+    """An .h5ad's content, genes in the order of the table and NaN where the file lacks one."""
+    picture = adata.uns["spatial"][name]
+    scale = picture["scalefactors"]
+    columns = _columns(adata, genes)
+
+    def layer(values: Any) -> np.ndarray | None:
+        if values is None:
+            return None
+        dense = np.asarray(values.toarray() if hasattr(values, "toarray") else values, np.float32)
+        result = np.full((len(dense), len(columns)), np.nan, np.float32)
+        result[:, columns >= 0] = dense[:, columns[columns >= 0]]
+        return result
+
+    prediction = layer(adata.X)
+    if prediction is None:
+        raise KeyError("X")
+    thumbnail = np.asarray(picture["images"]["lowres"])
+    if thumbnail.dtype != np.uint8:  # scanpy's convention allows 0..1
+        thumbnail = np.clip(np.rint(thumbnail * 255), 0, 255).astype(np.uint8)
+    return Section(
+        name=name,
+        patient=str(adata.obs["patient"].iloc[0]) if "patient" in adata.obs and adata.n_obs else "",
+        spot_id=np.asarray(adata.obs_names, str),
+        spot_xy=np.asarray(adata.obsm["spatial"], np.float64),
+        prediction=prediction,
+        truth=layer(adata.layers.get("truth")),
+        lower=layer(adata.layers.get("lower")),
+        upper=layer(adata.layers.get("upper")),
+        thumbnail=thumbnail[..., :3],
+        thumbnail_scale=float(scale["tissue_lowres_scalef"]),
+        spot_diameter_px=float(scale["spot_diameter_fullres"]),
+        um_per_px=float(scale.get("microns_per_pixel", np.nan)),
+    )
+
+
+def _columns(adata: anndata.AnnData, genes: pd.DataFrame) -> np.ndarray:
+    """[G] column of each gene of the table in the file, -1 where it has none."""
+    symbols = list(adata.var["symbol"]) if "symbol" in adata.var else list(adata.var_names)
+    ids = list(adata.var["ensembl_id"]) if "ensembl_id" in adata.var else [""] * adata.n_vars
+    there: dict[tuple[str, str], int] = {}
+    for column, (symbol, gene_id) in enumerate(zip(symbols, ids, strict=True)):
+        there.setdefault((str(symbol) or str(gene_id), str(gene_id)), column)
+    return np.array([there.get(key, -1) for key in zip(genes["gene"], genes["ensembl_id"], strict=True)], np.int64)

@@ -1,0 +1,266 @@
+import base64
+import hashlib
+import json
+import re
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+from data_prep.errors import InputError
+from stjax.report import main, report
+from stjax.reporting import maps, page, read
+from tests.report.html_reading import Page
+from tests.report.made_run import make_run
+
+WICKED = '<script>alert("1")</script>&<b>'
+
+
+def written(folder, *runs, **options):
+    out = folder / "report.html"
+    report(runs, out, **options)
+    return Page(out.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("report")
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    return make_run(folder / "run")
+
+
+@pytest.fixture(scope="module")
+def old(folder):
+    return make_run(folder / "old", new=False, seed=1, noise=1.0)
+
+
+@pytest.fixture(scope="module")
+def one(folder, run):
+    return written(folder, run)
+
+
+@pytest.fixture(scope="module")
+def two(folder, run, old):
+    return written(folder, run, old, labels=["new", "old"])
+
+
+@pytest.mark.parametrize("which", ["one", "two"])
+def test_page_is_sound_and_asks_for_nothing(which, request):
+    found = request.getfixturevalue(which)
+    ids = [a["id"] for _, a in found.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    for tag, attributes in found.elements:
+        for name in ("aria-controls", "aria-labelledby", "aria-describedby", "for"):
+            assert set(attributes.get(name, "").split()) <= set(ids), (tag, attributes)
+        assert "style" not in attributes  # the policy would refuse it
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "href", "action", "data", "srcset"):
+            assert re.match(r"#|data:|$", attributes.get(name, "")), (tag, attributes)
+        if attributes.get("href", "").startswith("#"):
+            assert attributes["href"][1:] in ids
+    assert not re.search(r"url\(|@import", "".join(text for tag, _, text in found.raw if tag == "style"))
+    assert set(re.findall(r"https?://[^\s\"'<]*", found.text)) == {"http://www.w3.org/2000/svg"}
+
+
+def test_policy_allows_the_page_its_own_style_and_script_alone(one):
+    policy = next(a["content"] for a in one.find("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; ")
+    for tag, attributes, text in one.raw:
+        if "type" in attributes:
+            continue  # data, never executed
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+
+
+def test_data_round_trips(one, run):
+    table = pd.read_csv(run / "evaluation" / "stjax" / "per_gene.csv")
+    found = one.data["runs"][0]
+    for name in table:
+        if name in ("gene", "ensembl_id"):
+            assert found["genes"][name] == table[name].tolist()
+        else:
+            values = np.array([np.nan if value is None else value for value in found["genes"][name]])
+            np.testing.assert_allclose(values, table[name], rtol=1e-6)
+    assert one.data["bits"] == 16
+    for section in found["sections"]:
+        adata = anndata.read_h5ad(run / "predictions" / f"{section['name']}.h5ad")
+        assert section["ids"] == adata.obs_names.tolist()
+        assert set(section["layers"]) == {"truth", "prediction", "lower", "upper"}
+        for name, layer in section["layers"].items():
+            values = adata.X if name == "prediction" else adata.layers[name]
+            half_a_level = np.ptp(values, axis=0) / (2 * 65534)
+            assert np.all(np.abs(one.layer(layer, adata.n_obs) - values) <= half_a_level + 1e-6)
+        scale = adata.uns["spatial"][section["name"]]["scalefactors"]
+        np.testing.assert_allclose(section["xy"], adata.obsm["spatial"] * scale["tissue_lowres_scalef"], atol=0.006)
+        assert section["pcc"][-1] is None  # a constant prediction has none
+
+
+def test_values_that_are_not_there_stay_so():
+    store = maps.Store()
+    values = np.array([[0.0, np.nan], [1.0, np.nan], [np.nan, np.nan]])
+    layer = maps.quantise(values, bits=8, store=store)
+    assert layer["low"] == [0.0, None]
+    ((key, codes),) = store.texts.items()
+    text = f'<script id="data">{{"bits": 8}}</script><script id="blob-{key}">{codes}</script>'
+    np.testing.assert_allclose(Page(text).layer({"codes": key, "low": [0, 0], "high": [1, 1]}, 3), values)
+
+
+def test_names_from_files_are_text(tmp_path):
+    run = make_run(
+        tmp_path / "run",
+        sections=("<script>x<&'\" S",),
+        patients=(WICKED,),
+        genes=(WICKED, "</script>", "G", "H"),
+        audit=[{"check": WICKED, "verdict": WICKED, "detail": WICKED}],
+    )
+    found = written(tmp_path, run, labels=[WICKED])
+    assert not found.find("b") or "alert" not in "".join(found.find("b")[0])
+    assert len(found.find("script")) == 2 + len(
+        [a for a in found.find("script") if a.get("id", "").startswith("blob-")]
+    )
+    assert WICKED in found.visible
+    assert found.data["runs"][0]["genes"]["gene"][:2] == [WICKED, "</script>"]
+    assert found.data["runs"][0]["sections"][0]["name"] == "<script>x<&'\" S"
+    assert not any("alert" in text for tag, a, text in found.raw if tag == "script" and a.get("id") != "data")
+
+
+def test_what_must_be_seen_is_said(one, tmp_path):
+    assert "For research. Not a medical device; not for diagnosis." in one.visible
+    assert "SYNTHETIC" not in one.visible
+    assert "No leak found." in one.visible
+    assert "5 too few reads".replace("5 ", "") in one.visible
+    assert "section B9 left out: image not found <i>" in one.visible
+    assert "does not fit: another target" in one.visible
+    assert "divided into 65,534 steps" in one.visible
+    leak = {"check": "shared patients", "verdict": "leak", "detail": "patient A"}
+    loud = written(tmp_path, make_run(tmp_path / "run", synthetic=True, audit=[leak]))
+    main_text = loud.visible.split("Summary", 2)[-1]
+    assert "SYNTHETIC DATA" in loud.visible
+    assert loud.visible.index("LEAKAGE FOUND.") < loud.visible.index("genes, under protocol")
+    assert "1 of 1 checks found a leak" in main_text
+
+
+def test_verdict_is_no_kinder_than_the_figures(run, old):
+    results = read.read_run(run, "run")
+    assert "and the intervals do not overlap" in page.fragments.verdict(results)
+    model, ridge = (results.metrics["methods"][name] for name in ("model", "ridge on colour"))
+    model["intervals"]["pcc_median"] = [ridge["pcc_median"], 1]
+    assert "but the intervals overlap" in page.fragments.verdict(results)
+    ridge["pcc_median"] = model["pcc_median"]
+    assert "does <b>not</b> beat it" in page.fragments.verdict(results)
+    assert "Without intervals" in page.fragments.verdict(read.read_run(old, "old"))
+
+
+def test_run_scored_by_an_older_version_has_a_report(folder, old):
+    found = written(folder, old)
+    assert "No intervals: this run was scored by a version of stjax without them." in found.visible
+    assert "Not audited." in found.visible
+    assert found.data["runs"][0]["sections"][0]["layers"].keys() == {"truth", "prediction"}
+
+
+def test_what_is_gone_is_said(tmp_path, capsys):
+    run = make_run(tmp_path / "run")
+    (run / "predictions" / "A1.h5ad").unlink()
+    (tmp_path / "run_data" / "manifest.json").write_text("{}")
+    (run / "logs" / "train.jsonl").unlink()
+    stale = anndata.read_h5ad(run / "predictions" / "A2.h5ad")
+    stale.uns["stjax"]["checkpoint_step"] = 6
+    stale.write_h5ad(run / "predictions" / "A2.h5ad")
+    found = written(tmp_path, run)
+    assert "Section A1 has no map here" in found.visible
+    assert "Section A2's map is of another checkpoint_step" in found.visible
+    assert "has changed since training" in found.visible
+    assert [section["name"] for section in found.data["runs"][0]["sections"]] == ["A2"]
+    assert "note: run: Section A1" in capsys.readouterr().out
+
+
+def test_maps_give_way_to_the_size_asked_for(tmp_path):
+    genes = [f"G{place}" for place in range(120)]
+    run = make_run(tmp_path / "run", spots=900, genes=genes, new=False)
+    results = read.read_runs([run])
+    whole, eight, few = (Page(page.build(results, limit=limit)) for limit in (2_000_000, 900_000, 500_000))
+    assert whole.data["bits"] == 16
+    assert len(eight.text) <= 900_000
+    assert (eight.data["bits"], eight.data["runs"][0]["mapped"]) == (8, list(range(120)))
+    assert len(few.text) <= 500_000
+    mapped = few.data["runs"][0]["mapped"]
+    assert 10 <= len(mapped) < 120
+    pcc = few.data["runs"][0]["genes"]["pcc"]
+    assert min(pcc[row] for row in mapped) >= max(pcc[row] or -2 for row in set(range(119)) - set(mapped))
+    assert f"the genes of lowest PCC have no map: {120 - len(mapped)} of 120 genes of run" in few.visible
+
+
+def test_sections_of_very_many_spots_are_thinned(tmp_path, monkeypatch):
+    monkeypatch.setattr(maps, "MAX_SPOTS", 25)
+    run = make_run(tmp_path / "run")
+    found = written(tmp_path, run)
+    section = found.data["runs"][0]["sections"][0]
+    assert len(section["ids"]) == len(set(section["ids"])) == len(section["xy"]) == 25
+    assert section["spots"] == 40
+    assert "30 spots are not" in found.visible
+    adata = anndata.read_h5ad(run / "predictions" / "A1.h5ad")[section["ids"]]
+    np.testing.assert_allclose(found.layer(section["layers"]["prediction"], 25), adata.X, atol=1e-3)
+
+
+def test_several_runs_are_compared(two):
+    assert "2 runs compared" in two.visible
+    assert "Paired tests: first run minus second" in two.visible
+    parts = two.find("div", **{"class": "for-run"})
+    assert {a["data-run"] for a in parts} == {"0", "1"}
+    assert all(("hidden" in a) == (a["data-run"] == "1") for a in parts)
+    truths = {s["layers"]["truth"]["codes"] for run in two.data["runs"] for s in run["sections"]}
+    assert len(truths) == 2  # of two sections: runs share them
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda run: (run / "config.json").unlink(), "is no work directory"),
+        (lambda run: (run / "data.json").write_text("{"), "is no JSON"),
+        (lambda run: (run / "data.json").write_text("[]"), "holds no object"),
+        (lambda run: (run / "evaluation/stjax/metrics.json").unlink(), "has no evaluation yet; score the run"),
+        (lambda run: (run / "evaluation/stjax/metrics.json").write_text('{"spots": 1}'), "lacks methods"),
+        (lambda run: (run / "evaluation/stjax/per_gene.csv").unlink(), "per_gene.csv is not readable"),
+        (lambda run: (run / "evaluation/stjax/per_gene.csv").write_text("gene,mae\nA,1\n"), "no column pcc"),
+        (lambda run: (run / "evaluation/stjax/per_gene.csv").write_text("gene,pcc\nA,much\n"), "is not readable"),
+        (lambda run: (run / "predictions/A1.h5ad").write_bytes(b"no HDF5"), "A1.h5ad is not readable"),
+    ],
+)
+def test_bad_input_is_explained(tmp_path, spoil, said):
+    run = make_run(tmp_path / "run")
+    spoil(run)
+    with pytest.raises(InputError, match=said):
+        report([run], tmp_path / "report.html")
+    assert not list(tmp_path.glob("report.html*"))
+
+
+def test_bad_usage_is_explained(tmp_path, run, old):
+    for arguments, said in (
+        (["--workdir", run, "--workdir", run], "names a folder twice"),
+        (["--workdir", run, "--names", "a,b"], "2 names for 1 runs"),
+        (["--workdir", run, "--workdir", old, "--names", "a,a"], "called the same"),
+        (["--workdir", run, "--protocol", "pixnet"], "it is under stjax"),
+        (["--workdir", run, "--max-mb", "0"], "give at least 1"),
+        (["--workdir", tmp_path / "nowhere"], "is no work directory"),
+    ):
+        with pytest.raises(InputError, match=said):
+            main([*map(str, arguments), f"--out={tmp_path / 'x.html'}"])
+    with pytest.raises(InputError, match="is a folder"):
+        main([f"--workdir={run}", f"--out={tmp_path}"])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        main([f"--workdir={run}", f"--out={tmp_path / 'file' / 'x.html'}"])
+
+
+def test_training_curves_are_averaged_over_steps():
+    entries = [{"kind": "train", "step": step, "loss": float(step), "learning_rate": 0.1} for step in range(1, 1501)]
+    entries[0]["loss"] = float("nan")
+    log = page._log(entries)
+    assert log["steps_per_point"] == 3
+    assert len(log["train"]["loss"]) == 500 <= page.LOG_POINTS
+    assert log["train"]["loss"][:2] == [2.5, 5.0]
+    assert json.dumps(log, allow_nan=False)
