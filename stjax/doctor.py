@@ -1,0 +1,278 @@
+"""Looks over an installation: versions, devices, disk, extras, caches, and two training steps on synthetic data.
+
+usage: python -m stjax.doctor [--json] [--quick]
+
+Every line says ok, note, warn or FAIL, and what to do. Exit code 1 when something fails.
+
+examples:
+  python -m stjax.doctor
+  python -m stjax.doctor --json > doctor.json
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from packaging.requirements import Requirement
+
+from data_prep import cli
+
+OK, NOTE, WARN, FAIL = "ok", "note", "warn", "FAIL"
+OLDEST_PYTHON = (3, 11)
+_GIB = 1 << 30
+_LEAST_MEMORY_GIB, _LEAST_DISK_GIB = 4, 5  # of a training on patches; the demo and its run take 1 GiB
+_SHOWN = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "anndata", "tensorflow-datasets")
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One thing looked at.
+
+    Attributes:
+        status: "ok", "note" (good to know), "warn" (works, not as it should) or "FAIL".
+        found: what is there; remedy: what to do about it, if anything.
+    """
+
+    name: str
+    status: str
+    found: str
+    remedy: str = ""
+
+
+def main(arguments: list[str]) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stjax.doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs and for issues")
+    parser.add_argument("--quick", action="store_true", help="leave out the two training steps")
+    given = parser.parse_args(arguments)
+    findings = []
+    for finding in examine(quick=given.quick):
+        findings.append(finding)
+        if not given.json:
+            print(f"{finding.status:5s}{finding.name}: {finding.found}")
+            if finding.remedy:
+                print(f"     -> {finding.remedy}")
+    failed = sum(finding.status == FAIL for finding in findings)
+    if given.json:
+        print(json.dumps({"ok": not failed, "findings": [dataclasses.asdict(each) for each in findings]}, indent=1))
+    else:
+        print(f"\n{failed} of {len(findings)} checks failed" if failed else "\nstjax is ready")
+    if failed:
+        sys.exit(1)
+
+
+def examine(*, quick: bool = False) -> Iterator[Finding]:
+    """Every check in turn; one that cannot be done is a failure, and the next follows.
+
+    Args:
+        quick: leave out the two training steps.
+    """
+    checks: list[Callable[[], Iterator[Finding]]] = [python, packages, extras, memory, disk, devices]
+    for check in checks if quick else [*checks, training]:
+        try:
+            yield from check()
+        except Exception as error:  # whatever is wrong with the installation, the other checks are made
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            yield Finding(check.__name__, FAIL, text, "install stjax anew into a fresh environment")
+
+
+def python() -> Iterator[Finding]:
+    """The interpreter and the machine."""
+    found = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+    oldest = ".".join(map(str, OLDEST_PYTHON))
+    if sys.version_info < OLDEST_PYTHON:
+        yield Finding("python", FAIL, found, f"stjax needs Python {oldest} or newer")
+    else:
+        yield Finding("python", OK, found)
+
+
+def packages() -> Iterator[Finding]:
+    """What stjax needs, in the versions it needs."""
+    yield Finding("stjax", OK, metadata.version("stjax"))
+    lacking = [f"{need} (found {found or 'none'})" for need, found in _needs("") if not _meets(need, found)]
+    versions = ", ".join(f"{name} {version}" for name in _SHOWN if (version := _version(name)))
+    if lacking:
+        yield Finding("packages", FAIL, f"missing or too old: {', '.join(lacking)}", "pip install --upgrade stjax")
+    else:
+        yield Finding("packages", OK, versions)
+
+
+def extras() -> Iterator[Finding]:
+    """Optional parts, installed or not."""
+    for extra in sorted(metadata.metadata("stjax").get_all("Provides-Extra") or ()):
+        lacking = [need.name for need, found in _needs(extra) if not _meets(need, found)]
+        if lacking:
+            remedy = f"for what needs it: pip install 'stjax[{extra}]'"
+            yield Finding(f"extra {extra}", NOTE, f"not installed, lacks {', '.join(lacking)}", remedy)
+        else:
+            yield Finding(f"extra {extra}", OK, "installed")
+
+
+def memory() -> Iterator[Finding]:
+    """Cores and memory."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not hasattr(os, "sysconf"):
+        yield Finding("machine", NOTE, f"{cores} cores; this system does not tell its memory")
+        return
+    gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB
+    found = f"{cores} cores, {gib:.1f} GiB of memory"
+    if gib < _LEAST_MEMORY_GIB:
+        yield Finding("machine", WARN, found, "train with smaller batches (--config.micro_batch)")
+    else:
+        yield Finding("machine", OK, found)
+
+
+def disk() -> Iterator[Finding]:
+    """Room to work in, and the cache."""
+    from stjax.demo_data import cache_folder
+
+    cache = cache_folder()
+    for name, folder, setting in (
+        ("disk", Path.cwd(), "give --workdir and --out on another disk"),
+        ("cache", cache, "name another folder with STJAX_CACHE"),
+    ):
+        there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        free = shutil.disk_usage(there).free / _GIB
+        found = f"{free:.1f} GiB free in {folder}"
+        if name == "cache" and folder.exists():
+            found += f", {sum(file.stat().st_size for file in folder.rglob('*') if file.is_file()) / _GIB:.1f} GiB used"
+        if not os.access(there, os.W_OK):
+            yield Finding(name, FAIL, f"{there} cannot be written", setting)
+        elif free < _LEAST_DISK_GIB:
+            yield Finding(name, WARN, found, setting)
+        else:
+            yield Finding(name, OK, found)
+
+
+def devices() -> Iterator[Finding]:
+    """What JAX computes on, and whether it computes right."""
+    import jax
+    import jax.numpy as jnp
+
+    found = jax.devices()
+    text = f"{len(found)} x {found[0].device_kind} ({jax.default_backend()})"
+    if jax.default_backend() == "cpu" and Path("/proc/driver/nvidia/version").exists():
+        remedy = "for the GPU: pip install 'stjax[gpu]', and leave JAX_PLATFORMS unset"
+        yield Finding("devices", WARN, f"{text}, though this machine has an NVIDIA GPU", remedy)
+    else:
+        yield Finding("devices", OK, text)
+    matrix = np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32)
+    wanted = matrix.astype(np.float64) @ matrix
+    for device in jax.local_devices():
+        product = jnp.dot(jax.device_put(matrix, device), matrix, precision="highest")
+        error = float(np.abs(np.asarray(product) - wanted).max())
+        if error > 1e-3:
+            yield Finding(f"device {device.id}", FAIL, f"a matrix product is off by {error:.2g}", "do not use it")
+
+
+def training() -> Iterator[Finding]:
+    """Two steps of a small network on made-up patches, a checkpoint and its restoration, and predictions from it."""
+    import jax
+
+    from stjax import checkpoint, parallel, steps
+
+    started = time.perf_counter()
+    mesh = parallel.make_mesh()
+    config, panel, protocol = _settings()
+    graphdef, state = steps.init_state(config, panel, image_size_px=32, mesh=mesh)
+    batch = _made_up(panel.num_main, parallel.round_up(16, mesh))
+    step = steps.make_train_step(graphdef, config, panel, protocol, mesh)
+    losses = []
+    for number in range(2):
+        state, figures = step(state, parallel.put_whole(batch, mesh), np.int32(number), np.float32(1e-3))
+        losses.append(float(figures["loss"]))
+    predict = steps.make_predict_step(graphdef, panel, protocol, mesh)
+    images = parallel.put_whole({"image": batch["image"]}, mesh)
+    before = np.asarray(predict(state, images)["expression"])
+    with tempfile.TemporaryDirectory(prefix="stjax-doctor-") as folder:
+        checkpoint.save(Path(folder), 2, state, {"best_step": 2})
+        restored = checkpoint.restore(Path(folder), 2, state)
+    same = all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(restored), strict=True))
+    found = f"losses {losses[0]:.3f} and {losses[1]:.3f}, {time.perf_counter() - started:.0f} s"
+    if not (np.all(np.isfinite(losses)) and losses[0] != losses[1] and np.all(np.isfinite(before))):
+        yield Finding("two training steps", FAIL, found, "expected two finite losses that differ; report this output")
+    elif not same:
+        yield Finding("two training steps", FAIL, f"{found}; the checkpoint differs", "check the disk")
+    else:
+        yield Finding("two training steps", OK, f"{found}; the checkpoint holds what was saved")
+
+
+def _settings() -> tuple[Any, Any, Any]:
+    """The small network of configs/tiny.py, a panel of a few genes, and the default protocol."""
+    from configs import tiny
+    from stjax import config as configs
+    from stjax.panel import Panel
+    from stjax.protocols import get_protocol
+
+    config, genes = tiny.get_config(), 8
+    config.model.aux = False
+    protocol = get_protocol(config.protocol)
+    panel = Panel(
+        ensembl_id=np.array([f"gene {gene}" for gene in range(genes)]),
+        symbol=np.array([f"gene {gene}" for gene in range(genes)]),
+        num_main=genes,
+        target_mean=np.full(genes, 6.0),
+        target_std=np.ones(genes),
+        image_mean=np.full(3, 128.0),
+        image_std=np.full(3, 50.0),
+        train_mean=np.full(genes, 6.0),
+        num_genes=genes,
+    )
+    return configs.resolve(config, protocol, demo=True), panel, protocol
+
+
+def _made_up(genes: int, size: int) -> dict[str, np.ndarray]:
+    """A batch of patches [B, 32, 32, 3] whose brightness says how much of the genes they express."""
+    rng = np.random.default_rng(0)
+    brightness = rng.integers(60, 200, (size, 1, 1, 3))
+    counts = rng.poisson(brightness.mean(axis=(2, 3))[..., None] * np.linspace(0.5, 2, genes)).astype(np.float32)
+    return {
+        "image": np.clip(brightness + rng.integers(-40, 40, (size, 32, 32, 3)), 0, 255).astype(np.uint8),
+        "counts": counts,  # [B, 1, G]
+        "total": counts.sum(axis=-1, keepdims=True),
+        "mask": np.ones((size, 1), np.float32),
+    }
+
+
+def _needs(extra: str, package: str = "stjax") -> Iterator[tuple[Requirement, str | None]]:
+    """What a package, or one of its extras, requires here, each with the version installed; and of the extras that it
+    asks for in turn."""
+    for text in (metadata.requires(package) if _version(package) else None) or ():
+        need = Requirement(text)
+        always = need.marker is None or need.marker.evaluate({"extra": ""})
+        if always == bool(extra) or not (always or need.marker is None or need.marker.evaluate({"extra": extra})):
+            continue
+        if need.name != "stjax":
+            yield need, _version(need.name)
+        for further in need.extras:
+            yield from _needs(further, need.name)
+
+
+@functools.cache
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _meets(need: Requirement, found: str | None) -> bool:
+    return found is not None and need.specifier.contains(found, prereleases=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)
