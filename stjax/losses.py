@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import gammaln
 
 from data_prep.errors import InputError
+from stjax.ops.negative_binomial import negative_binomial
 
 _TINY = 1e-8
 
@@ -83,19 +83,6 @@ def mse_pcc(
     pcc = 1 - jnp.sum(correlation) / jnp.maximum(jnp.sum(varies), 1.0)
     loss = mse + pcc_weight * pcc
     return loss, parts | {"loss": loss, "loss_pcc": pcc}
-
-
-def negative_binomial(counts: jax.Array, mean: jax.Array, dispersion: jax.Array) -> jax.Array:
-    """Negative log-likelihood of counts with variance mean + mean^2 / dispersion, elementwise."""
-    mean, dispersion = mean + _TINY, dispersion + _TINY
-    log_sum = jnp.log(dispersion + mean)
-    return (
-        gammaln(counts + 1)
-        + gammaln(dispersion)
-        - gammaln(counts + dispersion)
-        - dispersion * (jnp.log(dispersion) - log_sum)
-        - counts * (jnp.log(mean) - log_sum)
-    )
 
 
 def additive_nll(

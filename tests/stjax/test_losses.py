@@ -2,7 +2,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.stats
 
 from data_prep.errors import InputError
 from stjax import losses
@@ -70,14 +69,6 @@ def test_mse_pcc_has_finite_gradients_where_nothing_varies():
     assert bool(jnp.all(jnp.isfinite(gradient)))
     empty = losses.mse_pcc({"main": constant}, {"main": constant}, jnp.zeros((2, 4)))[0]
     assert np.isfinite(empty)
-
-
-@pytest.mark.parametrize("dispersion", [0.3, 2.0, 50.0])
-def test_negative_binomial_is_scipys(dispersion):
-    counts, mean = np.array([0.0, 1, 3, 40, 700]), np.array([0.02, 1.5, 3, 25, 900])
-    expected = -scipy.stats.nbinom.logpmf(counts, dispersion, dispersion / (dispersion + mean))
-    found = losses.negative_binomial(jnp.asarray(counts), jnp.asarray(mean), jnp.asarray(dispersion))
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
 
 
 def additive(rates, counts, total, dispersion=1e4):
