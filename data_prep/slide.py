@@ -108,6 +108,8 @@ class _OpenSlideSlide(Slide):
             um_per_px = one_scale(mpp) if mpp else _scale_from_openslide_tiff(properties)
         self.format = f"openslide:{properties.get(openslide.PROPERTY_NAME_VENDOR, 'unknown')}"
         super().__init__(path, width, height, um_per_px, max_pixels)
+        tile = (properties.get(f"openslide.level[0].tile-{side}") for side in ("width", "height"))
+        self.segment_px = tuple(int(side or default) for side, default in zip(tile, self.segment_px, strict=True))
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         with decoding(self.path):

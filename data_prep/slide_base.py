@@ -31,6 +31,7 @@ class Slide:
         um_per_px: what the file states, or None.
         format: "jpeg", "png", "tiff" or "openslide:<vendor>".
         max_pixels: the most pixels one read may decode.
+        segment_px: (width, height) of what is decoded together: a tile or strip of the file, or all of the image.
     """
 
     format = ""
@@ -40,6 +41,7 @@ class Slide:
             raise InputError(f"{path}: the image is {width} x {height} px, expected at least one pixel")
         self.path, self.width, self.height = path, width, height
         self.um_per_px, self.max_pixels = um_per_px, max_pixels
+        self.segment_px = (width, height)
 
     def _read_inside(self, x: int, y: int, width: int, height: int) -> np.ndarray:
         """uint8 [height, width, 3] of a region that lies inside the image."""

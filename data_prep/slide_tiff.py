@@ -39,6 +39,7 @@ class TiffSlide(Slide):
             um_per_px = scale_from_tiff(tags.get(282), tags.get(283), int(tags.get(296, 2)), description)
             stack.pop_all()  # opened: from here on `close` closes the file
         super().__init__(path, page.imagewidth, page.imagelength, um_per_px, max_pixels)
+        self.segment_px = self._segment_size(page)
 
     @property
     def interleaved(self) -> bool:
@@ -64,6 +65,13 @@ class TiffSlide(Slide):
                 "image (histology in bright field); export the RGB plane as its own file"
             )
         return [page]
+
+    @staticmethod
+    def _segment_size(page: Any) -> tuple[int, int]:
+        """(width, height) of a tile or strip."""
+        if page.is_tiled:
+            return page.tilewidth, page.tilelength
+        return page.imagewidth, min(page.rowsperstrip, page.imagelength)
 
     def _segment(self, page: Any, index: int) -> np.ndarray | None:
         """uint8 [h, w, samples] of tile or strip `index`, None where the file stores none."""
@@ -99,8 +107,7 @@ class TiffSlide(Slide):
         page = planes[0]
         separate = page.planarconfig == 2 and page.samplesperpixel > 1
         samples = 1 if separate else page.samplesperpixel
-        tile_w = page.tilewidth if page.is_tiled else page.imagewidth
-        tile_h = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
+        tile_w, tile_h = self._segment_size(page)
         across, down = -(-page.imagewidth // tile_w), -(-page.imagelength // tile_h)
         sources = (
             [(page, k * across * down) for k in range(min(3, page.samplesperpixel))]

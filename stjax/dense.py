@@ -144,16 +144,21 @@ def describe(
 
 def scale_and_stain(predictor: Predictor, slide: Slide, um_per_px: float) -> tuple[float, Transform | None]:
     """Slide pixels per model pixel, and the stain normalisation, as for the slides the run was trained on."""
-    data, px_scale, transform = predictor.data, predictor.data.um_per_px / um_per_px, None
-    if abs(px_scale - 1) <= SCALE_TOLERANCE and not data.parameters.get("um_per_px"):
-        px_scale = 1.0
-    else:
+    data, px_scale, transform = predictor.data, px_scale_of(predictor, um_per_px), None
+    if px_scale != 1:
         print(f"{slide.path.name}: resampled from {um_per_px:.3f} to {data.um_per_px:.3f} um per px")
     if data.stain_target is not None:  # as the training slides were, each fitted on its own and mapped to the target
         target = stain.profile_from(data.stain_target)
         standardise = data.parameters["stain_standardise"]
         transform = stain.fit_transform_for(data.parameters["stain"], slide, target, standardise=standardise)
     return px_scale, transform
+
+
+def px_scale_of(predictor: Predictor, um_per_px: float) -> float:
+    """Slide pixels per model pixel; 1 where they are alike enough to be taken as they are."""
+    px_scale = predictor.data.um_per_px / um_per_px
+    alike = abs(px_scale - 1) <= SCALE_TOLERANCE and not predictor.data.parameters.get("um_per_px")
+    return 1.0 if alike else px_scale
 
 
 class ScaledSlide:

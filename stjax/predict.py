@@ -1,38 +1,50 @@
-"""Predicts expression for the spots of raw sections, opened the way preparation opens them.
+"""Predicts expression from slides: a grid of spots on the tissue of a bare slide, or the spots of raw sections.
 
-usage: python -m stjax.predict --workdir=DIR --source=DIR --out=DIR [--sections=A,B] [--genes=ERBB2,FASN]
+usage: python -m stjax.predict (--workdir=DIR | --model=DIR) --source=SLIDE_OR_DIR --out=DIR [--formats=h5ad,png]
 
-writes <out>/<section>.h5ad (predictions in X, measured expression, where there is any, in layers["truth"]) and
-<out>/<section>_<gene>.png: one gene over the tissue, truth and prediction side by side. With --dense, of a model of
-tiles, also <out>/<section>.ome.zarr: the map of the whole slide, a channel a gene (docs/dense.md)
+writes, for each slide or section, <out>/<name>.<ending> in every format asked for: h5ad (AnnData), spatialdata, geojson
+(QuPath), csv, parquet, and maps of single genes, <name>_<gene>.png and .svg; measured expression, where there is any,
+beside the predicted. With --dense, of a model of tiles, also <name>.ome.zarr: the map of the slide (docs/dense.md).
+<name>.prediction.json says what they are of: called again, what is there already is left as it is (docs/predict.md).
 
 examples:
-  python -m stjax.predict --workdir=runs/enet_b0_aux --source=raw/her2st --out=predictions --sections=C5
+  python -m stjax.predict --workdir=runs/enet_b0_aux --source=slide.svs --out=predictions
+  python -m stjax.predict --workdir=runs/enet_b0_aux --source=slides --out=predictions --spots=visium --um_per_px=0.5
+  python -m stjax.predict --model=exported --source=slides --out=predictions --formats=h5ad,geojson --shard=1/4
   python -m stjax.predict --workdir=runs/enet_b0_aux --source=raw/her2st --out=predictions --genes=ERBB2,GNAS
   python -m stjax.predict --workdir=runs/pixnet --source=raw/her2st --out=predictions --sections=C5 --dense
 """
 
 import argparse
+import dataclasses
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import hashlib
+import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from data_prep import cli, patches, readers, tiles
+from data_prep import cli
 from data_prep.errors import InputError
-from data_prep.section import DISC, POLYGON, Section
+from data_prep.section import Section
 from data_prep.slide import Slide, file_sha256, open_slide
-from stjax import predictor, writer
+from stjax import grid, outputs, predictor
 from stjax.config import names
-from stjax.dense import TILE_PX, predict_dense, scale_and_stain
-from stjax.ops.spot_pool import Shapes
+from stjax.dense import TILE_PX, predict_dense
+from stjax.outputs import SectionPrediction
 from stjax.predictor import Predictor
-from stjax.tile_records import TileTables
+from stjax.records import Record, spots_sha256
+from stjax.slide_prediction import predict_slide, window_px
+from stjax.sources import Source, open_source, place_spots
+from stjax.stream import predict_patches, predict_tiles
 
-THUMBNAIL_PX = 1000
-LEGACY_LAYOUTS = ("her2st", "stnet")
+__all__ = ["main", "predict", "predict_patches", "predict_slide", "predict_tiles"]
+
+MOST_MAPS = 12  # of genes that --genes names; else the one that varies most is drawn
 
 
 def main(arguments: list[str]) -> None:
@@ -40,25 +52,52 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m stjax.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--workdir", required=True, type=Path, help="a run of stjax.train")
-    parser.add_argument("--source", required=True, type=Path, help="raw sections in a layout data_prep reads")
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--workdir", type=Path, help="a run of stjax.train")
+    model.add_argument("--model", type=Path, help="a folder that stjax.export wrote")
+    parser.add_argument(
+        "--source", required=True, type=Path, help="a slide, a folder of slides, or raw sections in a known layout"
+    )
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
-    parser.add_argument("--layout", default="auto", help="the source's layout; recognised when left out")
+    parser.add_argument(
+        "--formats", default=",".join(outputs.DEFAULT_FORMATS), help=f"some of {', '.join(outputs.format_names())}"
+    )
+    parser.add_argument("--layout", default="auto", help="the source's layout, or slides; recognised when left out")
     parser.add_argument("--sections", default="", help="comma-separated; default all whose files are complete")
     parser.add_argument("--genes", default="", help="comma-separated symbols or Ensembl ids; default the main panel")
     parser.add_argument("--um_per_px", type=float, help="the slides' scale, where nothing else tells it")
-    parser.add_argument("--dense", action="store_true", help="also the map of the whole slide, of a model of tiles")
-    parser.add_argument("--tile_px", type=int, default=TILE_PX, help=f"side of the tiles of --dense ({TILE_PX})")
+    parser.add_argument("--shard", default="1/1", help="i/n: every n-th slide from the i-th on, for array jobs")
+    parser.add_argument("--overwrite", action="store_true", help="replace results of another model or other options")
     parser.add_argument("--symmetries", action="store_true", help="predict means over the eight symmetries")
+    bare = parser.add_argument_group("bare slides")
+    bare.add_argument("--spots", default="st", choices=sorted(grid.PRESETS), help="the array to lay (st)")
+    bare.add_argument("--spot-um", type=float, help="diameter of the spots, in place of the array's")
+    bare.add_argument("--pitch-um", type=float, help="from centre to centre, in place of the array's")
+    bare.add_argument("--pattern", choices=[grid.SQUARE_GRID, grid.HEXAGONAL_GRID], help="in place of the array's")
+    bare.add_argument(
+        "--min-tissue", type=float, default=grid.MIN_TISSUE, help=f"share of a spot, at least ({grid.MIN_TISSUE})"
+    )
+    maps = parser.add_argument_group("maps of whole slides")
+    maps.add_argument("--dense", action="store_true", help="also the map of the whole slide, of a model of tiles")
+    maps.add_argument("--tile_px", type=int, default=TILE_PX, help=f"side of the tiles of --dense ({TILE_PX})")
     given = parser.parse_args(arguments)
+    changed = {"spot_um": given.spot_um, "pitch_um": given.pitch_um, "pattern": given.pattern}
+    array = dataclasses.replace(
+        grid.PRESETS[given.spots], **{name: value for name, value in changed.items() if value is not None}
+    )
     written = predict(
-        given.workdir,
+        given.workdir or given.model,
         given.source,
         given.out,
+        formats=names(given.formats),
         layout=given.layout,
         sections=names(given.sections),
         genes=names(given.genes),
         um_per_px=given.um_per_px,
+        array=array,
+        min_tissue=given.min_tissue,
+        shard=parse_shard(given.shard),
+        overwrite=given.overwrite,
         dense=given.dense,
         tile_px=given.tile_px,
         symmetries=given.symmetries,
@@ -73,66 +112,182 @@ def predict(
     source: Path,
     out: Path,
     *,
+    formats: Sequence[str] = outputs.DEFAULT_FORMATS,
     layout: str = "auto",
     sections: Sequence[str] = (),
     genes: Sequence[str] = (),
     um_per_px: float | None = None,
+    array: grid.Array = grid.PRESETS["st"],
+    min_tissue: float = grid.MIN_TISSUE,
+    shard: tuple[int, int] = (1, 1),
+    overwrite: bool = False,
     dense: bool = False,
     tile_px: int = TILE_PX,
     symmetries: bool = False,
 ) -> list[Path]:
-    """Predicts the spots of raw sections and writes a file and a picture a section.
+    """Predicts slides or raw sections, one after another, and writes the results of each.
+
+    What is in `out` already, of the same model, slide and options, is not predicted again.
 
     Args:
-        folder: the work directory of the model.
-        source: raw sections.
+        folder: the work directory of the model, or the folder it was exported to.
+        source: a slide, a folder of slides, or raw sections; see `stjax.sources` for `layout`, `sections` and
+            `um_per_px`.
+        formats: modules of `stjax.outputs`.
         genes: which to write; default the model's main panel.
+        array, min_tissue: of bare slides, see `grid.lay_grid`.
+        shard: (i, n), i from 1: every n-th section.
+        overwrite: replace results of another model or other options.
         dense: write the map of each whole slide too, in tiles of `tile_px`.
         symmetries: predict means over the eight symmetries (spots, not maps).
 
     Returns:
-        The files written.
+        The files of the results.
 
     Raises:
-        InputError: no trained model, unreadable sections, a gene the model does not know.
+        InputError: no trained model, nothing to predict, a gene or format that is not known, results of something else
+            in `out`, or sections that cannot be predicted; the others are done by then.
     """
+    writers = outputs.get_formats(formats)
+    if not writers and not dense:
+        raise InputError(f"--formats names nothing to write; choose some of {', '.join(outputs.format_names())}")
     model = predictor.load(folder)
-    model = model.over_symmetries() if symmetries else model
+    plain, model = model, model.over_symmetries() if symmetries else model
     columns = gene_columns(model, genes)
-    reader, reason = readers.find_layout(source, layout)
-    print(f"{source}: {reader.__name__.rpartition('.')[2]} ({reason})")
-    options: dict[str, Any] = {"um_per_px": um_per_px, "resolve_aliases": model.data.parameters["resolve_aliases"]}
-    chosen = reader.list_sections(source, sections=list(sections) or None, skip_incomplete=not sections, **options)
-    for name, lack in reader.find_sections(source, **options).items():
-        if lack and not sections:
-            print(f"left out: section {name}: {lack}")
+    found = open_source(
+        source,
+        layout=layout,
+        sections=sections,
+        um_per_px=um_per_px,
+        resolve_aliases=model.data.parameters["resolve_aliases"],
+    )
+    mine = found.shard(shard)
+    print(f"{source}: {found.about}" + (f", {len(mine.names)} of {len(found.names)}" if shard[1] > 1 else ""))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise InputError(f"--out {out} is no folder; choose another") from None
-    written = []
-    for name in chosen:
-        section = reader.read_section(source, name, **options)
-        with open_slide(section.image_path) as slide:
-            prediction = predict_slide(model, section, slide)
-            if dense:
-                dense_map = predict_dense(
-                    model,
-                    slide,
-                    out / f"{name}.ome.zarr",
-                    um_per_px=section.um_per_px,
-                    genes=columns,
-                    tile_px=tile_px,
-                    synthetic=section.synthetic,
-                )
-                written.append(dense_map)
-        path = out / f"{name}.h5ad"
-        writer.write_h5ad(path, prediction, model, genes=columns)
-        gene = int(columns[np.argmax(prediction.expression[:, columns].std(axis=0))])
-        picture = out / f"{name}_{writer.file_name(writer.gene_names(model.data.panel)[gene])}.png"
-        writer.write_map(picture, prediction, model, gene=gene)
-        written += [path, picture]
+
+    job = Job(
+        model=model,
+        plain=plain if symmetries and not plain.protocol.test_symmetries else None,
+        out=out,
+        writers=writers,
+        columns=columns,
+        all_drawn=0 < len(genes) <= MOST_MAPS,
+        array=array,
+        min_tissue=min_tissue,
+        tile_px=tile_px if dense else None,
+        overwrite=overwrite,
+    )
+    written: list[Path] = []
+    failed: list[str] = []
+    for name in mine.names:
+        try:
+            written += job.run(mine, name)
+        except InputError as error:
+            if len(mine.names) == 1:
+                raise
+            failed.append(f"{name}: {error}")
+            print(f"left out: {failed[-1]}")
+    if failed:
+        raise InputError(f"{len(failed)} of {len(mine.names)} were not predicted, the others are done; {failed[0]}")
     return written
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Job:
+    """What to do with each section; see `predict`.
+
+    Attributes:
+        plain: the model without the mean over symmetries, whose deviation then tells how sure it is.
+        writers: the formats' modules, by name.
+        columns: [G] of the main panel, the genes to write; all_drawn: draw every one of them.
+        tile_px: of the dense map; None writes none.
+    """
+
+    model: Predictor
+    plain: Predictor | None
+    out: Path
+    writers: dict[str, ModuleType]
+    columns: np.ndarray
+    all_drawn: bool
+    array: grid.Array
+    min_tissue: float
+    tile_px: int | None
+    overwrite: bool
+
+    def run(self, source: Source, name: str) -> list[Path]:
+        """Predicts one section, unless its results are there; returns their files."""
+        section = source.read(name)
+        record = Record(self.out, name, self.identity(section, bare=source.bare), overwrite=self.overwrite)
+        missing = record.lacks(self.writers)
+        written: list[Path] = []
+        if missing or self.tile_px:
+            with open_slide(section.image_path) as slide:
+                if self.tile_px:
+                    written.append(self.write_dense(section, slide, self.tile_px))
+                if missing:
+                    prediction = self.predict(section, slide, bare=source.bare)
+                    for form in missing:
+                        record.add(form, self.write(form, prediction))
+        print(f"{name}: " + ("written " + ", ".join(missing) if missing else "there already"))
+        return written + [self.out / file for form in self.writers for file in record.files[form]]
+
+    def identity(self, section: Section, *, bare: bool) -> dict[str, Any]:
+        """What results are of; those of something else are not taken for them."""
+        data = self.model.data
+        trained = [data.panel.to_json(), data.protocol_hash, data.stain_target, data.image_size_px, data.um_per_px]
+        grid_of = dataclasses.asdict(self.array) | {"min_tissue": self.min_tissue}
+        return {
+            "model_sha256": self.model.model_sha256,
+            "training_sha256": hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest(),
+            "mean_over_symmetries": self.model.protocol.test_symmetries,
+            "genes": outputs.gene_names(data.panel)[self.columns].tolist(),
+            "slide_sha256": file_sha256(section.image_path),
+            "um_per_px": section.um_per_px,
+            "spots": grid_of if bare else spots_sha256(section),
+        }
+
+    def write_dense(self, section: Section, slide: Slide, tile_px: int) -> Path:
+        """The map of the whole slide."""
+        return predict_dense(
+            self.model,
+            slide,
+            self.out / f"{section.name}.ome.zarr",
+            um_per_px=section.um_per_px,
+            genes=self.columns,
+            tile_px=tile_px,
+            synthetic=section.synthetic,
+        )
+
+    def predict(self, section: Section, slide: Slide, *, bare: bool) -> SectionPrediction:
+        """Predicts the section's spots, or of a bare slide those laid on its tissue."""
+        if not bare:
+            return predict_slide(self.model, section, slide, plain=self.plain)
+        window = window_px(self.model, section.um_per_px)
+        section, laid = place_spots(section, slide, self.array, min_tissue=self.min_tissue, window_px=window)
+        spacing = f"{self.array.spot_um:g} um, {self.array.pitch_um:g} um apart"
+        print(f"{section.name}: {len(laid)} spots of {spacing}, on tissue")
+        prediction = predict_slide(self.model, section, slide, plain=self.plain)
+        column, row = np.char.partition(prediction.spot_id, "x")[:, ::2].astype(np.int64).T
+        return dataclasses.replace(prediction, columns={"array_row": row, "array_col": column})
+
+    def write(self, form: str, prediction: SectionPrediction) -> list[str]:
+        """Writes one format; returns the files' names."""
+        writer = self.writers[form]
+        most_varied = self.columns[[np.argmax(prediction.expression[:, self.columns].std(axis=0))]]
+        shown = self.columns if self.all_drawn else most_varied
+        labels = outputs.gene_names(self.model.data.panel)
+        files = {f"{prediction.section}{writer.SUFFIX}": int(shown[0])}
+        if getattr(writer, "ONE_GENE", False):
+            files = {
+                f"{prediction.section}_{outputs.file_name(str(labels[gene]))}{writer.SUFFIX}": int(gene)
+                for gene in shown
+            }
+        for file, gene in files.items():
+            writer.write(self.out / file, prediction, self.model, genes=self.columns, shown=gene)
+        return list(files)
 
 
 def gene_columns(model: Predictor, genes: Sequence[str]) -> np.ndarray:
@@ -141,7 +296,7 @@ def gene_columns(model: Predictor, genes: Sequence[str]) -> np.ndarray:
     if not genes:
         return np.arange(panel.num_main)
     place = {str(name): column for column, name in enumerate(panel.ensembl_id[: panel.num_main]) if name}
-    place |= {str(name): column for column, name in enumerate(writer.gene_names(panel))}
+    place |= {str(name): column for column, name in enumerate(outputs.gene_names(panel))}
     for gene in genes:
         if gene not in place:
             near = ", ".join(difflib.get_close_matches(gene, list(place), n=3, cutoff=0.4)) or "none"
@@ -149,137 +304,13 @@ def gene_columns(model: Predictor, genes: Sequence[str]) -> np.ndarray:
     return np.array([place[gene] for gene in genes])
 
 
-def predict_slide(model: Predictor, section: Section, slide: Slide) -> writer.SectionPrediction:
-    """Predicts every spot of a section: of a model of patches, those whose whole window lies inside the image."""
-    data = model.data
-    px_scale, transform = scale_and_stain(model, slide, section.um_per_px)
-    if data.tiles is None:
-        inside = patches.inside_mask(slide, section.spot_xy, patch_size_px=data.image_size_px, px_scale=px_scale)
-        if not inside.all():
-            print(f"note: section {section.name}: {int((~inside).sum())} spots too near the border are not predicted")
-        if not inside.any():
-            raise InputError(
-                f"Section {section.name!r}: no spot has its whole {data.image_size_px} px window inside the image; "
-                "check scale and coordinates with python -m data_prep.check"
-            )
-        images = patches.cut_patches(
-            slide,
-            section.spot_xy[inside],
-            patch_size_px=data.image_size_px,
-            px_scale=px_scale,
-            transform=transform,
-        )
-        images = cli.progress(images, total=int(inside.sum()), description=section.name, unit="spot")
-        expression = np.concatenate(list(predict_patches(model, images, int(inside.sum()))))
-    else:
-        inside, expression = predict_section_tiles(model, section, slide, px_scale=px_scale, transform=transform)
-    xy = section.spot_xy[inside]
-    counts = section.counts[inside]
-    columns = data.panel.columns(section.genes)[: data.panel.num_main]
-    # Legacy count files leave out genes without any count; elsewhere a gene that is not there was not measured.
-    missing = 0.0 if section.layout in LEGACY_LAYOUTS else np.nan
-    measured = np.full((len(xy), data.panel.num_main), missing)
-    measured[:, columns >= 0] = counts[:, columns[columns >= 0]].toarray()
-    total = np.asarray(counts.sum(axis=1), np.float64)[:, None]
-    thumbnail = slide.thumbnail(THUMBNAIL_PX)
-    discs = section.spot_size_px[section.spot_kind == DISC]
-    image_sha256 = file_sha256(section.image_path)
-    radius = float(np.median(discs)) if len(discs) else 50 / section.um_per_px
-    return writer.SectionPrediction(
-        section=section.name,
-        patient=section.patient,
-        spot_id=section.spot_id[inside],
-        spot_xy=xy,
-        spot_radius_px=radius,
-        spot_size_um=np.full(len(xy), 2 * radius * section.um_per_px),
-        slide=image_sha256,
-        um_per_px=section.um_per_px,
-        expression=expression,
-        truth=model.protocol.transform(measured, total, data.panel.num_genes),
-        synthetic=section.synthetic,
-        total=total[:, 0],
-        data_sha256=image_sha256,
-        thumbnail=thumbnail,
-        thumbnail_scale=thumbnail.shape[1] / slide.width,
-    )
-
-
-def predict_section_tiles(
-    model: Predictor, section: Section, slide: Slide, *, px_scale: float, transform: Any
-) -> tuple[np.ndarray, np.ndarray]:
-    """A model of tiles on the spots of a raw section.
-
-    Returns:
-        [N] bool, the spots that cover a pixel of the slide, and [S, M] their expression.
-    """
-    size = model.data.image_size_px
-    rows = np.arange(len(section.spot_id))
-    reach = tiles.spot_reach_px(section, rows) / px_scale
-    margin = tiles.context_px(section.name, size, reach, model.data.parameters["context_px"])
-    origins, members = tiles.lay_out(section.spot_xy, rows, size_px=size, context_px=margin, px_scale=px_scale)
-
-    def shapes_of(origin: np.ndarray, spots: np.ndarray) -> Shapes:
-        # Coordinates count from the image's corner, shapes' from the first pixel's centre.
-        kind = section.spot_kind[spots]
-        size_px = section.spot_size_px[spots].astype(np.float64) / px_scale
-        is_polygon = kind == POLYGON
-        rings = (section.polygons[int(section.spot_size_px[spot])] for spot in spots[is_polygon])
-        outlines = [(ring - origin) / px_scale - 0.5 for ring in rings]
-        size_px[is_polygon] = np.arange(len(outlines))
-        return Shapes(kind, (section.spot_xy[spots] - origin) / px_scale - 0.5, size_px, tuple(outlines))
-
-    tables = TileTables([shapes_of(*tile) for tile in zip(origins, members, strict=True)], size_px=size)
-
-    def image(tile: int) -> np.ndarray:
-        window = patches.cut_window(slide, origins[tile], size_px=size, px_scale=px_scale, transform=transform)
-        return window[0]
-
-    found = np.concatenate([each["expression"] for each in predict_tiles(model, tables, image, section.name)])
-    order, covers = np.concatenate(members), np.concatenate(tables.pixels) > 0
-    if not covers.all():
-        print(f"note: section {section.name}: {int((~covers).sum())} spots cover no pixel and are not predicted")
-    expression = np.empty_like(found)
-    expression[order] = found
-    inside = np.zeros(len(rows), bool)
-    inside[order] = covers
-    return inside, expression[inside]
-
-
-def predict_tiles(
-    model: Predictor, tables: TileTables, image: Callable[[int], np.ndarray], description: str
-) -> Iterator[dict[str, np.ndarray]]:
-    """Streams tiles through the model; yields each tile's {"expression": [S, M] float32, and "total" [S] of rates}.
-
-    Args:
-        tables: the tiles' spots.
-        image: gives tile i, [H, W, 3] uint8.
-    """
-    size = model.batch_size
-    count = len(tables.pixels)
-    with cli.progress(total=count, description=description, unit="tile") as bar:
-        for start in range(0, count, size):
-            index = range(start, min(start + size, count))
-            images = np.stack([image(tile) for tile in index])
-            images = np.pad(images, [(0, size - len(index)), (0, 0), (0, 0), (0, 0)])
-            batch = {"image": images, "spots": tables.stacked(index, size)}
-            outputs = {name: np.asarray(value) for name, value in model.predict(batch).items()}
-            for place, tile in enumerate(index):
-                spots = len(tables.pixels[tile])
-                yield {name: value[place, :spots] for name, value in outputs.items()}
-            bar.update(len(index))
-
-
-def predict_patches(model: Predictor, images: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
-    """Streams [H, W, 3] uint8 patches through the model; yields [B, M] float32 in the protocol's expression units."""
-    size = model.batch_size
-    batch: list[np.ndarray] = []
-    for position, image in enumerate(images, start=1):
-        batch.append(image)
-        if len(batch) == size or position == count:
-            padded = np.zeros((size, *image.shape), np.uint8)
-            padded[: len(batch)] = batch
-            yield np.asarray(model.predict({"image": padded})["expression"])[: len(batch), 0]
-            batch.clear()
+def parse_shard(text: str) -> tuple[int, int]:
+    """ "2/4" to (2, 4). Raises InputError."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    part = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= part[0] <= part[1]:
+        raise InputError(f"--shard is {text!r}, expected i/n with i from 1 to n")
+    return part
 
 
 if __name__ == "__main__":

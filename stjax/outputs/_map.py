@@ -1,0 +1,69 @@
+"""The picture of one gene over the tissue, which PNG and SVG share."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.collections import EllipseCollection
+from matplotlib.figure import Figure
+
+from stjax.outputs import SectionPrediction, gene_names, whole
+from stjax.predictor import Predictor
+
+_VECTOR_SPOTS = 20_000  # more are drawn as pixels in an SVG too, which else takes longer to open than to predict
+
+
+def write_map(path: Path, prediction: SectionPrediction, model: Predictor, *, gene: int) -> None:
+    """Draws one gene over the part of the slide with spots: truth, where known, and prediction, on one colour scale.
+
+    Args:
+        path: the file, whose ending says its kind.
+        gene: column of the main panel.
+    """
+    with whole(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "stjax"}):  # the same bytes every time
+        undated: dict[str, Any] = {"metadata": {"Date": None}} if path.suffix == ".svg" else {}
+        _figure(prediction, model, gene).savefig(temporary, dpi=110, **undated)
+
+
+def _figure(prediction: SectionPrediction, model: Predictor, gene: int) -> Figure:
+    panels = [("prediction", prediction.expression[:, gene])]
+    if prediction.truth is not None:
+        panels.insert(0, ("truth", prediction.truth[:, gene]))
+    values = np.concatenate([panel for _, panel in panels])
+    values = values[np.isfinite(values)]
+    low, high = np.quantile(values, (0.02, 0.98)) if len(values) else (0.0, 1.0)
+    centres = prediction.spot_xy * prediction.thumbnail_scale
+    height, width = prediction.thumbnail.shape[:2]
+    margin = 0.08 * np.ptp(centres, axis=0).max() + 2 * prediction.spot_radius_px * prediction.thumbnail_scale
+    (left, top), (right, bottom) = centres.min(axis=0) - margin, centres.max(axis=0) + margin
+    left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+    figure = Figure((5.2 * len(panels), 5.2 * (bottom - top) / (right - left) + 1.0), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)
+    collection = None
+    for axis, (name, panel) in zip(axes[0], panels, strict=True):
+        axis.imshow(prediction.thumbnail, alpha=0.7)
+        # Spots of a few micrometres are drawn large enough to be seen.
+        diameter = max(2 * prediction.spot_radius_px * prediction.thumbnail_scale, (right - left) / 120)
+        collection = EllipseCollection(
+            np.full(len(panel), diameter),
+            np.full(len(panel), diameter),
+            np.zeros(len(panel)),
+            units="xy",
+            offsets=centres,
+            offset_transform=axis.transData,
+            array=panel,
+            cmap="viridis",
+            rasterized=len(panel) > _VECTOR_SPOTS,
+        )
+        collection.set_clim(low, max(high, low + 1e-9))
+        axis.add_collection(collection)
+        axis.set_xlim(left, right)
+        axis.set_ylim(bottom, top)
+        axis.set_title(name)
+        axis.set_axis_off()
+    if collection is not None:
+        figure.colorbar(collection, ax=axes[0].tolist(), shrink=0.8, label=model.protocol.target)
+    synthetic = "  (SYNTHETIC tissue)" if prediction.synthetic or model.data.synthetic else ""
+    figure.suptitle(f"{gene_names(model.data.panel)[gene]}, section {prediction.section}{synthetic}")
+    return figure

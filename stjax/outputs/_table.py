@@ -1,0 +1,25 @@
+"""The table that CSV and Parquet share: a row a spot, where it is, and a column a gene."""
+
+import numpy as np
+import pandas as pd
+
+from stjax.outputs import SectionPrediction, gene_names
+from stjax.predictor import Predictor
+
+
+def table(prediction: SectionPrediction, model: Predictor, genes: np.ndarray) -> pd.DataFrame:
+    """Section, spot id, centre in pixels and micrometres, size, then the genes' predictions in float32."""
+    xy = prediction.spot_xy
+    where = pd.DataFrame(
+        {
+            "section": prediction.section,
+            "spot_id": prediction.spot_id.astype(str),
+            "x_px": xy[:, 0],
+            "y_px": xy[:, 1],
+            "x_um": xy[:, 0] * prediction.um_per_px,
+            "y_um": xy[:, 1] * prediction.um_per_px,
+            "spot_size_um": prediction.spot_size_um,
+        }
+    )
+    values = np.asarray(prediction.expression[:, genes], np.float32)
+    return pd.concat([where, pd.DataFrame(values, columns=gene_names(model.data.panel)[genes])], axis=1)

@@ -1,0 +1,48 @@
+"""GeoJSON for QuPath: a detection a spot, its outline in full-resolution pixels, its genes as measurements.
+
+What QuPath reads is written down nowhere but in its source, qupath.lib.io.QuPathTypeAdapters (v0.4 and newer): a
+feature's `id` is a UUID, `properties` has `objectType`, `name`, `measurements` (name to number) and `metadata` (name to
+string), and coordinates count pixels from the image's top left corner.
+"""
+
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stjax.outputs import SectionPrediction, gene_names, provenance, whole
+from stjax.predictor import Predictor
+
+SUFFIX = ".geojson"
+_DIGITS = 7  # of a measurement: all that float32 has
+
+
+def write(path: Path, prediction: SectionPrediction, model: Predictor, *, genes: np.ndarray, shown: int) -> None:
+    """See `stjax.outputs`. A line a spot, so that memory does not grow with the file."""
+    del shown
+    about = provenance(model, data_sha256=prediction.data_sha256, synthetic=prediction.synthetic)
+    names = gene_names(model.data.panel)[genes].tolist()
+    with whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(f'{{"type": "FeatureCollection", "stjax": {json.dumps(about)}, "features": [\n')
+        for spot in range(len(prediction.spot_id)):
+            feature = _feature(prediction, spot, dict(zip(names, prediction.expression[spot, genes], strict=True)))
+            file.write(("" if spot == 0 else ",\n") + json.dumps(feature, allow_nan=False))
+        file.write("\n]}\n")
+
+
+def _feature(prediction: SectionPrediction, spot: int, values: dict[str, Any]) -> dict[str, Any]:
+    name = str(prediction.spot_id[spot])
+    ring = np.round(prediction.outline(spot), 2)
+    return {
+        "type": "Feature",
+        "id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{prediction.slide} {prediction.section} {name}")),
+        "geometry": {"type": "Polygon", "coordinates": [[*ring.tolist(), ring[0].tolist()]]},
+        "properties": {
+            "objectType": "detection",
+            "name": name,
+            "measurements": {gene: float(f"{value:.{_DIGITS}g}") for gene, value in values.items()},
+            "metadata": {"section": prediction.section},
+        },
+    }

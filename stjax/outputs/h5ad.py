@@ -1,0 +1,78 @@
+"""AnnData, as scanpy and squidpy read it: spots by genes, coordinates, the slide's picture, and where it comes from."""
+
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from stjax.outputs import SectionPrediction, gene_names, provenance, whole
+from stjax.predictor import Predictor
+
+SUFFIX = ".h5ad"
+LOWRES_PX = 600  # longer side, as Space Ranger's
+
+
+def write(path: Path, prediction: SectionPrediction, model: Predictor, *, genes: np.ndarray, shown: int) -> None:
+    """See `stjax.outputs`."""
+    del shown
+    write_h5ad(path, prediction, model, genes=genes)
+
+
+def write_h5ad(path: Path, prediction: SectionPrediction, model: Predictor, *, genes: np.ndarray) -> None:
+    """Writes one section, whole or not at all.
+
+    Args:
+        genes: columns of the main panel to write.
+    """
+    with whole(path) as temporary:
+        to_anndata(prediction, model, genes=genes).write_h5ad(temporary, compression="gzip")
+
+
+def to_anndata(prediction: SectionPrediction, model: Predictor, *, genes: np.ndarray) -> anndata.AnnData:
+    """`X` [S, G]; `layers`: "truth" where measured, and what the prediction has; `obsm["spatial"]` full-resolution
+    pixels; `uns["spatial"][section]` pictures and scale factors; `uns["stjax"]` units, protocol and hashes."""
+    panel = model.data.panel
+    obs: dict[str, Any] = {"section": prediction.section, "patient": prediction.patient}
+    obs |= {"spot_size_um": prediction.spot_size_um, "in_tissue": 1, **prediction.columns}
+    if prediction.predicted_total is not None:
+        obs["predicted_total"] = prediction.predicted_total
+    adata = anndata.AnnData(
+        X=prediction.expression[:, genes].astype(np.float32),
+        obs=pd.DataFrame(obs, index=pd.Index(prediction.spot_id.astype(str), name="spot_id")),
+        var=pd.DataFrame(
+            {"symbol": panel.symbol[genes], "ensembl_id": panel.ensembl_id[genes]},
+            index=pd.Index(gene_names(panel)[genes], name="gene"),
+        ),
+        uns={
+            "stjax": provenance(model, data_sha256=prediction.data_sha256, synthetic=prediction.synthetic),
+            "spatial": {prediction.section: pictures(prediction)},
+        },
+    )
+    adata.obsm["spatial"] = prediction.spot_xy.astype(np.float64)
+    if prediction.truth is not None:
+        adata.layers["truth"] = prediction.truth[:, genes].astype(np.float32)
+    for name, values in prediction.layers.items():
+        adata.layers[name] = values[:, genes].astype(np.float32)
+    return adata
+
+
+def pictures(prediction: SectionPrediction) -> dict[str, Any]:
+    """The slide's pictures and scale factors under Space Ranger's names, which scanpy and squidpy look for."""
+    hires, scale = prediction.thumbnail, prediction.thumbnail_scale
+    smaller = min(1.0, LOWRES_PX / max(hires.shape[:2]))
+    size = (max(1, round(hires.shape[1] * smaller)), max(1, round(hires.shape[0] * smaller)))
+    lowres = np.asarray(Image.fromarray(hires).resize(size, Image.Resampling.BOX))
+    return {
+        "images": {"hires": hires, "lowres": lowres},
+        "scalefactors": {
+            "tissue_hires_scalef": scale,
+            "tissue_lowres_scalef": scale * size[0] / hires.shape[1],
+            "spot_diameter_fullres": 2 * prediction.spot_radius_px,
+            "fiducial_diameter_fullres": 2 * prediction.spot_radius_px,
+            "microns_per_pixel": prediction.um_per_px,
+        },
+        "metadata": {"source_image_sha256": prediction.slide},
+    }

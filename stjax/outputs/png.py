@@ -1,0 +1,17 @@
+"""PNG: one gene over the tissue, beside its measurement where there is one."""
+
+from pathlib import Path
+
+import numpy as np
+
+from stjax.outputs import SectionPrediction
+from stjax.outputs._map import write_map
+from stjax.predictor import Predictor
+
+SUFFIX, ONE_GENE = ".png", True
+
+
+def write(path: Path, prediction: SectionPrediction, model: Predictor, *, genes: np.ndarray, shown: int) -> None:
+    """See `stjax.outputs`."""
+    del genes
+    write_map(path, prediction, model, gene=shown)
