@@ -1,10 +1,12 @@
-"""What a model must beat: predictors that know nothing of tissue structure."""
+"""What a model must beat: predictors that know nothing of tissue structure; and what it is measured against."""
 
 import dataclasses
 
 import numpy as np
+from scipy.spatial import KDTree
 
 RIDGE_PENALTIES = np.logspace(-2, 5, 15)
+NEAREST = 6  # neighbours of a hexagonal lattice
 
 
 def colour_statistics(images: np.ndarray) -> np.ndarray:
@@ -82,3 +84,42 @@ class Ridge:
     def predict(self, features: np.ndarray) -> np.ndarray:
         """[N, D] features to [N, G] predictions."""
         return (features - self.feature_mean) / self.feature_std @ self.coefficients + self.intercept
+
+
+@dataclasses.dataclass(frozen=True)
+class TotalCounts:
+    """A straight line from the log of a spot's total counts to each gene: how far depth alone goes.
+
+    It reads the totals of the spots it predicts, which are measured expression, if of no single gene.
+
+    Attributes:
+        slope, intercept: [G].
+    """
+
+    slope: np.ndarray
+    intercept: np.ndarray
+
+    @classmethod
+    def fit(cls, total: np.ndarray, targets: np.ndarray) -> "TotalCounts":
+        """Fits totals [N] to [N, G] targets by least squares."""
+        depth = np.log1p(total)
+        centred = depth - depth.mean()
+        square = np.square(centred).sum()
+        slope = centred @ targets / square if square > 0 else np.zeros(targets.shape[1])
+        return cls(slope, targets.mean(axis=0) - slope * depth.mean())
+
+    def predict(self, total: np.ndarray) -> np.ndarray:
+        """Totals [N] to [N, G] predictions."""
+        return np.log1p(total)[:, None] * self.slope + self.intercept
+
+
+def nearest_measured(truth: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    """[S, G] mean of what was measured at the `NEAREST` other spots of the section: position alone, and no rival, for
+    it sees test expression. NaN for a spot that is alone."""
+    if len(xy) < 2:
+        return np.full(truth.shape, np.nan)
+    # A spot's own place among its neighbours is not sure where spots lie upon one another: it is left out by number.
+    found = np.asarray(KDTree(xy).query(xy, k=min(NEAREST + 1, len(xy)))[1])
+    others = found != np.arange(len(xy))[:, None]
+    others[others.all(axis=1), -1] = False
+    return truth[found[others].reshape(len(xy), -1)].mean(axis=1)

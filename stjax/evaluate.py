@@ -17,7 +17,6 @@ and `--beside=RUN` adds a model of patches, applied to a patch around every spot
 
 import argparse
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,27 +26,10 @@ import numpy as np
 from data_prep import cli
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from stjax import baselines, dense, distributed, prepared, scoring, workdir, writer
+from stjax import comparison, credibility, dense, distributed, prepared, results, scoring, statistics, workdir, writer
 from stjax.config import names, numbers
 from stjax.tile_records import rounded
 
-COLUMNS = {
-    "pcc_median": "median PCC",
-    "pcc_mean": "mean PCC",
-    "genes_pcc_above_0": "> 0",
-    "genes_pcc_0.1_to_0.3": ".1-.3",
-    "genes_pcc_0.3_to_0.5": ".3-.5",
-    "genes_pcc_above_0.5": "> .5",
-    "amae": "aMAE",
-    "armse": "aRMSE",
-}
-SIZE_COLUMNS = {  # as PixNet's tables
-    "pcc_first_quartile": "PCC@F",
-    "pcc_median": "PCC@S",
-    "pcc_mean": "PCC@M",
-    "mse": "MSE",
-    "amae": "MAE",
-}
 MAX_SPOTS = 20_000
 SYMMETRIES_HELP = "predict the mean over the eight symmetries of the square: eight times the work, steadier maps"
 
@@ -149,8 +131,7 @@ def evaluate(
         target = target / label
         pictures = target / "predictions"
 
-    features_of_train, targets_of_train = prepared.training_features(run)
-    ridge = None if features_of_train is None else baselines.Ridge.fit(features_of_train, targets_of_train)
+    training = prepared.training(run)
     patch_model = None if beside is None else prepared.comparable(workdir.Run.load(beside), run)
     if patch_model is not None and symmetries:
         patch_model = patch_model.over_symmetries()
@@ -159,36 +140,21 @@ def evaluate(
         raise InputError(
             f"no spot of {', '.join(chosen)} has the {run.protocol.min_counts} reads the protocol asks for"
         )
-    predictions = [each.prediction for each in found]
     if demo_truth is not None:
-        predictions = [scoring.without_noise(prediction, run, demo_truth) for prediction in predictions]
+        found = [scoring.without_noise(each, run, demo_truth) for each in found]
+    predictions = [each.prediction for each in found]
 
-    panel = run.data.panel
-    mean, std = panel.target_mean[: panel.num_main], panel.target_std[: panel.num_main]
-    truths = [np.asarray(prediction.truth, np.float64) for prediction in predictions]
-    methods: dict[str, Sequence[np.ndarray | None]] = {"model": [prediction.expression for prediction in predictions]}
-    if ridge is not None:
-        methods["ridge on colour"] = [ridge.predict(each.colours) * std + mean for each in found]
-    methods["mean predictor"] = [np.broadcast_to(panel.train_mean, truth.shape) for truth in truths]
-    if run.data.tiles is not None:
-        if patch_model is not None:
-            methods["patch model"] = [each.beside for each in found]
-        methods["nearest spot"] = scoring.nearest_spots(predictions, run.data.tiles.sizes_um)
-    patients = [prediction.patient for prediction in predictions]
-    sizes = [rounded(prediction.spot_size_um) for prediction in predictions]
-    measured: list[np.ndarray] = [np.asarray(np.isfinite(truth).any(axis=1)) for truth in truths]
-    summaries, per_gene = scoring.score(run, methods, truths, patients, measured)
-    by_size = {}
-    if run.data.tiles is not None:
-        for size in np.unique(np.concatenate(sizes)):
-            which = [(each == size) & there for each, there in zip(sizes, measured, strict=True)]
-            by_size[f"{size:g}"] = {
-                "spots": int(sum(map(np.sum, which))),
-                "trained_on": scoring.is_size(size, run.data.tiles.sizes_um),
-                "total_ratio": scoring.total_ratio(predictions, [each == size for each in sizes]),
-                "methods": scoring.score(run, methods, truths, patients, which)[0],
-            }
-
+    task = comparison.Task.own(run, training)
+    scores = comparison.score(run, task, found, pooling=run.protocol.pooling)
+    # What cells express has no depth: raw counts are not to be had from it.
+    targets = {} if demo_truth is not None else comparison.targets(run, found, training, scores)
+    permuted, columns = credibility.permutation(scores.sections)
+    signs, why_no_signs = credibility.sign_test(scores.sections)
+    ceiling = None
+    if demo_truth is None:
+        ceiling, more = credibility.ceiling(task, found, scores.per_gene["model"]["pcc"])
+        columns |= more
+    truth = np.concatenate([task.measured(each) for each in found])
     result = {
         **writer.provenance(
             run, data_sha256=dataset.content_hash, synthetic=any(prediction.synthetic for prediction in predictions)
@@ -196,35 +162,62 @@ def evaluate(
         "truth": "counts" if demo_truth is None else "expected expression of the demo's cells",
         "part": part_of(run, dataset, chosen),
         "sections": [prediction.section for prediction in predictions],
-        "spots": sum(len(prediction.spot_id) for prediction in predictions),
+        "spots": len(truth),
         "pcc_pooling": run.protocol.pooling,
         "error_unit": "standard deviations of the training targets" if run.protocol.standardise_main else "expression",
         "patients_also_in_training": sorted({each.patient for each in predictions} & set(run.data.train_patients)),
-        "genes_not_in_the_data": int(np.isnan(truths[0]).all(axis=0).sum()),
+        "genes_not_in_the_data": int(np.isnan(truth).all(axis=0).sum()),
         "hardware": workdir.hardware(),
-        "methods": summaries,
-        "sizes_um": by_size,
+        "level": statistics.LEVEL,
+        "resampled": None if scores.units is None else scores.units.kind,
+        "bootstraps": statistics.BOOTSTRAPS,
+        "uses_test_expression": [name for name in scoring.USES_TEST_EXPRESSION if name in scores.summaries],
+        "methods": scores.summaries,
+        "model_minus": scoring.differences(scores),
+        "targets": {name: {"methods": of.summaries} for name, of in targets.items()},
+        "permutation": permuted,
+        "sign_test": signs,
+        "sign_test_reason": why_no_signs,
+        "noise_ceiling": ceiling,
+        "noise_ceiling_reason": "" if ceiling else "what cells express is scored: it has no counting noise",
+        "sizes_um": sizes_of(run, task, found),
     }
     if not distributed.is_writer():
         return result
-    target.mkdir(parents=True, exist_ok=True)
-    workdir.write_json(target / "metrics.json", result)
-    temporary = target / "per_gene.csv.tmp"
-    per_gene.to_csv(temporary, index=False)
-    os.replace(temporary, target / "per_gene.csv")
-
-    written = [target / "metrics.json", target / "per_gene.csv"]
-    best = int(per_gene["pcc"].fillna(-2).to_numpy().argmax())
-    for prediction in predictions:
-        base = pictures / prediction.section
-        writer.write_h5ad(base.with_name(f"{base.name}.h5ad"), prediction, run, genes=np.arange(panel.num_main))
-        picture = base.with_name(f"{base.name}_{writer.file_name(writer.gene_names(panel)[best])}.png")
-        writer.write_map(picture, prediction, run, gene=best)
-        written += [base.with_name(f"{base.name}.h5ad"), picture]
-    print_table(result, ridge_known=ridge is not None)
+    panel = run.data.panel
+    main = slice(panel.num_main)
+    per_gene = scores.table(panel.names[main], panel.ensembl_id[main]).assign(**columns)
+    written = results.write(target, pictures, result, per_gene, predictions, run)
+    results.print_table(result)
     print("results:")
     for path in written:
         print(path)
+    return result
+
+
+def sizes_of(run: workdir.Run, task: comparison.Task, found: Sequence[prepared.Found]) -> dict[str, Any]:
+    """Of a model of tiles, figures for each size of spots."""
+    if run.data.tiles is None:
+        return {}
+    sections, correlation_only = comparison.sections_of(run, task, found)
+    predictions = [each.prediction for each in found]
+    sizes = [rounded(prediction.spot_size_um) for prediction in predictions]
+    result = {}
+    for size in np.unique(np.concatenate(sizes)):
+        which = [each == size for each in sizes]
+        known = [
+            section[there & np.isfinite(section.truth).any(axis=1)]
+            for section, there in zip(sections, which, strict=True)
+        ]
+        scores = scoring.score(
+            known, std=task.std, pooling=run.protocol.pooling, correlation_only=correlation_only, thorough=False
+        )
+        result[f"{size:g}"] = {
+            "spots": sum(len(section.truth) for section in known),
+            "trained_on": scoring.is_size(size, run.data.tiles.sizes_um),
+            "total_ratio": scoring.total_ratio(predictions, which),
+            "methods": scores.summaries,
+        }
     return result
 
 
@@ -263,36 +256,6 @@ def check_preparation(run: workdir.Run, dataset: PatchDataset) -> None:
                 f"{dataset.path}: section {section['name']} has {scale:.3f} um per px, the model was trained at "
                 f"{data.um_per_px:.3f}; build it with --um-per-px {data.um_per_px:.3f}"
             )
-
-
-def print_table(result: dict[str, Any], *, ridge_known: bool) -> None:
-    """Model and baselines, a row each, and what the figures do and do not say."""
-    rules = f"protocol {result['protocol']} ({result['units'].split(': ')[1]}), PCC {result['pcc_pooling']}"
-    sections = ", ".join(result["sections"])
-    print(f"\n{result['part']} sections {sections}: {result['spots']} spots, {rules}, errors in {result['error_unit']}")
-    print(f"{'':18s}" + "".join(f"{title:>12s}" for title in COLUMNS.values()))
-    for method, summary in result["methods"].items():
-        cells = ["-" if (value := summary[key]) is None else value for key in COLUMNS]
-        print(f"{method:18s}" + "".join(f"{c:>12.3f}" if isinstance(c, float) else f"{c!s:>12s}" for c in cells))
-    for size, figures in result["sizes_um"].items():
-        trained = "trained on" if figures["trained_on"] else "not trained on"
-        ratio = "" if figures["total_ratio"] is None else f", expected / measured reads {figures['total_ratio']:.3f}"
-        print(f"spots of {size} um ({trained}): {figures['spots']}{ratio}")
-        print(f"{'':18s}" + "".join(f"{title:>12s}" for title in SIZE_COLUMNS.values()))
-        for method, summary in figures["methods"].items():
-            cells = ["-" if (value := summary[key]) is None else f"{value:.3f}" for key in SIZE_COLUMNS]
-            print(f"{method:18s}" + "".join(f"{cell:>12s}" for cell in cells))
-    if result["synthetic"]:
-        print("SYNTHETIC tissue: these figures say nothing about real tissue.")
-    if result["genes_not_in_the_data"]:
-        print(f"note: the scored data lacks {result['genes_not_in_the_data']} of the genes; they have no figures.")
-    if result["patients_also_in_training"]:
-        print(f"note: patient {', '.join(result['patients_also_in_training'])} is also in training.")
-    if ridge_known and (ours := result["methods"]["model"]["pcc_median"]) is not None:
-        theirs = result["methods"]["ridge on colour"]["pcc_median"]
-        if theirs is not None and ours <= theirs:
-            print("The model does NOT beat a ridge regression on the colour of the patch.")
-    print()
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ class PatchRecords:
     def __init__(
         self, dataset: PatchDataset, sections: Sequence[str], panel: Panel, protocol: Protocol, *, train: bool
     ):
-        columns = panel.columns(dataset.genes)
+        columns, self._num_main = panel.columns(dataset.genes), panel.num_main
         present, self._absent = np.flatnonzero(columns >= 0), columns < 0
         rows, counts, totals, names, spot_id, spot_xy = [], [], [], [], [], []
         offset = self.left_out = 0
@@ -83,12 +83,16 @@ class PatchRecords:
         """[B] positions to [B, 1, G] float32 raw counts of the panel's genes."""
         return self._counts[index].toarray()[:, None, :]
 
+    def main_counts(self) -> np.ndarray:
+        """[N, M] float64: raw counts of the main genes; NaN for genes that the data set lacks."""
+        counts = self._counts[:, : self._num_main].toarray().astype(np.float64)
+        counts[:, self._absent[: self._num_main]] = np.nan
+        return counts
+
     def main_expression(self, panel: Panel, protocol: Protocol) -> np.ndarray:
         """[N, M] float64: measured expression of the main genes, in the protocol's expression units; NaN for genes that
         the data set lacks."""
-        counts = self._counts[:, : panel.num_main].toarray().astype(np.float64)
-        counts[:, self._absent[: panel.num_main]] = np.nan
-        return protocol.transform(counts, self._total.astype(np.float64)[:, None], panel.num_genes)
+        return protocol.transform(self.main_counts(), self._total.astype(np.float64)[:, None], panel.num_genes)
 
     def batch(self, images: np.ndarray, index: np.ndarray, *, size: int) -> Batch:
         """A batch of `size` patches; missing ones are zeros under a zero mask."""

@@ -1,6 +1,7 @@
 """Per-gene metrics and their summaries, float64. A constant gene has no correlation: NaN, counted, never zeroed."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import scipy.stats
@@ -147,33 +148,29 @@ def median_of_known(values: np.ndarray) -> np.ndarray:
     return result
 
 
-def _mean_of_known(values: np.ndarray) -> float | None:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else None
+def known(figure: Callable[[np.ndarray], Any], values: np.ndarray) -> float | None:
+    """A figure, such as `np.nanmedian`, over what is not NaN; None where nothing is."""
+    return None if np.all(np.isnan(values)) else float(figure(values))
 
 
-def summarise(pcc: np.ndarray, mae: np.ndarray, rmse: np.ndarray) -> dict[str, float | int | None]:
+def summarise(pcc: np.ndarray, mae: np.ndarray, rmse: np.ndarray) -> dict[str, Any]:
     """Figures over genes: mean, median and quartile PCC, BrST-Net's bands (Table 1), aMAE, aRMSE and MSE.
 
     Returns:
         None stands for a figure that does not exist (no gene has a PCC).
     """
-    known = pcc[~np.isnan(pcc)]
-
-    def figure(value: float) -> float | None:
-        return float(value) if len(known) else None
-
+    with_pcc = pcc[~np.isnan(pcc)]
     return {
         "genes": len(pcc),
-        "genes_without_pcc": len(pcc) - len(known),
-        "pcc_mean": figure(known.mean()) if len(known) else None,
-        "pcc_median": figure(np.median(known)) if len(known) else None,
-        "pcc_first_quartile": figure(np.quantile(known, 0.25)) if len(known) else None,
-        "genes_pcc_above_0": int(np.sum(known > 0)),
-        "genes_pcc_0.1_to_0.3": int(np.sum((known > 0.1) & (known <= 0.3))),
-        "genes_pcc_0.3_to_0.5": int(np.sum((known > 0.3) & (known <= 0.5))),
-        "genes_pcc_above_0.5": int(np.sum(known > 0.5)),
-        "amae": _mean_of_known(mae),
-        "armse": _mean_of_known(rmse),
-        "mse": _mean_of_known(rmse**2),
+        "genes_without_pcc": len(pcc) - len(with_pcc),
+        "pcc_mean": known(np.nanmean, pcc),
+        "pcc_median": known(np.nanmedian, pcc),
+        "pcc_first_quartile": known(lambda values: np.nanquantile(values, 0.25), pcc),
+        "genes_pcc_above_0": int(np.sum(with_pcc > 0)),
+        "genes_pcc_0.1_to_0.3": int(np.sum((with_pcc > 0.1) & (with_pcc <= 0.3))),
+        "genes_pcc_0.3_to_0.5": int(np.sum((with_pcc > 0.3) & (with_pcc <= 0.5))),
+        "genes_pcc_above_0.5": int(np.sum(with_pcc > 0.5)),
+        "amae": known(np.nanmean, mae),
+        "armse": known(np.nanmean, rmse),
+        "mse": known(np.nanmean, rmse**2),
     }

@@ -13,6 +13,7 @@ from data_prep.section import DISC
 from stjax import baselines, dense, input_pipeline, predict, workdir, writer
 from stjax.config import numbers
 from stjax.ops.spot_pool import Shapes
+from stjax.panel import usable_spots
 from stjax.tile_records import TileRecords
 
 RIDGE_SPOTS = 3_000  # of a training section and size
@@ -20,33 +21,51 @@ SURROUNDINGS_PX = 64  # at least, of a spot of a tile
 
 
 class Found(NamedTuple):
-    """A section's spots: as the model predicts them, their colour statistics [S, D], and what a model of patches
-    predicts, [S, M]."""
+    """A section's spots.
+
+    Attributes:
+        prediction: as the model predicts them.
+        colours: [S, D] statistics of their colour.
+        counts: [S, M] measured raw counts; NaN for genes that the data lacks.
+        depth: [S] reads that the counts are of: the spot's total.
+        white: [S] how much of the patch is white; 0 of tiles.
+        beside: [S, M] what a model of patches predicts.
+    """
 
     prediction: writer.SectionPrediction
     colours: np.ndarray
+    counts: np.ndarray
+    depth: np.ndarray
+    white: np.ndarray
     beside: np.ndarray | None = None
 
 
-def training_features(run: workdir.Run) -> tuple[Any, Any]:
-    """Colour statistics [N, D] and standardised main targets [N, M] of the training patches; None if gone."""
+class Training(NamedTuple):
+    """What baselines learn from: colour statistics [N, D], raw counts of the main genes [N, M] and totals [N]."""
+
+    colours: np.ndarray
+    counts: np.ndarray
+    total: np.ndarray
+
+
+def training(run: workdir.Run) -> Training | None:
+    """The training spots; None, and a note, if they are gone."""
     try:
         dataset = run.open_dataset()
     except InputError as error:
-        print(f"note: the ridge needs the training patches: {error}")
-        return None, None
+        print(f"note: ridge and total counts need the training patches: {error}")
+        return None
     panel = run.data.panel
     if run.data.tiles is None:
         records = input_pipeline.PatchRecords(dataset, run.data.split.train, panel, run.protocol, train=True)
-        features = np.concatenate([baselines.colour_statistics(image[None]) for image in images(records, "ridge")])
+        colours = np.concatenate([baselines.colour_statistics(image[None]) for image in images(records, "ridge")])
     else:
         sizes = numbers(run.config.spot_sizes_um, "spot_sizes_um")
         records = TileRecords(dataset, run.data.split.train, panel, run.protocol, sizes_um=sizes, max_spots=RIDGE_SPOTS)
-        features = np.concatenate(
+        colours = np.concatenate(
             [surroundings(records[tile]["image"], records.shapes[tile]) for tile in range(len(records))]
         )
-    std, mean = panel.target_std[: panel.num_main], panel.target_mean[: panel.num_main]
-    return features, (records.main_expression(panel, run.protocol) - mean) / std
+    return Training(colours, records.main_counts(), records.total.astype(np.float64))
 
 
 def images(records: input_pipeline.PatchRecords, description: str) -> Iterator[np.ndarray]:
@@ -73,11 +92,17 @@ def predict_sections(
     *,
     sizes_um: Sequence[float],
     max_spots: int,
-    beside: workdir.Run | None,
+    beside: workdir.Run | None = None,
+    colours: bool = True,
 ) -> list[Found]:
-    """The model on the spots of prepared sections."""
+    """The model on the spots of prepared sections.
+
+    Args:
+        colours: False leaves out the colour statistics.
+    """
     if run.data.tiles is not None:
-        return predict_tile_sections(run, dataset, names, sizes_um=sizes_um, max_spots=max_spots, beside=beside)
+        options = {"sizes_um": sizes_um, "max_spots": max_spots, "beside": beside, "colours": colours}
+        return predict_tile_sections(run, dataset, names, **options)
     found = []
     for name in names:
         records = input_pipeline.PatchRecords(dataset, (name,), run.data.panel, run.protocol, train=False)
@@ -88,7 +113,7 @@ def predict_sections(
 
         def patches(records: Any = records, name: str = name, features: list[np.ndarray] = features) -> Any:
             for image in images(records, name):
-                features.append(baselines.colour_statistics(image[None]))
+                features.append(baselines.colour_statistics(image[None]) if colours else np.empty((1, 0)))
                 yield image
 
         table = dataset.table(name)
@@ -107,7 +132,9 @@ def predict_sections(
             total=records.total,
             **slide_facts(dataset, name),
         )
-        found.append(Found(prediction, np.concatenate(features)))
+        white = table.white_fraction[table.record_of_spot][usable_spots(run.protocol, table, train=False)]
+        depth = records.total.astype(np.float64)
+        found.append(Found(prediction, np.concatenate(features), records.main_counts(), depth, white))
     return found
 
 
@@ -163,6 +190,7 @@ def predict_tile_sections(
     sizes_um: Sequence[float],
     max_spots: int,
     beside: workdir.Run | None,
+    colours: bool,
 ) -> list[Found]:
     """`predict_sections` of tiles: each tile goes through the model once, for its spots of all sizes."""
     panel = run.data.panel
@@ -170,14 +198,15 @@ def predict_tile_sections(
     features: list[np.ndarray] = []
 
     def image(tile: int) -> np.ndarray:
-        pixels = records[tile]["image"]
-        features.append(surroundings(pixels, records.shapes[tile]))
+        pixels, shapes = records[tile]["image"], records.shapes[tile]
+        features.append(surroundings(pixels, shapes) if colours else np.empty((len(shapes), 0)))
         return pixels
 
     tiles = list(predict.predict_tiles(run, records.tables, image, "tiles"))
     expression = np.concatenate([tile["expression"] for tile in tiles])
     total = np.concatenate([tile["total"] for tile in tiles]) if "total" in tiles[0] else None
-    every, colours = records.main_expression(panel, run.protocol), np.concatenate(features)
+    every, counts = records.main_expression(panel, run.protocol), records.main_counts()
+    statistics = np.concatenate(features)
     patchwise = None if beside is None else predict_patches_of(beside, run, records)
     found = []
     for section in dict.fromkeys(records.section):
@@ -196,7 +225,9 @@ def predict_tile_sections(
             predicted_total=None if total is None else total[which],
             **slide_facts(dataset, of),
         )
-        found.append(Found(prediction, colours[which], None if patchwise is None else patchwise[which]))
+        depth = records.total[which].astype(np.float64)
+        patch_model = None if patchwise is None else patchwise[which]
+        found.append(Found(prediction, statistics[which], counts[which], depth, np.zeros(len(depth)), patch_model))
     return found
 
 

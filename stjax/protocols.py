@@ -51,6 +51,14 @@ TRANSFORMS = {
 }
 
 
+# What counts a value of a target stands for, given the spots' totals; by the targets' names.
+INVERSES = {
+    "log1p_counts": lambda values, total, num_genes: np.expm1(values),  # noqa: ARG005
+    "log1p_library": lambda values, total, num_genes: np.expm1(values) * (total / COUNTS_PER_SPOT),  # noqa: ARG005
+    "log_smoothed_share": lambda values, total, num_genes: np.exp(values) * (num_genes + total) - 1,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Protocol:
     """One way to pose and score the task.

@@ -190,12 +190,17 @@ class TileRecords:
             batch["mask"][place, :count] = self._weight[rows]
         return batch
 
+    def main_counts(self, rows: Any = slice(None)) -> np.ndarray:
+        """[R, M] float64 of the spots at `rows`: raw counts of the main genes, NaN for those not in the data."""
+        counts = self._counts[rows].toarray().astype(np.float64)
+        counts[:, self._absent] = np.nan
+        return counts
+
     def expression(self, panel: Panel, protocol: Protocol, rows: Any) -> np.ndarray:
         """[R, M] float64 of the spots at `rows`: measured expression in the protocol's units, NaN for genes that the
         data set lacks."""
-        counts = self._counts[rows].toarray().astype(np.float64)
-        counts[:, self._absent] = np.nan
-        return protocol.transform(counts, self.total[rows].astype(np.float64)[:, None], panel.num_genes)
+        total = self.total[rows].astype(np.float64)[:, None]
+        return protocol.transform(self.main_counts(rows), total, panel.num_genes)
 
     def main_expression(self, panel: Panel, protocol: Protocol) -> np.ndarray:
         """[N, M] float64, `expression` of all spots."""

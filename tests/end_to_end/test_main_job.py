@@ -27,7 +27,10 @@ def test_training_prints_where_its_results_are_and_they_are_there(trained):
 def test_metrics_name_their_rules_and_stand_beside_the_baselines(trained):
     folder, _ = trained
     result = json.loads((folder / "evaluation" / "stjax" / "metrics.json").read_text())
-    assert set(result["methods"]) == {"model", "ridge on colour", "mean predictor"}
+    assert list(result["methods"]) == [
+        "model", "ridge on colour", "total counts", "mean predictor", "nearest measured spots"
+    ]  # fmt: skip
+    assert result["uses_test_expression"] == ["total counts", "nearest measured spots"]
     assert result["synthetic"] is True
     assert len(result["protocol_sha256"]) == len(result["data_sha256"]) == 64
     assert result["patients_also_in_training"] == []
@@ -37,6 +40,32 @@ def test_metrics_name_their_rules_and_stand_beside_the_baselines(trained):
     assert list(genes.columns[:6]) == ["gene", "ensembl_id", "pcc", "mae", "rmse", "mean_expression"]
     assert len(genes) == 250
     assert genes["pcc"].median() == pytest.approx(result["methods"]["model"]["pcc_median"])
+    for method, suffix in (("ridge on colour", "_ridge"), ("nearest measured spots", "_nearest")):
+        assert genes[f"pcc{suffix}"].median() == pytest.approx(result["methods"][method]["pcc_median"])
+
+
+def test_figures_have_intervals_and_raw_and_normalised_targets_stand_side_by_side(trained):
+    folder, _ = trained
+    result = json.loads((folder / "evaluation" / "stjax" / "metrics.json").read_text())
+    assert (result["level"], result["resampled"], result["bootstraps"]) == (0.9, "spatial blocks", 1000)
+    for name, summary in result["methods"].items():
+        for figure, ends in summary["intervals"].items():
+            assert (ends is None) == (summary[figure] is None or (name == "mean predictor" and "pcc" in figure))
+            assert ends is None or ends[0] <= summary[figure] <= ends[1]
+    genes = pd.read_csv(folder / "evaluation" / "stjax" / "per_gene.csv")
+    assert (genes["pcc_low"] <= genes["pcc"]).all()
+    assert (genes["pcc"] <= genes["pcc_high"]).all()
+    for figure in ("spearman", "ssim", "pcc_smoothed"):
+        assert genes[figure].median() == pytest.approx(result["methods"]["model"][f"{figure}_median"])
+    assert result["targets"]["library"]["methods"] == result["methods"]  # what the model was trained for
+    raw = result["targets"]["raw"]["methods"]
+    assert raw["total counts"]["pcc_median"] > 0.5  # raw counts say mostly how deep a spot is
+    assert raw["model"]["amae"] is None  # its units need the spot's total, which is not for it to know
+    assert raw["ridge on colour"]["amae"] > 0
+    ours, theirs = (result["methods"][name]["pcc_median"] for name in ("model", "ridge on colour"))
+    difference = result["model_minus"]["ridge on colour"]["pcc_median"]
+    assert difference["difference"] == pytest.approx(ours - theirs)
+    assert difference["interval"][0] < ours - theirs < difference["interval"][1]
 
 
 def test_predictions_open_and_score_as_the_metrics_say(trained):
@@ -80,7 +109,8 @@ def test_evaluate_again_gives_the_same_figures(trained, capsys):
     after = evaluate.evaluate(folder)
     for method, summary in before["methods"].items():
         for key, value in summary.items():
-            assert after["methods"][method][key] == pytest.approx(value, abs=1e-3), (method, key)
+            if key != "intervals":
+                assert after["methods"][method][key] == pytest.approx(value, abs=1e-3), (method, key)
     assert "held-out sections" in capsys.readouterr().out
 
 

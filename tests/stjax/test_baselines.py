@@ -42,3 +42,43 @@ def test_colour_statistics_tell_colour_and_texture_apart():
     statistics = baselines.colour_statistics(np.stack([flat, pink, rough]))
     assert np.abs(statistics[0] - statistics[1]).max() > 10
     assert statistics[2, 24] > statistics[0, 24] == 0  # gradient along rows
+
+
+def test_total_counts_equal_a_straight_line_fitted_to_each_gene():
+    rng = np.random.default_rng(0)
+    total = rng.integers(1000, 9000, 40).astype(float)
+    targets = rng.normal(size=(40, 3)) + np.log1p(total)[:, None]
+    fitted = baselines.TotalCounts.fit(total, targets).predict(total[:5])
+    for gene in range(3):
+        expected = np.polyval(np.polyfit(np.log1p(total), targets[:, gene], 1), np.log1p(total[:5]))
+        np.testing.assert_allclose(fitted[:, gene], expected)
+
+
+def test_spots_of_one_depth_have_no_slope():
+    targets = np.arange(6.0).reshape(3, 2)
+    np.testing.assert_allclose(baselines.TotalCounts.fit(np.full(3, 7.0), targets).predict(np.ones(1)), [[2.0, 3.0]])
+
+
+def test_nearest_measured_spots_never_see_the_spot_itself():
+    y, x = np.mgrid[:5, :7]
+    xy = np.stack([x.ravel() + y.ravel() % 2 / 2, y.ravel() * np.sqrt(0.75)], axis=1)
+    truth = np.random.default_rng(0).normal(size=(35, 3))
+    found = baselines.nearest_measured(truth, xy)
+    middle = 17
+    around = np.argsort(np.linalg.norm(xy - xy[middle], axis=1))[1:7]
+    np.testing.assert_allclose(found[middle], truth[around].mean(axis=0))
+    changed = truth.copy()
+    changed[middle] = 1e9
+    np.testing.assert_array_equal(baselines.nearest_measured(changed, xy)[middle], found[middle])
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_nearest_measured_spots_of_few_spots_or_of_one_place(count):
+    truth = np.arange(float(count))[:, None]
+    found = baselines.nearest_measured(truth, np.zeros((count, 2)))
+    if count == 1:
+        assert np.isnan(found).all()
+    else:
+        assert np.isfinite(found).all()
+    if count == 2:
+        np.testing.assert_array_equal(found[:, 0], [1.0, 0.0])
