@@ -2,8 +2,8 @@
 
 genes     is one model better for most genes of this tissue? Wilcoxon's signed-rank test on the genes' PCCs. Genes are
           measured in the same spots and vary together, so its p-value is too small to speak of other tissue.
-spots     would it be on spots drawn anew from these sections? Squares of neighbouring spots are resampled within each
-          section, the same for both runs, and the difference of the median PCCs is read off anew.
+spots     would it be on spots drawn anew? The bootstrap of `stjax.statistics`: patients where there are enough, blocks
+          of neighbouring spots of these sections where not; the same draws for both runs.
 patients  would it be on other patients? An exact sign test on the patients' median PCCs; with fewer than
           `FEWEST_PATIENTS` it cannot come out below 0.05, and is not made.
 
@@ -12,19 +12,16 @@ p-values of a level are Holm-corrected over the pairs of runs.
 
 import dataclasses
 import itertools
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
 
-from stjax import metrics
+from stjax import metrics, statistics
 from stjax.reporting.read import RunResults, Section
 
 FEWEST_PATIENTS = 6
-LEVEL = 0.9
 RESAMPLES = 1000
-_BLOCKS_PER_SIDE, _FEWEST_BLOCKS = 5, 6
 _SAME = 1e-4  # truths that differ by less are the same measurement
 
 
@@ -33,11 +30,12 @@ class Level:
     """One test. `p` is None, and `why` says why, where it was not made.
 
     Attributes:
-        n: genes, blocks of spots or patients; wins: for how many the first run is better (not of blocks).
+        unit: what is paired, and how many: n; wins: for how many the first run is better.
         difference: of the median PCCs (of genes: the median of the differences), first run minus second.
-        low, high: its `LEVEL` bootstrap interval, of spots.
+        low, high: its interval, where units are drawn anew.
     """
 
+    unit: str = ""
     n: int = 0
     wins: int | None = None
     difference: float | None = None
@@ -133,71 +131,36 @@ def _signed_rank(difference: np.ndarray) -> Level:
     difference = difference[np.isfinite(difference)]
     if not len(difference):
         return Level(why="not tested: no gene has a PCC in both")
-    level = Level(len(difference), int(np.sum(difference > 0)), float(np.median(difference)))
-    if not difference.any():
-        return dataclasses.replace(level, p=1.0)
-    return dataclasses.replace(level, p=float(stats.wilcoxon(difference).pvalue))  # pyright: ignore[reportAttributeAccessIssue]
+    level = Level("genes", len(difference), int(np.sum(difference > 0)), float(np.median(difference)))
+    p = float(stats.wilcoxon(difference).pvalue) if difference.any() else 1.0  # pyright: ignore[reportAttributeAccessIssue]
+    return dataclasses.replace(level, p=p)
 
 
 def _resampled(sections: Sequence[Paired], *, pooling: str) -> Level:
-    """The difference of the median PCCs, with squares of spots resampled within sections."""
-    rng = np.random.default_rng(0)
-    groups: dict[str | int, list[np.ndarray]] = {}  # what a PCC is over -> [2, R, 6, G] sums of its sections
-    blocks = 0
-    for place, (patient, xy, truth, *predictions) in enumerate(sections):
-        block, count = _blocks(xy)
-        blocks += count
-        weights = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(np.float64)
-        weights[0] = 1  # the first is the sample itself
-        sums = [np.tensordot(weights, _moments(truth, each, block, count), 1) for each in predictions]
-        group = {"pooled": 0, "section_median": place}.get(pooling, patient)
-        groups.setdefault(group, []).append(np.stack(sums))
-    pcc = np.stack([_pcc(np.sum(members, axis=0)) for members in groups.values()])  # [groups, 2, R, G]
-    medians = _median(_median(pcc, axis=0), axis=-1)  # [2, R]
-    difference = medians[0] - medians[1]
-    known = difference[np.isfinite(difference)]
-    if blocks < _FEWEST_BLOCKS or len(known) < RESAMPLES / 2 or not np.isfinite(difference[0]):
-        return Level(why="not tested: too few spots, or constant ones")
-    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    tail = float(min(np.sum(known <= 0), np.sum(known >= 0)))
-    p = min(1.0, 2 * (tail + 1) / (len(known) + 1))
-    return Level(blocks, None, float(difference[0]), float(low), float(high), p)
+    """The difference of the median PCCs, with patients or blocks of spots drawn anew, the same for both runs."""
+    patients, xy, truths, *predictions = (list(part) for part in zip(*sections, strict=True))
+    units = statistics.Units.of(xy, patients)
+    group = metrics.group_of_section(patients, pooling)
+    bootstrap = statistics.Bootstrap(units, np.repeat(group, [len(truth) for truth in truths]), resamples=RESAMPLES)
+    truth = np.concatenate(truths)
+    drawn = [bootstrap.draw(np.concatenate(each), truth) for each in predictions]
+    own = [_median(metrics.pooled_pcc(each, truths, patients, pooling=pooling)) for each in predictions]
+    estimate = float(own[0] - own[1])
+    differences = [_median(first.pcc) - _median(second.pcc) for first, second in zip(*drawn, strict=True)]
+    low, high = (float(end) for end in statistics.intervals(estimate, differences, units, scale="difference"))
+    count = len(units.stratum)
+    if not np.isfinite(low):
+        return Level(units.kind, count, why="not tested: too few spots, or constant predictions")
+    # The interval is Student's t: its p-value follows from its width.
+    quantile = float(stats.t.ppf((1 + statistics.LEVEL) / 2, max(units.freedom, 1)))
+    error = (high - low) / 2 / quantile
+    p = 2 * float(stats.t.sf(abs(estimate) / error, max(units.freedom, 1))) if error > 0 else float(estimate == 0)
+    return Level(units.kind, count, None, estimate, low, high, p)
 
 
-def _blocks(xy: np.ndarray) -> tuple[np.ndarray, int]:
-    """[S] square of each spot, `_BLOCKS_PER_SIDE` along the section's longer side, and how many have spots."""
-    low = xy.min(axis=0)
-    side = max(float(np.ptp(xy, axis=0).max()), 1e-9) / _BLOCKS_PER_SIDE
-    cell = np.minimum(((xy - low) / side).astype(np.int64), _BLOCKS_PER_SIDE - 1)
-    _, block = np.unique(cell @ [_BLOCKS_PER_SIDE, 1], return_inverse=True)
-    return block, int(block.max()) + 1
-
-
-def _moments(truth: np.ndarray, prediction: np.ndarray, block: np.ndarray, count: int) -> np.ndarray:
-    """[blocks, 6, G] sums over each block's spots: 1, t, p, t², p², tp; spots without truth add none."""
-    known = np.isfinite(truth) & np.isfinite(prediction)
-    t, p = (np.where(known, values, 0).astype(np.float64) for values in (truth, prediction))
-    each = np.stack([known.astype(np.float64), t, p, t * t, p * p, t * p], axis=1)  # [S, 6, G]
-    sums = np.zeros((count, *each.shape[1:]))
-    np.add.at(sums, block, each)
-    return sums
-
-
-def _pcc(sums: np.ndarray) -> np.ndarray:
-    """Correlation from sums, [..., 6, G] to [..., G]; NaN where one is constant."""
-    n, t, p, tt, pp, tp = np.moveaxis(sums, -2, 0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        var_t, var_p = tt - t * t / n, pp - p * p / n
-        # Rounding leaves a constant gene a variance of about 1e-16 of its squares.
-        varies = (var_t > 1e-12 * tt) & (var_p > 1e-12 * pp)
-        return np.where(varies, (tp - t * p / n) / np.sqrt(np.where(varies, var_t * var_p, 1)), np.nan)
-
-
-def _median(values: np.ndarray, *, axis: int) -> np.ndarray:
-    """The median of what is known, NaN where nothing is."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of slices that are all NaN
-        return np.nanmedian(values, axis=axis)
+def _median(pcc: np.ndarray) -> np.ndarray:
+    """[...] median over the genes [..., G] that have a PCC, NaN where none has."""
+    return metrics.median_of_known(np.moveaxis(pcc, -1, 0))
 
 
 def _over_patients(sections: Sequence[Paired]) -> Level:
@@ -205,23 +168,21 @@ def _over_patients(sections: Sequence[Paired]) -> Level:
     patients = sorted({patient for patient, *_ in sections})
     if len(patients) < FEWEST_PATIENTS:
         why = f"not tested: scored patients are {len(patients)}, at least {FEWEST_PATIENTS} are needed"
-        return Level(len(patients), why=why)
+        return Level("patients", len(patients), why=why)
     differences = []
     for patient in patients:
         members = [arrays for each, _, *arrays in sections if each == patient]
         truth, *predictions = (np.concatenate(part) for part in zip(*members, strict=True))
-        pcc = [metrics.pearson_per_gene(each, truth) for each in predictions]
-        differences.append(float(_median(pcc[0], axis=0) - _median(pcc[1], axis=0)))
+        first, second = (_median(metrics.pearson_per_gene(each, truth)) for each in predictions)
+        differences.append(float(first - second))
     differing = [value for value in differences if value]
     wins = sum(value > 0 for value in differing)
     p = float(stats.binomtest(wins, len(differing)).pvalue) if differing else 1.0
-    return Level(len(patients), wins, float(np.median(differences)), p=p)
+    return Level("patients", len(patients), wins, float(np.median(differences)), p=p)
 
 
 def _holm(levels: Sequence[Level]) -> None:
     """Replaces p-values by Holm's."""
-    made = sorted((level for level in levels if level.p is not None), key=lambda level: level.p or 0)
-    largest = 0.0
-    for rank, level in enumerate(made):
-        largest = max(largest, min(1.0, (level.p or 0) * (len(made) - rank)))
-        level.p = largest
+    corrected = statistics.holm(np.array([np.nan if level.p is None else level.p for level in levels]))
+    for level, p in zip(levels, corrected, strict=True):
+        level.p = None if np.isnan(p) else float(p)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from stjax.reporting.markup import DASH, MINUS, escape, interval, listed, notice, number, table
+from stjax.reporting.markup import DASH, MINUS, escape, interval, listed, notice, number, table, with_ends
 from stjax.reporting.read import RunResults
 
 # key of a method's summary -> title, decimals; in the order of the table.
@@ -33,6 +33,7 @@ _REASONS = {
     "low_counts": "too few reads",
     "white": "too white",
 }
+_STAR = '<p class="fine">* uses expression measured on the scored sections: a reference, not a rival.</p>'
 _TARGETS = {"raw": "raw counts, log(1 + x)", "library": "library-normalised, log"}
 
 
@@ -95,7 +96,7 @@ def best_baseline(run: RunResults) -> str | None:
 
 def verdict(run: RunResults) -> str:
     """The finding in two sentences, no kinder than the figures."""
-    methods = run.metrics["methods"]
+    metrics, methods = run.metrics, run.metrics["methods"]
     model = methods["model"]
     ours, ends = model.get("pcc_median"), (model.get("intervals") or {}).get("pcc_median")
     if ours is None:
@@ -110,11 +111,16 @@ def verdict(run: RunResults) -> str:
     text += f" ({interval(their_ends)})" if interval(their_ends) else ""
     if ours <= theirs:
         return text + ": the model does <b>not</b> beat it."
-    if not interval(ends) or not interval(their_ends):
-        return text + f", {number(ours - theirs)} less. Without intervals, chance cannot be told from skill."
-    if ends and their_ends and ends[0] > their_ends[1]:
-        return text + ", and the intervals do not overlap."
-    return text + ", but the intervals overlap: on this tissue the gain is not beyond doubt."
+    paired = metrics.get("model_minus", {}).get(rival, {}).get("pcc_median", {}).get("interval")
+    gain = f", {number(ours - theirs)} less"
+    if interval(paired):
+        sure = "" if paired[0] > 0 else ": the gain is not beyond doubt"
+        return f"{text}{gain} ({interval(paired)}, paired){sure}."
+    if not (ends and their_ends and interval(ends) and interval(their_ends)):
+        return f"{text}{gain}. Without intervals, chance cannot be told from skill."
+    if ends[0] > their_ends[1]:
+        return f"{text}{gain}, and the intervals do not overlap."
+    return f"{text}{gain}, but the intervals overlap: the gain is not beyond doubt."
 
 
 def summary(run: RunResults) -> str:
@@ -174,24 +180,26 @@ def summary(run: RunResults) -> str:
     return f'<p class="lead">{lead} {verdict(run)}</p><dl class="tiles">{boxes}</dl>{rule}'
 
 
-def methods_table(run: RunResults, methods: dict[str, Any], caption: str) -> str:
-    """Model and baselines, a row each, with intervals where there are."""
+def methods_table(run: RunResults, methods: dict[str, Any], caption: str, minus: dict[str, Any] | None = None) -> str:
+    """Model and baselines, a row each, with intervals where there are.
+
+    Args:
+        minus: {method: {figure: {"difference", "interval"}}}, how far the model is above each.
+    """
     cheats = run.metrics.get("uses_test_expression", [])
     shown = [key for key in FIGURES if any(summary.get(key) is not None for summary in methods.values())]
     rows = []
     for method, figures in methods.items():
         ends = figures.get("intervals") or {}
-        name = f"{escape(method)}{'&thinsp;*' if method in cheats else ''}"
-        cells = []
-        for key in shown:
-            decimals = FIGURES[key][1]
-            spread = interval(ends.get(key), decimals)
-            cells.append(number(figures.get(key), decimals) + (f"<small>{spread}</small>" if spread else ""))
-        rows.append([name, *cells])
-    text = table(["", *(FIGURES[key][0] for key in shown)], rows, caption=caption)
-    if set(cheats) & set(methods):
-        text += '<p class="fine">* uses expression measured on the scored sections: a reference, not a rival.</p>'
-    return text
+        cells = [with_ends(figures.get(key), ends.get(key), FIGURES[key][1]) for key in shown]
+        if minus:
+            gain = minus.get(method, {}).get("pcc_median", {})
+            cells.insert(1, with_ends(gain.get("difference"), gain.get("interval"), 3))
+        rows.append([f"{escape(method)}{'&thinsp;*' if method in cheats else ''}", *cells])
+    head = ["", *(FIGURES[key][0] for key in shown)]
+    if minus:
+        head.insert(2, "model above it")
+    return table(head, rows, caption=caption) + (_STAR if set(cheats) & set(methods) else "")
 
 
 def methods(run: RunResults) -> str:
@@ -201,14 +209,31 @@ def methods(run: RunResults) -> str:
     caption = (
         f"{metrics['protocol']} ({metrics.get('units', '').split(': ')[-1]}), PCC {metrics.get('pcc_pooling', '')}"
     )
-    parts = [methods_table(run, metrics["methods"], f"{caption}; errors in {unit}" if unit else caption)]
-    parts += [
-        methods_table(run, entry["methods"], f"Target: {_TARGETS.get(name, name)}")
-        for name, entry in (metrics.get("targets") or {}).items()
-    ]
+    caption = f"{caption}; errors in {unit}" if unit else caption
+    parts = [methods_table(run, metrics["methods"], caption, metrics.get("model_minus"))]
+    if targets := metrics.get("targets"):
+        parts.append(targets_table(run, {name: entry["methods"] for name, entry in targets.items()}))
     parts += [sizes_table(metrics["sizes_um"])] if metrics.get("sizes_um") else []
     parts += [protocols_table(run)] if run.protocols else []
     return "".join(parts)
+
+
+def targets_table(run: RunResults, targets: dict[str, dict[str, Any]]) -> str:
+    """Median PCC of every method under each target, and all figures below, folded."""
+    names = list(dict.fromkeys(method for of in targets.values() for method in of))
+    rows = []
+    for method in names:
+        cells = []
+        for of in targets.values():
+            figures = of.get(method) or {}
+            cells.append(with_ends(figures.get("pcc_median"), (figures.get("intervals") or {}).get("pcc_median"), 3))
+        rows.append([escape(method), *cells])
+    titles = {name: _TARGETS.get(name, name) for name in targets}
+    text = table(
+        ["", *map(escape, titles.values())], rows, caption="Median PCC, if other figures of the counts are asked for"
+    )
+    folded = "".join(methods_table(run, of, f"Target: {titles[name]}") for name, of in targets.items())
+    return f"{text}<details><summary>All figures under these targets</summary>{folded}</details>"
 
 
 def sizes_table(sizes: dict[str, Any]) -> str:
@@ -254,7 +279,9 @@ def significance(run: RunResults) -> str:
         found = run.metrics[key]
         if isinstance(found, dict):
             facts = "; ".join(
-                f"{escape(name.replace('_', ' '))} {_fact(value)}" for name, value in found.items() if value is not None
+                f"{escape(name.replace('_', ' '))}: {_fact(value)}"
+                for name, value in found.items()
+                if value is not None
             )
         else:
             facts = escape(found or run.metrics.get(f"{key}_reason", "not available"))

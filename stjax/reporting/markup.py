@@ -27,6 +27,12 @@ def interval(ends: Any, decimals: int = 3) -> str:
     return f"{number(ends[0], decimals)} to {number(ends[1], decimals)}"
 
 
+def with_ends(value: Any, ends: Any, decimals: int = 3) -> str:
+    """A figure with its interval below, in a table."""
+    spread = interval(ends, decimals)
+    return number(value, decimals) + (f"<small>{spread}</small>" if spread else "")
+
+
 def listed(items: Iterable[Any], *, most: int = 12) -> str:
     """Names with commas and an "and", escaped."""
     names = [escape(item) for item in items]

@@ -15,12 +15,14 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
+from stjax import statistics
 from stjax.reporting import compare, fragments, maps
-from stjax.reporting.markup import DASH, MINUS, escape, interval, listed, notice, number, table
+from stjax.reporting.markup import DASH, MINUS, escape, interval, listed, notice, number, table, with_ends
 from stjax.reporting.read import RunResults
 
 SCRIPTS = ("core.js", "charts.js", "table.js", "scales.js", "maps.js", "main.js")
 LOG_POINTS = 600
+_SUFFIXES = {"nearest spot": "_lookup"}  # of columns; those of other methods are their first word
 _EPOCH_FIGURES = ("loss", "val_loss", "val_pcc_median")
 _CHART = (
     '<figure class="chart" id="runs"><figcaption><span class="figure-title">The models</span><span class="controls">'
@@ -89,35 +91,27 @@ def comparison(runs: Sequence[RunResults]) -> str:
     rows = []
     for run in runs:
         ends = _model(run).get("intervals") or {}
-        cells = []
-        for key in shown:
-            decimals = fragments.FIGURES[key][1]
-            spread = interval(ends.get(key), decimals)
-            cells.append(number(_model(run).get(key), decimals) + (f"<small>{spread}</small>" if spread else ""))
+        cells = [with_ends(_model(run).get(key), ends.get(key), fragments.FIGURES[key][1]) for key in shown]
         rows.append([escape(run.label), escape(run.metrics.get("model", "")), escape(run.metrics["protocol"]), *cells])
     head = ["run", "model", "protocol", *(fragments.FIGURES[key][0] for key in shown)]
     text = _CHART + table(head, rows, caption="The runs", text=(1, 2))
     tests = []
     for pair in compare.compare(runs):
-        for level, unit in (
-            (pair.genes, "genes"),
-            (pair.spots, "squares of spots"),
-            (pair.patients, "patients"),
-        ):
+        for level, unit in ((pair.genes, "genes"), (pair.spots, "spots"), (pair.patients, "patients")):
             wins = "" if level.wins is None else f"better for {number(level.wins, 0)} of {number(level.n, 0)} {unit}"
-            ends = "" if level.low is None else f"{number(level.low)} to {number(level.high)}"
+            ends = interval([level.low, level.high])
             tests.append(
                 [
                     f"{escape(pair.first)} {MINUS} {escape(pair.second)}",
                     unit,
                     number(level.difference),
                     ends or DASH,
-                    escape(level.why) or wins or f"{number(level.n, 0)} {unit}",
+                    escape(level.why) or wins or f"{number(level.n, 0)} {escape(level.unit)} drawn anew",
                     _p(level.p),
                 ]
             )
     text += table(
-        ["", "paired over", "difference of PCC", f"{compare.LEVEL:.0%} interval", "", "p (Holm)"],
+        ["", "paired over", "difference of PCC", f"{statistics.LEVEL:.0%} interval", "", "p (Holm)"],
         tests,
         caption="Paired tests: first run minus second",
         text=(1, 4),
@@ -125,9 +119,10 @@ def comparison(runs: Sequence[RunResults]) -> str:
     return text + (
         '<p class="fine"><b>Over genes</b> (Wilcoxon&rsquo;s signed-rank test): is one model better for most genes of '
         "this tissue? Genes are measured in the same spots and vary together, so this p-value is too small to speak of "
-        "other tissue. <b>Over spots</b> (squares of neighbouring spots resampled within each section, "
-        f"{compare.RESAMPLES:,} times): would it be, on spots drawn anew from these sections? <b>Over patients</b> "
-        f"(exact sign test): would it be on other patients? That needs at least {compare.FEWEST_PATIENTS} scored "
+        "other tissue. <b>Over spots</b> (patients, or where they are few blocks of neighbouring spots within each "
+        f"section, drawn anew {compare.RESAMPLES:,} times, the same for both runs): would it be, on such spots? Blocks "
+        "speak of these sections alone. <b>Over patients</b> (exact sign test): would it be on other patients? That "
+        f"needs at least {compare.FEWEST_PATIENTS} scored "
         "patients. p-values of each kind are Holm-corrected over the pairs of runs.</p>"
     )
 
@@ -180,8 +175,15 @@ def _payload(run: RunResults) -> dict[str, Any]:
         "uses_test_expression": metrics.get("uses_test_expression", []),
         "level": metrics.get("level"),
         "genes": genes,
+        "suffixes": {method: _suffix(method, run) for method in metrics["methods"]},
         "log": _log(run.log),
     }
+
+
+def _suffix(method: str, run: RunResults) -> str:
+    """What the names of a method's columns in the table of genes end in."""
+    usual = "" if method == "model" else f"_{method.split()[0]}"
+    return next((each for each in (_SUFFIXES.get(method, usual), usual) if f"pcc{each}" in run.genes), usual)
 
 
 def _rounded(value: Any) -> float | None:

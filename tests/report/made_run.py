@@ -60,7 +60,7 @@ def make_run(
     folder.mkdir(parents=True)
     data_dir = folder.parent / f"{folder.name}_data"
     data_dir.mkdir()
-    rng, of_truth = np.random.default_rng(seed), np.random.default_rng(truth_seed)
+    rng, of_truth = np.random.default_rng([seed, 1]), np.random.default_rng(truth_seed)
     ids = [f"ENSG{place:011d}" for place in range(len(genes))]
     truths, predictions = [], []
     (folder / "predictions").mkdir()

@@ -28,6 +28,9 @@ function canvas(width, height, label) {
   return svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
 }
 
+/** Room for names at the left of a chart, px. */
+const nameWidth = (rows) => Math.min(320, Math.max(150, 36 + 7.4 * Math.max(...rows.map(([name]) => name.length))));
+
 function text(x, y, content, attributes = {}) {
   return svg("text", { x, y, ...attributes }, content);
 }
@@ -70,7 +73,7 @@ function drawForest(width, entries, figure, first = "model") {
   const values = rows.flatMap((row) => [row[1][figure], ...ends(row)]).filter(known);
   const marks = ticks(Math.min(0, ...values), Math.max(...values) * 1.02, width < 500 ? 4 : 8);
   const stacked = width < 560;  // names above their line where they have no room beside it
-  const names = stacked ? 0 : 178, right = 152, line = stacked ? 46 : 36, top = 6;
+  const names = stacked ? 0 : nameWidth(rows), right = 182, line = stacked ? 46 : 36, top = 6;
   const high = Math.max(marks[marks.length - 1].value, ...values), low = Math.min(marks[0].value, ...values);
   const scale = linear(low, high, names + 6, width - (stacked ? 12 : right));
   const bottom = top + rows.length * line;
@@ -153,11 +156,11 @@ function bandsOf(summary) {
 
 function drawBands(width) {
   const several = page.runs.length > 1;
-  const rows = page.runs.map((run) => [several ? run.label : "model", run.methods.model, true]);
-  rows.push(...Object.entries(current().methods).filter(([name]) => name !== "model").map(([name, summary]) => [several ? `${name} (${current().label})` : name, summary, false]));
+  const rows = page.runs.map((run) => [several ? run.label : "model", run.methods.model, run === current()]);
+  rows.push(...Object.entries(current().methods).filter(([name]) => name !== "model").map(([name, summary]) => [several ? `${name}, ${current().label}` : name, summary, false]));
   const usable = rows.filter(([, summary]) => known(summary.genes) && known(summary.genes_without_pcc));
-  const stacked = width < 560 || several;
-  const names = stacked ? 0 : 178, line = stacked ? 48 : 36;
+  const stacked = width < 560;
+  const names = stacked ? 0 : nameWidth(usable), line = stacked ? 48 : 36;
   const height = usable.length * line + 8;
   const graph = canvas(width, height, usable.map(([name, s]) => `${name}: ${bandsOf(s).map((n, i) => `${n} genes ${BANDS[i]}`).join(", ")}`).join(". "));
   usable.forEach(([name, summary, isModel], index) => {

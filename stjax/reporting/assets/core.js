@@ -102,9 +102,7 @@ function options(select, entries, chosen) {
 }
 
 /** The column of the table of genes with a figure of a method, or undefined: "ridge on colour" is `pcc_ridge`. */
-function ofMethod(figure, method) {
-  return current().genes[method === "model" ? figure : `${figure}_${method.split(" ")[0]}`];
-}
+const ofMethod = (figure, method) => current().genes[`${figure}${current().suffixes[method]}`];
 
 const baselines = () => Object.keys(current().methods).filter((name) => name !== "model" && ofMethod("pcc", name)?.some(known));
 const usesTestExpression = (method) => current().uses_test_expression.includes(method);

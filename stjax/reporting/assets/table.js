@@ -1,6 +1,6 @@
 // The table of genes: sorted by its headers, searched, saved as CSV.
 const COLUMNS = {
-  gene: "gene", ensembl_id: "Ensembl id", pcc: "PCC", pcc_low: "from", pcc_high: "to", p_value: "p", ceiling: "ceiling",
+  gene: "gene", ensembl_id: "Ensembl id", pcc: "PCC", pcc_low: "from", pcc_high: "to", p_value: "p", p_holm: "p (Holm)", ceiling: "ceiling",
   pcc_of_ceiling: "of ceiling", spearman: "Spearman", pcc_smoothed: "smoothed", ssim: "SSIM", mae: "MAE", rmse: "RMSE",
   mean_expression: "mean expression",
 };
@@ -9,7 +9,7 @@ const order = { column: "pcc", ascending: false };
 function columnTitle(name) {
   if (COLUMNS[name]) return COLUMNS[name];
   const [figure, ...rest] = name.split("_");
-  const method = Object.keys(current().methods).find((each) => each.split(" ")[0] === rest.join("_"));
+  const method = Object.entries(current().suffixes).find(([, suffix]) => suffix === `_${rest.join("_")}`)?.[0];
   return `${figure.toUpperCase()}, ${method ?? rest.join(" ")}`;
 }
 
@@ -17,7 +17,7 @@ function columnTitle(name) {
 function columnsShown() {
   const genes = current().genes;
   const others = Object.keys(genes).filter((name) => !COLUMNS[name] && name.startsWith("pcc_"));
-  const names = [...Object.keys(COLUMNS).slice(0, 8), ...others, ...Object.keys(COLUMNS).slice(8)];
+  const names = [...Object.keys(COLUMNS).slice(0, 9), ...others, ...Object.keys(COLUMNS).slice(9)];
   return names.filter((name) => genes[name]?.some((value) => typeof value === "string" ? value : known(value)));
 }
 
@@ -58,7 +58,7 @@ function cell(name, row) {
     return element("th", { scope: "row" }, button);
   }
   if (typeof value === "string") return element("td", { class: kindOf(name) }, value);
-  if (name === "p_value") return element("td", {}, scientific(value));
+  if (name.startsWith("p_")) return element("td", {}, scientific(value));
   if (name !== "pcc") return element("td", {}, number(value));
   const bar = element("i");
   bar.style.width = `${Math.max(0, Math.min(1, value ?? 0)) * 100}%`;
@@ -91,7 +91,7 @@ function startTable() {
   $("#gene-table thead").addEventListener("click", (event) => {
     const name = event.target.closest("button")?.dataset.column;
     if (!name) return;
-    order.ascending = name === order.column ? !order.ascending : ["gene", "ensembl_id", "p_value", "mae", "rmse"].includes(name);
+    order.ascending = name === order.column ? !order.ascending : ["gene", "ensembl_id", "p_value", "p_holm", "mae", "rmse"].includes(name);
     order.column = name;
     drawHead();
     drawRows();
