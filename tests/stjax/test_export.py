@@ -12,14 +12,18 @@ import orbax.checkpoint as ocp
 import pandas as pd
 import pytest
 from flax import nnx
+from ml_collections import ConfigDict
 
 from data_prep.errors import InputError
 from stjax import export, manifest, model_folder, models, predictor, protocols, steps, workdir
 from stjax.export import exported_function
 from stjax.models import efficientnet, weight_files, weights
 from stjax.models.heads import PatchModel
+from stjax.ops.spot_pool import discs
+from stjax.tile_records import TileFacts, TileTables
 from tests.conftest import ROOT, command
-from tests.stjax.test_dense import make_run
+from tests.stjax import make_exported
+from tests.stjax.test_dense import GENES, make_run
 
 SIDE = 32
 
@@ -204,6 +208,45 @@ def test_the_mean_over_symmetries_is_part_of_the_function_where_the_protocol_ask
     assert np.abs(found - run.network().gene_map(steps.normalise(tiles, run.data.panel))).max() > 100 * atol
 
 
+def test_the_folder_of_a_model_of_tiles_predicts_spots_and_gives_its_network(tmp_path):
+    run = make_run("additive", variant="efficientnet_tiny")
+    tables = TileTables([discs([[20, 30], [40, 33.3]], [9, 12.5]), discs([[31, 31]], [20])] * 4, size_px=64)
+    facts = TileFacts(tables.layout, pixels_per_spot=50.0, base_rates=np.ones(GENES + 1), sizes_um=(20.0,))
+    record = dataclasses.replace(run.data, image_size_px=64, tiles=facts, parameters={"stain": "none"})
+    options = {"aggregation": "additive", "width": 16}
+    model = {"module": "pixnet", "variant": "efficientnet_tiny", "dtype": "float32", "options": options}
+    config = ConfigDict({"model": model, "eval_batch_size": 8, "init_from": ""})
+    run = dataclasses.replace(run, data=record, config=config)
+    export.write(run, tmp_path)
+    manifest.seal(tmp_path, {})
+    folder = predictor.load(tmp_path)
+    tiles = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3)).astype(np.uint8)
+    batch = {"image": tiles, "spots": tables.stacked(range(8), 8)}
+    expected, found = (each.over_symmetries().predict(batch) for each in (run, folder))
+    assert set(found) == set(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, atol=1e-5 * np.abs(values).max())
+    for one, other in zip(*(jax.tree.leaves(nnx.state(each.network())) for each in (run, folder)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_network_that_this_version_would_build_otherwise_is_refused_where_it_is_needed(exported):
+    folder = predictor.load(exported[0])
+    model = folder.config["model"] | {"variant": "b0"}
+    other = dataclasses.replace(folder, config=folder.config | {"model": model})
+    with pytest.raises(InputError, match="whose efficientnet b0 is not this version's"):
+        other.network()
+
+
+def test_a_folder_of_the_oldest_jax_still_runs():
+    folder = predictor.load(make_exported.FOLDER)
+    assert folder.config["jax"] == "0.10.0"
+    images = np.resize(make_exported.images(), (8, 32, 32, 3))  # a multiple of the devices
+    expected = np.load(make_exported.EXPECTED)
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(expression(folder, images)[:5], expected, atol=1e-5)
+
+
 def test_a_protocol_travels_with_its_model():
     for name in ("stjax", "brstnet_code", "stnet"):
         protocol = protocols.get_protocol(name)
@@ -234,7 +277,7 @@ def test_every_backbone_exports_for_every_platform_and_batch_size(module, varian
     assert function.platforms == ("cpu", "cuda", "tpu")
     images = np.random.default_rng(0).integers(0, 256, (3, side, side, 3)).astype(np.uint8)
     predict = jax.jit(lambda x: model(steps.normalise(x, run.data.panel), train=False, key=None)["main"][:, 0])
-    expected = predict(images) * run.data.panel.target_std + run.data.panel.target_mean
+    expected = np.asarray(predict(images)) * run.data.panel.target_std + run.data.panel.target_mean
     atol = (1e-5 if dtype == "float32" else 0.02) * np.abs(expected).max()
     np.testing.assert_allclose(function.call(arrays, images), expected, atol=atol)
     assert function.call(arrays, images[:1]).shape == (1, run.data.panel.num_main)

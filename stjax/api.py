@@ -1,0 +1,298 @@
+"""stjax from Python: a model is loaded, and given images and places in them, for notebooks and other programs.
+
+    import stjax
+
+    model = stjax.load("runs/enet_b0_aux")                 # a work directory, or a folder that stjax.export wrote
+    found = model.predict("slide.svs")                     # a grid of spots on the slide's tissue
+    found = model.predict(image, spots, um_per_px=0.5)     # uint8 [H, W, 3], and spots [N, 2] (x, y) in its pixels
+    found["ERBB2"], found.expression, found.to_dataframe(), found.to_anndata()
+
+The same functions as behind `stjax.predict`, and the same numbers.
+"""
+
+import contextlib
+import dataclasses
+import html
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse
+from PIL import Image
+
+from data_prep.errors import InputError
+from data_prep.section import DISC
+from data_prep.slide import Slide, open_slide
+from stjax import grid, outputs, predictor
+from stjax.predict import gene_columns
+from stjax.predictor import Predictor
+from stjax.slide_prediction import predict_slide, window_px
+from stjax.sources import SLIDES, open_source, place_spots
+
+if TYPE_CHECKING:
+    import anndata
+    import pandas as pd
+
+_SHOWN_ROWS = 5
+
+
+def load(path: str | Path) -> "Model":
+    """Opens a trained model.
+
+    Args:
+        path: a work directory of `stjax train`, or a folder that `stjax export` wrote.
+
+    Raises:
+        InputError: there is no trained model, or a damaged one.
+
+    Example:
+        >>> model = stjax.load("runs/enet_b0_aux")
+        >>> model.genes[:3]
+        ('ACTB', 'ACTG1', 'APOE')
+    """
+    return Model(predictor.load(Path(path)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Model:
+    """A trained model.
+
+    Attributes:
+        predictor: the model itself, for what this class does not offer.
+    """
+
+    predictor: Predictor
+
+    @property
+    def genes(self) -> tuple[str, ...]:
+        """Names of the genes it predicts, in order."""
+        return tuple(outputs.gene_names(self.predictor.data.panel).tolist())
+
+    @property
+    def ensembl_ids(self) -> tuple[str, ...]:
+        """Their Ensembl ids; "" where the training data had none."""
+        panel = self.predictor.data.panel
+        return tuple(panel.ensembl_id[: panel.num_main].tolist())
+
+    @property
+    def units(self) -> str:
+        """What the predictions are in: the protocol and its target transform."""
+        return f"{self.predictor.data.protocol}: {self.predictor.protocol.target}"
+
+    @property
+    def um_per_px(self) -> float:
+        """The scale it was trained at, to which images are resampled."""
+        return self.predictor.data.um_per_px
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether it was trained on the demo's generated tissue."""
+        return self.predictor.data.synthetic
+
+    def predict(
+        self,
+        image: "np.ndarray | Image.Image | str | Path",
+        spots: Any = None,
+        *,
+        um_per_px: float | None = None,
+        genes: Sequence[str] = (),
+        array: str | grid.Array = "st",
+        spot_um: float | None = None,
+        min_tissue: float = grid.MIN_TISSUE,
+        symmetries: bool = False,
+    ) -> "Prediction":
+        """Predicts the expression of spots of an image, matched in scale and stain to the training slides.
+
+        Args:
+            image: uint8 [H, W, 3] RGB, a PIL image, or the path of a slide.
+            spots: [N, 2] centres (x, y) in pixels of the image, x to the right, y down, (0, 0) its upper left corner;
+                None lays a grid on the tissue.
+            um_per_px: micrometres per pixel of the image; of a path, where the file does not state it.
+            genes: symbols or Ensembl ids; default all the model knows.
+            array: of the grid: "st" (100 um spots, 200 um apart), "visium" (55 and 100), or `grid.Array(...)`.
+            spot_um: diameter of the spots in place of the array's; of a model of patches it matters to pictures alone.
+            min_tissue: of the grid, the least share of a spot that is tissue.
+            symmetries: predict means over the eight symmetries of the square: eight times the work, steadier.
+
+        Returns:
+            A row for each spot; NaN where a spot is too near the border to be predicted.
+
+        Raises:
+            InputError: an image or spots that are none, a scale that nothing tells, a gene the model does not know
+                (with the nearest names), or no spot that can be predicted.
+
+        Example:
+            >>> found = model.predict(image, [[512, 400], [800, 420]], um_per_px=0.5, genes=["ERBB2", "GNAS"])
+            >>> found.expression.shape
+            (2, 2)
+        """
+        columns = gene_columns(self.predictor, genes)
+        model = self.predictor.over_symmetries() if symmetries else self.predictor
+        chosen = _array(array, spot_um)
+        with _opened(image, um_per_px) as (path, slide, scale):
+            source = open_source(path, layout=SLIDES, sections=(), um_per_px=scale, resolve_aliases=False)
+            section = source.read(source.names[0])
+            if spots is None:
+                window = window_px(model, section.um_per_px)
+                section, _ = place_spots(section, slide, chosen, min_tissue=min_tissue, window_px=window)
+            else:
+                xy = _checked_spots(spots, slide)
+                section = dataclasses.replace(
+                    section,
+                    counts=scipy.sparse.csr_array((len(xy), 0), dtype=np.int32),
+                    spot_id=np.arange(len(xy)).astype(str),
+                    spot_xy=xy,
+                    spot_kind=np.full(len(xy), DISC, np.uint8),
+                    spot_size_px=np.full(len(xy), chosen.spot_um / 2 / section.um_per_px, np.float32),
+                )
+            found = predict_slide(model, section, slide)
+        predicted = np.isin(section.spot_id, found.spot_id)
+        expression = np.full((len(predicted), len(columns)), np.nan, np.float32)
+        expression[predicted] = found.expression[:, columns]
+        return Prediction(
+            expression=expression,
+            genes=tuple(self.genes[column] for column in columns),
+            spot_xy=section.spot_xy,
+            predicted=predicted,
+            units=self.units,
+            um_per_px=section.um_per_px,
+            section=found,
+            model=model,
+        )
+
+    def __repr__(self) -> str:
+        data = self.predictor.data
+        kind = "patches" if data.tiles is None else "tiles"
+        synthetic = ", SYNTHETIC" if self.synthetic else ""
+        return (
+            f"<stjax.Model {self.predictor.model_name}: {len(self.genes)} genes ({self.units}) from {kind} of "
+            f"{data.image_size_px} px at {self.um_per_px:.3g} um per px, {self.predictor.folder}{synthetic}>"
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Prediction:
+    """Predicted expression of the spots of an image.
+
+    Attributes:
+        expression: [N, G] float32 in `units`; NaN for spots that could not be predicted.
+        genes: [G] names.
+        spot_xy: [N, 2] centres (x, y), pixels of the image.
+        predicted: [N] bool.
+        units: protocol and target transform.
+        um_per_px: of the image.
+        section: of the spots predicted and all genes, as `stjax.outputs` writes it: pictures, hashes, layers.
+        model: what predicted it.
+    """
+
+    expression: np.ndarray
+    genes: tuple[str, ...]
+    spot_xy: np.ndarray
+    predicted: np.ndarray
+    units: str
+    um_per_px: float
+    section: outputs.SectionPrediction
+    model: Predictor
+
+    def __len__(self) -> int:
+        return len(self.expression)
+
+    def __getitem__(self, gene: str) -> np.ndarray:
+        """[N] expression of one gene, by its name."""
+        if gene not in self.genes:
+            column = int(gene_columns(self.model, [gene])[0])  # offers the nearest names of an unknown one
+            name = str(outputs.gene_names(self.model.data.panel)[column])
+            if name not in self.genes:
+                raise InputError(f"{gene} is none of the genes asked for: {', '.join(self.genes)}")
+            gene = name
+        return self.expression[:, self.genes.index(gene)]
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """Columns x and y (pixels of the image) and one a gene; a row a spot, those not predicted included."""
+        import pandas as pd
+
+        frame = pd.DataFrame(self.expression, columns=pd.Index(self.genes, name="gene"))
+        frame.insert(0, "x", self.spot_xy[:, 0])
+        frame.insert(1, "y", self.spot_xy[:, 1])
+        return frame
+
+    def to_anndata(self) -> "anndata.AnnData":
+        """The spots predicted, as `stjax predict` writes them to .h5ad: coordinates, picture of the slide, units and
+        hashes included; scanpy and squidpy read it."""
+        from stjax.outputs import h5ad
+
+        return h5ad.to_anndata(self.section, self.model, genes=gene_columns(self.model, self.genes))
+
+    def __repr__(self) -> str:
+        lost = "" if self.predicted.all() else f" ({int((~self.predicted).sum())} not predicted)"
+        synthetic = ", SYNTHETIC" if self.section.synthetic or self.model.data.synthetic else ""
+        return f"<stjax.Prediction: {len(self)} spots{lost} x {len(self.genes)} genes, {self.units}{synthetic}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what it is, and the first rows."""
+        shown = self.to_dataframe().iloc[:_SHOWN_ROWS, : _SHOWN_ROWS + 5]
+        table: Any = shown.to_html(float_format="{:.3f}".format)
+        return f"<p><code>{html.escape(repr(self))}</code></p>{table}"
+
+
+def _array(array: str | grid.Array, spot_um: float | None) -> grid.Array:
+    if isinstance(array, str):
+        if array not in grid.PRESETS:
+            raise InputError(f"array is {array!r}, expected {' or '.join(grid.PRESETS)}, or a grid.Array")
+        array = grid.PRESETS[array]
+    if spot_um is None:
+        return array
+    if not 0 < spot_um < float("inf"):
+        raise InputError(f"spot_um is {spot_um}, expected a positive number of micrometres")
+    return dataclasses.replace(array, spot_um=spot_um)
+
+
+@contextlib.contextmanager
+def _opened(image: Any, um_per_px: float | None) -> Iterator[tuple[Path, Slide, float | None]]:
+    """The image as a slide. What is in memory goes through an uncompressed file: slides of any origin are then read,
+    hashed and predicted by the same code."""
+    if um_per_px is not None and not 0 < um_per_px < float("inf"):
+        raise InputError(f"um_per_px is {um_per_px}, expected a positive number of micrometres per pixel")
+    with contextlib.ExitStack() as stack:
+        if isinstance(image, str | Path):
+            path = Path(image)
+        else:
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stjax-"))) / "image.tif"
+            _picture(image).save(path)
+        slide = stack.enter_context(open_slide(path))
+        if slide.um_per_px is None and um_per_px is None:
+            raise InputError(
+                "the scale of the image is not known; give um_per_px, the micrometres per pixel (of most scanners 0.25 "
+                "at 40x, 0.5 at 20x)"
+            )
+        yield path, slide, um_per_px
+
+
+def _picture(image: Any) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    array = np.asarray(image)
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
+        raise InputError(
+            f"the image is an array of shape {array.shape} and type {array.dtype}, expected uint8 [H, W, 3] RGB, a PIL "
+            "image, or the path of a slide"
+        )
+    return Image.fromarray(array)
+
+
+def _checked_spots(spots: Any, slide: Slide) -> np.ndarray:
+    """[N, 2] float64."""
+    try:
+        xy = np.asarray(spots, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"spots are no numbers ({error}), expected [N, 2]: x and y in pixels of the image") from None
+    if xy.ndim != 2 or xy.shape[1] != 2 or not len(xy) or not np.all(np.isfinite(xy)):
+        raise InputError(f"spots have shape {xy.shape}, expected [N, 2] finite numbers: x and y in pixels of the image")
+    outside = ((xy < 0) | (xy > [slide.width, slide.height])).any(axis=1)
+    if outside.all():
+        raise InputError(
+            f"every spot lies outside the image of {slide.width} x {slide.height} px; expected x and y in its pixels"
+        )
+    return xy
