@@ -54,6 +54,7 @@ from stjax.model_folder import (
 )
 from stjax.models import weight_files, weights
 from stjax.models.heads import PatchModel
+from stjax.ops.attention import portable
 from stjax.protocols import Split
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -160,7 +161,8 @@ def exported_function(run: workdir.Run, graphdef: Any, state: dict[str, Any]) ->
     leaves = zip(names(state), jax.tree.leaves(state), strict=True)
     shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in leaves}
     images = jax.ShapeDtypeStruct(jax_export.symbolic_shape(f"batch, {side}, {side}, 3"), jnp.uint8)
-    return jax_export.export(jax.jit(function), platforms=PLATFORMS)(shapes, images)
+    with portable():
+        return jax_export.export(jax.jit(function), platforms=PLATFORMS)(shapes, images)
 
 
 def aggregation(model: Any) -> str:

@@ -1,10 +1,26 @@
 """Attention: cuDNN's fused kernel where there is one for the dtype and shape, plain products everywhere else."""
 
+import contextlib
 import math
+from collections.abc import Iterator
+from contextvars import ContextVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+_portable = ContextVar("portable", default=False)
+
+
+@contextlib.contextmanager
+def portable() -> Iterator[None]:
+    """Within it `attention` is traced as plain products for every platform: cuDNN's kernel is not among the calls that
+    `jax.export` can promise to run elsewhere."""
+    token = _portable.set(True)
+    try:
+        yield
+    finally:
+        _portable.reset(token)
 
 
 def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
@@ -34,7 +50,7 @@ def _fused(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 
 def _has_fused_kernel(query: jax.Array) -> bool:
     """cuDNN's takes half precision only; jax refuses what else it cannot do when the function is traced."""
-    if jax.default_backend() != "gpu" or query.dtype not in (jnp.bfloat16, jnp.float16):
+    if _portable.get() or jax.default_backend() != "gpu" or query.dtype not in (jnp.bfloat16, jnp.float16):
         return False
     try:
         jax.eval_shape(_fused, *[jax.ShapeDtypeStruct(query.shape, query.dtype)] * 3)
