@@ -113,19 +113,33 @@ def _tables(run: Run) -> Iterator[str]:
 
 
 def _table(result: dict[str, Any], path: Path) -> str:
+    """Model and baselines, a row each. Figures that the evaluation gave an interval are followed by it."""
     rows = [
         f"Protocol `{path.parent.name}`, {result['part']} sections: {len(result['sections'])}, with {result['spots']} "
-        f"spots; PCC {result['pcc_pooling']}, errors in {result['error_unit']}:",
+        f"spots; PCC {result['pcc_pooling']}, errors in {result['error_unit']}"
+        + (f"; {level:.0%} intervals in brackets:" if (level := result.get("level")) else ":"),
         "",
         "| | " + " | ".join(_FIGURES.values()) + " |",
         "|---|" + "---:|" * len(_FIGURES),
     ]
+    given_expression = result.get("uses_test_expression", ())
     for method, figures in result["methods"].items():
-        cells = [figures.get(key) for key in _FIGURES]
-        shown = ["-" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells]
-        rows.append(f"| {method} | " + " | ".join(shown) + " |")
+        cells = [_cell(figures.get(key), (figures.get("intervals") or {}).get(key)) for key in _FIGURES]
+        rows.append(f"| {method}{' *' if method in given_expression else ''} | " + " | ".join(cells) + " |")
+    if given_expression:
+        rows += ["", "\\* is given measured expression of the scored sections, which the model is not."]
+    if odd := [f"{each['check']}: {each['verdict']}" for each in result.get("audit", ()) if each["verdict"] != "ok"]:
+        rows += ["", f"What `stjax audit` found: {', '.join(odd)}."]
     if shared := result.get("patients_also_in_training"):
         rows += ["", f"{len(shared)} of these patients are also in training: figures for tissue the model knows."]
     if result["synthetic"]:
         rows += ["", "SYNTHETIC tissue: these figures say nothing about real tissue."]
     return "\n".join(rows)
+
+
+def _cell(value: float | int | None, interval: list[float] | None) -> str:
+    if value is None:
+        return "-"
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
