@@ -7,11 +7,34 @@ import numpy as np
 
 from stjax import metrics, statistics
 from stjax.comparison import Task
+from stjax.conformal import Calibration, report
 from stjax.noise_ceiling import fraction, noise_ceiling
 from stjax.prepared import Found
-from stjax.scoring import Section
+from stjax.scoring import Scores, Section
 
 ALPHA = 0.05
+NOISELESS = "what cells express is scored: it has no counting noise"
+
+
+def figures(
+    task: Task, found: Sequence[Found], scores: Scores, calibration: Calibration | None, why_not: str
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Everything here, for metrics.json and, [M] each, for per_gene.csv.
+
+    Args:
+        calibration: of intervals; None, and why there is none.
+    """
+    permuted, columns = permutation(scores.sections)
+    signs, why_no_signs = sign_test(scores.sections)
+    result: dict[str, Any] = {"permutation": permuted, "sign_test": signs, "sign_test_reason": why_no_signs}
+    result |= {"noise_ceiling": None, "noise_ceiling_reason": NOISELESS, "conformal": None, "conformal_reason": why_not}
+    if why_not != NOISELESS:
+        best, more = ceiling(task, found, scores.per_gene["model"]["pcc"])
+        result |= {"noise_ceiling": best, "noise_ceiling_reason": ""}
+        columns |= more
+    if calibration is not None:
+        result["conformal"], columns["coverage"] = report(calibration, task, found)
+    return result, columns
 
 
 def permutation(sections: Sequence[Section]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

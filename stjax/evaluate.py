@@ -8,6 +8,7 @@ predictions/<section>.h5ad and predictions/<section>_<gene>.png
 examples:
   python -m stjax.evaluate --workdir=runs/enet_b0_aux
   python -m stjax.evaluate --workdir=runs/c5 --sections=C4,C5
+  python -m stjax.evaluate --workdir=runs/enet_b0_aux --protocol=all
   python -m stjax.evaluate --workdir=runs/pixnet --data_dir=data/hd_tiles --spot-size-um=2,8,16,100
 
 A model of tiles is scored on spots of every size. Sizes that the data lacks are made from its finest bins; a size the
@@ -16,6 +17,7 @@ and `--beside=RUN` adds a model of patches, applied to a patch around every spot
 """
 
 import argparse
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +28,22 @@ import numpy as np
 from data_prep import cli
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from stjax import comparison, credibility, dense, distributed, prepared, results, scoring, statistics, workdir, writer
+from stjax import (
+    audit,
+    comparison,
+    conformal,
+    credibility,
+    dense,
+    distributed,
+    prepared,
+    results,
+    scoring,
+    statistics,
+    under_protocols,
+    workdir,
+    writer,
+)
+from stjax import ensemble as members
 from stjax.config import names, numbers
 from stjax.tile_records import rounded
 
@@ -42,7 +59,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--workdir", required=True, type=Path, help="a run of stjax.train")
     parser.add_argument("--data_dir", default="", help="score on another data set than the run's own")
     parser.add_argument(
-        "--protocol", default="", help="the protocol to score under; default and so far only: the run's"
+        "--protocol", default="", help="`all`: besides, score the same prediction under every protocol that fits"
     )
     parser.add_argument("--sections", default="", help="comma-separated; default the run's held-out sections")
     parser.add_argument("--spot-size-um", default="", help="of tiles: sizes to score, default those of training")
@@ -50,6 +67,7 @@ def main(arguments: list[str]) -> None:
         "--max-spots", type=int, default=MAX_SPOTS, help=f"of tiles: of a section and size, at random ({MAX_SPOTS})"
     )
     parser.add_argument("--beside", type=Path, help="of tiles: a run of a model of patches, scored on the same spots")
+    parser.add_argument("--ensemble", default="", help="comma-separated runs: score the mean of this run and those")
     parser.add_argument(
         "--demo-truth", type=Path, help="raw demo folder: score against its cells, without counting noise"
     )
@@ -63,6 +81,7 @@ def main(arguments: list[str]) -> None:
         sizes_um=numbers(given.spot_size_um, "--spot-size-um"),
         max_spots=given.max_spots,
         beside=given.beside,
+        ensemble=[Path(name) for name in names(given.ensemble)],
         symmetries=given.symmetries,
         demo_truth=given.demo_truth,
     )
@@ -77,6 +96,7 @@ def evaluate(
     sizes_um: Sequence[float] = (),
     max_spots: int = MAX_SPOTS,
     beside: Path | None = None,
+    ensemble: Sequence[Path] = (),
     symmetries: bool = False,
     demo_truth: Path | None = None,
 ) -> dict[str, Any]:
@@ -85,9 +105,11 @@ def evaluate(
     Args:
         folder: the work directory.
         data_dir: another data set, all of whose sections are scored unless `sections` names some.
+        protocol: "all" scores the prediction under every protocol that fits besides the run's own.
         sizes_um: of tiles, the sizes of spots to score; default those asked for in training, or of the data.
         max_spots: of tiles, how many of a section and size, drawn at random; 0 scores all.
         beside: of tiles, the work directory of a model of patches to score on the same spots.
+        ensemble: further runs, seeds or folds, whose predictions are averaged with this one's.
         symmetries: predict means over the eight symmetries, which protocols other than `stnet` do not.
         demo_truth: the raw folder of a demo: its cells' expected expression takes the place of the counts'.
 
@@ -99,75 +121,53 @@ def evaluate(
     """
     run = workdir.Run.load(folder)
     run = run.over_symmetries() if symmetries else run
-    if protocol and protocol != run.data.protocol:
+    if protocol not in ("", "all", run.data.protocol):
         raise InputError(
-            f"{folder} was trained under protocol {run.data.protocol}, whose targets {protocol} does not share; "
-            "leave --protocol out, or train with --config.protocol"
+            f"{folder} was trained under protocol {run.data.protocol}; give --protocol=all to score it under every "
+            f"protocol that fits, or train under {protocol} with --config.protocol"
         )
-    dataset = run.open_dataset(data_dir)
-    known = [section["name"] for section in dataset.sections]
-    chosen = tuple(sections) or (tuple(known) if data_dir else run.data.split.test)
-    if unknown := [name for name in chosen if name not in known]:
-        raise InputError(f"--sections names {', '.join(unknown)}; {dataset.path} has {', '.join(known)}")
-    if not chosen:
-        raise InputError(f"{folder} holds out no section; name the ones to score with --sections")
-    check_preparation(run, dataset)
+    options = (symmetries, demo_truth, [str(other) for other in ensemble])
+    asked = Request.of(run, data_dir=data_dir, sections=sections, sizes_um=sizes_um, options=options)
     if (sizes_um or beside) and run.data.tiles is None:
         raise InputError("--spot-size-um and --beside are for models of tiles; this one sees a patch around each spot")
-    trained_sizes = numbers(run.config.spot_sizes_um, "spot_sizes_um")
-    sizes_um = sizes_um or trained_sizes
-    # Only the sections held out by default go where the run's own result lives.
-    held_out = (
-        not (data_dir or symmetries or demo_truth)
-        and sizes_um == trained_sizes
-        and set(chosen) == set(run.data.split.test)
-    )
-    target = folder / "evaluation" / run.data.protocol
-    pictures = folder / "predictions"
-    if not held_out:
-        label = hashlib.sha256(
-            f"{dataset.content_hash}{sorted(chosen)}{sorted(sizes_um)}{symmetries}{demo_truth}".encode()
-        ).hexdigest()[:12]
-        target = target / label
-        pictures = target / "predictions"
 
-    training = prepared.training(run)
+    # -------------------------------------------------------------------------------------------------- prediction
+    runs = [each.over_symmetries() if symmetries else each for each in members.load(ensemble, run)]
     patch_model = None if beside is None else prepared.comparable(workdir.Run.load(beside), run)
     if patch_model is not None and symmetries:
         patch_model = patch_model.over_symmetries()
-    found = prepared.predict_sections(run, dataset, chosen, sizes_um=sizes_um, max_spots=max_spots, beside=patch_model)
+    training = prepared.training(run)
+    spots = {"sizes_um": asked.sizes_um, "max_spots": max_spots}
+    predicting = [under_protocols.loosest(each) for each in runs] if protocol == "all" else runs
+    everywhere = members.predict_sections(predicting, asked.dataset, asked.sections, **spots, beside=patch_model)
+    if demo_truth is not None:
+        everywhere = [scoring.without_noise(each, run, demo_truth) for each in everywhere]
+    found = under_protocols.own_spots(run, everywhere) if protocol == "all" else everywhere
     if not found:
         raise InputError(
-            f"no spot of {', '.join(chosen)} has the {run.protocol.min_counts} reads the protocol asks for"
+            f"no spot of {', '.join(asked.sections)} has the {run.protocol.min_counts} reads the protocol asks for"
         )
-    if demo_truth is not None:
-        found = [scoring.without_noise(each, run, demo_truth) for each in found]
-    predictions = [each.prediction for each in found]
 
+    # ----------------------------------------------------------------------------------------------------- scoring
     task = comparison.Task.own(run, training)
     scores = comparison.score(run, task, found, pooling=run.protocol.pooling)
-    # What cells express has no depth: raw counts are not to be had from it.
-    targets = {} if demo_truth is not None else comparison.targets(run, found, training, scores)
-    permuted, columns = credibility.permutation(scores.sections)
-    signs, why_no_signs = credibility.sign_test(scores.sections)
-    ceiling = None
     if demo_truth is None:
-        ceiling, more = credibility.ceiling(task, found, scores.per_gene["model"]["pcc"])
-        columns |= more
-    truth = np.concatenate([task.measured(each) for each in found])
+        # What cells express has no depth and no counting noise: these would say nothing of it.
+        targets = comparison.targets(run, found, training, scores)
+        calibration, why = conformal.calibrate(runs, **spots)
+        tested, columns = credibility.figures(task, found, scores, calibration, why)
+        found = found if calibration is None else [conformal.with_intervals(each, calibration) for each in found]
+    else:
+        targets = {}
+        tested, columns = credibility.figures(task, found, scores, None, credibility.NOISELESS)
+    audits = [
+        audit.audit(audit.Audited.of(each, asked.dataset, asked.sections, trained_on=audit.opened(each.data)))
+        for each in runs
+    ]
     result = {
-        **writer.provenance(
-            run, data_sha256=dataset.content_hash, synthetic=any(prediction.synthetic for prediction in predictions)
-        ),
+        **head(run, asked, found),
         "truth": "counts" if demo_truth is None else "expected expression of the demo's cells",
-        "part": part_of(run, dataset, chosen),
-        "sections": [prediction.section for prediction in predictions],
-        "spots": len(truth),
-        "pcc_pooling": run.protocol.pooling,
-        "error_unit": "standard deviations of the training targets" if run.protocol.standardise_main else "expression",
-        "patients_also_in_training": sorted({each.patient for each in predictions} & set(run.data.train_patients)),
-        "genes_not_in_the_data": int(np.isnan(truth).all(axis=0).sum()),
-        "hardware": workdir.hardware(),
+        "ensemble": [str(each.workdir) for each in runs] if ensemble else None,
         "level": statistics.LEVEL,
         "resampled": None if scores.units is None else scores.units.kind,
         "bootstraps": statistics.BOOTSTRAPS,
@@ -175,24 +175,94 @@ def evaluate(
         "methods": scores.summaries,
         "model_minus": scoring.differences(scores),
         "targets": {name: {"methods": of.summaries} for name, of in targets.items()},
-        "permutation": permuted,
-        "sign_test": signs,
-        "sign_test_reason": why_no_signs,
-        "noise_ceiling": ceiling,
-        "noise_ceiling_reason": "" if ceiling else "what cells express is scored: it has no counting noise",
+        **tested,
         "sizes_um": sizes_of(run, task, found),
-    }
+        "audit": [
+            dataclasses.asdict(each) for each in audit.worst(audits, [str(each.workdir) for each in runs])
+        ],
+    }  # fmt: skip
     if not distributed.is_writer():
         return result
+
+    # ----------------------------------------------------------------------------------------------------- results
     panel = run.data.panel
     main = slice(panel.num_main)
     per_gene = scores.table(panel.names[main], panel.ensembl_id[main]).assign(**columns)
-    written = results.write(target, pictures, result, per_gene, predictions, run)
+    written = results.write(asked.target, asked.pictures, result, per_gene, [each.prediction for each in found], run)
     results.print_table(result)
+    if protocol == "all":
+        entries = under_protocols.score(run, audit.opened(run.data), everywhere, training)
+        workdir.write_json(asked.protocols, {"protocols": entries})
+        under_protocols.print_table(entries)
+        written.append(asked.protocols)
     print("results:")
     for path in written:
         print(path)
     return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to score, and where the results go.
+
+    Attributes:
+        sizes_um: of spots of tiles.
+        target: folder of metrics.json; pictures: of predictions; protocols: the file of --protocol=all.
+    """
+
+    dataset: PatchDataset
+    sections: tuple[str, ...]
+    sizes_um: tuple[float, ...]
+    target: Path
+    pictures: Path
+    protocols: Path
+
+    @classmethod
+    def of(
+        cls, run: workdir.Run, *, data_dir: str, sections: Sequence[str], sizes_um: Sequence[float], options: Any
+    ) -> "Request":
+        """Checked. Only the sections held out by default, without any of the options, go where the run's own result
+        lives.
+
+        Raises:
+            InputError: no such section, none held out, or a data set prepared otherwise.
+        """
+        dataset = run.open_dataset(data_dir)
+        known = [section["name"] for section in dataset.sections]
+        chosen = tuple(sections) or (tuple(known) if data_dir else run.data.split.test)
+        if unknown := [name for name in chosen if name not in known]:
+            raise InputError(f"--sections names {', '.join(unknown)}; {dataset.path} has {', '.join(known)}")
+        if not chosen:
+            raise InputError(f"{run.workdir} holds out no section; name the ones to score with --sections")
+        check_preparation(run, dataset)
+        trained_sizes = numbers(run.config.spot_sizes_um, "spot_sizes_um")
+        sizes = tuple(sizes_um) or trained_sizes
+        everything = run.workdir / "evaluation"
+        target = everything / run.data.protocol
+        own = not (data_dir or any(options)) and sizes == trained_sizes and set(chosen) == set(run.data.split.test)
+        if own:
+            return cls(dataset, chosen, sizes, target, run.workdir / "predictions", everything / "protocols.json")
+        text = f"{dataset.content_hash}{sorted(chosen)}{sorted(sizes)}{options}"
+        target = target / hashlib.sha256(text.encode()).hexdigest()[:12]
+        return cls(dataset, chosen, sizes, target, target / "predictions", target / "protocols.json")
+
+
+def head(run: workdir.Run, asked: Request, found: Sequence[prepared.Found]) -> dict[str, Any]:
+    """What a result says of where it comes from."""
+    predictions = [each.prediction for each in found]
+    synthetic = any(prediction.synthetic for prediction in predictions)
+    counts = np.concatenate([each.counts for each in found])
+    return {
+        **writer.provenance(run, data_sha256=asked.dataset.content_hash, synthetic=synthetic),
+        "part": part_of(run, asked.dataset, asked.sections),
+        "sections": [prediction.section for prediction in predictions],
+        "spots": len(counts),
+        "pcc_pooling": run.protocol.pooling,
+        "error_unit": "standard deviations of the training targets" if run.protocol.standardise_main else "expression",
+        "patients_also_in_training": sorted({each.patient for each in predictions} & set(run.data.train_patients)),
+        "genes_not_in_the_data": int(np.isnan(counts).all(axis=0).sum()),
+        "hardware": workdir.hardware(),
+    }
 
 
 def sizes_of(run: workdir.Run, task: comparison.Task, found: Sequence[prepared.Found]) -> dict[str, Any]:

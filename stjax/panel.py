@@ -113,7 +113,6 @@ def fit_panel(protocol: Protocol, dataset: PatchDataset, split: Split) -> Panel:
         others = [dataset.table(name) for name in (*split.val, *split.test)]
         seen = [table.counts[usable_spots(protocol, table, train=False, tiles=tiles)] for table in others]
         scope = _stack([counts, *seen])
-    mean = np.asarray(scope.mean(axis=0)).ravel()
     fraction = np.bincount(scope.indices, weights=scope.data > 0, minlength=scope.shape[1]) / scope.shape[0]
     eligible = np.flatnonzero((fraction > 0) & (fraction >= protocol.min_spot_fraction))
     if len(eligible) < protocol.num_main_genes:
@@ -121,7 +120,7 @@ def fit_panel(protocol: Protocol, dataset: PatchDataset, split: Split) -> Panel:
             f"{len(eligible)} genes are expressed in at least {protocol.min_spot_fraction:.0%} of the training spots; "
             f"protocol {protocol.name} needs {protocol.num_main_genes}"
         )
-    ranked = eligible[np.argsort(-mean[eligible], kind="stable")]
+    ranked = protocol.rank_genes(scope, eligible)
     columns = np.concatenate([np.sort(ranked[: protocol.num_main_genes]), np.sort(ranked[protocol.num_main_genes :])])
 
     num_main = protocol.num_main_genes

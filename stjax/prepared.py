@@ -1,5 +1,6 @@
 """A model, and what it is compared with, on the spots of prepared sections: patches or tiles of a data set."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -38,6 +39,25 @@ class Found(NamedTuple):
     depth: np.ndarray
     white: np.ndarray
     beside: np.ndarray | None = None
+
+
+def narrowed(found: Found, rows: np.ndarray, genes: np.ndarray) -> Found:
+    """Some spots [S] bool and main genes [G] of a section."""
+    prediction = found.prediction
+    per_spot = {
+        name: None if (values := getattr(prediction, name)) is None else values[rows]
+        for name in ("spot_id", "spot_xy", "spot_size_um", "total", "predicted_total", "expression", "truth")
+    }
+    per_gene = {name: None if (v := per_spot[name]) is None else v[:, genes] for name in ("expression", "truth")}
+    layers = {name: values[rows][:, genes] for name, values in prediction.layers.items()}
+    return Found(
+        dataclasses.replace(prediction, **per_spot | per_gene, layers=layers),
+        found.colours[rows],
+        found.counts[rows][:, genes],
+        found.depth[rows],
+        found.white[rows],
+        None if found.beside is None else found.beside[rows][:, genes],
+    )
 
 
 class Training(NamedTuple):

@@ -51,6 +51,39 @@ TRANSFORMS = {
 }
 
 
+# A ranking takes the counts [S, G], CSR, and the columns that may be chosen, and returns those, best first.
+
+
+def by_mean_count(counts: Any, eligible: np.ndarray) -> np.ndarray:
+    """By mean raw count; BrST-Net's and ST-Net's panels."""
+    mean = np.asarray(counts.mean(axis=0)).ravel()
+    return eligible[np.argsort(-mean[eligible], kind="stable")]
+
+
+def by_variability(counts: Any, eligible: np.ndarray) -> np.ndarray:
+    """By dispersion beside genes of like mean: scanpy's `highly_variable_genes(flavor="seurat")` of log counts."""
+    mean = np.asarray(counts.mean(axis=0)).ravel()[eligible]
+    square = np.asarray(counts.multiply(counts).mean(axis=0)).ravel()[eligible]
+    spots = counts.shape[0]
+    variance = (square - mean**2) * (spots / max(spots - 1, 1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        dispersion = np.log(np.where(variance > 0, variance / mean, np.nan))
+    level = np.log1p(mean)
+    edges = np.linspace(level.min(), level.max(), 21)[1:-1]
+    place = np.searchsorted(edges, level)
+    result = np.full(len(eligible), -np.inf)
+    for bin_ in np.unique(place):
+        members = np.flatnonzero((place == bin_) & np.isfinite(dispersion))
+        if len(members) > 1:
+            centred = dispersion[members] - dispersion[members].mean()
+            result[members] = centred / max(float(np.std(dispersion[members], ddof=1)), 1e-12)
+        else:
+            result[members] = 1.0
+    return eligible[np.argsort(-result, kind="stable")]
+
+
+RANKINGS = {"mean_count": by_mean_count, "variability": by_variability}
+
 # What counts a value of a target stands for, given the spots' totals; by the targets' names.
 INVERSES = {
     "log1p_counts": lambda values, total, num_genes: np.expm1(values),  # noqa: ARG005
@@ -68,7 +101,8 @@ class Protocol:
         source: the paper or code it follows, and where this protocol departs from it.
         target: name of the target transform, a key of `TRANSFORMS`.
         standardise_main, standardise_aux: z-score the targets with the training spots' mean and deviation.
-        num_main_genes: size of the main panel, ranked by mean raw count.
+        num_main_genes: size of the main panel.
+        gene_ranking: what its genes are ranked by, a key of `RANKINGS`.
         panel_scope: "train" selects genes on training spots; "all" also on test spots (a leak, as published).
         min_spot_fraction: a gene is kept when at least this fraction of the scope's spots express it.
         min_counts: spots with fewer reads are not used at all.
@@ -104,17 +138,24 @@ class Protocol:
     test_symmetries: bool = False
     head_at_mean: bool = False
     num_folds: int = 5
+    gene_ranking: str = "mean_count"
 
     @property
     def hash(self) -> str:
         """SHA-256 of every field, written into results so that figures name the rules they were made under."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if fields["gene_ranking"] == "mean_count":  # once the only one: runs trained then keep their rules' hash
+            del fields["gene_ranking"]
         fields["recipe"] = dict(self.recipe)
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
     def transform(self, counts: Any, total: Any, num_genes: int) -> Any:
         """Raw counts [..., G] and spot totals [..., 1] over `num_genes` genes to the protocol's expression units."""
         return TRANSFORMS[self.target](counts, total, num_genes)
+
+    def rank_genes(self, counts: Any, eligible: np.ndarray) -> np.ndarray:
+        """[E] columns of the counts [S, G] that may be chosen, best first."""
+        return RANKINGS[self.gene_ranking](counts, eligible)
 
 
 brstnet_paper = Protocol(
@@ -251,6 +292,46 @@ pixnet = Protocol(
     ),
 )
 
+hest = Protocol(
+    name="hest",
+    source=(
+        "Jaume et al., HEST-1k, NeurIPS 2024, arXiv 2406.16192: HEST-Benchmark, and its code (mahmoodlab/HEST, "
+        "src/hest/bench, and get_k_genes of src/hest/utils.py): the 50 most variable genes among those in at least a "
+        "tenth of the spots, as scanpy ranks them; PCC of all held-out spots together, mean over genes. "
+        "The text says log1p-normalised; the code takes log(1 + counts) and does not divide by the spot's total, as "
+        "here. Differs: genes are ranked on training patients (there on all samples, test included), and kept by their "
+        "share of all training spots (there of every sample's); spots are not masked by tissue; trained end to end "
+        "instead of by ridge regression on frozen features, so `recipe` is stjax's own; the last checkpoint is used."
+    ),
+    target="log1p_counts",
+    standardise_main=False,
+    standardise_aux=False,
+    num_main_genes=50,
+    gene_ranking="variability",
+    panel_scope="train",
+    min_spot_fraction=0.1,
+    min_counts=0,
+    white_filter_scope="train",
+    max_white_fraction=1.0,
+    image_std="pooled",
+    pooling="pooled",
+    test_patients=(),
+    num_folds=0,
+    recipe=MappingProxyType(
+        {
+            "optimizer": "adamw",
+            "learning_rate": 1e-3,
+            "momentum": 0.9,
+            "weight_decay": 1e-2,
+            "schedule": "cosine",
+            "early_stopping_patience": 0,
+            "batch_size": 32,
+            "num_epochs": 30,
+            "aux_weight": 1.0,
+        }
+    ),
+)
+
 stjax = Protocol(
     name="stjax",
     source="stjax's own: library-normalised log targets, nothing chosen or fitted outside the training patients.",
@@ -280,12 +361,16 @@ stjax = Protocol(
 )
 
 
+def names() -> list[str]:
+    """Of every protocol."""
+    return sorted(key for key, value in globals().items() if isinstance(value, Protocol))
+
+
 def get_protocol(name: str) -> Protocol:
     """The protocol called `name`. Raises InputError naming the known ones."""
     protocol = globals().get(name)
     if not isinstance(protocol, Protocol):
-        known = sorted(key for key, value in globals().items() if isinstance(value, Protocol))
-        raise InputError(f"protocol {name!r} is not known; choose one of {', '.join(known)}")
+        raise InputError(f"protocol {name!r} is not known; choose one of {', '.join(names())}")
     return protocol
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from stjax import workdir, writer
+from stjax.audit import LEAK, Finding, lines
 from stjax.statistics import LEVEL
 
 COLUMNS = {
@@ -123,6 +124,11 @@ def print_credibility(result: Mapping[str, Any]) -> None:
         share = ceiling["model_fraction_median"]
         reached = "" if share is None else f", of which the model reaches {share:.0%}"
         print(f"noise ceiling: median PCC {ceiling['pcc_median']:.3f}{reached} (medians over genes)")
+    if (conformal := result["conformal"]) and conformal["coverage"] is not None:
+        on = ", ".join(conformal["calibrated_on"])
+        print(
+            f"{conformal['level']:.0%} intervals of single values, from patient {on}: hold {conformal['coverage']:.1%}"
+        )
 
 
 def print_notes(result: Mapping[str, Any]) -> None:
@@ -136,9 +142,10 @@ def print_notes(result: Mapping[str, Any]) -> None:
         print("SYNTHETIC tissue: these figures say nothing about real tissue.")
     if result["genes_not_in_the_data"]:
         print(f"note: the scored data lacks {result['genes_not_in_the_data']} of the genes; they have no figures.")
-    if result["patients_also_in_training"]:
-        print(f"note: patient {', '.join(result['patients_also_in_training'])} is also in training.")
     ours = result["methods"]["model"]["pcc_median"]
     theirs = result["methods"].get("ridge on colour", {}).get("pcc_median")
     if ours is not None and theirs is not None and ours <= theirs:
         print("The model does NOT beat a ridge regression on the colour of the patch.")
+    findings = [Finding(**entry) for entry in result["audit"]]
+    shown = [finding for finding in findings if finding.verdict == LEAK]
+    print("\n".join([*lines(shown)[: len(shown)], f"leakage audit: {lines(findings)[-1]}"]))

@@ -142,7 +142,7 @@ def test_evaluate_refuses_unknown_sections_and_foreign_protocols(trained):
     folder, _ = trained
     with pytest.raises(InputError, match="--sections names Q9"):
         evaluate.evaluate(folder, sections=("Q9",))
-    with pytest.raises(InputError, match="trained under protocol stjax"):
+    with pytest.raises(InputError, match="trained under protocol stjax; give --protocol=all"):
         evaluate.evaluate(folder, protocol="brstnet_paper")
 
 

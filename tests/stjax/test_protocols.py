@@ -1,10 +1,14 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse
 
+from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from stjax import protocols
+from stjax.panel import fit_panel
 
 PATIENTS = {"A1": "A", "A2": "A", "B1": "B", "C1": "C", "D1": "D"}
 
@@ -63,9 +67,57 @@ def test_stnet_target_is_the_log_of_the_smoothed_share():
 
 
 def test_unknown_protocol_lists_the_known():
-    with pytest.raises(InputError, match="brstnet_code, brstnet_paper, pixnet, stjax, stnet"):
+    with pytest.raises(InputError, match="brstnet_code, brstnet_paper, hest, pixnet, stjax, stnet"):
         protocols.get_protocol("hestt")
 
 
 def test_hash_changes_with_any_field():
     assert protocols.stjax.hash != dataclasses.replace(protocols.stjax, min_counts=999).hash
+
+
+def test_rules_that_older_runs_were_trained_under_keep_their_hash():
+    hashes = {
+        "stjax": "6395212917c7ff17",
+        "brstnet_paper": "2ce79b0233534c2f",
+        "brstnet_code": "66b4fb2dbdd5a82a",
+        "stnet": "1f8af95c9be805f9",
+        "pixnet": "87db084805bb0194",
+    }
+    for name, start in hashes.items():
+        assert protocols.get_protocol(name).hash.startswith(start)
+    assert dataclasses.replace(protocols.stjax, gene_ranking="variability").hash != protocols.stjax.hash
+
+
+@pytest.mark.parametrize("name", protocols.names())
+def test_inverses_give_the_counts_back(name):
+    protocol = protocols.get_protocol(name)
+    counts, total = np.array([[0.0, 3.0, 10.0]]), np.array([[1000.0]])
+    values = protocol.transform(counts, total, 700)
+    np.testing.assert_allclose(protocols.INVERSES[protocol.target](values, total, 700), counts, atol=1e-9)
+
+
+def test_variability_ranks_as_scanpy_does():
+    """Against the steps of scanpy 1.11's "seurat" flavour, in pandas as there."""
+    rng = np.random.default_rng(0)
+    mean = rng.lognormal(0.5, 1.5, 300)
+    counts = rng.poisson(mean * rng.gamma(4, 0.25, (200, 300))).astype(float)
+    counts[:, 7] = 0
+    eligible = np.flatnonzero((counts > 0).mean(axis=0) >= 0.1)
+    level, variance = counts[:, eligible].mean(axis=0), counts[:, eligible].var(axis=0, ddof=1)
+    table = pd.DataFrame({"mean": np.log1p(level), "dispersion": np.log(variance / level)})
+    groups = table.groupby(pd.cut(table["mean"], bins=20), observed=True)["dispersion"]
+    middle, spread = groups.transform("mean"), groups.transform(lambda each: each.std(ddof=1))
+    alone = spread.isna()
+    middle[alone], spread[alone] = 0, table["dispersion"][alone]
+    expected = ((table["dispersion"] - middle) / spread).to_numpy()
+    ranked = protocols.by_variability(scipy.sparse.csr_array(counts), eligible)
+    assert list(ranked[:50]) == list(eligible[np.argsort(-expected, kind="stable")][:50])
+    assert sorted(ranked) == sorted(eligible)
+
+
+def test_hest_panel_is_fifty_of_the_variable_genes(dataset):
+    data = PatchDataset.open(dataset)
+    panel = fit_panel(protocols.hest, data, protocols.Split(("B1", "B2"), (), ("C1",)))
+    assert panel.num_main == 50
+    mean_ranked = fit_panel(protocols.stjax, data, protocols.Split(("B1", "B2"), (), ("C1",)))
+    assert 5 < len(set(panel.ensembl_id[:50]) & set(mean_ranked.ensembl_id[:250])) < 50
