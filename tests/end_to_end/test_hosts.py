@@ -55,18 +55,19 @@ def test_two_processes_of_two_devices_give_the_losses_of_one(trained, cache, tmp
     assert list(steps) == list(range(1, len(steps) + 1))
 
 
-# The likelihood of PixNet's rates is ill-conditioned in float32: its first loss agrees to 2e-7, the first gradients of
-# one device and of four to 4e-5 only, and the curve, with any optimiser, to about 1e-4.
-TOLERANCE = {"tiny": 1e-5, "enet_b0": 1e-5, "pixnet": 5e-4}
 CASES = {
     "tiny": ["--config=configs/tiny.py"],
-    # By SGD: AdamW makes of rounding in tiny gradients what it makes of gradients. Of patches of 32 px, whose last maps
-    # are a pixel, only the first steps are compared: from the fourth on rounding has grown to 1e-4, later to 1e-2.
+    # By SGD, as published. AdamW's first steps are the signs of gradients, noise where there is no gradient: after six
+    # its curves are 1e-4 apart in float32, and in float64 none.
     "enet_b0": [
-        *("--config=configs/enet_b0_aux.py", "--config.demo.patch_size_px=32", "--config.demo.patients=3"),
-        *("--config.optimizer=sgd", "--config.learning_rate=0.01"),
+        *("--config=configs/enet_b0_aux.py", "--config.demo.patch_size_px=96", "--config.demo.patients=3"),
+        *("--config.optimizer=sgd", "--config.learning_rate=1e-3"),
     ],
     "pixnet": ["--config=configs/pixnet_tiny.py", "--config.batch_size=8"],
+    "pixnet_sum": [
+        *("--config=configs/pixnet_tiny.py", "--config.batch_size=8"),
+        *("--config.model.options.aggregation=sum", "--config.loss=mse_pcc"),
+    ],
 }
 
 
@@ -80,9 +81,8 @@ def test_every_topology_gives_the_same_losses(case, cache, tmp_path):
         train(folder, cache, *arguments, processes=processes, devices=devices)
         curve, one = (figures(each, "train", "loss") for each in (folder, tmp_path / "1x1"))
         print(case, processes, devices, float(np.max(np.abs(curve / one - 1))))
-        first = slice(0, 3 if case == "enet_b0" else None)
         assert len(curve) == len(one) > 3
-        np.testing.assert_allclose(curve[first], one[first], rtol=TOLERANCE[case])
+        np.testing.assert_allclose(curve, one, rtol=1e-5)
         assert curve[0] == pytest.approx(one[0], rel=1e-6)
 
 
