@@ -31,7 +31,7 @@ from flax import nnx  # noqa: E402
 
 from data_prep import cli  # noqa: E402
 from data_prep.errors import InputError  # noqa: E402
-from stjax import bench_spot_pool, bench_torch, flops, models, optim  # noqa: E402
+from stjax import bench_evaluate, bench_spot_pool, bench_torch, flops, models, optim  # noqa: E402
 from stjax.ops.elementwise import compiler_options  # noqa: E402
 from stjax.ops.host_memory import keep_freed_memory  # noqa: E402
 
@@ -218,10 +218,16 @@ def spot_pool(options: argparse.Namespace) -> Iterator[Row]:
     return bench_spot_pool.rows(options.rounds, interleave)
 
 
+def evaluate(options: argparse.Namespace) -> Iterator[Row]:
+    """Scoring with intervals, and PCCs that come batch by batch; see `stjax.bench_evaluate`."""
+    yield from bench_evaluate.rows(options.rounds, interleave)
+
+
 CASES: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "train": train,
     "inference": inference,
     "spot_pool": spot_pool,
+    "evaluate": evaluate,
 }
 
 

@@ -67,15 +67,29 @@ class Moments:
         if not len(truth):
             return
         both = np.stack([np.asarray(prediction, np.float64), np.asarray(truth, np.float64)])
-        mean, count = both.mean(axis=1), len(truth)
+        mean = both.mean(axis=1)
         centred = both - mean[:, None]
+        squares, products = np.square(centred).sum(axis=1), (centred[0] * centred[1]).sum(axis=0)
+        self.merge(mean, squares, both.min(axis=1), both.max(axis=1), products, count=len(truth))
+
+    def merge(
+        self,
+        mean: np.ndarray,
+        squares: np.ndarray,
+        least: np.ndarray,
+        largest: np.ndarray,
+        products: np.ndarray,
+        *,
+        count: int,
+    ) -> None:
+        """Adds a batch by its sums: of predictions and truths, [2, G] each, means, centred squares, least and largest;
+        and [G] centred products."""
         total = self.count + count
         shift, weight = mean - self._mean, self.count * count / total
-        self._squares += np.square(centred).sum(axis=1) + np.square(shift) * weight
-        self._products += (centred[0] * centred[1]).sum(axis=0) + shift[0] * shift[1] * weight
+        self._squares += squares + np.square(shift) * weight
+        self._products += products + shift[0] * shift[1] * weight
         self._mean += shift * (count / total)
-        self._least = np.minimum(self._least, both.min(axis=1))
-        self._largest = np.maximum(self._largest, both.max(axis=1))
+        self._least, self._largest = np.minimum(self._least, least), np.maximum(self._largest, largest)
         self.count = total
 
     def pearson(self) -> np.ndarray:

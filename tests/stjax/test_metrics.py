@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from stjax import metrics
+from stjax import bench, bench_evaluate, metrics
 
 
 def test_pearson_equals_scipy_on_random_genes():
@@ -91,3 +91,25 @@ def test_moments_of_batches_are_those_of_all_spots():
 def test_a_constant_has_no_correlation_however_many_spots_there_are():
     truth = np.random.default_rng(0).normal(size=(100_000, 1))
     assert np.isnan(metrics.pearson_per_gene(np.broadcast_to([np.log(3.0)], truth.shape), truth)).all()
+
+
+def test_moments_of_sums_taken_on_the_device_are_those_of_the_spots():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(3.0, 1.0, (4000, 5)).astype(np.float32)
+    prediction = (0.3 * truth + rng.normal(size=truth.shape)).astype(np.float32)
+    prediction[:, 3] = 0.1
+    moments = metrics.Moments(5)
+    for rows in np.split(np.arange(4000), [1000, 1024]):
+        sums = bench_evaluate._batch_sums(prediction[rows], truth[rows])
+        moments.merge(*(np.asarray(part, np.float64) for part in sums), count=len(rows))
+    np.testing.assert_allclose(moments.pearson(), metrics.pearson_per_gene(prediction, truth), atol=1e-6)
+
+
+def test_the_bench_of_evaluation_times_every_method(monkeypatch):
+    monkeypatch.setattr(bench_evaluate, "SPOTS", 100)
+    monkeypatch.setattr(bench_evaluate, "GENES", 3)
+    rows = list(bench_evaluate.rows(1, bench.interleave))
+    assert [row["method"] for row in rows] == [
+        "all figures", "spots gathered", "block sums", "numpy", "device", "numpy", "device"
+    ]  # fmt: skip
+    assert all(row["seconds"] > 0 for row in rows)
