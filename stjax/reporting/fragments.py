@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from stjax.reporting.markup import DASH, MINUS, escape, interval, listed, notice, number, table, with_ends
+from stjax.reporting.markup import MINUS, escape, interval, listed, notice, number, table, with_ends
 from stjax.reporting.read import RunResults
 
 # key of a method's summary -> title, decimals; in the order of the table.
@@ -12,19 +12,19 @@ FIGURES: dict[str, tuple[str, int]] = {
     "pcc_median": ("median PCC", 3),
     "pcc_mean": ("mean PCC", 3),
     "pcc_first_quartile": ("lower quartile PCC", 3),
+    "genes_pcc_above_0.5": ("genes >\u00a0.5", 0),
+    "genes_pcc_0.3_to_0.5": ("genes .3\u00a0to\u00a0.5", 0),
+    "genes_pcc_0.1_to_0.3": ("genes .1\u00a0to\u00a0.3", 0),
+    "genes_pcc_above_0": ("genes >\u00a00", 0),
+    "genes_without_pcc": ("genes without PCC", 0),
+    "amae": ("aMAE", 3),
+    "armse": ("aRMSE", 3),
+    "mse": ("MSE", 3),
     "spearman_median": ("median Spearman", 3),
     "pcc_section_median": ("median PCC by section", 3),
     "pcc_patient_median": ("median PCC by patient", 3),
     "pcc_smoothed_median": ("median PCC, smoothed", 3),
     "ssim_median": ("median SSIM", 3),
-    "genes_pcc_above_0": ("genes > 0", 0),
-    "genes_pcc_0.1_to_0.3": ("genes .1 to .3", 0),
-    "genes_pcc_0.3_to_0.5": ("genes .3 to .5", 0),
-    "genes_pcc_above_0.5": ("genes > .5", 0),
-    "genes_without_pcc": ("genes without PCC", 0),
-    "amae": ("aMAE", 3),
-    "armse": ("aRMSE", 3),
-    "mse": ("MSE", 3),
 }
 _SIZE_FIGURES = ("pcc_first_quartile", "pcc_median", "pcc_mean", "mse", "amae")
 _REASONS = {
@@ -32,6 +32,16 @@ _REASONS = {
     "window_outside_image": "window crosses the border",
     "low_counts": "too few reads",
     "white": "too white",
+}
+_FACTS = {
+    "what": "permuted",
+    "genes_below_0.05": "genes with p &lt; 0.05",
+    "pcc_median": "median PCC",
+    "model_fraction_median": "the model&rsquo;s share of it, median over genes",
+    "splits": "splits of the counts",
+    "coverage_of_genes": "coverage of genes (5 %, 50 % and 95 % of them)",
+    "guaranteed": "enough patients to promise the level",
+    "half_width_median": "median half width",
 }
 _STAR = '<p class="fine">* uses expression measured on the scored sections: a reference, not a rival.</p>'
 _TARGETS = {"raw": "raw counts, log(1 + x)", "library": "library-normalised, log"}
@@ -82,13 +92,12 @@ def audit_of(run: RunResults) -> list[dict[str, str]]:
     ]
 
 
-def best_baseline(run: RunResults) -> str | None:
+def best_baseline(run: RunResults, methods: dict[str, Any]) -> str | None:
     """The baseline of highest median PCC among those that see no test expression."""
-    metrics = run.metrics
-    cheats = {"model", *metrics.get("uses_test_expression", [])}
+    cheats = {"model", *run.metrics.get("uses_test_expression", [])}
     known = {
         name: summary["pcc_median"]
-        for name, summary in metrics["methods"].items()
+        for name, summary in methods.items()
         if name not in cheats and summary.get("pcc_median") is not None
     }
     return max(known, key=lambda name: known[name]) if known else None
@@ -103,7 +112,7 @@ def verdict(run: RunResults) -> str:
         return "No gene has a correlation: the predictions or the measurements are constant."
     spread = f" ({interval(ends)})" if interval(ends) else ""
     text = f"The model&rsquo;s median PCC over genes is <b>{number(ours)}</b>{spread}. "
-    rival = best_baseline(run)
+    rival = best_baseline(run, methods)
     if rival is None:
         return text + "No baseline has a correlation to compare it with."
     theirs, their_ends = methods[rival]["pcc_median"], (methods[rival].get("intervals") or {}).get("pcc_median")
@@ -196,7 +205,7 @@ def methods_table(run: RunResults, methods: dict[str, Any], caption: str, minus:
             gain = minus.get(method, {}).get("pcc_median", {})
             cells.insert(1, with_ends(gain.get("difference"), gain.get("interval"), 3))
         rows.append([f"{escape(method)}{'&thinsp;*' if method in cheats else ''}", *cells])
-    head = ["", *(FIGURES[key][0] for key in shown)]
+    head = ["", *(escape(FIGURES[key][0]) for key in shown)]
     if minus:
         head.insert(2, "model above it")
     return table(head, rows, caption=caption) + (_STAR if set(cheats) & set(methods) else "")
@@ -229,9 +238,7 @@ def targets_table(run: RunResults, targets: dict[str, dict[str, Any]]) -> str:
             cells.append(with_ends(figures.get("pcc_median"), (figures.get("intervals") or {}).get("pcc_median"), 3))
         rows.append([escape(method), *cells])
     titles = {name: _TARGETS.get(name, name) for name in targets}
-    text = table(
-        ["", *map(escape, titles.values())], rows, caption="Median PCC, if other figures of the counts are asked for"
-    )
+    text = table(["", *map(escape, titles.values())], rows, caption="Median PCC for other targets")
     folded = "".join(methods_table(run, of, f"Target: {titles[name]}") for name, of in targets.items())
     return f"{text}<details><summary>All figures under these targets</summary>{folded}</details>"
 
@@ -247,22 +254,21 @@ def sizes_table(sizes: dict[str, Any]) -> str:
         for size, entry in sizes.items()
         for method, figures in entry["methods"].items()
     ]
-    return table(["", "spots", *(FIGURES[key][0] for key in _SIZE_FIGURES)], rows, caption="By size of spot")
+    return table(["", "spots", *(escape(FIGURES[key][0]) for key in _SIZE_FIGURES)], rows, caption="By size of spot")
 
 
 def protocols_table(run: RunResults) -> str:
-    """The same prediction under every protocol that fits."""
+    """The same prediction under every protocol that fits, beside the best baseline."""
     rows = []
     for name, entry in run.protocols.items():
-        model = (entry.get("methods") or {}).get("model") or {}
-        if entry.get("fits"):
-            cells = [number(model.get("pcc_median")), number(model.get("pcc_mean")), number(model.get("amae")), ""]
-        else:
-            cells = [DASH, DASH, DASH, f"does not fit: {escape(entry.get('why', ''))}"]
-        rows.append([escape(name), *cells])
-    return table(
-        ["", "median PCC", "mean PCC", "aMAE", ""], rows, caption="One prediction under every protocol", text=(4,)
-    )
+        methods = entry.get("methods") or {}
+        model, rival = methods.get("model") or {}, best_baseline(run, methods)
+        figures = [model.get("pcc_median"), model.get("pcc_mean"), model.get("amae")]
+        best = methods[rival]["pcc_median"] if rival else None
+        why = "" if entry.get("fits") else f"does not fit: {escape(entry.get('why', ''))}"
+        rows.append([escape(name), *map(number, figures), number(best), why or escape(rival or "")])
+    head = ["", "median PCC", "mean PCC", "aMAE", "best baseline&rsquo;s median PCC", ""]
+    return table(head, rows, caption="One prediction under every protocol", text=(5,))
 
 
 def significance(run: RunResults) -> str:
@@ -279,7 +285,7 @@ def significance(run: RunResults) -> str:
         found = run.metrics[key]
         if isinstance(found, dict):
             facts = "; ".join(
-                f"{escape(name.replace('_', ' '))}: {_fact(value)}"
+                f"{_FACTS.get(name) or escape(name.replace('_', ' '))}: {_fact(value)}"
                 for name, value in found.items()
                 if value is not None
             )
@@ -290,10 +296,12 @@ def significance(run: RunResults) -> str:
 
 
 def _fact(value: Any) -> str:
+    if isinstance(value, bool):
+        return f"<b>{'yes' if value else 'no'}</b>"
     if isinstance(value, float):
         return f"<b>{number(value)}</b>"
     if isinstance(value, list):
-        return f"<b>{listed(value)}</b>"
+        return f"<b>{listed(number(each) if isinstance(each, float) else each for each in value)}</b>"
     return f"<b>{escape(value)}</b>"
 
 
@@ -381,6 +389,8 @@ def provenance(run: RunResults, versions: dict[str, str]) -> str:
     facts = {
         "Work directory": str(run.workdir),
         "Model": metrics.get("model"),
+        "Model SHA-256": metrics.get("model_sha256"),
+        "Ensemble": json.dumps(metrics["ensemble"]) if metrics.get("ensemble") else None,
         "Checkpoint step": metrics.get("checkpoint_step"),
         "Protocol": metrics["protocol"],
         "Protocol SHA-256": metrics.get("protocol_sha256"),
@@ -394,7 +404,7 @@ def provenance(run: RunResults, versions: dict[str, str]) -> str:
             f"Versions, {stage}": ", ".join(f"{name} {value}" for name, value in found.items())
             for stage, found in (
                 ("preparation", (run.manifest or {}).get("versions")),
-                ("scoring", metrics.get("versions")),
+                ("scoring", metrics.get("versions") or {"stjax": metrics.get("stjax_version", "unknown")}),
                 ("this page", versions),
             )
             if found

@@ -93,7 +93,7 @@ def comparison(runs: Sequence[RunResults]) -> str:
         ends = _model(run).get("intervals") or {}
         cells = [with_ends(_model(run).get(key), ends.get(key), fragments.FIGURES[key][1]) for key in shown]
         rows.append([escape(run.label), escape(run.metrics.get("model", "")), escape(run.metrics["protocol"]), *cells])
-    head = ["run", "model", "protocol", *(fragments.FIGURES[key][0] for key in shown)]
+    head = ["run", "model", "protocol", *(escape(fragments.FIGURES[key][0]) for key in shown)]
     text = _CHART + table(head, rows, caption="The runs", text=(1, 2))
     tests = []
     for pair in compare.compare(runs):

@@ -2,7 +2,7 @@
 const COLUMNS = {
   gene: "gene", ensembl_id: "Ensembl id", pcc: "PCC", pcc_low: "from", pcc_high: "to", p_value: "p", p_holm: "p (Holm)", ceiling: "ceiling",
   pcc_of_ceiling: "of ceiling", spearman: "Spearman", pcc_smoothed: "smoothed", ssim: "SSIM", mae: "MAE", rmse: "RMSE",
-  mean_expression: "mean expression",
+  mean_expression: "mean expression", coverage: "coverage of intervals",
 };
 const order = { column: "pcc", ascending: false };
 
