@@ -87,7 +87,7 @@ def _of_patches(
     order = stream.reading_order(slide, xy, window_px=size * px_scale)
     origins = patches.patch_origins(xy[order], patch_size_px=size, px_scale=px_scale)
     cut = _cutter(slide, size, px_scale, transform)
-    images = colours.watched(stream.ahead(cut, origins, most=model.batch_size + stream.THREADS))
+    images = colours.watched(stream.ahead(cut, origins, most=stream.batch_size(model) + stream.THREADS))
     images = cli.progress(images, total=len(xy), description=section.name, unit="spot")
     if plain is None:
         parts = ({"expression": part} for part in stream.predict_patches(model, images, len(xy)))
@@ -133,7 +133,7 @@ def _of_tiles(
 
     tables = TileTables([shapes_of(*tile) for tile in zip(origins, members, strict=True)], size_px=size)
     cut = _cutter(slide, size, px_scale, transform)
-    images = stream.ahead(cut, origins, most=model.batch_size + stream.THREADS)
+    images = stream.ahead(cut, origins, most=stream.batch_size(model) + stream.THREADS)
     found = list(stream.predict_tiles(model, tables, lambda _: next(images), section.name))
     order, covers = np.concatenate(members), np.concatenate(tables.pixels) > 0
     if not covers.all():

@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from stjax.predictor import Predictor
 from stjax.tile_records import TileTables
 
 THREADS = min(8, os.cpu_count() or 1)
+CPU_BATCH = 8  # larger batches take memory and are no faster there: see docs/predict.md
 
 _CACHE_BYTES = 32 << 20  # half of what `data_prep.slide_tiff` keeps of decoded tiles; all that OpenSlide keeps
 _Item = TypeVar("_Item")
@@ -57,42 +58,65 @@ def ahead(
                 left.cancel()
 
 
-def predict_patches(model: Predictor, images: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
-    """Streams [H, W, 3] uint8 patches through the model; yields [B, M] float32 in the protocol's expression units.
+def batch_size(model: Predictor) -> int:
+    """How many images to predict at a time: what the model says, on CPUs at most `CPU_BATCH` a device."""
+    return min(model.batch_size, CPU_BATCH * model.mesh.size) if _on_cpu(model) else model.batch_size
 
-    The next batch is gathered while the devices compute.
-    """
-    pending: list[tuple[jax.Array, int]] = []
-    for batch, patches in _batches(model, images, count):
-        pending.append((model.predict({"image": batch})["expression"], patches))
-        if len(pending) > 1:
-            yield _taken(*pending.pop(0))
-    for result in pending:
-        yield _taken(*result)
+
+def _on_cpu(model: Predictor) -> bool:
+    return model.mesh.devices.flat[0].platform == "cpu"
+
+
+def in_turn(
+    model: Predictor, batches: Iterable[tuple[Mapping[str, Any], _Item]]
+) -> Iterator[tuple[dict[str, np.ndarray], _Item]]:
+    """Predicts batches, each with something to know it by. The next is gathered while the devices compute."""
+    # Programs in flight on CPUs run side by side: each with its own memory, and none the sooner.
+    most = 1 if _on_cpu(model) else 2
+    pending: deque[tuple[dict[str, jax.Array], _Item]] = deque()
+
+    def taken() -> tuple[dict[str, np.ndarray], _Item]:
+        outputs, about = pending.popleft()
+        return {name: np.asarray(value) for name, value in outputs.items()}, about
+
+    for batch, about in batches:
+        ready = taken() if len(pending) == most else None
+        pending.append((model.predict(batch), about))
+        if ready is not None:
+            yield ready
+    while pending:
+        yield taken()
+
+
+def predict_patches(model: Predictor, images: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
+    """Streams [H, W, 3] uint8 patches through the model; yields [B, M] float32 in the protocol's expression units."""
+    for outputs, patches in in_turn(model, (({"image": batch}, n) for batch, n in _batches(model, images, count))):
+        yield outputs["expression"][:patches, 0]
 
 
 def predict_symmetries(model: Predictor, images: Iterable[np.ndarray], count: int) -> Iterator[dict[str, np.ndarray]]:
     """As `predict_patches`, turned in each of the eight ways a square can be: {"expression": [B, M] the mean over them,
     "symmetry_sd": [B, M] their standard deviation}."""
-    for batch, patches in _batches(model, images, count):
-        turned = [np.rot90(image, turns, axes=(1, 2)) for image in (batch, batch[:, :, ::-1]) for turns in range(4)]
-        results = [model.predict({"image": np.ascontiguousarray(image)})["expression"] for image in turned]
-        every = np.stack([_taken(result, patches) for result in results])  # [8, B, M]
-        yield {"expression": every.mean(axis=0), "symmetry_sd": every.std(axis=0)}
+
+    def turned() -> Iterator[tuple[dict[str, np.ndarray], int]]:
+        for batch, patches in _batches(model, images, count):
+            for image in (batch, batch[:, :, ::-1]):
+                for turns in range(4):
+                    yield {"image": np.ascontiguousarray(np.rot90(image, turns, axes=(1, 2)))}, patches
+
+    results = (outputs["expression"][:patches, 0] for outputs, patches in in_turn(model, turned()))
+    while every := list(itertools.islice(results, 8)):
+        yield {"expression": np.mean(every, axis=0), "symmetry_sd": np.std(every, axis=0)}
 
 
 def _batches(model: Predictor, images: Iterable[np.ndarray], count: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Batches of the size the model takes, the last filled up with black, and how many patches each holds."""
-    stream = iter(images)
-    for start in range(0, count, model.batch_size):
-        patches = list(itertools.islice(stream, min(model.batch_size, count - start)))
-        batch = np.zeros((model.batch_size, *patches[0].shape), np.uint8)
+    """Batches of one size, the last filled up with black, and how many patches each holds."""
+    stream, size = iter(images), batch_size(model)
+    for start in range(0, count, size):
+        patches = list(itertools.islice(stream, min(size, count - start)))
+        batch = np.zeros((size, *patches[0].shape), np.uint8)
         batch[: len(patches)] = patches
         yield batch, len(patches)
-
-
-def _taken(expression: jax.Array, count: int) -> np.ndarray:
-    return np.asarray(expression)[:count, 0]
 
 
 def predict_tiles(
@@ -104,23 +128,18 @@ def predict_tiles(
         tables: the tiles' spots.
         image: gives tile i, [H, W, 3] uint8; called once for each, in order.
     """
-    size, count = model.batch_size, len(tables.pixels)
-    pending: list[tuple[range, dict[str, jax.Array]]] = []
-    with cli.progress(total=count, description=description, unit="tile") as bar:
+    size, count = batch_size(model), len(tables.pixels)
 
-        def finished(index: range, outputs: dict[str, jax.Array]) -> Iterator[dict[str, np.ndarray]]:
-            values = {name: np.asarray(value) for name, value in outputs.items()}
-            bar.update(len(index))
-            for place, tile in enumerate(index):
-                spots = len(tables.pixels[tile])
-                yield {name: value[place, :spots] for name, value in values.items()}
-
+    def batches() -> Iterator[tuple[dict[str, Any], range]]:
         for start in range(0, count, size):
             index = range(start, min(start + size, count))
             images = np.stack([image(tile) for tile in index])
             images = np.pad(images, [(0, size - len(index)), (0, 0), (0, 0), (0, 0)])
-            pending.append((index, model.predict({"image": images, "spots": tables.stacked(index, size)})))
-            if len(pending) > 1:
-                yield from finished(*pending.pop(0))
-        for result in pending:
-            yield from finished(*result)
+            yield {"image": images, "spots": tables.stacked(index, size)}, index
+
+    with cli.progress(total=count, description=description, unit="tile") as bar:
+        for outputs, index in in_turn(model, batches()):
+            bar.update(len(index))
+            for place, tile in enumerate(index):
+                spots = len(tables.pixels[tile])
+                yield {name: value[place, :spots] for name, value in outputs.items()}

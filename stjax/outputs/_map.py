@@ -1,5 +1,6 @@
 """The picture of one gene over the tissue, which PNG and SVG share."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,12 @@ import matplotlib
 import numpy as np
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
+from PIL import Image
 
 from stjax.outputs import SectionPrediction, gene_names, whole
 from stjax.predictor import Predictor
 
+_PICTURE_PX = 1000
 _VECTOR_SPOTS = 20_000  # more are drawn as pixels in an SVG too, which else takes longer to open than to predict
 
 
@@ -38,11 +41,13 @@ def _figure(prediction: SectionPrediction, model: Predictor, gene: int) -> Figur
     margin = 0.08 * np.ptp(centres, axis=0).max() + 2 * prediction.spot_radius_px * prediction.thumbnail_scale
     (left, top), (right, bottom) = centres.min(axis=0) - margin, centres.max(axis=0) + margin
     left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+    # Matplotlib works on pictures in floating point, and the page has no use for more pixels.
+    picture = Image.fromarray(prediction.thumbnail).reduce(math.ceil(max(height, width) / _PICTURE_PX))
     figure = Figure((5.2 * len(panels), 5.2 * (bottom - top) / (right - left) + 1.0), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)
     collection = None
     for axis, (name, panel) in zip(axes[0], panels, strict=True):
-        axis.imshow(prediction.thumbnail, alpha=0.7)
+        axis.imshow(picture, alpha=0.7, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
         # Spots of a few micrometres are drawn large enough to be seen.
         diameter = max(2 * prediction.spot_radius_px * prediction.thumbnail_scale, (right - left) / 120)
         collection = EllipseCollection(
