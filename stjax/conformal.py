@@ -3,7 +3,7 @@
 How far predictions were off on patients that the model is not trained on says how far they will be off on others. A
 patient's spots are no independent examples, so patients count the same however many spots they have: errors are pooled
 patient by patient (Dunn, Wasserman and Ramdas, Distribution-free prediction sets for two-layer hierarchical models,
-JASA 2022, section 3.1). The guarantee needs level / (1 - level) patients, 9 for 90 %; with fewer the coverage measured
+JASA 2022). The guarantee needs level / (1 - level) patients, 9 for 90 %; with fewer the coverage measured
 on the scored sections is all there is to trust.
 """
 

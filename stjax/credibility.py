@@ -50,6 +50,7 @@ def permutation(sections: Sequence[Section]) -> tuple[dict[str, Any], dict[str, 
         "what": "spatial blocks of the prediction, within sections; one-sided",
         "correction": "Holm",
         f"genes_below_{ALPHA}": int(np.sum(corrected < ALPHA)),
+        f"genes_below_{ALPHA}_uncorrected": int(np.sum(p < ALPHA)),
         "genes_tested": int(np.sum(~np.isnan(p))),
     }
     return result, {"p_value": p, "p_holm": corrected}

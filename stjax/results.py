@@ -117,7 +117,9 @@ def print_targets(targets: Mapping[str, Any]) -> None:
 def print_credibility(result: Mapping[str, Any]) -> None:
     """Chance and noise, a line each."""
     permuted, ceiling, signs = result["permutation"], result["noise_ceiling"], result["sign_test"]
-    print(f"beyond chance: {permuted['genes_below_0.05']} of {permuted['genes_tested']} genes (permuted blocks, Holm)")
+    corrected, before = permuted["genes_below_0.05"], permuted["genes_below_0.05_uncorrected"]
+    of = f"of {permuted['genes_tested']} genes have p < 0.05 after Holm's correction, {before} before"
+    print(f"beyond chance: {corrected} {of} (spatial blocks permuted)")
     if signs:
         print(f"positive over {signs['patients']} patients: {signs['genes_below_0.05']} genes (sign test, Holm)")
     if ceiling and ceiling["pcc_median"] is not None:
