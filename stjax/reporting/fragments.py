@@ -36,6 +36,7 @@ _REASONS = {
 _FACTS = {
     "what": "permuted",
     "genes_below_0.05": "genes with p &lt; 0.05",
+    "genes_below_0.05_uncorrected": "before the correction",
     "pcc_median": "median PCC",
     "model_fraction_median": "the model&rsquo;s share of it, median over genes",
     "splits": "splits of the counts",

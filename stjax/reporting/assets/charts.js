@@ -7,13 +7,13 @@ const FIGURES = {
 };
 const TARGETS = { raw: "raw counts, log(1 + x)", library: "library-normalised, log" };
 const charts = [];
-let printing = 0;  // width to draw at on paper, px; 0 on the screen
+let printing = 0;  // width of the paper, px; 0 on the screen
 
 function chart(id, draw) {
   const figure = $(`#${id}`);
   const plot = $(".plot", figure);
   const entry = { width: 0, redraw: () => {
-    const width = printing || Math.floor(plot.clientWidth);
+    const width = printing ? printing / (figure.closest(".pair") ? 2 : 1) : Math.floor(plot.clientWidth);
     if (width < 50) return;
     entry.width = width;
     plot.replaceChildren(...[draw(width)].flat().filter(Boolean));
