@@ -231,7 +231,8 @@ class Job:
                     prediction = self.predict(section, slide, bare=source.bare)
                     for form in missing:
                         record.add(form, self.write(form, prediction))
-        print(f"{name}: " + ("written " + ", ".join(missing) if missing else "there already"))
+        done = [*missing, *(["the map"] if self.tile_px else [])]
+        print(f"{name}: " + ("written " + ", ".join(done) if done else "there already"))
         return written + [self.out / file for form in self.writers for file in record.files[form]]
 
     def identity(self, section: Section, *, bare: bool) -> dict[str, Any]:
