@@ -158,7 +158,7 @@ class ModelFolder:
 
 def is_model_folder(folder: Path) -> bool:
     """Whether a folder looks like an exported model, sound or not."""
-    return any((folder / name).is_file() for name in (manifest.MANIFEST, FUNCTION))
+    return any((folder / name).is_file() for name in (FUNCTION, WEIGHTS))
 
 
 def names(state: Mapping[str, Any]) -> list[str]:

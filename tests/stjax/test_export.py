@@ -119,6 +119,11 @@ def test_a_missing_file_is_found_and_a_file_beside_them_is_not_minded(exported, 
         predictor.load(copy)
 
 
+def test_what_has_a_manifest_of_its_own_is_not_taken_for_a_model(dataset):
+    with pytest.raises(InputError, match="is no work directory"):
+        predictor.load(dataset)
+
+
 def test_another_format_version_is_refused(exported, tmp_path):
     copy = tmp_path / "model"
     shutil.copytree(exported[0], copy)
