@@ -100,16 +100,25 @@ def card(run: Run, config: dict[str, Any]) -> str:
         init=f", starting from the weights {training['init_from']}" if training["init_from"] else "",
         content_hash=data.content_hash,
         panel_scope=panel_scope[run.protocol.panel_scope],
-        evaluation="\n\n".join(_tables(run))
+        evaluation="\n\n".join(_tables(run.workdir, run.step))
         or "None: this run has not been evaluated. Run stjax.evaluate, and export again.",
     )
 
 
-def _tables(run: Run) -> Iterator[str]:
-    """A table of each evaluation of the run's held-out sections."""
-    for path in sorted((run.workdir / "evaluation").glob("*/metrics.json")):
-        result = json.loads(path.read_text())
-        yield _table(result, path)
+def _tables(folder: Path, step: int) -> Iterator[str]:
+    """A table of each evaluation of a run's held-out sections by its weights of a step."""
+    for path in sorted((folder / "evaluation").glob("*/metrics.json")):
+        try:
+            result = json.loads(path.read_text())
+            if result["checkpoint_step"] == step:
+                yield _table(result, path)
+            else:
+                yield f"Protocol `{path.parent.name}`: evaluated at step {result['checkpoint_step']}, not at this one."
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            yield (
+                f"Protocol `{path.parent.name}`: the figures cannot be read ({error!r}), another version of stjax may "
+                "have written them: run stjax.evaluate, and export again."
+            )
 
 
 def _table(result: dict[str, Any], path: Path) -> str:

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 from stjax import model_card
@@ -40,3 +41,17 @@ def test_what_makes_figures_too_good_is_said():
     assert "1 of these patients are also in training" in found
     assert "| total counts * |" in found
     assert "is given measured expression" in found
+
+
+def test_figures_of_other_weights_or_versions_are_left_out_and_said_to_be(tmp_path):
+    written = {"a": RESULT | {"checkpoint_step": 7}, "b": RESULT | {"checkpoint_step": 5}, "c": {"checkpoint_step": 7}}
+    for name, result in written.items():
+        (tmp_path / "evaluation" / name).mkdir(parents=True)
+        (tmp_path / "evaluation" / name / "metrics.json").write_text(json.dumps(result))
+    (tmp_path / "evaluation" / "b2").mkdir()
+    (tmp_path / "evaluation" / "b2" / "metrics.json").write_text("{")
+    a, b, damaged, older = model_card._tables(tmp_path, 7)
+    assert "| model | 0.250 |" in a
+    assert b == "Protocol `b`: evaluated at step 5, not at this one."
+    assert damaged.startswith("Protocol `b2`: the figures cannot be read")
+    assert "KeyError('part')" in older
