@@ -46,7 +46,8 @@ def spearman_per_gene(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def ranks(values: np.ndarray) -> np.ndarray:
     """[S, G] rank of each value among its gene's, from 1; equal values share their mean rank; NaN where a gene has
     any."""
-    return scipy.stats.rankdata(np.asarray(values, np.float64), axis=0, nan_policy="propagate")
+    by_gene = np.ascontiguousarray(np.asarray(values, np.float64).T)  # sorts a gene's values where they lie together
+    return scipy.stats.rankdata(by_gene, axis=1, nan_policy="propagate").T
 
 
 class Moments:
@@ -145,6 +146,18 @@ def pooled_pcc(
 ) -> np.ndarray:
     """`pooled` Pearson correlation."""
     return pooled(pearson_per_gene, predictions, truths, patients, pooling=pooling)
+
+
+def pooled_ranks(values: Sequence[np.ndarray], patients: Sequence[str], *, pooling: str) -> list[np.ndarray]:
+    """Ranks of [S, G] values a section among all that are pooled with it: their `pooled_pcc` is Spearman's."""
+    group = group_of_section(patients, pooling)
+    result = list(values)
+    for number in range(len(np.unique(group))):
+        members = np.flatnonzero(group == number).tolist()
+        parts = ranks(np.concatenate([values[i] for i in members]))
+        for i, part in zip(members, np.split(parts, np.cumsum([len(values[i]) for i in members])[:-1]), strict=True):
+            result[i] = part
+    return result
 
 
 def group_of_section(patients: Sequence[str], pooling: str) -> np.ndarray:

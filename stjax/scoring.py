@@ -164,6 +164,7 @@ class _Maps:
     def __init__(self, sections: Sequence[Section], pooling: str):
         self._sections, self._pooling = sections, pooling
         self._patients, self._truths = [each.patient for each in sections], [each.truth for each in sections]
+        self._ranks = metrics.pooled_ranks(self._truths, self._patients, pooling=pooling)
         self._smooth = [map_metrics.smooth(each.truth, each.neighbours) for each in sections]
         self.units = Units.of([each.xy for each in sections], self._patients)
         group = metrics.group_of_section(self._patients, pooling)
@@ -173,9 +174,10 @@ class _Maps:
         """{figure: [M]} of [S, M] predictions a section."""
         truths, patients, pooling = self._truths, self._patients, self._pooling
         smooth = [map_metrics.smooth(p, each.neighbours) for p, each in zip(predictions, self._sections, strict=True)]
+        ranks = metrics.pooled_ranks(predictions, patients, pooling=pooling)
         unknown = np.full(truths[0].shape[1], np.nan)
         return {
-            "spearman": metrics.pooled(metrics.spearman_per_gene, predictions, truths, patients, pooling=pooling),
+            "spearman": metrics.pooled_pcc(ranks, self._ranks, patients, pooling=pooling),
             "ssim": _ssim(self._sections, predictions) if in_units else unknown,
             "pcc_smoothed": metrics.pooled_pcc(smooth, self._smooth, patients, pooling=pooling),
             "pcc_section": metrics.pooled_pcc(predictions, truths, patients, pooling="section_median"),

@@ -55,6 +55,18 @@ def test_patient_median_pools_the_sections_of_a_patient_first():
     np.testing.assert_allclose(pooled, (a + b) / 2)
 
 
+@pytest.mark.parametrize("pooling", metrics.POOLINGS)
+def test_correlation_of_pooled_ranks_is_spearmans(pooling):
+    rng = np.random.default_rng(0)
+    predictions, truths = (list(np.round(rng.normal(size=(3, 9, 2)), 1)) for _ in range(2))
+    patients = ["a", "b", "a"]
+    ranked = [metrics.pooled_ranks(each, patients, pooling=pooling) for each in (predictions, truths)]
+    np.testing.assert_allclose(
+        metrics.pooled_pcc(*ranked, patients, pooling=pooling),
+        metrics.pooled(metrics.spearman_per_gene, predictions, truths, patients, pooling=pooling),
+    )
+
+
 def test_summary_counts_the_bands_of_the_paper_and_the_genes_without_pcc():
     pcc = np.array([np.nan, -0.2, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
     summary = metrics.summarise(pcc, np.ones(9), 2 * np.ones(9))
