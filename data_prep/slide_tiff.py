@@ -1,6 +1,7 @@
 """TIFF and OME-TIFF slides through `tifffile`: only the tiles or strips a region touches are decoded."""
 
 import contextlib
+import logging
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -10,6 +11,9 @@ import numpy as np
 
 from data_prep.errors import InputError
 from data_prep.slide_base import Slide, check_budget, decoding, drop_alpha, scale_from_tiff
+
+# What it logs of a damaged file is raised too, as one message.
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 _CACHE_BYTES = 64 << 20  # decoded tiles kept, so that overlapping patches do not decode a tile again
 

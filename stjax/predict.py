@@ -35,6 +35,7 @@ from data_prep.slide import Slide, file_sha256, open_slide
 from stjax import grid, outputs, predictor
 from stjax.config import names
 from stjax.dense import TILE_PX, predict_dense
+from stjax.domain import check_scale
 from stjax.outputs import SectionPrediction
 from stjax.predictor import Predictor
 from stjax.records import Record, spots_sha256
@@ -266,6 +267,7 @@ class Job:
         """Predicts the section's spots, or of a bare slide those laid on its tissue."""
         if not bare:
             return predict_slide(self.model, section, slide, plain=self.plain)
+        check_scale(self.model, slide, section.um_per_px)  # before tissue is looked for at a scale that cannot be
         window = window_px(self.model, section.um_per_px)
         section, laid = place_spots(section, slide, self.array, min_tissue=self.min_tissue, window_px=window)
         spacing = f"{self.array.spot_um:g} um, {self.array.pitch_um:g} um apart"
