@@ -16,8 +16,8 @@ from importlib import resources
 from typing import Any
 
 from stjax import statistics
-from stjax.reporting import compare, fragments, maps
-from stjax.reporting.markup import DASH, MINUS, escape, interval, listed, notice, number, table, with_ends
+from stjax.reporting import compare, fragments, maps, origins
+from stjax.reporting.markup import DASH, escape, interval, listed, notice, number, table, with_ends
 from stjax.reporting.read import RunResults
 
 SCRIPTS = ("core.js", "charts.js", "table.js", "scales.js", "maps.js", "main.js")
@@ -26,7 +26,8 @@ _SUFFIXES = {"nearest spot": "_lookup"}  # of columns; those of other methods ar
 _EPOCH_FIGURES = ("loss", "val_loss", "val_pcc_median")
 _CHART = (
     '<figure class="chart" id="runs"><figcaption><span class="figure-title">The models</span><span class="controls">'
-    '<label>Figure <select id="runs-figure"></select></label></span></figcaption><div class="plot"></div></figure>'
+    '<label>Figure <select id="runs-figure" autocomplete="off"></select></label></span></figcaption>'
+    '<div class="plot"></div></figure>'
 )
 _DIGITS = 7  # of figures in the page; per_gene.csv has them all
 
@@ -61,9 +62,9 @@ def build(runs: Sequence[RunResults], *, limit: int) -> str:
         ("summary", fragments.summary),
         ("methods", fragments.methods),
         ("significance", fragments.significance),
-        ("audit", fragments.audit),
-        ("data_section", fragments.data),
-        ("provenance", lambda run: fragments.provenance(run, versions)),
+        ("audit", origins.audit),
+        ("data_section", origins.data),
+        ("provenance", lambda run: origins.provenance(run, versions)),
         ("map_notes", lambda run: "".join(notice("note", "Map.", escape(note)) for note in run.notes)),
     ):
         values[name] = "".join(
@@ -95,27 +96,14 @@ def comparison(runs: Sequence[RunResults]) -> str:
         rows.append([escape(run.label), escape(run.metrics.get("model", "")), escape(run.metrics["protocol"]), *cells])
     head = ["run", "model", "protocol", *(escape(fragments.FIGURES[key][0]) for key in shown)]
     text = _CHART + table(head, rows, caption="The runs", text=(1, 2))
-    tests = []
+    head = ["paired over", "difference of PCC", f"{statistics.LEVEL:.0%} interval", "p (Holm)", ""]
     for pair in compare.compare(runs):
-        for level, unit in ((pair.genes, "genes"), (pair.spots, "spots"), (pair.patients, "patients")):
-            wins = "" if level.wins is None else f"better for {number(level.wins, 0)} of {number(level.n, 0)} {unit}"
-            ends = interval([level.low, level.high])
-            tests.append(
-                [
-                    f"{escape(pair.first)} {MINUS} {escape(pair.second)}",
-                    unit,
-                    number(level.difference),
-                    ends or DASH,
-                    escape(level.why) or wins or f"{number(level.n, 0)} {escape(level.unit)} drawn anew",
-                    _p(level.p),
-                ]
-            )
-    text += table(
-        ["", "paired over", "difference of PCC", f"{statistics.LEVEL:.0%} interval", "", "p (Holm)"],
-        tests,
-        caption="Paired tests: first run minus second",
-        text=(1, 4),
-    )
+        levels = ((pair.genes, "genes"), (pair.spots, "spots"), (pair.patients, "patients"))
+        tests = [
+            [unit, number(level.difference), interval([level.low, level.high]) or DASH, _p(level.p), _outcome(level)]
+            for level, unit in levels
+        ]
+        text += table(head, tests, caption=f"Paired tests: {pair.first} minus {pair.second}", text=(4,))
     return text + (
         '<p class="fine"><b>Over genes</b> (Wilcoxon&rsquo;s signed-rank test): is one model better for most genes of '
         "this tissue? Genes are measured in the same spots and vary together, so this p-value is too small to speak of "
@@ -133,6 +121,14 @@ def _section(key: str, title: str, content: str) -> str:
 
 def _model(run: RunResults) -> dict[str, Any]:
     return run.metrics["methods"]["model"]
+
+
+def _outcome(level: compare.Level) -> str:
+    if level.why:
+        return escape(level.why)
+    if level.wins is None:
+        return f"{number(level.n, 0)} {escape(level.unit)} drawn anew"
+    return f"the first is better for {number(level.wins, 0)} of {number(level.n, 0)} {escape(level.unit)}"
 
 
 def _p(value: float | None) -> str:
@@ -156,7 +152,7 @@ def _named(run: RunResults, several: bool) -> str:
 def _switcher(runs: Sequence[RunResults]) -> str:
     """The choice of the run that the rest of the page is about."""
     options = "".join(f'<option value="{place}">{escape(run.label)}</option>' for place, run in enumerate(runs))
-    return f'<label class="switcher">Run <select id="run">{options}</select></label>'
+    return f'<label class="switcher">Run <select id="run" autocomplete="off">{options}</select></label>'
 
 
 def _payload(run: RunResults) -> dict[str, Any]:

@@ -208,7 +208,7 @@ def test_sections_of_very_many_spots_are_thinned(tmp_path, monkeypatch):
 
 def test_several_runs_are_compared(two):
     assert "2 runs compared" in two.visible
-    assert "Paired tests: first run minus second" in two.visible
+    assert "Paired tests: new minus old" in two.visible
     parts = two.find("div", **{"class": "for-run"})
     assert {a["data-run"] for a in parts} == {"0", "1"}
     assert all(("hidden" in a) == (a["data-run"] == "1") for a in parts)

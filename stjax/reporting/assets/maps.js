@@ -351,6 +351,10 @@ function showRun() {
 }
 
 function startMaps() {
+  if (!("DecompressionStream" in window)) {
+    $("#old-browser").hidden = false;
+    return;
+  }
   viewer.view = innerWidth < 720 ? "prediction" : "all";
   startPicker();
   $("#map-section").addEventListener("change", (event) => { viewer.section = Number(event.target.value); showSection(); });
