@@ -7,8 +7,9 @@ import numpy as np
 
 from stjax import baselines, scoring
 from stjax.prepared import Found, Training
-from stjax.protocols import INVERSES, Protocol
+from stjax.protocols import Protocol
 from stjax.scoring import Scores, Section
+from stjax.targets import INVERSES
 from stjax.workdir import Run
 
 TARGETS = {"raw": "log1p_counts", "library": "log1p_library"}  # what else every model is scored against

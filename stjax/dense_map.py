@@ -27,7 +27,7 @@ from data_prep.errors import InputError
 from data_prep.section import POLYGON
 from stjax.ops.spot_table import spot_matrix
 from stjax.ops.spot_weights import Shapes, spot_names
-from stjax.protocols import TRANSFORMS
+from stjax.targets import TRANSFORMS
 from stjax.workdir import write_json
 
 FORMAT, VERSION = "stjax-dense-map", 1

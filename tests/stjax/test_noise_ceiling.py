@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 
 from data_prep import demo, demo_tissue
-from stjax import metrics, protocols
+from stjax import metrics, targets
 from stjax.noise_ceiling import fraction, noise_ceiling
 
 
 def transform_of(target, num_genes):
-    return lambda counts, total: protocols.TRANSFORMS[target](counts, total, num_genes)
+    return lambda counts, total: targets.TRANSFORMS[target](counts, total, num_genes)
 
 
 @pytest.fixture(scope="module")

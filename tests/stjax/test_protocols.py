@@ -7,7 +7,7 @@ import scipy.sparse
 
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from stjax import protocols
+from stjax import protocols, targets
 from stjax.panel import fit_panel
 
 PATIENTS = {"A1": "A", "A2": "A", "B1": "B", "C1": "C", "D1": "D"}
@@ -93,7 +93,7 @@ def test_inverses_give_the_counts_back(name):
     protocol = protocols.get_protocol(name)
     counts, total = np.array([[0.0, 3.0, 10.0]]), np.array([[1000.0]])
     values = protocol.transform(counts, total, 700)
-    np.testing.assert_allclose(protocols.INVERSES[protocol.target](values, total, 700), counts, atol=1e-9)
+    np.testing.assert_allclose(targets.INVERSES[protocol.target](values, total, 700), counts, atol=1e-9)
 
 
 def test_variability_ranks_as_scanpy_does():
@@ -110,7 +110,7 @@ def test_variability_ranks_as_scanpy_does():
     alone = spread.isna()
     middle[alone], spread[alone] = 0, table["dispersion"][alone]
     expected = ((table["dispersion"] - middle) / spread).to_numpy()
-    ranked = protocols.by_variability(scipy.sparse.csr_array(counts), eligible)
+    ranked = targets.by_variability(scipy.sparse.csr_array(counts), eligible)
     assert list(ranked[:50]) == list(eligible[np.argsort(-expected, kind="stable")][:50])
     assert sorted(ranked) == sorted(eligible)
 

@@ -1,0 +1,81 @@
+"""What protocols name: transforms of counts to the targets of training, their inverses, and rankings of genes."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+COUNTS_PER_SPOT = 1e4  # library size after normalisation, scanpy's convention
+
+
+# A target transform takes counts [..., G], the spots' totals [..., 1] and the number of genes those totals are over.
+
+
+def log1p_counts(counts: Any, total: Any, num_genes: int) -> Any:
+    """log(1 + counts); BrST-Net's target, with no library-size normalisation."""
+    del total, num_genes
+    return _array_module(counts).log1p(counts)
+
+
+def log1p_library(counts: Any, total: Any, num_genes: int) -> Any:
+    """log(1 + 10,000 counts / total counts of the spot)."""
+    del num_genes
+    xp = _array_module(counts)
+    return xp.log1p(counts * (COUNTS_PER_SPOT / xp.maximum(total, 1)))
+
+
+def log_smoothed_share(counts: Any, total: Any, num_genes: int) -> Any:
+    """log((1 + counts) / (number of genes + total counts of the spot)); ST-Net's target."""
+    return _array_module(counts).log((1 + counts) / (num_genes + total))
+
+
+def _array_module(array: Any) -> Any:
+    return np if isinstance(array, np.ndarray) else jnp
+
+
+TRANSFORMS = {
+    "log1p_counts": log1p_counts,
+    "log1p_library": log1p_library,
+    "log_smoothed_share": log_smoothed_share,
+}
+
+
+# A ranking takes the counts [S, G], CSR, and the columns that may be chosen, and returns those, best first.
+
+
+def by_mean_count(counts: Any, eligible: np.ndarray) -> np.ndarray:
+    """By mean raw count; BrST-Net's and ST-Net's panels."""
+    mean = np.asarray(counts.mean(axis=0)).ravel()
+    return eligible[np.argsort(-mean[eligible], kind="stable")]
+
+
+def by_variability(counts: Any, eligible: np.ndarray) -> np.ndarray:
+    """By dispersion beside genes of like mean: scanpy's `highly_variable_genes(flavor="seurat")` of log counts."""
+    mean = np.asarray(counts.mean(axis=0)).ravel()[eligible]
+    square = np.asarray(counts.multiply(counts).mean(axis=0)).ravel()[eligible]
+    spots = counts.shape[0]
+    variance = (square - mean**2) * (spots / max(spots - 1, 1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        dispersion = np.log(np.where(variance > 0, variance / mean, np.nan))
+    level = np.log1p(mean)
+    edges = np.linspace(level.min(), level.max(), 21)[1:-1]
+    place = np.searchsorted(edges, level)
+    result = np.full(len(eligible), -np.inf)
+    for bin_ in np.unique(place):
+        members = np.flatnonzero((place == bin_) & np.isfinite(dispersion))
+        if len(members) > 1:
+            centred = dispersion[members] - dispersion[members].mean()
+            result[members] = centred / max(float(np.std(dispersion[members], ddof=1)), 1e-12)
+        else:
+            result[members] = 1.0
+    return eligible[np.argsort(-result, kind="stable")]
+
+
+RANKINGS = {"mean_count": by_mean_count, "variability": by_variability}
+
+# What counts a value of a target stands for, given the spots' totals; by the targets' names.
+INVERSES = {
+    "log1p_counts": lambda values, total, num_genes: np.expm1(values),  # noqa: ARG005
+    "log1p_library": lambda values, total, num_genes: np.expm1(values) * (total / COUNTS_PER_SPOT),  # noqa: ARG005
+    "log_smoothed_share": lambda values, total, num_genes: np.exp(values) * (num_genes + total) - 1,
+}
