@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from data_prep import cli
 from stjax import metrics
 from stjax.reporting.read import RunResults, Section
 
@@ -83,7 +84,8 @@ def _pack(runs: Sequence[RunResults], *, bits: int, genes: int) -> Packed:
         pcc = run.genes["pcc"].fillna(-2).to_numpy()
         chosen = np.sort(np.argsort(-pcc, kind="stable")[:genes])
         of_genes.append(chosen.tolist())
-        packed.append([_section(section, chosen, bits=bits, store=store) for section in run.sections])
+        sections = cli.progress(run.sections, description=f"maps of {run.label}", unit="section")
+        packed.append([_section(section, chosen, bits=bits, store=store) for section in sections])
         left_out += sum(max(0, len(section.spot_id) - MAX_SPOTS) for section in run.sections)
     return Packed(store, packed, bits, of_genes, left_out)
 
