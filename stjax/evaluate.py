@@ -35,13 +35,13 @@ from stjax import (
     credibility,
     dense,
     distributed,
+    outputs,
     prepared,
     results,
     scoring,
     statistics,
     under_protocols,
     workdir,
-    writer,
 )
 from stjax import ensemble as members
 from stjax.config import names, numbers
@@ -253,7 +253,7 @@ def head(run: workdir.Run, asked: Request, found: Sequence[prepared.Found]) -> d
     synthetic = any(prediction.synthetic for prediction in predictions)
     counts = np.concatenate([each.counts for each in found])
     return {
-        **writer.provenance(run, data_sha256=asked.dataset.content_hash, synthetic=synthetic),
+        **outputs.provenance(run, data_sha256=asked.dataset.content_hash, synthetic=synthetic),
         "part": part_of(run, asked.dataset, asked.sections),
         "sections": [prediction.section for prediction in predictions],
         "spots": len(counts),

@@ -39,7 +39,7 @@ from jax import export as jax_export
 
 from data_prep import cli
 from data_prep.errors import InputError
-from stjax import manifest, model_card, models, steps, workdir, writer
+from stjax import manifest, model_card, models, outputs, steps, workdir
 from stjax.model_folder import (
     ADDITIVE,
     CONFIG,
@@ -232,7 +232,7 @@ def gene_table(run: workdir.Run) -> pd.DataFrame:
     main = slice(panel.num_main)
     return pd.DataFrame(
         {
-            "gene": writer.gene_names(panel),
+            "gene": outputs.gene_names(panel),
             "symbol": panel.symbol[main],
             "ensembl_id": panel.ensembl_id[main],
             "target_mean": panel.target_mean[main],

@@ -41,9 +41,6 @@ from stjax.predictor import Predictor
 from stjax.records import Record, spots_sha256
 from stjax.slide_prediction import predict_slide, window_px
 from stjax.sources import Source, open_source, place_spots
-from stjax.stream import predict_patches, predict_tiles
-
-__all__ = ["main", "predict", "predict_patches", "predict_slide", "predict_tiles"]
 
 MOST_MAPS = 12  # of genes that --genes names; else the one that varies most is drawn
 

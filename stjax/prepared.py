@@ -11,7 +11,7 @@ from data_prep import cli
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from data_prep.section import DISC
-from stjax import baselines, dense, input_pipeline, predict, workdir, writer
+from stjax import baselines, dense, input_pipeline, outputs, stream, workdir
 from stjax.config import numbers
 from stjax.ops.spot_pool import Shapes
 from stjax.panel import usable_spots
@@ -33,7 +33,7 @@ class Found(NamedTuple):
         beside: [S, M] what a model of patches predicts.
     """
 
-    prediction: writer.SectionPrediction
+    prediction: outputs.SectionPrediction
     colours: np.ndarray
     counts: np.ndarray
     depth: np.ndarray
@@ -140,8 +140,8 @@ def predict_sections(
         discs = table.spot_size_px[table.spot_kind == DISC]
         um_per_px = dataset.section(name)["um_per_px"]
         radius = float(np.median(discs)) if len(discs) else 50 / um_per_px
-        expression = np.concatenate(list(predict.predict_patches(run, patches(), len(records))))
-        prediction = writer.SectionPrediction(
+        expression = np.concatenate(list(stream.predict_patches(run, patches(), len(records))))
+        prediction = outputs.SectionPrediction(
             section=name,
             spot_id=records.spot_id,
             spot_xy=records.spot_xy,
@@ -192,7 +192,7 @@ def predict_patches_of(patch_model: workdir.Run, run: workdir.Run, records: Tile
             for x, y in corner:
                 yield image[y : y + side, x : x + side]
 
-    theirs = np.concatenate(list(predict.predict_patches(patch_model, windows(), records.num_spots)))
+    theirs = np.concatenate(list(stream.predict_patches(patch_model, windows(), records.num_spots)))
     column = {gene: place for place, gene in enumerate(patch_model.data.panel.names[: theirs.shape[1]])}
     panel = run.data.panel
     result = np.full((len(theirs), panel.num_main), np.nan)
@@ -222,7 +222,7 @@ def predict_tile_sections(
         features.append(surroundings(pixels, shapes) if colours else np.empty((len(shapes), 0)))
         return pixels
 
-    tiles = list(predict.predict_tiles(run, records.tables, image, "tiles"))
+    tiles = list(stream.predict_tiles(run, records.tables, image, "tiles"))
     expression = np.concatenate([tile["expression"] for tile in tiles])
     total = np.concatenate([tile["total"] for tile in tiles]) if "total" in tiles[0] else None
     every, counts = records.main_expression(panel, run.protocol), records.main_counts()
@@ -233,7 +233,7 @@ def predict_tile_sections(
         which = records.section == section
         of = records.slide_section[int(np.argmax(which))]  # whose slide a made size is on
         size_um = records.size_um[which]
-        prediction = writer.SectionPrediction(
+        prediction = outputs.SectionPrediction(
             section=str(section),
             spot_id=records.spot_id[which],
             spot_xy=records.spot_xy[which],

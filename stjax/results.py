@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stjax import workdir, writer
+from stjax import outputs, workdir
 from stjax.audit import LEAK, Finding, lines
+from stjax.outputs._map import write_map
+from stjax.outputs.h5ad import write_h5ad
 from stjax.statistics import LEVEL
 
 COLUMNS = {
@@ -38,7 +40,7 @@ def write(
     pictures: Path,
     result: Mapping[str, Any],
     per_gene: pd.DataFrame,
-    predictions: Sequence[writer.SectionPrediction],
+    predictions: Sequence[outputs.SectionPrediction],
     run: workdir.Run,
 ) -> list[Path]:
     """Writes figures to the folder `target`, predictions and a map of the best gene of each section to `pictures`.
@@ -56,9 +58,9 @@ def write(
     best = int(per_gene["pcc"].fillna(-2).to_numpy().argmax())
     for prediction in predictions:
         base = pictures / prediction.section
-        writer.write_h5ad(base.with_name(f"{base.name}.h5ad"), prediction, run, genes=np.arange(panel.num_main))
-        picture = base.with_name(f"{base.name}_{writer.file_name(writer.gene_names(panel)[best])}.png")
-        writer.write_map(picture, prediction, run, gene=best)
+        write_h5ad(base.with_name(f"{base.name}.h5ad"), prediction, run, genes=np.arange(panel.num_main))
+        picture = base.with_name(f"{base.name}_{outputs.file_name(outputs.gene_names(panel)[best])}.png")
+        write_map(picture, prediction, run, gene=best)
         written += [base.with_name(f"{base.name}.h5ad"), picture]
     return written
 

@@ -13,11 +13,11 @@ from scipy.spatial import KDTree
 from data_prep import demo, demo_tissue
 from data_prep.errors import InputError
 from stjax import map_metrics, metrics, statistics
+from stjax.outputs import SectionPrediction
 from stjax.prepared import Found
 from stjax.statistics import Bootstrap, Draws, Units
 from stjax.tile_spots import DISCS_FROM_UM, SAME_SIZE
 from stjax.workdir import Run
-from stjax.writer import SectionPrediction
 
 SUFFIXES = {  # of a method's columns in per_gene.csv
     "model": "",

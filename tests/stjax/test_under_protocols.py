@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from stjax import evaluate, protocols, under_protocols
+from stjax.outputs import SectionPrediction
 from stjax.prepared import Found, narrowed
-from stjax.writer import SectionPrediction
 
 
 @pytest.fixture(scope="module")
