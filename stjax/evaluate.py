@@ -1,14 +1,16 @@
 """Scores a trained model on held-out sections, beside the baselines it must beat.
 
-usage: python -m stjax.evaluate --workdir=DIR [--data_dir=DIR] [--sections=A,B] [--spot-size-um=2,8,16,100]
+usage: python -m stjax.evaluate --workdir=DIR [--protocol=all] [--data_dir=DIR] [--sections=A,B] [--ensemble=RUN,RUN]
 
 writes, under the work directory: evaluation/<protocol>/metrics.json, evaluation/<protocol>/per_gene.csv,
-predictions/<section>.h5ad and predictions/<section>_<gene>.png
+predictions/<section>.h5ad, predictions/<section>_<gene>.png and, with --protocol=all, evaluation/protocols.json;
+docs/evaluation.md says what every figure means
 
 examples:
   python -m stjax.evaluate --workdir=runs/enet_b0_aux
   python -m stjax.evaluate --workdir=runs/c5 --sections=C4,C5
   python -m stjax.evaluate --workdir=runs/enet_b0_aux --protocol=all
+  python -m stjax.evaluate --workdir=runs/folds/fold_0 --ensemble=runs/folds/fold_1,runs/folds/fold_2
   python -m stjax.evaluate --workdir=runs/pixnet --data_dir=data/hd_tiles --spot-size-um=2,8,16,100
 
 A model of tiles is scored on spots of every size. Sizes that the data lacks are made from its finest bins; a size the
