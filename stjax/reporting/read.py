@@ -116,7 +116,10 @@ def read_run(workdir: Path, label: str, *, protocol: str = "") -> RunResults:
     metrics = read_json(folder / "metrics.json")
     if missing := [key for key in _NEEDED if key not in metrics]:
         raise InputError(f"{folder / 'metrics.json'} lacks {', '.join(missing)}; {_AGAIN.format(workdir)}")
-    if "model" not in metrics["methods"]:
+    methods = metrics["methods"]
+    if not isinstance(methods, dict) or not all(isinstance(each, dict) for each in methods.values()):
+        raise InputError(f"{folder / 'metrics.json'} holds no figures of methods; {_AGAIN.format(workdir)}")
+    if "model" not in methods or not isinstance(metrics["sections"], list):
         raise InputError(f"{folder / 'metrics.json'} has no figures of the model; {_AGAIN.format(workdir)}")
     genes = _read_genes(folder / "per_gene.csv", workdir)
     manifest, manifest_note = _read_manifest(data)
@@ -140,8 +143,12 @@ def read_run(workdir: Path, label: str, *, protocol: str = "") -> RunResults:
 
 def read_json(path: Path) -> dict[str, Any]:
     """An object from a JSON file. Raises InputError when it is not there or not one."""
+
+    def refused(name: str) -> None:
+        raise ValueError(f"{name} is no number")
+
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(), parse_constant=refused)
     except OSError as error:
         raise InputError(f"{path} is not readable ({error.strerror}); train and score the run again") from None
     except ValueError as error:

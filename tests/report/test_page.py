@@ -224,6 +224,13 @@ def test_several_runs_are_compared(two):
         (lambda run: (run / "data.json").write_text("[]"), "holds no object"),
         (lambda run: (run / "evaluation/stjax/metrics.json").unlink(), "has no evaluation yet; score the run"),
         (lambda run: (run / "evaluation/stjax/metrics.json").write_text('{"spots": 1}'), "lacks methods"),
+        (lambda run: (run / "evaluation/stjax/metrics.json").write_text('{"spots": NaN}'), "NaN is no number"),
+        (
+            lambda run: (run / "evaluation/stjax/metrics.json").write_text(
+                '{"spots": 1, "methods": [], "sections": [], "protocol": ""}'
+            ),
+            "holds no figures of methods",
+        ),
         (lambda run: (run / "evaluation/stjax/per_gene.csv").unlink(), "per_gene.csv is not readable"),
         (lambda run: (run / "evaluation/stjax/per_gene.csv").write_text("gene,mae\nA,1\n"), "no column pcc"),
         (lambda run: (run / "evaluation/stjax/per_gene.csv").write_text("gene,pcc\nA,much\n"), "is not readable"),

@@ -54,7 +54,7 @@ function drawHead() {
 function cell(name, row) {
   const value = current().genes[name][row];
   if (name === "gene") {
-    const button = element("button", { type: "button", "data-row": row, title: "Show its map" }, value || current().genes.ensembl_id[row]);
+    const button = element("button", { type: "button", "data-row": row, title: "Show its map", tabindex: "-1" }, value || current().genes.ensembl_id[row]);
     return element("th", { scope: "row" }, button);
   }
   if (typeof value === "string") return element("td", { class: kindOf(name) }, value);
@@ -73,7 +73,23 @@ function drawRows() {
   const list = words.length > 1 && words.every((word) => names.includes(word));
   const rows = sortedRows().filter((row) => list ? words.includes(names[row]) : matches(row, words));
   $("#gene-table tbody").replaceChildren(...rows.map((row) => element("tr", { class: row === state.gene ? "chosen" : null, "data-row": row }, ...columns.map((name) => cell(name, row)))));
+  stopAt();
   $("#gene-count").textContent = words.length ? `${rows.length} of ${names.length} genes` : `${names.length} genes`;
+}
+
+/** One gene's button is a stop of the Tab key, so that the page goes on after it; arrows walk over the others. */
+function stopAt(button) {
+  $$("#gene-table tbody button[tabindex='0']").forEach((each) => each.setAttribute("tabindex", "-1"));
+  (button ?? $("#gene-table tbody tr.chosen button") ?? $("#gene-table tbody button"))?.setAttribute("tabindex", "0");
+}
+
+function walk(event) {
+  const buttons = $$("#gene-table tbody button"), place = buttons.indexOf(document.activeElement);
+  const next = { ArrowDown: place + 1, ArrowUp: place - 1, Home: 0, End: buttons.length - 1 }[event.key];
+  if (place < 0 || !buttons[next]) return;
+  event.preventDefault();
+  stopAt(buttons[next]);
+  buttons[next].focus();
 }
 
 function saveCsv() {
@@ -104,10 +120,12 @@ function startTable() {
     $("#maps").scrollIntoView();
     $("#panels").focus({ preventScroll: true });
   });
+  $("#gene-table tbody").addEventListener("keydown", walk);
   $("#gene-search").addEventListener("input", drawRows);
   $("#gene-download").addEventListener("click", saveCsv);
   on("gene", () => {
     $$("#gene-table tbody tr").forEach((row) => row.classList.toggle("chosen", Number(row.dataset.row) === state.gene));
+    stopAt();
   });
   on("run", () => { drawHead(); drawRows(); });
   drawHead();
