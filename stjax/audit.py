@@ -160,7 +160,8 @@ def worst(audits: Sequence[list[Finding]], names: Sequence[str]) -> list[Finding
     for findings in zip(*audits, strict=True):
         place = max(range(len(findings)), key=lambda i: order.index(findings[i].verdict))
         found = findings[place]
-        detail = found.detail if found.verdict == OK else f"{names[place]}: {found.detail}"
+        sound = found.verdict == OK or len(names) == 1
+        detail = found.detail if sound else f"{names[place]}: {found.detail}"
         result.append(dataclasses.replace(found, detail=detail))
     return result
 

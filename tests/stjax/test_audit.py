@@ -162,3 +162,11 @@ def test_the_command_exits_with_one_on_a_leak_and_says_so(run, capsys):
         audit.main([f"--workdir={run.folder}", "--sections=B1"])
     assert stopped.value.code == 1
     assert "LEAKAGE FOUND: 2 of 8" in capsys.readouterr().out
+
+
+def test_of_several_runs_the_worst_verdict_counts_and_is_named(run):
+    sound, leaky = audit.audit(run), audit.audit(with_data(run, train_patients=("B", "C")))
+    found = {finding.check: finding for finding in audit.worst([sound, leaky], ["first", "second"])}
+    assert found["patients"] == audit.Finding("patients", "leak", "second: patient C is scored, and in training")
+    assert found["sections"] in sound
+    assert audit.worst([leaky], ["only"]) == leaky
