@@ -38,7 +38,8 @@ def audit(run: RunResults) -> str:
         text = f"No leak found, but {count['cannot tell']} of {len(entries)} checks could not be made."
         head = notice("warning", "Not everything could be checked.", text)
     else:
-        head = notice("good", "No leak found.", f"All {len(entries)} checks passed.")
+        text = f"All {len(entries)} checks passed. They cannot see one patient under two names, or two under one."
+        head = notice("good", "No leak found.", text)
     rows = [
         [
             escape(entry["check"]),
@@ -116,7 +117,7 @@ def provenance(run: RunResults, versions: dict[str, str]) -> str:
         "Data set": run.data.get("data_dir"),
         "Data SHA-256": metrics.get("data_sha256"),
         "Trained on SHA-256": metrics.get("trained_on_sha256", run.data.get("content_hash")),
-        "Mean over symmetries": metrics.get("mean_over_symmetries"),
+        "Mean over symmetries": {True: "yes", False: "no"}.get(metrics.get("mean_over_symmetries")),
         "Hardware of the scoring": metrics.get("hardware"),
         **{
             f"Versions, {stage}": ", ".join(f"{name} {value}" for name, value in found.items())
