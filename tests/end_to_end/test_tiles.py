@@ -122,3 +122,19 @@ def test_a_dense_map_of_an_encoder_that_sees_the_whole_tile_is_refused(run, slid
     assert result.returncode == 2
     assert "encoder looks at the whole tile" in result.stderr
     assert not list(tmp_path.glob("*.zarr"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "spots"), [("pixnet", 6), ("pixnet_hd", 1)])
+def test_shipped_config_trains_scores_and_finds_itself_finished(name, spots, cache, tmp_path):
+    """The models as they are, ResNet18 and a decoder of width 512, on a few tiles."""
+    arguments = (
+        f"--config=configs/{name}.py", "--config.demo.patients=3", f"--config.demo.spots={spots}",
+        "--config.num_epochs=1", "--config.batch_size=2", f"--workdir={tmp_path / name}",
+    )  # fmt: skip
+    first = command("stjax.train", *arguments, cache=cache).stdout
+    scores = json.loads((tmp_path / name / "evaluation" / "pixnet" / "metrics.json").read_text())
+    assert scores["methods"]["model"]["pcc_median"] is not None
+    assert set(scores["sizes_um"]) == ({"2", "8", "16"} if name == "pixnet_hd" else {"100"})
+    assert "is finished" in command("stjax.train", *arguments, cache=cache).stdout
+    assert "spots of" in first
