@@ -7,6 +7,7 @@ from typing import Any
 from stjax.reporting.markup import MINUS, escape, listed, notice, number, table
 from stjax.reporting.read import RunResults
 
+_YES_OR_NO: dict[Any, str] = {True: "yes", False: "no"}
 _REASONS = {
     "outside_image": "outside the image",
     "window_outside_image": "window crosses the border",
@@ -117,7 +118,7 @@ def provenance(run: RunResults, versions: dict[str, str]) -> str:
         "Data set": run.data.get("data_dir"),
         "Data SHA-256": metrics.get("data_sha256"),
         "Trained on SHA-256": metrics.get("trained_on_sha256", run.data.get("content_hash")),
-        "Mean over symmetries": {True: "yes", False: "no"}.get(metrics.get("mean_over_symmetries")),
+        "Mean over symmetries": _YES_OR_NO.get(metrics.get("mean_over_symmetries")),
         "Hardware of the scoring": metrics.get("hardware"),
         **{
             f"Versions, {stage}": ", ".join(f"{name} {value}" for name, value in found.items())
