@@ -1,6 +1,7 @@
 """What every command line shares: exit codes, progress bars, and results as the last lines printed."""
 
 import io
+import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -29,6 +30,9 @@ def run(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # whoever read the output, `head` perhaps, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again as it flushes
+        sys.exit(1)
 
 
 def progress(
