@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import mmap
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -15,7 +16,7 @@ from data_prep.slide_base import Slide, check_budget, decoding, drop_alpha, scal
 # What it logs of a damaged file is raised too, as one message.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
-_CACHE_BYTES = 64 << 20  # decoded tiles kept, so that overlapping patches do not decode a tile again
+_CACHE_BYTES = 32 << 20  # decoded tiles kept, so that overlapping patches do not decode a tile again
 
 
 class TiffSlide(Slide):
@@ -95,7 +96,7 @@ class TiffSlide(Slide):
             decoded = page.decode(data, index, jpegtables=page.jpegtables)[0]
             if decoded is None:
                 return None
-            segment = np.asarray(decoded)[0]
+            segment = _own_pages(np.asarray(decoded)[0])
             self._cache[key] = segment
             self._cached_bytes += segment.nbytes
             while self._cached_bytes > _CACHE_BYTES and len(self._cache) > 1:
@@ -149,3 +150,10 @@ class TiffSlide(Slide):
         """Release the file and the decoded tiles."""
         self._cache.clear()
         self._file.close()
+
+
+def _own_pages(pixels: np.ndarray) -> np.ndarray:
+    """A copy outside the heap, which tiles that stay, among blocks that come and go, would have grow."""
+    copy = np.frombuffer(mmap.mmap(-1, pixels.nbytes), np.uint8).reshape(pixels.shape)
+    copy[...] = pixels
+    return copy

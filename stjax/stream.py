@@ -16,9 +16,9 @@ from stjax.predictor import Predictor
 from stjax.tile_records import TileTables
 
 THREADS = min(8, os.cpu_count() or 1)
-CPU_BATCH = 8  # larger batches take memory and are no faster there: see docs/predict.md
+CPU_BATCH = 4  # larger ones take memory and are no faster there: see docs/predict.md
 
-_CACHE_BYTES = 32 << 20  # half of what `data_prep.slide_tiff` keeps of decoded tiles; all that OpenSlide keeps
+_CACHE_BYTES = 24 << 20  # less than `data_prep.slide_tiff`, or OpenSlide, keeps of decoded tiles: 32 MB
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 

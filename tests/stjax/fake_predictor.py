@@ -53,7 +53,7 @@ class MeanColour:
 
     data: DataRecord = dataclasses.field(default_factory=data_record)
     model_sha256: str = "m" * 64
-    batch_size: int = 8
+    batch_size: int = 4
     folder: Path = Path("fake")
     model_name: str = "mean colour"
     step: int = 1
