@@ -264,6 +264,7 @@ def head(run: workdir.Run, asked: Request, found: Sequence[prepared.Found]) -> d
         "patients_also_in_training": sorted({each.patient for each in predictions} & set(run.data.train_patients)),
         "genes_not_in_the_data": int(np.isnan(counts).all(axis=0).sum()),
         "hardware": workdir.hardware(),
+        "versions": workdir.versions(),
     }
 
 

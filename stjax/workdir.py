@@ -218,3 +218,9 @@ def hardware() -> str:
     """The devices of this run, for results."""
     devices = jax.devices()
     return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
+
+
+def versions() -> dict[str, str]:
+    """Of stjax and what its figures may depend on, for results."""
+    packages = ("stjax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
