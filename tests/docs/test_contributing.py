@@ -1,0 +1,147 @@
+"""Each example of CONTRIBUTING.md, applied to a copy of the repository: what it touches, and that it works."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from data_prep import readers
+from data_prep.readers import her2st
+from tests.docs import contributions
+
+SECTIONS = contributions.sections()
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    return contributions.clone(tmp_path_factory.mktemp("contributing") / "clone")
+
+
+@pytest.fixture
+def applied(clone):
+    """Applies the diff under a heading; undone afterwards."""
+
+    def apply(heading):
+        contributions.apply(clone, SECTIONS[heading][1])
+        return clone
+
+    yield apply
+    contributions.restore(clone)
+
+
+def run(clone, *arguments, cache, check=True):
+    """`python ...` with the copy's stjax, on one CPU device."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment |= {"PYTHONPATH": str(clone), "STJAX_CACHE": str(cache), "JAX_PLATFORMS": "cpu"}
+    result = subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=clone, env=environment, capture_output=True, text=True, check=False
+    )
+    assert not check or result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+def test_there_is_an_example_of_each_kind():
+    assert list(SECTIONS) == [
+        "A backbone", "A reader", "A loss", "A metric", "A protocol", "An output format"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("heading", SECTIONS)
+def test_each_applies_and_touches_what_it_names(heading, clone):
+    try:
+        assert contributions.apply(clone, SECTIONS[heading][1]) == sorted(SECTIONS[heading][0])
+    finally:
+        contributions.restore(clone)
+
+
+def test_all_apply_together(clone):
+    try:
+        for _, diff in SECTIONS.values():
+            contributions.apply(clone, diff)
+        subprocess.run(
+            [sys.executable, "-m", "compileall", "-q", "stjax", "data_prep", "configs"], cwd=clone, check=True
+        )
+    finally:
+        contributions.restore(clone)
+
+
+@pytest.mark.slow
+def test_the_new_backbone_trains_and_is_exported(applied, cache, tmp_path):
+    clone = applied("A backbone")
+    small = ["demo.patch_size_px=32", "demo.patients=3", "demo.num_epochs=1"]
+    arguments = ["-m", "stjax.train", "--config=configs/plain.py", f"--workdir={tmp_path / 'run'}"]
+    output = run(clone, *arguments, *(f"--config.{setting}" for setting in small), cache=cache).stdout
+    assert "plain small" in output
+    assert (tmp_path / "run" / "evaluation" / "stjax" / "metrics.json").is_file()
+    run(clone, "-m", "stjax.export", f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'exported'}", cache=cache)
+    assert (tmp_path / "exported" / "backbone.safetensors").stat().st_size
+
+
+@pytest.mark.slow
+def test_the_new_reader_is_recognised_and_reads_what_was_measured(applied, source, cache, tmp_path):
+    (name,) = her2st.list_sections(source)
+    section = her2st.read_section(source, name)
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    Image.open(section.image_path).save(folder / f"{name}.png")
+    counts = pd.DataFrame(section.counts.toarray(), index=section.spot_id, columns=section.genes.names)
+    counts.to_csv(folder / f"{name}.counts.tsv", sep="\t")
+    spots = pd.DataFrame(section.spot_xy, columns=pd.Index(["x", "y"]), index=pd.Index(section.spot_id, name="spot"))
+    spots.assign(diameter=2 * section.spot_size_px).iloc[::-1].to_csv(folder / f"{name}.spots.csv")  # another order
+    with pytest.raises(Exception, match="layout not recognised"):
+        readers.find_layout(folder)
+    clone = applied("A reader")
+    script = (
+        "import sys, numpy as np; from data_prep import readers; reader, reason = readers.find_layout(sys.argv[1]); "
+        "section = reader.read_section(sys.argv[1], sys.argv[2], um_per_px=1.4); "
+        "np.savez(sys.argv[3], xy=section.spot_xy, total=section.counts.sum(axis=1), layout=section.layout)"
+    )
+    run(clone, "-c", script, folder, name, tmp_path / "read.npz", cache=cache)
+    found = np.load(tmp_path / "read.npz")
+    assert found["layout"] == "tables"
+    np.testing.assert_allclose(found["xy"], section.spot_xy)
+    np.testing.assert_array_equal(found["total"], section.counts.sum(axis=1))
+
+
+@pytest.mark.slow
+def test_the_new_loss_trains(applied, cache, tmp_path):
+    clone = applied("A loss")
+    arguments = ["--config=configs/tiny.py", "--config.loss=huber", "--config.num_epochs=1"]
+    run(clone, "-m", "stjax.train", *arguments, f"--workdir={tmp_path / 'run'}", cache=cache)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["loss"] == "huber"
+
+
+@pytest.mark.slow
+def test_the_new_metric_stands_in_the_results(applied, cache, trained):
+    clone = applied("A metric")
+    run(clone, "-m", "stjax.evaluate", f"--workdir={trained[0]}", cache=cache)
+    methods = json.loads((trained[0] / "evaluation" / "stjax" / "metrics.json").read_text())["methods"]
+    model, mean = methods["model"]["concordance_median"], methods["mean predictor"]["concordance_median"]
+    assert 0 < abs(model) <= 1
+    assert mean is None or abs(mean) < 1e-6
+
+
+@pytest.mark.slow
+def test_the_new_protocol_trains_and_its_page_can_be_written(applied, cache, tmp_path):
+    clone = applied("A protocol")
+    arguments = ["--config=configs/tiny.py", "--config.protocol=stjax_raw", "--config.num_epochs=1"]
+    run(clone, "-m", "stjax.train", *arguments, f"--workdir={tmp_path / 'run'}", cache=cache)
+    assert (tmp_path / "run" / "evaluation" / "stjax_raw" / "metrics.json").is_file()
+    run(clone, "-m", "tests.docs.protocol_tables", cache=cache)
+    assert "`stjax_raw`" in (clone / "docs" / "protocols.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_new_format_holds_the_predictions(applied, cache, tmp_path, trained, source):
+    clone = applied("An output format")
+    arguments = [f"--workdir={trained[0]}", f"--source={source}", f"--out={tmp_path / 'out'}", "--formats=feather,csv"]
+    run(clone, "-m", "stjax.predict", *arguments, cache=cache)
+    (path,) = (tmp_path / "out").glob("*.feather")
+    found, as_csv = pd.read_feather(path), pd.read_csv(path.with_suffix(".csv"))
+    assert list(found.columns) == list(as_csv.columns)
+    np.testing.assert_allclose(found.iloc[:, 7:], as_csv.iloc[:, 7:], rtol=1e-5, atol=1e-6)
