@@ -1,0 +1,159 @@
+import ast
+import dataclasses
+import importlib.util
+import json
+import re
+
+import pytest
+import yaml
+
+from configs import default
+from stjax import cli, protocols
+from tests.docs import protocol_tables
+from tests.docs.run_tutorial import PAGE as TUTORIAL
+from tests.docs.run_tutorial import ROOT, blocks
+
+DOCS = ROOT / "docs"
+SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+PAGES = sorted([*DOCS.rglob("*.md"), *(ROOT / "launch").glob("*.md"), *(ROOT / name for name in (
+    "README.md", "CONTRIBUTING.md", "CHANGELOG.md"))])  # fmt: skip
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+FENCE = re.compile(r"^( *)(```+)(\w*).*?\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
+
+
+def prose(page):
+    return re.sub(r"`[^`\n]*`", "", FENCE.sub("", page.read_text()))
+
+
+def anchors(page):
+    """Of a page's headings, as GitHub and MkDocs both make them."""
+    headings = re.findall(r"^#+ +(.+?) *$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+
+
+def navigation(entries=None):
+    for entry in SITE["nav"] if entries is None else entries:
+        value = next(iter(entry.values())) if isinstance(entry, dict) else entry
+        if isinstance(value, list):
+            yield from navigation(value)
+        else:
+            yield value
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_links_lead_to_files_and_headings_of_the_repository(page):
+    wrong = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            wrong.append(target)
+    assert not wrong
+
+
+def test_every_page_is_in_the_navigation_and_every_entry_is_a_page():
+    elsewhere = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
+    elsewhere |= {page: page for page in navigation() if page.startswith("launch/")}
+    listed = [ROOT / elsewhere[page] if page in elsewhere else DOCS / page for page in navigation()]
+    assert len(set(listed)) == len(listed)
+    assert set(listed) == {*PAGES, *DOCS.rglob("*.ipynb")} - {ROOT / "README.md"}
+
+
+def test_the_page_of_protocols_is_what_the_code_does():
+    assert protocol_tables.PAGE.read_text() == protocol_tables.written(protocol_tables.PAGE.read_text())
+    assert protocol_tables.fields_shown() == {field.name for field in dataclasses.fields(protocols.Protocol)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_commands_on_pages_have_the_options_they_are_given(page):
+    wrong = []
+    for command in commands(page):
+        module = module_of(command)
+        configured = module in ("stjax.train", "stjax.crossval")
+        if not module:
+            wrong.append(command)
+            continue
+        options = set(cli.options(module)) | ({"--config", "--workdir"} if configured else set())
+        for option in re.findall(r"(?<!\S)--[\w.-]+", command.partition(" -- ")[0]):
+            setting = option.removeprefix("--config.")
+            if not (has_setting(setting) if configured and setting != option else option in options):
+                wrong.append(f"{option} of {module}")
+    assert not wrong
+
+
+def module_of(command):
+    """The module that a command line runs; "" where there is none such."""
+    if named := re.search(r"-m ((?:stjax|data_prep)\.\w+)", command):
+        return named[1] if importlib.util.find_spec(named[1]) else ""
+    name = re.search(r"(?:^|/)stjax (\S+)", command)
+    return cli.COMMANDS.get(name[1] if name else "", ("",))[0]
+
+
+def commands(page):
+    """Every command of the shell blocks of a page, continued lines joined."""
+    for match in FENCE.finditer(page.read_text()):
+        if match[3] in ("bash", ""):
+            for line in match[4].replace("\\\n", " ").splitlines():
+                line = line.partition(" #")[0].strip()
+                if re.match(r"(\S*/)?(stjax [a-z]|\S*python\S* -m (stjax|data_prep)\.)", line):
+                    yield line
+
+
+def has_setting(name):
+    node = default.get_config()
+    for part in name.split("."):
+        if part not in node:
+            return False
+        node = node[part]
+    return True
+
+
+def test_messages_in_the_faq_are_those_of_the_code():
+    parts = set()
+    for folder in ("stjax", "data_prep"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    parts |= {part.strip() for part in re.split(r"[;,:(]", node.value) if len(part.strip()) >= 11}
+    headings = re.findall(r"^### `(.+)`$", (DOCS / "faq.md").read_text(), re.MULTILINE)
+    assert len(headings) >= 15
+    assert [heading for heading in headings if not any(part in heading for part in parts)] == []
+
+
+def test_notebooks_are_small_and_hold_outputs_without_errors():
+    for path in DOCS.rglob("*.ipynb"):
+        assert path.stat().st_size < 300_000
+        cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+        outputs = [output for cell in cells for output in cell["outputs"]]
+        assert any("image/jpeg" in output.get("data", {}) for output in outputs)
+        assert all(cell["execution_count"] == number for number, cell in enumerate(cells, 1))
+        assert not [output for output in outputs if output["output_type"] == "error"]
+
+
+def test_the_citation_names_both_papers_and_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert f'version = "{citation["version"]}"' in (ROOT / "pyproject.toml").read_text()
+    assert all({"type", "title", "authors"} <= reference.keys() for reference in citation["references"])
+    assert [reference["notes"].split()[0] for reference in citation["references"]] == ["BrST-Net", "PixNet"]
+
+
+def test_the_tutorial_goes_through_every_step():
+    text = "\n".join(blocks(TUTORIAL.read_text()))
+    for command in ("demo", "check", "build", "train", "evaluate", "report", "predict", "export"):
+        assert re.search(rf"^stjax {command} ", text, re.MULTILINE), command
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
+    build = pytest.importorskip("mkdocs.commands.build", reason="the extra docs is not installed")
+    from mkdocs.config import load_config
+
+    config = load_config(str(ROOT / "mkdocs.yml"), strict=True, site_dir=str(tmp_path))
+    config.plugins.on_startup(command="build", dirty=False)
+    build.build(config)
+    assert (tmp_path / "launch" / "slurm.html").is_file()
+    for page in tmp_path.rglob("*.html"):
+        assert not re.findall(r'<(?:script|img)[^>]* src="https?:|<link[^>]* href="https?:', page.read_text()), page
