@@ -2,6 +2,7 @@ import ast
 import dataclasses
 import importlib.util
 import json
+import pkgutil
 import re
 
 import pytest
@@ -108,6 +109,15 @@ def has_setting(name):
             return False
         node = node[part]
     return True
+
+
+def test_the_reference_names_what_there_is():
+    for page in (DOCS / "reference").glob("*.md"):
+        for name, options in re.findall(r"^::: (\S+)\n((?: {4}.*\n)*)", page.read_text() + "\n", re.MULTILINE):
+            found = pkgutil.resolve_name(name)
+            assert found.__doc__, (page.name, name)
+            for member in yaml.safe_load(options)["options"]["members"] if options else ():
+                assert getattr(found, member).__doc__, (page.name, name, member)
 
 
 def test_messages_in_the_faq_are_those_of_the_code():
