@@ -129,7 +129,10 @@ def test_messages_in_the_faq_are_those_of_the_code():
                     parts |= {part.strip() for part in re.split(r"[;,:(]", node.value) if len(part.strip()) >= 11}
     headings = re.findall(r"^### `(.+)`$", (DOCS / "faq.md").read_text(), re.MULTILINE)
     assert len(headings) >= 15
-    assert [heading for heading in headings if not any(part in heading for part in parts)] == []
+    for heading in headings:
+        clauses = re.split(r"; |\.\.\.", heading)
+        for clause in (clauses[0], *(each for each in clauses[1:] if len(each) > 25)):
+            assert any(part in clause for part in parts), clause
 
 
 def test_notebooks_are_small_and_hold_outputs_without_errors():
