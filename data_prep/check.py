@@ -1,5 +1,6 @@
 """The doctor: look at a source before building from it, and say what is wrong with it.
 
+examples:
     python -m data_prep.check --source her2st                    # a table, and a picture per section
     python -m data_prep.check --source outs --image slide.tif --json
 

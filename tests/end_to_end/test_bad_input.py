@@ -1,23 +1,41 @@
 """Bad input ends with one clear line and exit code 2, never a traceback; nothing half-written is taken for whole."""
 
+import importlib
 import shutil
+import sys
 
 import numpy as np
 import pytest
 
 from configs import tiny
+from data_prep import cli
 from data_prep.errors import InputError
+from stjax import cli as stjax_cli
 from stjax import config as configs
 from stjax import evaluate, predict, train, workdir
 from tests.conftest import command
 
 
-def one_line(result):
-    lines = result.stderr.strip().splitlines()
-    assert result.returncode == 2, result.stderr
-    assert len(lines) == 1
-    assert lines[0].startswith("error: ")
-    return lines[0]
+@pytest.fixture
+def run_main(monkeypatch, capsys):
+    """Runs a command line in this process; returns its exit code, standard output and error."""
+
+    def run(module, *arguments):
+        monkeypatch.setattr(sys, "argv", [module, *arguments])
+        try:
+            cli.run(importlib.import_module(module).main)
+        except SystemExit as ended:
+            return ended.code or 0, *capsys.readouterr()
+        return 0, *capsys.readouterr()
+
+    return run
+
+
+def test_a_program_ends_with_code_2_and_no_traceback(cache):
+    result = command("stjax.evaluate", "--workdir=nowhere", cache=cache, check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: nowhere is no work directory")
+    assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -33,17 +51,20 @@ def one_line(result):
         ("data_prep.build", ["--source=nowhere", "--out=x"], "nowhere"),
     ],
 )
-def test_command_lines_say_what_is_wrong_in_one_line(module, arguments, message, cache):
-    assert message in one_line(command(module, *arguments, cache=cache, check=False))
+def test_command_lines_say_what_is_wrong_in_one_line(module, arguments, message, run_main):
+    code, _, errors = run_main(module, *arguments)
+    assert code == 2
+    assert errors.startswith("error: ")
+    assert message in errors
+    assert len(errors.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    "module", ["stjax.train", "stjax.evaluate", "stjax.predict", "data_prep.build", "data_prep.demo"]
-)
-def test_help_shows_examples(module, cache):
-    result = command(module, "--help", cache=cache)
-    assert "examples:" in result.stdout
-    assert f"python -m {module} " in result.stdout
+@pytest.mark.parametrize("module", [module for module, _ in stjax_cli.COMMANDS.values() if module != "stjax.cli"])
+def test_help_shows_examples(module, run_main):
+    code, printed, _ = run_main(module, "--help")
+    assert code == 0
+    assert "examples:" in printed
+    assert f"python -m {module} " in printed
 
 
 def demo_config(dataset, **values):
