@@ -47,8 +47,13 @@ def _write(folder: Path, step: int, state: Any, meta: dict[str, Any]) -> None:
     manifest.sync(temporary)
     os.replace(temporary, target)
     manifest.sync(folder)
-    # The one before stays too, and the one it calls best: should this one be damaged, the run goes back to them.
-    keep = {str(meta.get("best_step"))}
+    prune(folder)
+
+
+def prune(folder: Path) -> None:
+    """Removes what no run goes back to: all but the newest checkpoint, the one before, should that be damaged, and
+    those that each of them calls best. A save does so, and a run that goes on, for a save killed before it could."""
+    keep = set()
     for kept in steps(folder)[:2]:
         keep |= {str(kept), str(_best_step(folder / str(kept)))}
     for other in folder.iterdir():

@@ -114,6 +114,8 @@ def prepare(config: Config, folder: Path, mesh: jax.sharding.Mesh) -> Job:
         print(run_log.overview(state["params"], config))
     else:
         meta, state = saved, checkpoint.restore(checkpoints, saved["step"], template)
+        if distributed.is_writer():
+            checkpoint.prune(checkpoints)
         schedule.restore(meta["schedule"])
         word = "is finished" if meta["finished"] else f"resumes at step {meta['step']} of {schedule.total_steps}"
         print(f"The run in {folder} {word}.")

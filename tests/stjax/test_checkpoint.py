@@ -35,6 +35,17 @@ def test_latest_previous_and_best_are_kept(tmp_path, state):
     assert checkpoint.steps(tmp_path) == [5, 4, 2]
 
 
+def test_what_a_killed_save_did_not_remove_goes_when_the_run_goes_on(tmp_path, state, monkeypatch):
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, state, {"step": step, "best_step": step})
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "prune", lambda _: None)
+        checkpoint.save(tmp_path, 3, state, {"step": 3, "best_step": 3})
+    (tmp_path / "4.tmp").mkdir()
+    checkpoint.prune(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"3", "2"}
+
+
 def test_an_empty_folder_has_no_checkpoint(tmp_path):
     assert checkpoint.newest(tmp_path / "none") is None
 
