@@ -80,7 +80,8 @@ class _WholeSlide(Slide):
                 image.load()
                 return _to_rgb(image)
 
-    def _read_inside(self, x: int, y: int, width: int, height: int) -> np.ndarray:
+    def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        del level  # one only
         with self._lock:
             if self._pixels is None:
                 self._pixels = self._decode()
@@ -112,19 +113,14 @@ class _OpenSlideSlide(Slide):
         self.segment_px = tuple(int(side or default) for side, default in zip(tile, self.segment_px, strict=True))
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        downsample = self._slide.level_downsamples[level]
         with decoding(self.path):
-            return _to_rgb(self._slide.read_region((x, y), level, (width, height)))
+            corner = (round(x * downsample), round(y * downsample))
+            return _to_rgb(self._slide.read_region(corner, level, (width, height)))
 
-    def _read_inside(self, x: int, y: int, width: int, height: int) -> np.ndarray:
-        return self._read_level(0, x, y, width, height)
-
-    def _reduced(self, factor: float) -> tuple[np.ndarray, tuple[float, float]]:
+    def _level(self, factor: float) -> tuple[int, int, int]:
         level = self._slide.get_best_level_for_downsample(factor * 1.01)
-        if level == 0:
-            return super()._reduced(factor)
-        width, height = self._slide.level_dimensions[level]
-        check_budget(self.path, width, height, self.max_pixels, "the pyramid level")
-        return self._read_level(level, 0, 0, width, height), (width, height)
+        return level, *self._slide.level_dimensions[level]
 
     def close(self) -> None:
         """Release the file and the decoded pixels."""

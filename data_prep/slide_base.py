@@ -19,6 +19,7 @@ WSI_HINT = "install the extra for whole slides: pip install 'stjax[wsi]'"
 # dots per inch every camera and editor writes (85 um per pixel and more), which say nothing about the tissue.
 _PLAUSIBLE_UM_PER_PX = (0.02, 10.0)
 _UM = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3, "inch": 25_400.0}
+_BLOCK_PX = 1 << 22  # of a thumbnail, read at a time
 _TIFF_UNITS = {2: "inch", 3: "cm"}
 
 
@@ -43,20 +44,14 @@ class Slide:
         self.um_per_px, self.max_pixels = um_per_px, max_pixels
         self.segment_px = (width, height)
 
-    def _read_inside(self, x: int, y: int, width: int, height: int) -> np.ndarray:
-        """uint8 [height, width, 3] of a region that lies inside the image."""
+    def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """uint8 [height, width, 3] of a region that lies inside a level, in its pixels; level 0 is the slide itself."""
         raise NotImplementedError
 
-    def _reduced(self, factor: float) -> tuple[np.ndarray, tuple[float, float]]:
-        """The whole image made smaller by at most `factor`, streamed in row strips.
-
-        Returns:
-            uint8 [h, w, 3], and the (width, height) in its pixels that the image covers: the last ones may be partial.
-        """
-        step = max(1, int(factor / 3))  # the rest is left to a filter that weighs fractions of a pixel
-        rows = max(step, (1 << 24) // max(self.width, 1) // step * step)  # 16 Mpx a strip
-        small = [np.asarray(Image.fromarray(strip).reduce(step)) for _, strip in self.strips(rows)]
-        return np.concatenate(small), (self.width / step, self.height / step)
+    def _level(self, factor: float) -> tuple[int, int, int]:
+        """Number, width and height of the coarsest stored level that is at most `factor` coarser than the slide."""
+        del factor
+        return 0, self.width, self.height
 
     def read_region(self, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Read a region at full resolution; what lies outside the image is white.
@@ -77,10 +72,10 @@ class Slide:
         x0, y0 = max(x, 0), max(y, 0)
         x1, y1 = min(x + width, self.width), min(y + height, self.height)
         if (x0, y0, x1 - x0, y1 - y0) == (x, y, width, height):
-            return np.ascontiguousarray(self._read_inside(x, y, width, height))
+            return np.ascontiguousarray(self._read_level(0, x, y, width, height))
         region = np.full((height, width, 3), 255, np.uint8)
         if x1 > x0 and y1 > y0:
-            region[y0 - y : y1 - y, x0 - x : x1 - x] = self._read_inside(x0, y0, x1 - x0, y1 - y0)
+            region[y0 - y : y1 - y, x0 - x : x1 - x] = self._read_level(0, x0, y0, x1 - x0, y1 - y0)
         return region
 
     def strips(self, rows: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -89,13 +84,31 @@ class Slide:
             yield y, self.read_region(0, y, self.width, min(rows, self.height - y))
 
     def thumbnail(self, max_side_px: int) -> np.ndarray:
-        """uint8 [h, w, 3]: the whole slide, its longer side `max_side_px` pixels or the slide's own, if smaller."""
+        """uint8 [h, w, 3]: the whole slide, its longer side `max_side_px` pixels or the slide's own, if smaller.
+
+        Made block by block, in memory that does not grow with the slide; the blocks do not show.
+        """
         if max_side_px < 1:
             raise ValueError(f"a thumbnail needs a positive size, got {max_side_px}")
         factor = max(1.0, max(self.width, self.height) / max_side_px)
         size = (max(1, round(self.width / factor)), max(1, round(self.height / factor)))
-        pixels, covered = self._reduced(factor)
-        return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, box=(0, 0, *covered)))
+        level, *within = self._level(factor)
+        scale = (within[0] / size[0], within[1] / size[1])
+        step = max(1, int(min(scale) / 6))  # the rest is left to a filter that weighs fractions of a pixel
+        block_w = within[0]  # whole rows of strips, which are decoded whole; squares of tiles
+        if self.segment_px[0] < self.width:
+            block_w = min(block_w, max(math.isqrt(_BLOCK_PX), self.segment_px[0]))
+        across, down = (max(1, int(side / s)) for side, s in zip((block_w, _BLOCK_PX / block_w), scale, strict=True))
+        small = np.empty((size[1], size[0], 3), np.uint8)
+        for top in range(0, size[1], down):
+            y, y_end, y_box = _reach(top, min(top + down, size[1]), scale[1], step, within[1])
+            for left in range(0, size[0], across):
+                x, x_end, x_box = _reach(left, min(left + across, size[0]), scale[0], step, within[0])
+                block = Image.fromarray(self._read_level(level, x, y, x_end - x, y_end - y)).reduce(step)
+                here = small[top : top + down, left : left + across]
+                box = (x_box[0], y_box[0], x_box[1], y_box[1])
+                here[...] = block.resize((here.shape[1], here.shape[0]), Image.Resampling.BILINEAR, box=box)
+        return small
 
     def close(self) -> None:
         """Release the file and the decoded pixels."""
@@ -107,6 +120,18 @@ class Slide:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _reach(first: int, last: int, scale: float, step: int, limit: int) -> tuple[int, int, tuple[float, float]]:
+    """What a thumbnail's pixels `first` to `last` are made of, on one axis.
+
+    Returns:
+        Start and end in a level of `limit` pixels, the start a multiple of `step`; and where the thumbnail's pixels lie
+        in it, in units of `step`. A linear filter reaches one pixel of the thumbnail to either side.
+    """
+    start = max(0, math.floor((first - 1) * scale) // step * step)
+    end = min(limit, math.ceil((last + 1) * scale) + step)
+    return start, end, ((first * scale - start) / step, (min(last * scale, limit) - start) / step)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.errors import InputError
-from data_prep.slide_base import Slide, check_budget, decoding, drop_alpha, scale_from_tiff
+from data_prep.slide_base import Slide, decoding, drop_alpha, scale_from_tiff
 
 # What it logs of a damaged file is raised too, as one message.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -134,17 +134,10 @@ class TiffSlide(Slide):
             channels.append(out)
         return drop_alpha(channels[0] if len(channels) == 1 else np.concatenate(channels, axis=2))
 
-    def _read_inside(self, x: int, y: int, width: int, height: int) -> np.ndarray:
-        return self._read_level(0, x, y, width, height)
-
-    def _reduced(self, factor: float) -> tuple[np.ndarray, tuple[float, float]]:
+    def _level(self, factor: float) -> tuple[int, int, int]:
         fitting = [i for i, planes in enumerate(self._levels) if self.width / planes[0].imagewidth <= factor * 1.01]
-        if fitting[-1] == 0:
-            return super()._reduced(factor)
         page = self._levels[fitting[-1]][0]
-        check_budget(self.path, page.imagewidth, page.imagelength, self.max_pixels, "the pyramid level")
-        size = (page.imagewidth, page.imagelength)
-        return self._read_level(fitting[-1], 0, 0, *size), size
+        return fitting[-1], page.imagewidth, page.imagelength
 
     def close(self) -> None:
         """Release the file and the decoded tiles."""
