@@ -107,7 +107,8 @@ class Slide:
                 block = Image.fromarray(self._read_level(level, x, y, x_end - x, y_end - y)).reduce(step)
                 here = small[top : top + down, left : left + across]
                 box = (x_box[0], y_box[0], x_box[1], y_box[1])
-                here[...] = block.resize((here.shape[1], here.shape[0]), Image.Resampling.BILINEAR, box=box)
+                size_here = (here.shape[1], here.shape[0])
+                here[...] = np.asarray(block.resize(size_here, Image.Resampling.BILINEAR, box=box))
         return small
 
     def close(self) -> None:

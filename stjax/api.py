@@ -25,11 +25,12 @@ from PIL import Image
 from data_prep.errors import InputError
 from data_prep.section import DISC
 from data_prep.slide import Slide, open_slide
-from stjax import grid, outputs, predictor
+from stjax import outputs
+from stjax.inference import grid, predictor
+from stjax.inference.predictor import Predictor
+from stjax.inference.slide_prediction import predict_slide, window_px
+from stjax.inference.sources import SLIDES, open_source, place_spots
 from stjax.predict import gene_columns
-from stjax.predictor import Predictor
-from stjax.slide_prediction import predict_slide, window_px
-from stjax.sources import SLIDES, open_source, place_spots
 
 if TYPE_CHECKING:
     import anndata

@@ -31,9 +31,14 @@ from flax import nnx  # noqa: E402
 
 from data_prep import cli  # noqa: E402
 from data_prep.errors import InputError  # noqa: E402
-from stjax import bench_evaluate, bench_spot_pool, bench_torch, flops, models, optim  # noqa: E402
+from stjax import models  # noqa: E402
+from stjax.benchmarks import evaluate as bench_evaluate  # noqa: E402
+from stjax.benchmarks import flops  # noqa: E402
+from stjax.benchmarks import pytorch as bench_torch  # noqa: E402
+from stjax.benchmarks import spot_pool as bench_spot_pool  # noqa: E402
 from stjax.ops.elementwise import compiler_options  # noqa: E402
 from stjax.ops.host_memory import keep_freed_memory  # noqa: E402
+from stjax.training import optim  # noqa: E402
 
 Row = dict[str, Any]  # {"what", "case", "method", "seconds", "speedup", "temp_bytes", "machine"} and what a case adds
 Method = Callable[[], None]  # runs once and waits for the result
@@ -219,7 +224,7 @@ def spot_pool(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def evaluate(options: argparse.Namespace) -> Iterator[Row]:
-    """Scoring with intervals, and PCCs that come batch by batch; see `stjax.bench_evaluate`."""
+    """Scoring with intervals, and PCCs that come batch by batch; see `stjax.benchmarks.evaluate`."""
     yield from bench_evaluate.rows(options.rounds, interleave)
 
 

@@ -138,7 +138,7 @@ def memory() -> Iterator[Finding]:
 
 def disk() -> Iterator[Finding]:
     """Room to work in, and the cache."""
-    from stjax.demo_data import cache_folder
+    from stjax.data.demo_data import cache_folder
 
     cache = cache_folder()
     for name, folder, setting in (
@@ -183,7 +183,8 @@ def training() -> Iterator[Finding]:
     """Two steps of a small network on made-up patches, a checkpoint and its restoration, and predictions from it."""
     import jax
 
-    from stjax import checkpoint, parallel, steps
+    from stjax import parallel
+    from stjax.training import checkpoint, steps
 
     started = time.perf_counter()
     mesh = parallel.make_mesh()
@@ -215,7 +216,7 @@ def _settings() -> tuple[Any, Any, Any]:
     """The small network of configs/tiny.py, a panel of a few genes, and the default protocol."""
     from configs import tiny
     from stjax import config as configs
-    from stjax.panel import Panel
+    from stjax.data.panel import Panel
     from stjax.protocols import get_protocol
 
     config, genes = tiny.get_config(), 8

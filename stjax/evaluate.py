@@ -30,24 +30,13 @@ import numpy as np
 from data_prep import cli
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from stjax import (
-    audit,
-    comparison,
-    conformal,
-    credibility,
-    dense,
-    distributed,
-    outputs,
-    prepared,
-    results,
-    scoring,
-    statistics,
-    under_protocols,
-    workdir,
-)
-from stjax import ensemble as members
+from stjax import audit, outputs, workdir
 from stjax.config import names, numbers
-from stjax.tile_records import rounded
+from stjax.data.tile_records import rounded
+from stjax.evaluation import comparison, conformal, credibility, results, scoring, statistics, under_protocols
+from stjax.evaluation import ensemble as members
+from stjax.inference import dense, prepared
+from stjax.training import distributed
 
 MAX_SPOTS = 20_000
 SYMMETRIES_HELP = "predict the mean over the eight symmetries of the square: eight times the work, steadier maps"

@@ -39,8 +39,8 @@ from jax import export as jax_export
 
 from data_prep import cli
 from data_prep.errors import InputError
-from stjax import manifest, model_card, models, outputs, steps, workdir
-from stjax.model_folder import (
+from stjax import manifest, model_card, models, outputs, workdir
+from stjax.inference.model_folder import (
     ADDITIVE,
     CONFIG,
     EXPRESSION,
@@ -56,6 +56,7 @@ from stjax.models import weight_files, weights
 from stjax.models.heads import PatchModel
 from stjax.ops.attention import portable
 from stjax.protocols import Split
+from stjax.training import steps
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 LICENSE_NOTE = """\

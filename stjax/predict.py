@@ -32,15 +32,16 @@ from data_prep import cli
 from data_prep.errors import InputError
 from data_prep.section import Section
 from data_prep.slide import Slide, file_sha256, open_slide
-from stjax import grid, outputs, predictor
+from stjax import outputs
 from stjax.config import names
-from stjax.dense import TILE_PX, predict_dense
-from stjax.domain import check_scale
+from stjax.inference import grid, predictor
+from stjax.inference.dense import TILE_PX, predict_dense
+from stjax.inference.domain import check_scale
+from stjax.inference.predictor import Predictor
+from stjax.inference.records import Record, spots_sha256
+from stjax.inference.slide_prediction import predict_slide, window_px
+from stjax.inference.sources import Source, open_source, place_spots
 from stjax.outputs import SectionPrediction
-from stjax.predictor import Predictor
-from stjax.records import Record, spots_sha256
-from stjax.slide_prediction import predict_slide, window_px
-from stjax.sources import Source, open_source, place_spots
 
 MOST_MAPS = 12  # of genes that --genes names; else the one that varies most is drawn
 
@@ -129,7 +130,7 @@ def predict(
 
     Args:
         folder: the work directory of the model, or the folder it was exported to.
-        source: a slide, a folder of slides, or raw sections; see `stjax.sources` for `layout`, `sections` and
+        source: a slide, a folder of slides, or raw sections; see `stjax.inference.sources` for `layout`, `sections` and
             `um_per_px`.
         formats: modules of `stjax.outputs`.
         genes: which to write; default the model's main panel.

@@ -27,25 +27,14 @@ import jax
 import numpy as np
 
 from data_prep import cli
-from stjax import (
-    checkpoint,
-    demo_data,
-    distributed,
-    evaluate,
-    faults,
-    input_pipeline,
-    parallel,
-    profiling,
-    protocols,
-    run_log,
-    steps,
-    workdir,
-)
 from stjax import config as configs
+from stjax import evaluate, parallel, protocols, workdir
 from stjax.config import Config
-from stjax.job import prepare
-from stjax.panel import Panel
-from stjax.validation import Validation
+from stjax.data import demo_data, input_pipeline
+from stjax.data.panel import Panel
+from stjax.training import checkpoint, distributed, faults, profiling, run_log, steps
+from stjax.training.job import prepare
+from stjax.training.validation import Validation
 
 
 def main(arguments: list[str]) -> None:

@@ -20,12 +20,13 @@ from jax.sharding import Mesh
 
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from stjax import checkpoint, parallel, steps
 from stjax import config as configs
+from stjax import parallel
 from stjax.config import Config
-from stjax.panel import Panel
+from stjax.data.panel import Panel
+from stjax.data.tile_records import TileFacts
 from stjax.protocols import Protocol, Split, get_protocol
-from stjax.tile_records import TileFacts
+from stjax.training import checkpoint, steps
 
 CONFIG, DATA, CHECKPOINTS, LOCK = "config.json", "data.json", "checkpoints", ".lock"
 

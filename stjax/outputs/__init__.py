@@ -26,8 +26,8 @@ import numpy as np
 
 from data_prep.errors import InputError
 from data_prep.section import POLYGON, SQUARE
-from stjax.panel import Panel
-from stjax.predictor import Predictor
+from stjax.data.panel import Panel
+from stjax.inference.predictor import Predictor
 
 DEFAULT_FORMATS = ("h5ad", "png")
 _CORNERS = 32  # of the polygon that stands for a disc

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from stjax.inference.predictor import Predictor
 from stjax.outputs import SectionPrediction, whole
 from stjax.outputs._table import table
-from stjax.predictor import Predictor
 
 SUFFIX = ".csv"
 

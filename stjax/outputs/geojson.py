@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from stjax.inference.predictor import Predictor
 from stjax.outputs import SectionPrediction, gene_names, provenance, whole
-from stjax.predictor import Predictor
 
 SUFFIX = ".geojson"
 _DIGITS = 7  # of a measurement: all that float32 has

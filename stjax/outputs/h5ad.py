@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from stjax.inference.predictor import Predictor
 from stjax.outputs import SectionPrediction, gene_names, provenance, whole
-from stjax.predictor import Predictor
 
 SUFFIX = ".h5ad"
 LOWRES_PX = 600  # longer side, as Space Ranger's

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from stjax.inference.predictor import Predictor
 from stjax.outputs import SectionPrediction, provenance, whole
 from stjax.outputs._table import table
-from stjax.predictor import Predictor
 
 SUFFIX = ".parquet"
 

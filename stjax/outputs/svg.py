@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from stjax.inference.predictor import Predictor
 from stjax.outputs import SectionPrediction
 from stjax.outputs._map import write_map
-from stjax.predictor import Predictor
 
 SUFFIX, ONE_GENE = ".svg", True
 

@@ -2,8 +2,8 @@
 
 genes     is one model better for most genes of this tissue? Wilcoxon's signed-rank test on the genes' PCCs. Genes are
           measured in the same spots and vary together, so its p-value is too small to speak of other tissue.
-spots     would it be on spots drawn anew? The bootstrap of `stjax.statistics`: patients where there are enough, blocks
-          of neighbouring spots of these sections where not; the same draws for both runs.
+spots     would it be on spots drawn anew? The bootstrap of `stjax.evaluation.statistics`: patients where there are
+          enough, blocks of neighbouring spots of these sections where not; the same draws for both runs.
 patients  would it be on other patients? An exact sign test on the patients' median PCCs; with fewer than
           `FEWEST_PATIENTS` it cannot come out below 0.05, and is not made.
 
@@ -17,7 +17,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from stjax import metrics, statistics
+from stjax import metrics
+from stjax.evaluation import statistics
 from stjax.reporting.read import RunResults, Section
 
 FEWEST_PATIENTS = 6

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-from stjax import statistics
+from stjax.evaluation import statistics
 from stjax.reporting import compare, fragments, maps, origins
 from stjax.reporting.markup import DASH, escape, interval, listed, notice, number, table, with_ends
 from stjax.reporting.read import RunResults

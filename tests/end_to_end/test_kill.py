@@ -12,8 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from stjax import checkpoint, parallel, steps, workdir
 from stjax import config as configs
+from stjax import parallel, workdir
+from stjax.training import checkpoint, steps
 from tests.conftest import ROOT, command
 
 KILLS = int(os.environ.get("STJAX_TEST_KILLS", "8"))

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from stjax.outputs import SectionPrediction
-from tests.stjax.test_dense import make_run
+from tests.inference.test_dense import make_run
 
 WIDTH, HEIGHT, UM = 700, 500, 0.5
 

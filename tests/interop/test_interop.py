@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from data_prep.slide import open_slide
-from stjax import dense, outputs
-from stjax.dense_map import DenseMap
+from stjax import outputs
+from stjax.inference import dense
+from stjax.inference.dense_map import DenseMap
 
 # These programs warn, on import and in use, of each other's deprecations.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from stjax import bench_torch
+from stjax.benchmarks import pytorch as bench_torch
 from stjax.models import weights
 from tests.models import rule_weights
 from tests.parity import torch_models

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from stjax import bench_torch
+from stjax.benchmarks import pytorch as bench_torch
 from tests.models import rule_weights
 
 _CLASSIFIERS = ("fc", "classifier", "heads")

@@ -11,10 +11,11 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from stjax import export, manifest, model_folder, models, predictor
+from stjax import export, manifest, models
+from stjax.inference import model_folder, predictor
 from stjax.models import efficientnet
 from stjax.models.heads import PatchModel
-from tests.stjax.test_dense import GENES, make_run
+from tests.inference.test_dense import GENES, make_run
 
 FOLDER = Path(__file__).parent / "data" / "exported"
 EXPECTED = FOLDER.with_name("exported_expected.npy")

@@ -10,7 +10,7 @@ from PIL import Image
 from data_prep.dataset import PatchDataset
 from stjax import audit, workdir
 from stjax import config as configs
-from stjax.panel import fit_panel
+from stjax.data.panel import fit_panel
 from stjax.protocols import Split
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from configs import tiny
 from data_prep.errors import InputError
-from stjax import checkpoint, crossval, faults, train
+from stjax import crossval, train
+from stjax.training import checkpoint, faults
 from tests.conftest import command
 
 
@@ -143,7 +144,7 @@ def test_seeds_trained_together_on_devices_of_their_own_are_those_trained_alone(
 @pytest.mark.slow
 def test_members_stopped_within_an_epoch_go_on_together_or_alone(sequential, dataset, tmp_path, monkeypatch):
     folder, _ = sequential
-    from stjax import together
+    from stjax.training import together
 
     original, calls = together.Members.step, []
 

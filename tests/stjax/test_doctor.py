@@ -54,7 +54,7 @@ def test_a_cache_that_cannot_be_written_fails(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_two_training_steps_and_what_is_wrong_with_a_network_that_does_not_learn(monkeypatch):
-    from stjax import steps
+    from stjax.training import steps
 
     (finding,) = doctor.training()
     assert finding.status == "ok", finding

@@ -15,15 +15,17 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from data_prep.errors import InputError
-from stjax import export, manifest, model_folder, models, predictor, protocols, steps, workdir
+from stjax import export, manifest, models, protocols, workdir
+from stjax.data.tile_records import TileFacts, TileTables
 from stjax.export import exported_function
+from stjax.inference import model_folder, predictor
 from stjax.models import efficientnet, weight_files, weights
 from stjax.models.heads import PatchModel
 from stjax.ops.spot_pool import discs
-from stjax.tile_records import TileFacts, TileTables
+from stjax.training import steps
 from tests.conftest import ROOT, command
+from tests.inference.test_dense import GENES, make_run
 from tests.stjax import make_exported
-from tests.stjax.test_dense import GENES, make_run
 
 SIDE = 32
 

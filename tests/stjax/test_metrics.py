@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from stjax import bench, bench_evaluate, metrics
+from stjax import bench, metrics
+from stjax.benchmarks import evaluate as bench_evaluate
 
 
 def test_pearson_equals_scipy_on_random_genes():

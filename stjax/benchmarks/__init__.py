@@ -1,0 +1,1 @@
+"""What `stjax bench` measures, beside what it is measured against."""

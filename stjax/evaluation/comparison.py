@@ -1,0 +1,124 @@
+"""Model and baselines in the units of one protocol, on the spots of scored sections."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from stjax import baselines
+from stjax.data.targets import INVERSES
+from stjax.evaluation import scoring
+from stjax.evaluation.scoring import Scores, Section
+from stjax.inference.prepared import Found, Training
+from stjax.protocols import Protocol
+from stjax.workdir import Run
+
+TARGETS = {"raw": "log1p_counts", "library": "log1p_library"}  # what else every model is scored against
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """What a protocol asks of the model's main genes, as the training spots have it.
+
+    Attributes:
+        protocol: whose target it is.
+        num_genes: of the data set, over which totals are.
+        mean, std: [M] of the targets where the protocol standardises them, 0 and 1 where not.
+        train_mean: [M] of the targets: the mean predictor.
+        training: None where the training spots are gone.
+    """
+
+    protocol: Protocol
+    num_genes: int
+    mean: np.ndarray
+    std: np.ndarray
+    train_mean: np.ndarray
+    training: Training | None
+
+    @classmethod
+    def own(cls, run: Run, training: Training | None) -> "Task":
+        """What the model was trained for."""
+        panel = run.data.panel
+        main = slice(panel.num_main)
+        own = (panel.target_mean[main], panel.target_std[main], panel.train_mean)
+        return cls(run.protocol, panel.num_genes, *own, training)
+
+    @classmethod
+    def of(cls, protocol: Protocol, run: Run, training: Training) -> "Task":
+        """Another protocol's, for the same genes and training spots."""
+        num_genes = run.data.panel.num_genes
+        targets = protocol.transform(training.counts, training.total[:, None], num_genes)
+        mean, std = targets.mean(axis=0), targets.std(axis=0)
+        std = np.where(std > 0, std, 1.0) if protocol.standardise_main else np.ones_like(std)
+        return cls(protocol, num_genes, mean if protocol.standardise_main else 0 * mean, std, mean, training)
+
+    def measured(self, found: Found) -> np.ndarray:
+        """[S, M] what was measured, in the protocol's units."""
+        return self.protocol.transform(found.counts, found.depth[:, None], self.num_genes)
+
+    def converted(self, run: Run, found: Found) -> tuple[np.ndarray, bool]:
+        """[S, M] the model's prediction, and whether it is in the protocol's units. It is where the model was trained
+        for the same target, or predicts how many reads a spot has: no test spot's measured total is ever used."""
+        expression, total = found.prediction.expression, found.prediction.predicted_total
+        if self.protocol.target == run.protocol.target:
+            return expression, True
+        if total is None:
+            return expression, False
+        reads = np.asarray(total, np.float64)[:, None]
+        counts = INVERSES[run.protocol.target](np.asarray(expression, np.float64), reads, self.num_genes)
+        return self.protocol.transform(np.maximum(counts, 0), reads, self.num_genes), True
+
+
+def sections_of(run: Run, task: Task, found: Sequence[Found]) -> tuple[list[Section], set[str]]:
+    """The sections as `scoring.score` takes them, with model and baselines fitted to the task.
+
+    Returns:
+        The sections, in the order of `found`, and the methods of which correlations alone can be compared.
+    """
+    ridge = totals = None
+    if task.training is not None:
+        targets = task.protocol.transform(task.training.counts, task.training.total[:, None], task.num_genes)
+        ridge = baselines.Ridge.fit(task.training.colours, (targets - task.mean) / task.std)
+        totals = baselines.TotalCounts.fit(task.training.total, targets)
+    own_units = task.protocol.target == run.protocol.target
+    trained_um = run.data.tiles.sizes_um if run.data.tiles else ()
+    lookup = scoring.nearest_spots([each.prediction for each in found], trained_um)
+    result, in_units = [], True
+    for each, of_nearest in zip(found, lookup, strict=True):
+        truth, xy = task.measured(each), each.prediction.spot_xy
+        predicted, in_units = task.converted(run, each)
+        predictions = {"model": predicted}
+        if ridge is not None and totals is not None:
+            predictions["ridge on colour"] = ridge.predict(each.colours) * task.std + task.mean
+            predictions["total counts"] = totals.predict(each.prediction.total)
+        predictions["mean predictor"] = np.broadcast_to(task.train_mean, truth.shape)
+        predictions["nearest measured spots"] = baselines.nearest_measured(truth, xy)
+        if own_units and each.beside is not None:
+            predictions["patch model"] = each.beside
+        if own_units and of_nearest is not None:
+            predictions["nearest spot"] = of_nearest
+        result.append(Section(each.prediction.patient, xy, truth, predictions))
+    return result, set() if in_units else {"model"}
+
+
+def score(run: Run, task: Task, found: Sequence[Found], *, pooling: str, thorough: bool = True) -> Scores:
+    """Figures of model and baselines under a task, over all spots with something measured."""
+    sections, correlation_only = sections_of(run, task, found)
+    known = [section[np.isfinite(section.truth).any(axis=1)] for section in sections]
+    return scoring.score(known, std=task.std, pooling=pooling, correlation_only=correlation_only, thorough=thorough)
+
+
+def targets(run: Run, found: Sequence[Found], training: Training | None, own: Scores) -> dict[str, Scores]:
+    """{"raw": ..., "library": ...}: the protocol's rules, with log counts and with library-normalised ones.
+
+    Args:
+        own: under the protocol's own target.
+    """
+    if training is None:
+        return {}
+    result = {}
+    for name, target in TARGETS.items():
+        protocol = dataclasses.replace(run.protocol, target=target)
+        same = target == run.protocol.target
+        result[name] = own if same else score(run, Task.of(protocol, run, training), found, pooling=protocol.pooling)
+    return result

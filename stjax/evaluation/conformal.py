@@ -1,0 +1,118 @@
+"""Intervals around single predictions that hold the measurement as often as they say: split conformal prediction.
+
+How far predictions were off on patients that the model is not trained on says how far they will be off on others. A
+patient's spots are no independent examples, so patients count the same however many spots they have: errors are pooled
+patient by patient (Dunn, Wasserman and Ramdas, Distribution-free prediction sets for two-layer hierarchical models,
+JASA 2022). The guarantee needs level / (1 - level) patients, 9 for 90 %; with fewer the coverage measured
+on the scored sections is all there is to trust.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from data_prep.errors import InputError
+from stjax import metrics
+from stjax.data.tile_records import rounded
+from stjax.evaluation import ensemble
+from stjax.evaluation.comparison import Task
+from stjax.evaluation.statistics import LEVEL
+from stjax.inference import prepared
+from stjax.inference.prepared import Found
+from stjax.workdir import Run
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Calibration:
+    """Half-widths of intervals.
+
+    Attributes:
+        half_width: [M] in expression units; NaN for a gene without errors, infinite where the level asks for it.
+        patients: on whose spots.
+        guaranteed: whether there are patients enough for the level to be promised.
+    """
+
+    half_width: np.ndarray
+    patients: tuple[str, ...]
+    guaranteed: bool
+    level: float = LEVEL
+
+    @classmethod
+    def of(cls, errors: Mapping[str, np.ndarray], *, level: float = LEVEL) -> "Calibration":
+        """From the errors [S, M] made on the spots of each patient."""
+        guaranteed = level <= len(errors) / (len(errors) + 1)
+        every = np.abs(np.concatenate(list(errors.values())))
+        weight = np.concatenate([np.full(len(each), 1 / len(each)) for each in errors.values()])
+        weight /= len(errors) + guaranteed  # the patient to come may err by anything
+        order = np.argsort(every, axis=0)
+        reached = np.cumsum(weight[order], axis=0) >= level - 1e-12
+        place = np.argmax(reached, axis=0)[None]
+        width = np.take_along_axis(np.take_along_axis(every, order, axis=0), place, axis=0)[0]
+        half_width = np.where(reached.any(axis=0), width, np.inf)
+        return cls(np.where(np.isnan(every).any(axis=0), np.nan, half_width), tuple(errors), guaranteed, level)
+
+    def covered(self, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        """[M] share of spots [S, M] whose measurement lies in the interval."""
+        known = np.isfinite(truth) & np.isfinite(self.half_width)
+        inside = np.abs(truth - prediction) <= self.half_width
+        count = known.sum(axis=0)
+        return np.where(count > 0, (inside & known).sum(axis=0) / np.maximum(count, 1), np.nan)
+
+
+def calibrate(runs: Sequence[Run], *, sizes_um: Sequence[float], max_spots: int) -> tuple[Calibration | None, str]:
+    """From the validation sections of every run, whose patients it is not trained on; or None and why there is none.
+
+    With several runs, folds of a cross-validation, each is asked only about patients it was not trained on, and all
+    their errors are pooled; half-widths are those of the first run's genes.
+    """
+    errors: dict[str, list[np.ndarray]] = {}
+    for run in runs:
+        if not run.data.split.val:
+            return None, "no validation sections, whose errors would be needed"
+        try:
+            dataset = run.open_dataset()
+        except InputError as error:
+            return None, str(error)
+        unseen = [
+            name for name in run.data.split.val if dataset.section(name)["patient"] not in run.data.train_patients
+        ]
+        if not unseen:
+            continue
+        options = {"sizes_um": sizes_um, "max_spots": max_spots, "colours": False}
+        for found in prepared.predict_sections(run, dataset, unseen, **options):
+            if len(np.unique(rounded(found.prediction.spot_size_um))) > 1:
+                return None, "errors differ between sizes of spots, and a section has several"
+            truth = Task.own(run, None).measured(found)
+            error = ensemble.in_genes_of(runs[0].data.panel, run.data.panel, truth - found.prediction.expression)
+            errors.setdefault(found.prediction.patient, []).append(error)
+    if not errors:
+        return None, "the patients of the validation sections are in training too: errors on them are too small"
+    return Calibration.of({patient: np.concatenate(parts) for patient, parts in errors.items()}), ""
+
+
+def with_intervals(found: Found, calibration: Calibration) -> Found:
+    """A section with the intervals' ends as layers of its prediction."""
+    expression = found.prediction.expression
+    ends = {"lower": expression - calibration.half_width, "upper": expression + calibration.half_width}
+    return found._replace(prediction=dataclasses.replace(found.prediction, layers={**found.prediction.layers, **ends}))
+
+
+def report(calibration: Calibration, task: Task, found: Sequence[Found]) -> tuple[dict[str, Any], np.ndarray]:
+    """What metrics.json says of the intervals, and [M] the coverage of each gene on the scored sections."""
+    coverage = calibration.covered(
+        np.concatenate([each.prediction.expression for each in found]),
+        np.concatenate([task.measured(each) for each in found]),
+    )
+    finite = calibration.half_width[np.isfinite(calibration.half_width)]
+    return {
+        "level": calibration.level,
+        "coverage": metrics.known(np.nanmean, coverage),
+        "coverage_of_genes": [float(q) for q in np.nanquantile(coverage, (0.05, 0.5, 0.95))]
+        if np.isfinite(coverage).any()
+        else None,
+        "calibrated_on": list(calibration.patients),
+        "guaranteed": calibration.guaranteed,
+        "half_width_median": float(np.median(finite)) if len(finite) else None,
+    }, coverage

@@ -1,0 +1,69 @@
+"""The mean of several runs' predictions: seeds, or folds of a cross-validation."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.dataset import PatchDataset
+from data_prep.errors import InputError
+from stjax.data.panel import Panel
+from stjax.inference import prepared
+from stjax.inference.prepared import Found
+from stjax.workdir import Run
+
+
+def load(folders: Sequence[Path], run: Run) -> list[Run]:
+    """`run` and others that predict the same. Raises InputError for another kind, protocol or preparation."""
+    others = [Run.load(folder) for folder in folders]
+    for other in others:
+        for what, ours, theirs in (
+            ("protocol", run.data.protocol, other.data.protocol),
+            ("image size", run.data.image_size_px, other.data.image_size_px),
+            ("stain normalisation", run.data.parameters["stain"], other.data.parameters["stain"]),
+            ("kind of spots", run.data.tiles is None, other.data.tiles is None),
+        ):
+            if ours != theirs:
+                raise InputError(
+                    f"--ensemble {other.workdir} has another {what} than {run.workdir}; name runs that differ in seed "
+                    "or fold alone"
+                )
+    return [run, *others]
+
+
+def in_genes_of(panel: Panel, other: Panel, values: np.ndarray) -> np.ndarray:
+    """[S, M] of another run's main genes [S, M'], for the genes of `panel`; NaN for those it does not predict."""
+    main = slice(other.num_main)
+    place = {gene: row for row, gene in enumerate(zip(other.ensembl_id[main], other.symbol[main], strict=True))}
+    columns = np.array(
+        [place.get(gene, -1) for gene in zip(panel.ensembl_id, panel.symbol, strict=True)][: panel.num_main], np.int64
+    )
+    return np.where(columns >= 0, values[:, columns], np.nan)
+
+
+def predict_sections(
+    runs: Sequence[Run],
+    dataset: PatchDataset,
+    names: Sequence[str],
+    *,
+    sizes_um: Sequence[float],
+    max_spots: int,
+    beside: Run | None = None,
+) -> list[Found]:
+    """`prepared.predict_sections` of the mean of the runs that know a gene, with their spread as the layer "std"."""
+    options = {"sizes_um": sizes_um, "max_spots": max_spots}
+    first = prepared.predict_sections(runs[0], dataset, names, **options, beside=beside)
+    if len(runs) == 1:
+        return first
+    every = [[found.prediction.expression.astype(np.float64)] for found in first]
+    for run in runs[1:]:
+        others = prepared.predict_sections(run, dataset, names, **options, colours=False)
+        for members, found in zip(every, others, strict=True):
+            members.append(in_genes_of(runs[0].data.panel, run.data.panel, found.prediction.expression))
+    result = []
+    for found, members in zip(first, every, strict=True):
+        mean, spread = np.nanmean(members, axis=0), np.nanstd(members, axis=0)
+        prediction = dataclasses.replace(found.prediction, expression=mean, layers={"std": spread})
+        result.append(found._replace(prediction=prediction))
+    return result

@@ -1,0 +1,155 @@
+"""What evaluation prints and writes."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from stjax import outputs, workdir
+from stjax.audit import LEAK, Finding, lines
+from stjax.evaluation.statistics import LEVEL
+from stjax.outputs._map import write_map
+from stjax.outputs.h5ad import write_h5ad
+
+COLUMNS = {
+    "pcc_median": "median PCC",
+    "pcc_mean": "mean PCC",
+    "genes_pcc_above_0": "> 0",
+    "genes_pcc_0.1_to_0.3": ".1-.3",
+    "genes_pcc_0.3_to_0.5": ".3-.5",
+    "genes_pcc_above_0.5": "> .5",
+    "amae": "aMAE",
+    "armse": "aRMSE",
+}
+WITH_INTERVAL = ("pcc_median", "pcc_mean", "amae")
+SIZE_COLUMNS = {  # as PixNet's tables
+    "pcc_first_quartile": "PCC@F",
+    "pcc_median": "PCC@S",
+    "pcc_mean": "PCC@M",
+    "mse": "MSE",
+    "amae": "MAE",
+}
+_NAME = 24  # characters of a method's name
+
+
+def write(
+    target: Path,
+    pictures: Path,
+    result: Mapping[str, Any],
+    per_gene: pd.DataFrame,
+    predictions: Sequence[outputs.SectionPrediction],
+    run: workdir.Run,
+) -> list[Path]:
+    """Writes figures to the folder `target`, predictions and a map of the best gene of each section to `pictures`.
+
+    Returns:
+        The files.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    workdir.write_json(target / "metrics.json", result)
+    temporary = target / "per_gene.csv.tmp"
+    per_gene.to_csv(temporary, index=False)
+    os.replace(temporary, target / "per_gene.csv")
+    written = [target / "metrics.json", target / "per_gene.csv"]
+    panel = run.data.panel
+    best = int(per_gene["pcc"].fillna(-2).to_numpy().argmax())
+    for prediction in predictions:
+        base = pictures / prediction.section
+        write_h5ad(base.with_name(f"{base.name}.h5ad"), prediction, run, genes=np.arange(panel.num_main))
+        picture = base.with_name(f"{base.name}_{outputs.file_name(outputs.gene_names(panel)[best])}.png")
+        write_map(picture, prediction, run, gene=best)
+        written += [base.with_name(f"{base.name}.h5ad"), picture]
+    return written
+
+
+def number(value: float | int | None) -> str:
+    """A figure of a table; "-" for one that does not exist."""
+    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def short(value: float) -> str:
+    """An end of an interval: two digits, without the leading zero."""
+    return f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2f}"
+
+
+def print_table(result: Mapping[str, Any]) -> None:
+    """Model and baselines, a row each, and what the figures do and do not say."""
+    rules = f"protocol {result['protocol']} ({result['units'].split(': ')[1]}), PCC {result['pcc_pooling']}"
+    sections = ", ".join(result["sections"])
+    print(f"\n{result['part']} sections {sections}: {result['spots']} spots, {rules}, errors in {result['error_unit']}")
+    print_methods(result["methods"], result["uses_test_expression"])
+    print_targets(result["targets"])
+    for size, figures in result["sizes_um"].items():
+        trained = "trained on" if figures["trained_on"] else "not trained on"
+        ratio = "" if figures["total_ratio"] is None else f", expected / measured reads {figures['total_ratio']:.3f}"
+        print(f"spots of {size} um ({trained}): {figures['spots']}{ratio}")
+        print(f"{'':{_NAME}s}" + "".join(f"{title:>12s}" for title in SIZE_COLUMNS.values()))
+        for method, summary in figures["methods"].items():
+            print(f"{method:{_NAME}s}" + "".join(f"{number(summary[key]):>12s}" for key in SIZE_COLUMNS))
+    print_credibility(result)
+    print_notes(result)
+    print()
+
+
+def print_methods(methods: Mapping[str, Any], uses_test_expression: Sequence[str]) -> None:
+    """A row a method; intervals beside their figures."""
+    widths = {key: 20 if key in WITH_INTERVAL else 8 for key in COLUMNS}
+    print(f"{'':{_NAME}s}" + "".join(f"{title:>{widths[key]}s}" for key, title in COLUMNS.items()))
+    for method, summary in methods.items():
+        mark = "*" if method in uses_test_expression else ""
+        cells = []
+        for key in COLUMNS:
+            ends = summary.get("intervals", {}).get(key) if key in WITH_INTERVAL else None
+            spread = f" ({short(ends[0])} to {short(ends[1])})" if ends else ""
+            cells.append(f"{number(summary[key]) + spread:>{widths[key]}s}")
+        print(f"{method + mark:{_NAME}s}" + "".join(cells))
+
+
+def print_targets(targets: Mapping[str, Any]) -> None:
+    """Median PCCs with raw and with library-normalised counts."""
+    words = {"raw": "raw counts", "library": "library-normalised"}
+    for name, entry in targets.items():
+        known = {m: s["pcc_median"] for m, s in entry["methods"].items() if s["pcc_median"] is not None}
+        print(f"median PCC, {words[name]}: " + ", ".join(f"{method} {value:.3f}" for method, value in known.items()))
+
+
+def print_credibility(result: Mapping[str, Any]) -> None:
+    """Chance and noise, a line each."""
+    permuted, ceiling, signs = result["permutation"], result["noise_ceiling"], result["sign_test"]
+    corrected, before = permuted["genes_below_0.05"], permuted["genes_below_0.05_uncorrected"]
+    of = f"of {permuted['genes_tested']} genes have p < 0.05 after Holm's correction, {before} before"
+    print(f"beyond chance: {corrected} {of} (spatial blocks permuted)")
+    if signs:
+        print(f"positive over {signs['patients']} patients: {signs['genes_below_0.05']} genes (sign test, Holm)")
+    if ceiling and ceiling["pcc_median"] is not None:
+        share = ceiling["model_fraction_median"]
+        reached = "" if share is None else f", of which the model reaches {share:.0%}"
+        print(f"noise ceiling: median PCC {ceiling['pcc_median']:.3f}{reached} (medians over genes)")
+    if (conformal := result["conformal"]) and conformal["coverage"] is not None:
+        on = ", ".join(conformal["calibrated_on"])
+        print(
+            f"{conformal['level']:.0%} intervals of single values, from patient {on}: hold {conformal['coverage']:.1%}"
+        )
+
+
+def print_notes(result: Mapping[str, Any]) -> None:
+    """What a reader of the table must know."""
+    if result["resampled"] is not None:
+        what = "how figures vary between patients" if result["resampled"] == "patients" else (
+            "how figures vary within these sections, not between patients"
+        )  # fmt: skip
+        print(f"(a to b): {LEVEL:.0%} bootstrap intervals over {result['resampled']}: {what}; * sees test expression")
+    if result["synthetic"]:
+        print("SYNTHETIC tissue: these figures say nothing about real tissue.")
+    if result["genes_not_in_the_data"]:
+        print(f"note: the scored data lacks {result['genes_not_in_the_data']} of the genes; they have no figures.")
+    ours = result["methods"]["model"]["pcc_median"]
+    theirs = result["methods"].get("ridge on colour", {}).get("pcc_median")
+    if ours is not None and theirs is not None and ours <= theirs:
+        print("The model does NOT beat a ridge regression on the colour of the patch.")
+    findings = [Finding(**entry) for entry in result["audit"]]
+    shown = [finding for finding in findings if finding.verdict == LEAK]
+    print("\n".join([*lines(shown)[: len(shown)], f"leakage audit: {lines(findings)[-1]}"]))

@@ -1,0 +1,304 @@
+"""Figures of several methods over the spots of several sections."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.spatial import KDTree
+
+from data_prep import demo, demo_tissue
+from data_prep.errors import InputError
+from stjax import metrics
+from stjax.data.tile_spots import DISCS_FROM_UM, SAME_SIZE
+from stjax.evaluation import map_metrics, statistics
+from stjax.evaluation.statistics import Bootstrap, Draws, Units
+from stjax.inference.prepared import Found
+from stjax.outputs import SectionPrediction
+from stjax.workdir import Run
+
+SUFFIXES = {  # of a method's columns in per_gene.csv
+    "model": "",
+    "ridge on colour": "_ridge",
+    "total counts": "_total",
+    "mean predictor": "_mean",
+    "nearest measured spots": "_nearest",
+    "patch model": "_patch",
+    "nearest spot": "_lookup",
+}
+USES_TEST_EXPRESSION = ("total counts", "nearest measured spots")
+_DEEP = 1e6  # reads
+
+# Figures over genes that get an interval: of Draws, whose last axis is the genes, and on which scale.
+_SUMMARIES: dict[str, tuple[Callable[[Draws], np.ndarray], str]] = {
+    "pcc_median": (lambda draws: _quantile(draws.pcc, 0.5), "correlation"),
+    "pcc_mean": (lambda draws: _mean(draws.pcc), "correlation"),
+    "pcc_first_quartile": (lambda draws: _quantile(draws.pcc, 0.25), "correlation"),
+    "amae": (lambda draws: _mean(draws.mae), "error"),
+    "armse": (lambda draws: _mean(draws.rmse), "error"),
+    "mse": (lambda draws: _mean(np.square(draws.rmse)), "error"),
+}
+_COUNTS = {"genes_pcc_above_0": 0.0, "genes_pcc_above_0.5": 0.5}
+
+
+def _quantile(values: np.ndarray, share: float) -> np.ndarray:
+    """[...] quantile over the genes [..., G] that are known, as `np.nanquantile`, which is slow; NaN where none is."""
+    ranked = np.sort(values, axis=-1)  # NaN last
+    last = np.sum(~np.isnan(ranked), axis=-1, keepdims=True) - 1
+    place = np.maximum(share * last, 0)
+    low, high = (np.take_along_axis(ranked, round_(place).astype(np.int64), axis=-1) for round_ in (np.floor, np.ceil))
+    return (low + (high - low) * (place - np.floor(place)))[..., 0]
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """[...] mean over the genes [..., G] that are known; NaN where none is."""
+    known = ~np.isnan(values)
+    count = known.sum(axis=-1)
+    return np.where(count > 0, np.where(known, values, 0).sum(axis=-1) / np.maximum(count, 1), np.nan)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Section:
+    """What is scored of a section.
+
+    Attributes:
+        patient: whose it is.
+        xy: [S, 2] places of its spots, in any unit.
+        truth: [S, M] measured; NaN for genes that the data lacks.
+        predictions: [S, M] of each method.
+    """
+
+    patient: str
+    xy: np.ndarray
+    truth: np.ndarray
+    predictions: Mapping[str, np.ndarray]
+
+    @functools.cached_property
+    def neighbours(self) -> map_metrics.Neighbours:
+        """Windows of its spots."""
+        return map_metrics.Neighbours.of(self.xy)
+
+    def __getitem__(self, rows: Any) -> "Section":
+        """Some of its spots, by mask or positions."""
+        predictions = {method: values[rows] for method, values in self.predictions.items()}
+        return Section(self.patient, self.xy[rows], self.truth[rows], predictions)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scores:
+    """Figures of methods.
+
+    Attributes:
+        sections: what was scored.
+        summaries: {method: figures over genes}.
+        per_gene: {method: {figure: [M]}}; errors in standard deviations of the training targets.
+        draws: {method: the bootstrap's}; empty where none was asked for.
+        units: what was drawn; None where nothing was.
+    """
+
+    sections: Sequence[Section]
+    summaries: dict[str, dict[str, Any]]
+    per_gene: dict[str, dict[str, np.ndarray]]
+    draws: dict[str, tuple[Draws, ...]]
+    units: Units | None
+
+    def table(self, names: np.ndarray, ensembl_id: np.ndarray) -> pd.DataFrame:
+        """A row a gene."""
+        table = pd.DataFrame({"gene": names, "ensembl_id": ensembl_id})
+        for method, figures in self.per_gene.items():
+            for name, values in figures.items():
+                table[f"{name}{SUFFIXES[method]}"] = values
+        table.insert(5, "mean_expression", np.concatenate([each.truth for each in self.sections]).mean(axis=0))
+        return table
+
+
+def score(
+    sections: Sequence[Section],
+    *,
+    std: np.ndarray,
+    pooling: str,
+    correlation_only: Collection[str] = (),
+    thorough: bool = True,
+) -> Scores:
+    """Figures of every method that predicts all sections.
+
+    Args:
+        std: [M] errors are in units of it.
+        pooling: of PCCs, see `metrics.pooled`.
+        correlation_only: methods whose predictions are in other units than the truth.
+        thorough: besides PCC and errors, rank correlation, agreement of maps, and intervals.
+    """
+    sections = [section for section in sections if len(section.truth)]
+    patients, truths = [section.patient for section in sections], [section.truth for section in sections]
+    every = np.concatenate(truths) / std
+    maps = _Maps(sections, pooling) if thorough else None
+    found = Scores(sections, {}, {}, {}, None if maps is None else maps.units)
+    for method in sections[0].predictions:
+        if any(method not in section.predictions for section in sections):
+            continue
+        known = [section.predictions[method] for section in sections]
+        predicted, in_units = np.concatenate(known) / std, method not in correlation_only
+        pcc = metrics.pooled_pcc(known, truths, patients, pooling=pooling)
+        unknown = np.full(len(pcc), np.nan)
+        mae = metrics.mae_per_gene(predicted, every) if in_units else unknown
+        rmse = metrics.rmse_per_gene(predicted, every) if in_units else unknown
+        per_gene, summary = {"pcc": pcc, "mae": mae, "rmse": rmse}, metrics.summarise(pcc, mae, rmse)
+        if maps is not None:
+            further = maps.figures(known, in_units=in_units)
+            summary |= {f"{name}_median": metrics.known(np.nanmedian, values) for name, values in further.items()}
+            found.draws[method] = draws = maps.bootstrap.draw(predicted, every)
+            low, high = statistics.intervals(pcc, [each.pcc for each in draws], maps.units, scale="correlation")
+            summary["intervals"] = _intervals(Draws(pcc, mae, rmse), draws, maps.units)
+            if method == "model":
+                per_gene |= {"pcc_low": low, "pcc_high": high}
+                per_gene |= {name: further[name] for name in ("spearman", "ssim", "pcc_smoothed")}
+        found.summaries[method], found.per_gene[method] = summary, per_gene
+    return found
+
+
+class _Maps:
+    """Sections as maps: what all methods share of the thorough figures."""
+
+    def __init__(self, sections: Sequence[Section], pooling: str):
+        self._sections, self._pooling = sections, pooling
+        self._patients, self._truths = [each.patient for each in sections], [each.truth for each in sections]
+        self._ranks = metrics.pooled_ranks(self._truths, self._patients, pooling=pooling)
+        self._smooth = [map_metrics.smooth(each.truth, each.neighbours) for each in sections]
+        self.units = Units.of([each.xy for each in sections], self._patients)
+        group = metrics.group_of_section(self._patients, pooling)
+        self.bootstrap = Bootstrap(self.units, np.repeat(group, [len(truth) for truth in self._truths]))
+
+    def figures(self, predictions: Sequence[np.ndarray], *, in_units: bool) -> dict[str, np.ndarray]:
+        """{figure: [M]} of [S, M] predictions a section."""
+        truths, patients, pooling = self._truths, self._patients, self._pooling
+        smooth = [map_metrics.smooth(p, each.neighbours) for p, each in zip(predictions, self._sections, strict=True)]
+        ranks = metrics.pooled_ranks(predictions, patients, pooling=pooling)
+        unknown = np.full(truths[0].shape[1], np.nan)
+        return {
+            "spearman": metrics.pooled_pcc(ranks, self._ranks, patients, pooling=pooling),
+            "ssim": _ssim(self._sections, predictions) if in_units else unknown,
+            "pcc_smoothed": metrics.pooled_pcc(smooth, self._smooth, patients, pooling=pooling),
+            "pcc_section": metrics.pooled_pcc(predictions, truths, patients, pooling="section_median"),
+            "pcc_patient": metrics.pooled_pcc(predictions, truths, patients, pooling="patient_median"),
+        }
+
+
+def _ssim(sections: Sequence[Section], predictions: Sequence[np.ndarray]) -> np.ndarray:
+    """[M] mean over the sections that have one, weighted by spots."""
+    values = np.stack(
+        [
+            map_metrics.ssim(prediction, section.truth, section.neighbours)
+            for section, prediction in zip(sections, predictions, strict=True)
+        ]
+    )
+    weights = np.array([len(section.truth) for section in sections], np.float64)[:, None] * ~np.isnan(values)
+    total = weights.sum(axis=0)
+    return np.where(total > 0, np.nansum(values * weights, axis=0) / np.where(total > 0, total, 1), np.nan)
+
+
+def _intervals(own: Draws, draws: Sequence[Draws], units: Units) -> dict[str, list[float] | None]:
+    """[low, high] of figures over genes; None for a figure that has none."""
+    result = {}
+    for name, (figure, scale) in _SUMMARIES.items():
+        low, high = statistics.intervals(figure(own), [figure(each) for each in draws], units, scale=scale)
+        result[name] = ends(low, high)
+    for name, threshold in _COUNTS.items():  # whole numbers: their percentiles
+        counts = np.sum(draws[0].pcc > threshold, axis=1)
+        enough = units.freedom > 0 and np.isfinite(own.pcc).any()
+        outside = (1 - statistics.LEVEL) / 2
+        low, high = np.quantile(counts, (outside, 1 - outside), method="nearest") if enough else (np.nan, np.nan)
+        result[name] = ends(low, high)
+    return result
+
+
+def ends(low: Any, high: Any) -> list[float] | None:
+    """An interval as JSON takes it."""
+    return [float(low), float(high)] if np.isfinite(low) and np.isfinite(high) else None
+
+
+def differences(scores: Scores, of: str = "model") -> dict[str, dict[str, Any]]:
+    """How far a method is above every other: differences of median PCC and aMAE, paired over the same draws.
+
+    Returns:
+        {other: {"pcc_median": {"difference", "interval"}, "amae": ...}}, without what does not exist.
+    """
+    result: dict[str, dict[str, Any]] = {}
+    for other in scores.draws:
+        if other == of or scores.units is None:
+            continue
+        found = {}
+        for name in ("pcc_median", "amae"):
+            ours, theirs = scores.summaries[of][name], scores.summaries[other][name]
+            if ours is None or theirs is None:
+                continue
+            figure = _SUMMARIES[name][0]
+            drawn = [figure(a) - figure(b) for a, b in zip(scores.draws[of], scores.draws[other], strict=True)]
+            low, high = statistics.intervals(ours - theirs, drawn, scores.units, scale="difference")
+            found[name] = {"difference": ours - theirs, "interval": ends(low, high)}
+        result[other] = found
+    return result
+
+
+def is_size(size_um: float, sizes_um: Sequence[float]) -> bool:
+    """Whether a size is one of several."""
+    return any(abs(size_um / other - 1) < SAME_SIZE for other in sizes_um)
+
+
+def nearest_spots(predictions: Sequence[SectionPrediction], trained_um: Sequence[float]) -> list[np.ndarray | None]:
+    """For spots of sizes the model was not trained at, what it predicts for the nearest spot of one that it was: all
+    that a model without a dense map could say. None for a section of a training size, or of a slide without one."""
+    result: list[np.ndarray | None] = []
+    for prediction in predictions:
+        sources = [
+            other
+            for other in predictions
+            if other.slide == prediction.slide and is_size(float(np.median(other.spot_size_um)), trained_um)
+        ]
+        if not sources or prediction in sources:
+            result.append(None)
+            continue
+        places = np.concatenate([source.spot_xy for source in sources])
+        nearest = KDTree(places).query(prediction.spot_xy)[1]
+        result.append(np.concatenate([source.expression for source in sources])[nearest])
+    return result
+
+
+def without_noise(found: Found, run: Run, demo_folder: Path) -> Found:
+    """A section of the demo with what its cells are expected to express as the truth, in place of counts; NaN where
+    no cell is near.
+
+    Raises:
+        InputError: `demo_folder` holds no demo with this section.
+    """
+    prediction = found.prediction
+    name = prediction.section.split("_")[0]
+    try:
+        cells, life = demo.load_truth(demo_folder, name)
+    except OSError:
+        raise InputError(f"--demo-truth {demo_folder} has no truth/{name}.npz; give the raw demo folder") from None
+    panel, places = run.data.panel, prediction.spot_xy * prediction.um_per_px
+    size = float(np.median(prediction.spot_size_um))
+    if size >= DISCS_FROM_UM:
+        members = demo_tissue.cells_in_discs(cells, places, size / 2)
+    else:
+        members = demo_tissue.cells_in_squares(cells, places, size)
+    expected = demo_tissue.expected_expression(cells, life, members)  # [S, genes of the demo]
+    total = expected.sum(axis=1, keepdims=True)
+    # Protocols transform counts: those of a spot so deep that they are shares.
+    every = np.divide(expected, total, out=np.full_like(expected, np.nan), where=total > 0) * _DEEP
+    columns = panel.columns(life.genes)[: panel.num_main]
+    counts, depth = np.where(columns >= 0, every[:, columns], np.nan), np.full(len(total), _DEEP)
+    truth = run.protocol.transform(counts, depth[:, None], panel.num_genes)
+    return found._replace(prediction=dataclasses.replace(prediction, truth=truth), counts=counts, depth=depth)
+
+
+def total_ratio(predictions: Sequence[SectionPrediction], which: Sequence[np.ndarray]) -> float | None:
+    """Expected over measured reads of all the spots chosen; None for models that do not predict reads."""
+    expected = [each.predicted_total for each in predictions]
+    if any(total is None for total in expected):
+        return None
+    measured = sum(float(each.total[chosen].sum()) for each, chosen in zip(predictions, which, strict=True))
+    return sum(float(t[chosen].sum()) for t, chosen in zip(expected, which, strict=True)) / measured  # pyright: ignore

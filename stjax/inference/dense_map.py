@@ -1,0 +1,346 @@
+"""Dense maps on disk: an OME-Zarr (NGFF 0.5) image with genes as channels, written tile by tile, queried by shapes.
+
+<map>.ome.zarr/zarr.json      written last: multiscales, physical scale, gene names, and under "stjax" where it is from
+<map>.ome.zarr/0              float32 [c, y, x], one shard a tile, a checksum in every chunk
+<map>.ome.zarr/progress.json  of an unfinished map only: what it is of, and how many tiles are whole
+
+A cell of the map covers 4 x 4 pixels of the image the model saw. What is kept is the head's map before it is resized to
+the image: resize and sum are linear, so that any shape's value follows from it exactly, as the model itself gives it.
+"""
+
+import dataclasses
+import difflib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import scipy.sparse
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from data_prep.errors import InputError
+from data_prep.section import POLYGON
+from stjax.data.targets import TRANSFORMS
+from stjax.ops.spot_table import spot_matrix
+from stjax.ops.spot_weights import Shapes, spot_names
+from stjax.workdir import write_json
+
+FORMAT, VERSION = "stjax-dense-map", 1
+CELL_PX = 4  # model pixels along a cell of the map
+TOTAL = "total of all genes"  # the last channel of a map of rates
+_META, _PROGRESS, _LEVEL = "zarr.json", "progress.json", "0"
+_CHUNK_CHANNELS, _CHUNK_CELLS = 8, 128  # at most, of what is compressed together
+_PORTION_CELLS = 1 << 21  # of the windows of shapes worked on at a time: about 100 MB
+
+
+class MapWriter:
+    """An unfinished map, whose tiles are written in order; after a kill, a new one on the same folder goes on.
+
+    Use as a context manager, or call `close`: until then no other process may write the folder.
+
+    Attributes:
+        done: tiles that are whole on disk.
+        tiles: of the whole map.
+    """
+
+    def __init__(self, path: Path, description: dict[str, Any], *, shape: tuple[int, int, int], core: tuple[int, int]):
+        """Opens the folder, and clears away what was left half done.
+
+        Args:
+            description: what the map is of, plain values: a folder with another is refused.
+            shape: channels, rows and columns.
+            core: rows and columns of a tile; those at the end may be smaller.
+
+        Raises:
+            InputError: the folder holds a map of something else, or no map, or another process writes it.
+        """
+        self.path, self.shape, self.core = path, shape, core
+        self.description = json.loads(json.dumps(description, allow_nan=False))
+        self._across = -(-shape[2] // core[1])
+        self.tiles = self._across * -(-shape[1] // core[0])
+        self._low, self._high = np.full(shape[0], np.inf), np.full(shape[0], -np.inf)
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path} exists and is no dense map; choose another place, or remove it")
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(path, os.O_RDONLY)
+        try:
+            self.done = self._begin()
+            if self.done < self.tiles:
+                self._array: Any = self._open_array()
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self) -> int:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of the folder itself: it ends with the process
+        except OSError:
+            raise InputError(f"another process is writing {self.path}; wait for it, or choose another place") from None
+        if (self.path / _META).exists():
+            self._check_same(_attributes(self.path))
+            (self.path / _PROGRESS).unlink(missing_ok=True)
+            return self.tiles
+        if (self.path / _PROGRESS).exists():
+            progress = _read_json(self.path / _PROGRESS)
+            self._check_same(progress["of"])
+            if progress["tiles"]:
+                self._low, self._high = np.array(progress["low"]), np.array(progress["high"])
+            return progress["tiles"]
+        if any(self.path.iterdir()):
+            raise InputError(f"{self.path} holds something else than a dense map; choose another place")
+        self._save_progress(0)
+        return 0
+
+    def close(self) -> None:
+        """Lets other processes write the folder."""
+        os.close(self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check_same(self, other: dict[str, Any]) -> None:
+        differing = [key for key in sorted(self.description | other) if self.description.get(key) != other.get(key)]
+        if differing:
+            raise InputError(
+                f"{self.path} holds a dense map of something else: {', '.join(differing)} differ; choose another "
+                "place, or remove it"
+            )
+
+    def _open_array(self) -> Any:
+        folder = self.path / _LEVEL
+        if self.done:
+            whole = {self._shard(tile) for tile in range(self.done)}
+            for file in (folder / "c").rglob("*"):
+                if file.is_file() and file not in whole:
+                    file.unlink()
+            return zarr.open_array(folder, mode="r+")
+        shutil.rmtree(folder, ignore_errors=True)
+        groups = -(-self.shape[0] // _CHUNK_CHANNELS)
+        chunk = (-(-self.shape[0] // groups), *(_divisor(cells) for cells in self.core))
+        return zarr.create_array(
+            folder,
+            shape=self.shape,
+            chunks=chunk,
+            shards=(groups * chunk[0], *self.core),
+            dtype="float32",
+            # NaN: a part that is missing must not pass for a value.
+            fill_value=float("nan"),
+            compressors=[BloscCodec(cname="zstd", clevel=5, shuffle="shuffle"), Crc32cCodec()],
+            dimension_names=("c", "y", "x"),
+        )
+
+    def _shard(self, tile: int) -> Path:
+        row, column = divmod(tile, self._across)
+        return self.path / _LEVEL / "c" / "0" / str(row) / str(column)
+
+    def write(self, block: np.ndarray) -> None:
+        """Writes the next tile, float32 [channels, rows, columns]. Raises FloatingPointError on NaN or infinity."""
+        if not np.isfinite(block).all():
+            raise FloatingPointError(f"{self.path}: the model's values are not finite; its training has diverged")
+        row, column = divmod(self.done, self._across)
+        y, x = row * self.core[0], column * self.core[1]
+        self._array[:, y : y + block.shape[1], x : x + block.shape[2]] = block
+        self._low = np.minimum(self._low, block.min(axis=(1, 2)))
+        self._high = np.maximum(self._high, block.max(axis=(1, 2)))
+        self._save_progress(self.done + 1)
+        self.done += 1
+
+    def _save_progress(self, tiles: int) -> None:
+        limits = {"low": self._low.tolist(), "high": self._high.tolist()} if tiles else {}
+        write_json(self.path / _PROGRESS, {"of": self.description, "tiles": tiles, **limits})
+
+    def finish(self, *, name: str, channels: Sequence[str], um_per_cell: float, um_offset: float) -> None:
+        """Makes the folder a map: its metadata, without which nothing takes it for one.
+
+        Args:
+            name: of the image.
+            um_offset: of the first cell's centre from the centre of the slide's first pixel.
+        """
+        if (self.path / _META).exists():
+            return
+        if absent := [tile for tile in range(self.tiles) if not self._shard(tile).exists()]:
+            raise InputError(
+                f"{self.path}: {len(absent)} tiles are gone since they were written; remove it, start anew"
+            )
+        axes = [{"name": "c", "type": "channel"}]
+        axes += [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "yx"]
+        transformations = [
+            {"type": "scale", "scale": [1.0, um_per_cell, um_per_cell]},
+            {"type": "translation", "translation": [0.0, um_offset, um_offset]},
+        ]
+        level = {"path": _LEVEL, "coordinateTransformations": transformations}
+        windows = [
+            {
+                "label": label,
+                "color": "FFFFFF",
+                "active": number == 0,
+                "window": {"min": low, "max": high, "start": low, "end": high},
+            }
+            for number, (label, low, high) in enumerate(zip(channels, self._low, self._high, strict=True))
+        ]
+        ome = {
+            "version": "0.5",
+            "multiscales": [{"name": name, "axes": axes, "datasets": [level]}],
+            "omero": {"channels": windows},
+        }
+        attributes = {"ome": ome, "stjax": self.description}
+        write_json(self.path / _META, {"zarr_format": 3, "node_type": "group", "attributes": attributes})
+        (self.path / _PROGRESS).unlink()
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseMap:
+    """A finished map. `query` gives the expression of any shapes on its slide.
+
+    Attributes:
+        about: where it is from and what its numbers are, see `docs/dense.md`.
+        genes: [G] names, as the channels'.
+        array: float32 [G or, of rates, G + 1, rows, columns], a zarr array.
+    """
+
+    path: Path
+    about: dict[str, Any]
+    genes: tuple[str, ...]
+    array: Any
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Raises InputError when there is no map, an unfinished one, or one with parts missing."""
+        path = Path(path)
+        if not (path / _META).exists() and (path / _PROGRESS).exists():
+            progress = _read_json(path / _PROGRESS)
+            raise InputError(
+                f"{path} is an interrupted map, {progress['tiles']} tiles of it are done; give the same "
+                "stjax.predict --dense again to complete it"
+            )
+        about = _attributes(path)
+        array: Any = zarr.open_array(path / _LEVEL, mode="r")
+        rows, columns = (
+            range(-(-size // shard)) for size, shard in zip(array.shape[1:], array.shards[1:], strict=True)
+        )
+        shards = [path / _LEVEL / "c" / "0" / str(row) / str(column) for row in rows for column in columns]
+        if absent := [shard for shard in shards if not shard.is_file()]:
+            raise InputError(f"{path}: {len(absent)} of {len(shards)} parts are missing, {absent[0]} is; make it anew")
+        return cls(path, about, tuple(about["genes"]), array)
+
+    def query(self, shapes: Shapes, genes: Sequence[str] = ()) -> np.ndarray:
+        """Expression of each shape, in the units of the model's protocol, as the model itself would predict it.
+
+        Memory is that of the result, a tile of the map, and 300 bytes a cell (4 x 4 px) of the largest shape.
+
+        Args:
+            shapes: discs, squares, polygons, in full-resolution pixels of the slide counted from its corner, as spots
+                are (`spot_xy`): the first pixel's centre is (0.5, 0.5).
+            genes: names or Ensembl ids; default all of the map's.
+
+        Returns:
+            [N, G] float32; NaN for a shape without the centre of any pixel.
+
+        Raises:
+            InputError: an unknown gene, a shape beside the slide, or a damaged map.
+        """
+        about, columns = self.about, self._columns(genes)
+        beside: Any = shapes.bounds()
+        beside = (beside[:, 2:] <= 0).any(axis=1) | (beside[:, :2] >= [about["width"], about["height"]]).any(axis=1)
+        if beside.any():
+            raise InputError(
+                f"{self.path}: outside its slide {about['slide']} of {about['width']} x {about['height']} px: "
+                f"{spot_names(beside)} of {len(shapes)}; check that they belong to this slide, and their scale"
+            )
+        additive = about["aggregation"] == "additive"
+        sums, count = self._sums(self._in_pixels(shapes), [*columns, len(self.genes)] if additive else list(columns))
+        pixels = np.where(count > 0, count, np.nan)[:, None]
+        if additive:
+            rates = sums / pixels * pixels  # NaN where there is no pixel
+            values = TRANSFORMS[about["target"]](rates[:, :-1], rates[:, -1:], about["num_genes"])
+        else:
+            values = sums / pixels * (pixels if about["aggregation"] == "sum" else 1)
+            values = values * np.array(about["target_std"])[columns] + np.array(about["target_mean"])[columns]
+        return values.astype(np.float32)
+
+    def _columns(self, genes: Sequence[str]) -> np.ndarray:
+        place = {gene: column for column, gene in enumerate(self.about["ensembl_id"]) if gene}
+        place |= {gene: column for column, gene in enumerate(self.genes)}
+        for gene in genes:
+            if gene not in place:
+                near = ", ".join(difflib.get_close_matches(gene, list(place), n=3, cutoff=0.4)) or "none"
+                raise InputError(f"{self.path} has no gene {gene!r}; nearest names: {near}")
+        return np.array([place[gene] for gene in genes or self.genes], np.int64)
+
+    def _in_pixels(self, shapes: Shapes) -> Shapes:
+        """Shapes in the model's pixels: the data's are counted from the corner, `spot_pool`'s from the first centre."""
+        scale = 1 / self.about["px_scale"]
+        return Shapes(
+            shapes.kind,
+            shapes.xy * scale - 0.5,
+            np.where(shapes.kind == POLYGON, shapes.size_px, shapes.size_px * scale),
+            tuple(tuple(np.asarray(ring) * scale - 0.5 for ring in polygon) for polygon in shapes.polygons),
+        )
+
+    def _sums(self, shapes: Shapes, channels: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """[N, C] float64 sums of the resized map over each shape, and [N] its pixels; neighbours are done together."""
+        grid_hw, tile = self.array.shape[1:], np.array(self.array.shards[1:]) * CELL_PX
+        image_hw = tuple(CELL_PX * cells for cells in grid_hw)
+        sums, count = np.zeros((len(shapes), len(channels))), np.zeros(len(shapes), np.int64)
+        bounds = np.clip(shapes.bounds(), 0, [*image_hw[::-1]] * 2)
+        column, row = ((bounds[:, :2] + bounds[:, 2:]) / 2 // tile[::-1]).T
+        order = np.lexsort((column, row))
+        cells = np.prod((bounds[:, 2:] - bounds[:, :2]) / CELL_PX + 3, axis=1)[order]
+        portion = np.floor(np.cumsum(cells) / _PORTION_CELLS)
+        for number in np.unique(portion):
+            index = order[portion == number]
+            matrix, count[index] = spot_matrix(shapes[index], image_hw=image_hw, grid_hw=grid_hw, outside="zero")
+            sums[index] = self._product(matrix, channels)
+        return sums, count
+
+    def _product(self, matrix: Any, channels: list[int]) -> np.ndarray:
+        """matrix [N, rows * columns] times the map, float64 [N, C]: a tile of the map at a time."""
+        result = np.zeros((matrix.shape[0], len(channels)))
+        first, last = min(channels), max(channels)  # read as one range: zarr takes ten times as long over a list
+        place = np.array(channels) - first
+        entries = matrix.tocoo()
+        y, x = np.divmod(entries.col, self.array.shape[2])
+        height, width = self.array.shards[1:]
+        tile = y // height * -(-self.array.shape[2] // width) + x // width
+        order = np.argsort(tile, kind="stable")
+        for part in np.split(order, np.flatnonzero(np.diff(tile[order])) + 1) if len(order) else ():
+            top, left = y[part[0]] // height * height, x[part[0]] // width * width
+            try:
+                block = self.array[first : last + 1, top : top + height, left : left + width][place]  # [C, h, w]
+            except (ValueError, RuntimeError, OSError) as error:
+                raise InputError(f"{self.path}: the tile at {top}, {left} is damaged ({error}); make it anew") from None
+            cell = (y[part] - top) * block.shape[2] + x[part] - left
+            spots, row = np.unique(entries.row[part], return_inverse=True)
+            shape = (len(spots), block.shape[1] * block.shape[2])
+            weights = scipy.sparse.csr_array((entries.data[part], (row, cell)), shape=shape)
+            result[spots] += weights @ block.reshape(len(channels), -1).T.astype(np.float64)
+        return result
+
+
+def _divisor(cells: int) -> int:
+    """The largest part of a tile's side that is small enough for a chunk."""
+    return next(part for part in range(min(cells, _CHUNK_CELLS), 0, -1) if cells % part == 0)
+
+
+def _attributes(path: Path) -> dict[str, Any]:
+    if not (path / _META).is_file():
+        raise InputError(f"{path} is no dense map; make one with stjax.predict --dense")
+    about = _read_json(path / _META).get("attributes", {}).get("stjax", {})
+    if (about.get("format"), about.get("version")) != (FORMAT, VERSION):
+        raise InputError(f"{path} is no dense map of this version of stjax; make it anew with stjax.predict --dense")
+    return about
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}); remove the map and make it anew") from None

@@ -1,0 +1,155 @@
+"""What to predict: sections of a data set with their spots, or bare slides, on whose tissue a grid of spots is laid."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse
+
+from data_prep import readers
+from data_prep.errors import InputError
+from data_prep.section import DISC, GeneTable, Section
+from data_prep.slide import Slide, open_slide
+from stjax.inference import grid
+
+SLIDES = "slides"  # the layout of bare slides, and of their sections
+SUFFIXES = (  # of what `data_prep.slide` reads
+    *(".bif", ".czi", ".dcm", ".jpeg", ".jpg", ".mrxs", ".ndpi", ".png", ".scn", ".svs", ".svslide", ".tif", ".tiff"),
+    *(".vms", ".vmu"),
+)
+_SAME_SCALE = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Sections to predict.
+
+    Attributes:
+        names: in order.
+        about: what the source was taken for, and why.
+        read: gives a section by its name; of a bare slide without spots, see `place_spots`.
+        bare: whether they are bare slides.
+    """
+
+    names: tuple[str, ...]
+    about: str
+    read: Callable[[str], Section]
+    bare: bool
+
+    def shard(self, part: tuple[int, int]) -> "Source":
+        """Part i of n, from 1: every n-th section."""
+        return dataclasses.replace(self, names=self.names[part[0] - 1 :: part[1]])
+
+
+def open_source(
+    path: Path, *, layout: str, sections: Sequence[str], um_per_px: float | None, resolve_aliases: bool
+) -> Source:
+    """Finds out what there is to predict.
+
+    Args:
+        path: a slide, a folder of slides, or raw sections in a layout that data_prep reads.
+        layout: of the latter; "slides" for slides in a folder that looks like something else, "auto" finds out.
+        sections: names of some; default all, of a layout those whose files are complete.
+        um_per_px: the scale, where nothing else tells it.
+        resolve_aliases: as the model's training data was read.
+
+    Raises:
+        InputError: nothing there, neither slides nor a known layout, or a section that is not there.
+    """
+    if um_per_px is not None and not 0 < um_per_px < float("inf"):
+        raise InputError(f"--um_per_px is {um_per_px}, expected a positive number")
+    alone = path.is_file() and path.suffix.lower() in SUFFIXES
+    if alone or layout == SLIDES:
+        return _slides(path, sections, um_per_px, "a slide" if alone else "given by --layout")
+    try:
+        reader, reason = readers.find_layout(path, layout)
+    except InputError as error:
+        if layout != "auto" or not path.is_dir():
+            raise
+        if not _images(path):
+            raise InputError(f"{error}; nor is it a folder of slides ({', '.join(SUFFIXES)})") from None
+        return _slides(path, sections, um_per_px, "images, and no layout with spots")
+    options = {"um_per_px": um_per_px, "resolve_aliases": resolve_aliases}
+    names = reader.list_sections(path, sections=list(sections) or None, skip_incomplete=not sections, **options)
+    for name, lack in reader.find_sections(path, **options).items():
+        if lack and not sections:
+            print(f"left out: section {name}: {lack}")
+    about = f"{reader.__name__.rpartition('.')[2]} ({reason})"
+    return Source(tuple(names), about, lambda name: reader.read_section(path, name, **options), bare=False)
+
+
+def place_spots(
+    section: Section, slide: Slide, array: grid.Array, *, min_tissue: float, window_px: float
+) -> tuple[Section, grid.Grid]:
+    """A bare slide's section with spots on its tissue. See `grid.lay_grid`."""
+    spots = grid.lay_grid(
+        slide,
+        um_per_px=section.um_per_px,
+        spot_um=array.spot_um,
+        pitch_um=array.pitch_um,
+        pattern=array.pattern,
+        min_tissue=min_tissue,
+        window_px=window_px,
+    )
+    radius = array.spot_um / 2 / section.um_per_px
+    placed = dataclasses.replace(
+        section,
+        counts=scipy.sparse.csr_array((len(spots), 0), dtype=np.int32),
+        spot_id=spots.spot_id,
+        spot_xy=spots.spot_xy,
+        spot_kind=np.full(len(spots), DISC, np.uint8),
+        spot_size_px=np.full(len(spots), radius, np.float32),
+    )
+    return placed, spots
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in SUFFIXES)
+
+
+def _slides(path: Path, chosen: Sequence[str], um_per_px: float | None, reason: str) -> Source:
+    files = _images(path) if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"{path} holds no slide, expected files ending in {', '.join(SUFFIXES)}")
+    paths: dict[str, Path] = {}
+    for file in files:
+        if file.stem in paths:
+            raise InputError(
+                f"{path}: {paths[file.stem].name} and {file.name} would both be called {file.stem}; rename one, "
+                "or give a single slide as --source"
+            )
+        paths[file.stem] = file
+    if unknown := [name for name in chosen if name not in paths]:
+        raise InputError(f"--sections names {', '.join(unknown)}; {path} has {', '.join(paths)}")
+    names = tuple(name for name in paths if not chosen or name in chosen)
+    return Source(names, f"slides ({reason})", lambda name: _bare(name, paths[name], um_per_px), bare=True)
+
+
+def _bare(name: str, path: Path, um_per_px: float | None) -> Section:
+    """A slide as a section without spots. Raises InputError when its scale is not known."""
+    with open_slide(path) as slide:
+        stated = slide.um_per_px
+    scale = stated or um_per_px
+    if scale is None:
+        raise InputError(
+            f"{path}: the scale is not known, the file does not state it; give it with --um_per_px (of most scanners "
+            "0.25 at 40x, 0.5 at 20x)"
+        )
+    if stated and um_per_px and abs(um_per_px / stated - 1) > _SAME_SCALE:
+        print(f"note: {path.name} states {stated:.4g} um per px, which is used, not --um_per_px {um_per_px:g}")
+    nothing = np.zeros(0)
+    return Section(
+        name=name,
+        patient="",
+        image_path=path,
+        genes=GeneTable(np.zeros(0, str), np.zeros(0, str)),
+        counts=scipy.sparse.csr_array((0, 0), dtype=np.int32),
+        spot_id=np.zeros(0, str),
+        spot_xy=np.zeros((0, 2)),
+        spot_kind=nothing.astype(np.uint8),
+        spot_size_px=nothing.astype(np.float32),
+        um_per_px=scale,
+        um_per_px_source="file" if stated else "user",
+        layout=SLIDES,
+    )

@@ -1,0 +1,138 @@
+"""Checkpoints that are whole or not there: Orbax writes the arrays, a SHA-256 manifest written last makes them count.
+
+Layout: `checkpoints/<step>/state/` (Orbax) and `checkpoints/<step>/manifest.json`, which names every file with its
+hash and carries the plain-number state of the run. A folder without a manifest is a leftover of an interrupted save.
+
+Among several hosts process 0 alone writes, and every process reads for itself: the folder must be one they share. The
+arrays are stored whole, so any number of devices and hosts restores them.
+"""
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from data_prep.errors import InputError
+from stjax import manifest
+from stjax.manifest import MANIFEST
+from stjax.training import distributed
+
+
+def save(folder: Path, step: int, state: Any, meta: dict[str, Any]) -> None:
+    """Writes one checkpoint and returns when it is on disk. Every process calls it; process 0 writes.
+
+    Args:
+        folder: the run's `checkpoints` folder.
+        state: pytree of arrays, each whole on every host.
+        meta: plain numbers and strings; `meta["best_step"]` says which checkpoint is kept beside this one.
+    """
+    if distributed.is_writer():
+        _write(folder, step, state, meta)
+    distributed.barrier(f"checkpoint {step}")
+
+
+def _write(folder: Path, step: int, state: Any, meta: dict[str, Any]) -> None:
+    target = folder / str(step)
+    temporary = folder / f"{step}.tmp"
+    for leftover in (target, temporary):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    with _checkpointer() as checkpointer:
+        checkpointer.save((temporary / "state").absolute(), jax.tree.map(np.asarray, state))
+    manifest.seal(temporary, {"step": step, "meta": meta})
+    manifest.sync(temporary)
+    os.replace(temporary, target)
+    manifest.sync(folder)
+    prune(folder)
+
+
+def prune(folder: Path) -> None:
+    """Removes what no run goes back to: all but the newest checkpoint, the one before, should that be damaged, and
+    those that each of them calls best. A save does so, and a run that goes on, for a save killed before it could."""
+    keep = set()
+    for kept in steps(folder)[:2]:
+        keep |= {str(kept), str(_best_step(folder / str(kept)))}
+    for other in folder.iterdir():
+        if other.name not in keep:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _best_step(checkpoint: Path) -> int | None:
+    """The best step as of a checkpoint; None when its manifest is damaged: nothing is then lost by not keeping it."""
+    try:
+        return verify(checkpoint, arrays=False)["meta"]["best_step"]
+    except (InputError, KeyError):
+        return None
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    """An Orbax checkpointer of this process alone: it waits for no other."""
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(),
+        active_processes={jax.process_index()},
+        barrier_sync_key_prefix=f"process{jax.process_index()}",
+    )
+    return ocp.Checkpointer(ocp.StandardCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone)
+
+
+def steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints in a folder, newest first, whether sound or not; leftovers are not counted."""
+    if not folder.is_dir():
+        return []
+    found = [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit() and (entry / MANIFEST).is_file()]
+    return sorted(found, reverse=True)
+
+
+def newest(folder: Path) -> dict[str, Any] | None:
+    """The plain state saved with the newest sound checkpoint; None when the folder has no checkpoint.
+
+    Raises:
+        InputError: checkpoints are there but none is sound.
+    """
+    damage = []
+    for step in steps(folder):
+        try:
+            return verify(folder / str(step))["meta"]
+        except InputError as error:
+            logging.warning("%s; trying an older checkpoint", error)
+            damage.append(str(error))
+    if damage:
+        raise InputError(f"no sound checkpoint in {folder}: {'; '.join(damage)}; train again in a new work directory")
+    return None
+
+
+def restore(folder: Path, step: int, template: Any) -> Any:
+    """The arrays of one checkpoint.
+
+    Args:
+        template: a pytree of shapes with shardings (or arrays) like the one saved.
+
+    Raises:
+        InputError: it is not there, or not sound.
+    """
+    verify(folder / str(step))
+    on_host = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), template)
+    with _checkpointer() as checkpointer:
+        arrays = checkpointer.restore((folder / str(step) / "state").absolute(), args=ocp.args.StandardRestore(on_host))
+    return jax.tree.map(
+        lambda leaf, array: jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda part: array[part]),
+        template,
+        arrays,
+    )
+
+
+def verify(checkpoint: Path, *, arrays: bool = True) -> dict[str, Any]:
+    """Reads a checkpoint's manifest and checks every file against it.
+
+    Args:
+        arrays: check the files too, not the manifest alone.
+
+    Raises:
+        InputError: a file is missing, added or changed.
+    """
+    return manifest.verify(checkpoint, what="checkpoint", files=arrays)

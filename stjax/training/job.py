@@ -1,0 +1,174 @@
+"""What a run is made of before its first step: settings, data, panel, schedule, and a fresh or restored state."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from data_prep.dataset import PatchDataset
+from data_prep.errors import InputError
+from stjax import config as configs
+from stjax import parallel, protocols, workdir
+from stjax.config import Config
+from stjax.data import demo_data, input_pipeline
+from stjax.data.panel import fit_panel
+from stjax.data.tile_records import TileRecords
+from stjax.ops.spot_pool import merge_layouts
+from stjax.training import checkpoint, distributed, optim, run_log, steps
+
+
+@dataclasses.dataclass
+class Job:
+    """A run, ready to train.
+
+    Attributes:
+        config: resolved.
+        state, template: the state to begin with, and its shapes.
+        meta: the plain state saved with the checkpoint it goes on from.
+    """
+
+    config: Config
+    folder: Path
+    protocol: protocols.Protocol
+    data: workdir.DataRecord
+    train_records: input_pipeline.Records
+    val_records: input_pipeline.Records | None
+    schedule: optim.Schedule
+    graphdef: Any
+    state: steps.State
+    template: steps.State
+    meta: dict[str, Any]
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.folder / workdir.CHECKPOINTS
+
+
+def prepare(config: Config, folder: Path, mesh: jax.sharding.Mesh) -> Job:
+    """Reads, makes or restores everything a run needs, says what it is, and marks the folder as its own.
+
+    Args:
+        config: as `configs/default.py`, not yet resolved.
+        folder: the work directory; no other run trains in it.
+
+    Raises:
+        InputError: data, config or work directory do not fit.
+    """
+    protocol = protocols.get_protocol(config.protocol)
+    config = configs.resolve(config, protocol, demo=not config.data_dir)
+    if (folder / workdir.CONFIG).exists():
+        configs.check_same_run(configs.load(folder / workdir.CONFIG), config, folder)
+    elif any(entry.suffix != ".tmp" and entry.name != workdir.LOCK for entry in folder.iterdir()):
+        raise InputError(f"{folder} is in use by something else than a run of stjax; choose another --workdir")
+    parallel.check_batch_size(config.batch_size, config.micro_batch, mesh)
+
+    path = dataset_path(config)
+    dataset = PatchDataset.open(path)
+    known = (folder / workdir.DATA).exists()
+    if known:  # the panel a run began with, to the bit
+        data = workdir.load_data_record(folder)
+        workdir.checked_protocol(data, folder)
+        if data.content_hash != dataset.content_hash:
+            raise InputError(f"{folder} was trained on other data than {path}; choose another --workdir")
+    else:
+        data = describe_data(config, protocol, dataset)
+    sizes = configs.numbers(config.spot_sizes_um, "config.spot_sizes_um")
+    kwargs = {"panel": data.panel, "protocol": protocol, "sizes_um": sizes}
+    train_records = input_pipeline.open_records(dataset, data.split.train, train=True, **kwargs)
+    val_records = (
+        input_pipeline.open_records(dataset, data.split.val, train=False, **kwargs) if data.split.val else None
+    )
+    if isinstance(train_records, TileRecords):
+        data = with_tiles(data, protocol, train_records, val_records)
+    run_log.print_data(data, dataset, {"train": train_records, "val": val_records})
+
+    steps_per_epoch = max(1, len(train_records) // config.batch_size)
+    schedule = optim.Schedule(
+        config.schedule,
+        config.learning_rate,
+        total_steps=steps_per_epoch * config.num_epochs,
+        steps_per_epoch=steps_per_epoch,
+        warmup_steps=config.warmup_steps,
+        early_stopping_patience=config.early_stopping_patience,
+    )
+    meta: dict[str, Any] = {"step": 0, "best_step": 0, "finished": False, "schedule": schedule.state()}
+    state_kwargs = {"image_size_px": data.image_size_px, "tiles": data.tiles, "mesh": mesh}
+    graphdef, template = steps.init_state(config, data.panel, abstract=True, **state_kwargs)
+    steps.loss_of_config(config)  # refuses one that does not suit the model, before anything is written
+    checkpoints = folder / workdir.CHECKPOINTS
+    saved = checkpoint.newest(checkpoints) if known else None
+    if saved is None:
+        _, state = steps.init_state(config, data.panel, **state_kwargs)
+        print(run_log.overview(state["params"], config))
+    else:
+        meta, state = saved, checkpoint.restore(checkpoints, saved["step"], template)
+        if distributed.is_writer():
+            checkpoint.prune(checkpoints)
+        schedule.restore(meta["schedule"])
+        word = "is finished" if meta["finished"] else f"resumes at step {meta['step']} of {schedule.total_steps}"
+        print(f"The run in {folder} {word}.")
+    # Nothing is written before everything asked for is known to work: a mistyped setting must not mark the folder.
+    distributed.barrier("every process has seen what is there")
+    if distributed.is_writer():
+        if not (folder / workdir.CONFIG).exists():
+            workdir.write_json(folder / workdir.CONFIG, config.to_dict())
+        if not known:
+            workdir.write_json(folder / workdir.DATA, data.to_json())
+    return Job(config, folder, protocol, data, train_records, val_records, schedule, graphdef, state, template, meta)
+
+
+def dataset_path(config: Config) -> Path:
+    """The data set a config names; the demo's is made where it is not there yet."""
+    if config.data_dir:
+        return Path(config.data_dir)
+    shape = ("layout", "patients", "spots", "patch_size_px", "tile_size_px")
+    with distributed.writer_first("demo data"):
+        return demo_data.demo_dataset(**{name: config.demo[name] for name in shape})
+
+
+def describe_data(config: Config, protocol: protocols.Protocol, dataset: PatchDataset) -> workdir.DataRecord:
+    """Split, panel and statistics of a run."""
+    split = protocols.split_sections(
+        protocol,
+        {section["name"]: section["patient"] for section in dataset.sections},
+        fold=config.fold,
+        test_patients=configs.names(config.test_patients),
+        test_sections=configs.names(config.test_sections),
+        val_sections=configs.names(config.val_sections),
+    )
+    parameters = dataset.manifest["parameters"]
+    scales = [section["um_per_px"] for section in dataset.sections if section["name"] in split.train]
+    return workdir.DataRecord(
+        data_dir=str(dataset.path.resolve()),
+        content_hash=dataset.content_hash,
+        parameters=parameters,
+        stain_target=dataset.manifest["stain_target"],
+        image_size_px=dataset.size_px,
+        um_per_px=float(parameters.get("um_per_px") or np.median(scales)),
+        synthetic=bool(dataset.manifest["synthetic"]),
+        train_patients=tuple(sorted({s["patient"] for s in dataset.sections if s["name"] in split.train})),
+        protocol=protocol.name,
+        protocol_hash=protocol.hash,
+        split=split,
+        panel=fit_panel(protocol, dataset, split),
+    )
+
+
+def with_tiles(
+    data: workdir.DataRecord, protocol: protocols.Protocol, train: TileRecords, val: input_pipeline.Records | None
+) -> workdir.DataRecord:
+    """What a run of tiles knows besides: statistics of the spots it is trained on, and one layout for all tables, which
+    the records take."""
+    if data.tiles is None:
+        facts, layouts = train.facts(), [train.tables.layout]
+        if isinstance(val, TileRecords):
+            layouts.append(val.tables.layout)
+        facts = dataclasses.replace(facts, layout=merge_layouts(layouts))
+        data = dataclasses.replace(data, tiles=facts, panel=train.refit(data.panel, protocol))
+    for records in (train, val):
+        if isinstance(records, TileRecords) and data.tiles is not None:
+            records.tables.layout = data.tiles.layout
+    return data

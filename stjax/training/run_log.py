@@ -1,0 +1,118 @@
+"""What a run says: on the terminal, in `logs/train.jsonl`, and to TensorBoard."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from clu import parameter_overview
+from flax import nnx
+from tensorboardX import SummaryWriter
+
+from data_prep.dataset import PatchDataset
+from stjax import protocols, workdir
+from stjax.config import Config
+from stjax.data import input_pipeline
+from stjax.data.tile_records import TileRecords
+from stjax.training import distributed
+
+
+class Log:
+    """`logs/train.jsonl` and TensorBoard events, of process 0. What a killed run wrote after its last checkpoint is
+    taken back."""
+
+    def __init__(self, folder: Path, step: int):
+        self._writes = distributed.is_writer()
+        if not self._writes:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "train.jsonl"
+        kept = []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue  # the line that was being written
+            if entry["step"] <= step:
+                kept.append(line + "\n")
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(kept))
+        os.replace(temporary, path)
+        self._file = path.open("a")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def write(self, kind: str, values: dict[str, Any]) -> None:
+        """Logs the figures of a step or an epoch; `values` names the step."""
+        if not self._writes:
+            return
+        self._file.write(json.dumps({"kind": kind, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if isinstance(value, float):
+                self._board.add_scalar(f"{kind}/{name}", value, values["step"])
+
+    def close(self) -> None:
+        """Ends both logs."""
+        if not self._writes:
+            return
+        self._file.close()
+        self._board.close()
+
+
+def overview(params: nnx.State, config: Config) -> str:
+    """Parameters by part of the model."""
+    arrays = nnx.to_pure_dict(params)
+    heads = {"main": "main head", "aux": "aux head"}
+    parts = {f"backbone {name}": part for name, part in arrays["backbone"].items()}
+    parts |= {heads.get(name, name): part for name, part in arrays.items() if name != "backbone"}
+    # A part may be an array by itself, as ViT's position embedding is.
+    count = parameter_overview.count_parameters  # of a scalar, it gives a float
+    rows = [f"  {name:24s}{int(count({name: part})):>12,}" for name, part in parts.items()]
+    total = int(count(arrays))
+    return "\n".join([f"{config.model.module} {config.model.variant}: {total:,} parameters", *rows])
+
+
+def print_data(
+    data: workdir.DataRecord, dataset: PatchDataset, records: dict[str, input_pipeline.Records | None]
+) -> None:
+    """What the run learns from, and what a reader of its figures must know."""
+    if data.synthetic:
+        print("The data is SYNTHETIC (stjax's demo): its figures say nothing about real tissue.")
+    for part in ("train", "val", "test"):
+        sections = getattr(data.split, part)
+        patients = sorted({s["patient"] for s in dataset.sections if s["name"] in sections})
+        size = ""
+        if (known := records.get(part)) is not None:
+            size = f", {known.num_spots} spots"
+            if isinstance(known, TileRecords):
+                size += f" in {len(known)} tiles"
+            if known.left_out:
+                size += f" ({known.left_out} left out by the protocol: few reads or white)"
+        print(f"{part:>5}: {len(sections)} sections of patient {', '.join(patients) or '-'}{size}")
+    left_out = len(dataset.genes) - len(data.panel.symbol)
+    print(
+        f"protocol {data.protocol}: {data.panel.num_main} main genes, {data.panel.num_aux} aux genes, "
+        f"{left_out} expressed in too few spots"
+    )
+    protocol = protocols.get_protocol(data.protocol)
+    if protocol.stain != "none" and data.parameters["stain"] != protocol.stain:
+        print(f"note: {protocol.name} prepares slides with --stain {protocol.stain}; this data set has another")
+    for warning in data.split.warnings:
+        print(f"note: {warning}")
+
+
+def epoch_figures(summary: dict[str, Any], num_epochs: int) -> str:
+    """An epoch's figures, for the terminal."""
+    parts = [f"epoch {summary['epoch']}/{num_epochs}", f"loss {summary['loss']:.4f}"]
+    if "val_loss" in summary:
+        parts.append(f"val loss {summary['val_loss']:.4f}")
+        if summary["val_pcc_median"] is not None:
+            parts.append(f"val median PCC {summary['val_pcc_median']:.3f}")
+    return "  ".join(parts)
+
+
+def epoch_line(summary: dict[str, Any], num_epochs: int, speed: float, seconds_left: float, *, best: bool) -> str:
+    """An epoch's figures, speed and the time left, for the terminal."""
+    minutes, seconds = divmod(round(seconds_left), 60)
+    line = f"{epoch_figures(summary, num_epochs)}  {speed:.1f} images/s  {minutes}:{seconds:02d} left"
+    return line + ("  best so far" if best else "")

@@ -1,0 +1,50 @@
+"""Figures of the validation spots, which come a batch at a time; bounded memory for any number of them."""
+
+import numpy as np
+
+from stjax import metrics
+from stjax.data.panel import Panel
+from stjax.data.tile_records import Batch
+from stjax.protocols import Protocol
+
+
+class Validation:
+    """Loss; over genes the median and mean of the pooled PCC, and the mean of MAE and RMSE, in standard deviations of
+    the training targets."""
+
+    def __init__(self, panel: Panel, protocol: Protocol):
+        self._panel, self._protocol = panel, protocol
+        self._moments = metrics.Moments(panel.num_main)
+        self._absolute, self._squares = np.zeros((2, panel.num_main))
+        self._loss = self._weight = 0.0
+
+    def update(self, prediction: np.ndarray, loss: float, batch: Batch) -> None:
+        """Adds a batch.
+
+        Args:
+            prediction: [B, S, M] in the protocol's expression units.
+            loss: summed over the batch's measured spots.
+            batch: its mask, counts and total.
+        """
+        measured = batch["mask"] > 0
+        counts = batch["counts"][measured][:, : self._panel.num_main].astype(np.float64)
+        total = batch["total"][measured].astype(np.float64)
+        truth = self._protocol.transform(counts, total, self._panel.num_genes)
+        predicted = prediction[measured]
+        self._moments.update(predicted, truth)
+        self._absolute += np.abs(predicted - truth).sum(axis=0)
+        self._squares += np.square(predicted - truth).sum(axis=0)
+        self._loss, self._weight = self._loss + loss, self._weight + float(batch["mask"].sum())
+
+    def figures(self) -> dict[str, float | None]:
+        """{"val_loss", "val_pcc_median", "val_pcc_mean", "val_amae", "val_armse"}; None where there is none."""
+        pcc = self._moments.pearson()
+        known = pcc[~np.isnan(pcc)]
+        std, count = self._panel.target_std[: self._panel.num_main], self._moments.count
+        return {
+            "val_loss": self._loss / self._weight,
+            "val_pcc_median": float(np.median(known)) if len(known) else None,
+            "val_pcc_mean": float(np.mean(known)) if len(known) else None,
+            "val_amae": float(np.mean(self._absolute / count / std)),
+            "val_armse": float(np.mean(np.sqrt(self._squares / count) / std)),
+        }

@@ -1,0 +1,78 @@
+"""A predictor whose answer is known: a patch's mean red, green and blue. What streams past it shows in the result."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from stjax import parallel
+from stjax.data.panel import Panel
+from stjax.protocols import Split, get_protocol
+from stjax.workdir import DataRecord
+
+UM, SIZE_PX = 1.0, 32
+GENES = ("RED", "GREEN", "BLUE")
+
+
+def data_record(**values):
+    protocol = get_protocol("stjax")
+    panel = Panel(
+        np.array(["ENSG1", "ENSG2", "ENSG3"]),
+        np.array(GENES),
+        3,
+        np.zeros(3),
+        np.ones(3),
+        np.array([190.0, 110.0, 165.0]),
+        np.full(3, 40.0),
+        np.zeros(3),
+        3,
+    )
+    parameters = {"resolve_aliases": False, "stain": "none", "stain_standardise": "both", "um_per_px": None}
+    record = DataRecord(
+        data_dir="",
+        content_hash="c" * 64,
+        parameters=parameters,
+        stain_target=None,
+        image_size_px=SIZE_PX,
+        um_per_px=UM,
+        synthetic=False,
+        train_patients=(),
+        protocol=protocol.name,
+        protocol_hash=protocol.hash,
+        split=Split((), (), ()),
+        panel=panel,
+    )
+    return dataclasses.replace(record, **values)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanColour:
+    """A `predictor.Predictor`."""
+
+    data: DataRecord = dataclasses.field(default_factory=data_record)
+    model_sha256: str = "m" * 64
+    batch_size: int = 4
+    folder: Path = Path("fake")
+    model_name: str = "mean colour"
+    step: int = 1
+    averaging: bool = False
+
+    @property
+    def protocol(self):
+        return dataclasses.replace(get_protocol("stjax"), test_symmetries=self.averaging)
+
+    @property
+    def mesh(self):
+        return parallel.make_mesh(jax.devices()[:1])
+
+    def predict(self, batch):
+        assert batch["image"].shape == (self.batch_size, SIZE_PX, SIZE_PX, 3)
+        return {"expression": jnp.mean(jnp.asarray(batch["image"], jnp.float32), axis=(1, 2))[:, None]}
+
+    def over_symmetries(self):
+        return dataclasses.replace(self, averaging=True)
+
+    def network(self):
+        raise NotImplementedError

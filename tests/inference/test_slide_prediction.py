@@ -1,0 +1,417 @@
+"""Bare slides: what is predicted where, what is left alone when called again, and what is refused."""
+
+import dataclasses
+import json
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from data_prep import patches, stain
+from data_prep.errors import InputError
+from data_prep.slide import open_slide
+from stjax import outputs, predict
+from stjax.inference import domain, predictor
+from tests.inference.fake_predictor import GENES, SIZE_PX, UM, MeanColour, data_record
+
+tifffile = pytest.importorskip("tifffile", reason="the extra wsi is not installed")
+WIDTH, HEIGHT = 900, 700
+
+
+def picture(width=WIDTH, height=HEIGHT):
+    """Tissue of changing colour on glass."""
+    rows, columns = np.mgrid[:height, :width]
+    tissue = np.stack([190 + 40 * np.sin(columns / 40), 110 + 40 * np.cos(rows / 50), 165 + columns / 40], axis=2)
+    inside = (np.abs(columns - width / 2) < width / 3) & (np.abs(rows - height / 2) < height / 3)
+    return np.where(inside[..., None], tissue, 242).astype(np.uint8)
+
+
+def save_tiff(path, pixels, um_per_px=UM):
+    density = (1e4 / um_per_px, 1e4 / um_per_px) if um_per_px else None
+    options = {"resolution": density, "resolutionunit": "CENTIMETER"} if density else {}
+    tifffile.imwrite(path, pixels, photometric="rgb", tile=(128, 128), **options)
+    return path
+
+
+@pytest.fixture
+def slide_path(tmp_path):
+    return save_tiff(tmp_path / "S1.tif", picture())
+
+
+@pytest.fixture
+def model(monkeypatch):
+    """What `predictor.load` gives; set `model.run` to another."""
+
+    class Loaded:
+        run = MeanColour()
+
+    monkeypatch.setattr(predictor, "load", lambda _: Loaded.run)
+    return Loaded
+
+
+def run(*arguments):
+    predict.main(["--workdir=fake", *map(str, arguments)])
+
+
+# ------------------------------------------------------------------------------------------------------- predictions
+
+
+@pytest.mark.usefixtures("model")
+def test_each_spot_gets_the_prediction_of_the_patch_around_it(slide_path, tmp_path):
+    out = tmp_path / "out"
+    run(f"--source={slide_path}", f"--out={out}", "--spot-um=20", "--pitch-um=40")
+    adata = anndata.read_h5ad(out / "S1.h5ad")
+    xy = adata.obsm["spatial"]
+    with open_slide(slide_path) as slide:
+        expected = np.stack(
+            [patch.mean(axis=(0, 1)) for patch in patches.cut_patches(slide, xy, patch_size_px=SIZE_PX)]
+        )
+    np.testing.assert_allclose(adata.X, expected, rtol=1e-5)
+    assert list(adata.var_names) == list(GENES)
+    assert len(adata) > 100
+    assert (np.abs(xy - [WIDTH / 2, HEIGHT / 2]) < [WIDTH / 3 + 10, HEIGHT / 3 + 10]).all()
+    apart = np.unique(np.diff(np.unique(xy[:, 0])))
+    np.testing.assert_allclose(apart, 40)
+    assert list(adata.obs_names[:1]) == [f"{adata.obs['array_col'].iloc[0]}x{adata.obs['array_row'].iloc[0]}"]
+    about = adata.uns["stjax"]
+    assert about["model_sha256"] == "m" * 64
+    assert about["units"] == "stjax: log1p_library"
+    assert "truth" not in adata.layers
+    scale = adata.uns["spatial"]["S1"]["scalefactors"]
+    assert scale["spot_diameter_fullres"] == pytest.approx(20 / UM)
+    hires, lowres = (adata.uns["spatial"]["S1"]["images"][name] for name in ("hires", "lowres"))
+    assert hires.shape == (HEIGHT, WIDTH, 3)
+    assert lowres.shape[1] == 600
+    assert scale["tissue_hires_scalef"] == 1
+    assert scale["tissue_lowres_scalef"] == pytest.approx(600 / WIDTH)
+
+
+def test_a_finer_slide_is_resampled_to_the_scale_of_training(model, tmp_path):
+    coarse, fine = picture(), picture(2 * WIDTH, 2 * HEIGHT)
+    fine[:] = np.asarray(Image.fromarray(coarse).resize((2 * WIDTH, 2 * HEIGHT), Image.Resampling.BICUBIC))
+    (tmp_path / "slides").mkdir()
+    save_tiff(tmp_path / "slides" / "coarse.tif", coarse)
+    save_tiff(tmp_path / "slides" / "fine.tif", fine, um_per_px=UM / 2)
+    model.run = MeanColour(data=data_record(parameters=data_record().parameters | {"um_per_px": UM}))
+    run(
+        f"--source={tmp_path / 'slides'}",
+        f"--out={tmp_path / 'out'}",
+        "--spot-um=20",
+        "--pitch-um=60",
+        "--min-tissue=0",
+    )
+    found = [anndata.read_h5ad(tmp_path / "out" / f"{name}.h5ad") for name in ("coarse", "fine")]
+    np.testing.assert_allclose(found[1].obsm["spatial"] / 2, found[0].obsm["spatial"])
+    assert np.abs(found[1].X - found[0].X).max() < 2  # grey levels; resampling rounds
+
+
+def test_the_slide_is_normalised_to_the_training_target(model, slide_path, tmp_path):
+    target = save_tiff(tmp_path / "target.tif", np.clip(picture().astype(int) - 30, 0, 255).astype(np.uint8))
+    profile = stain.fit_profile(target, "macenko")
+    parameters = data_record().parameters | {"stain": "macenko"}
+    saved = json.loads(json.dumps(dataclasses.asdict(profile)))
+    model.run = MeanColour(data=data_record(parameters=parameters, stain_target=saved))
+    run(f"--source={slide_path}", f"--out={tmp_path / 'out'}", "--spot-um=20", "--pitch-um=60")
+    adata = anndata.read_h5ad(tmp_path / "out" / "S1.h5ad")
+    with open_slide(slide_path) as slide:
+        transform = stain.fit_transform_for("macenko", slide, profile)
+        cut = patches.cut_patches(slide, adata.obsm["spatial"], patch_size_px=SIZE_PX, transform=transform)
+        expected = np.stack([patch.mean(axis=(0, 1)) for patch in cut])
+    np.testing.assert_allclose(adata.X, expected, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("model")
+def test_symmetries_add_the_predictions_deviation(slide_path, tmp_path):
+    run(f"--source={slide_path}", f"--out={tmp_path / 'out'}", "--spot-um=20", "--pitch-um=80", "--symmetries")
+    adata = anndata.read_h5ad(tmp_path / "out" / "S1.h5ad")
+    assert adata.uns["stjax"]["mean_over_symmetries"]
+    np.testing.assert_allclose(adata.layers["symmetry_sd"], 0, atol=1e-4)  # a mean colour does not turn
+
+
+@pytest.mark.usefixtures("model")
+def test_every_format_says_the_same(slide_path, tmp_path):
+    out = tmp_path / "out"
+    run(
+        f"--source={slide_path}", f"--out={out}", "--spots=visium", "--genes=BLUE,RED",
+        "--formats=h5ad,csv,parquet,geojson,png,svg",
+    )  # fmt: skip
+    adata = anndata.read_h5ad(out / "S1.h5ad")
+    assert list(adata.var_names) == ["BLUE", "RED"]
+    for table in (pd.read_csv(out / "S1.csv"), pd.read_parquet(out / "S1.parquet")):
+        np.testing.assert_allclose(table[["BLUE", "RED"]], adata.X, rtol=1e-6)
+        np.testing.assert_allclose(table[["x_px", "y_px"]], adata.obsm["spatial"], rtol=1e-6)
+        np.testing.assert_allclose(table["x_um"], table["x_px"] * UM, rtol=1e-6)
+        assert list(table["spot_id"]) == list(adata.obs_names)
+    features = json.loads((out / "S1.geojson").read_text())["features"]
+    values = [[feature["properties"]["measurements"][gene] for gene in ("BLUE", "RED")] for feature in features]
+    np.testing.assert_allclose(values, adata.X, rtol=1e-6)
+    ring = np.array(features[0]["geometry"]["coordinates"][0])
+    assert (ring[0] == ring[-1]).all()
+    np.testing.assert_allclose(np.ptp(ring, axis=0), 55 / UM, rtol=0.01)
+    for gene in ("BLUE", "RED"):
+        drawn = np.asarray(Image.open(out / f"S1_{gene}.png").convert("RGB"))
+        assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 1000
+        assert "<svg" in (out / f"S1_{gene}.svg").read_text()[:1000]
+    assert {path.name for path in out.iterdir()} == {
+        "S1.h5ad", "S1.csv", "S1.parquet", "S1.geojson", "S1_BLUE.png", "S1_RED.png", "S1_BLUE.svg", "S1_RED.svg",
+        "S1.prediction.json",
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("model")
+def test_shards_share_the_slides_between_them(tmp_path):
+    (tmp_path / "slides").mkdir()
+    for number in range(5):
+        save_tiff(tmp_path / "slides" / f"S{number}.tif", picture(300, 300))
+    (tmp_path / "slides" / "notes.txt").write_text("no slide")
+    for part in (1, 2):
+        run(
+            f"--source={tmp_path / 'slides'}", f"--out={tmp_path / str(part)}", f"--shard={part}/2", "--formats=csv",
+            "--spot-um=20", "--pitch-um=50",
+        )  # fmt: skip
+    names = [sorted(path.stem for path in (tmp_path / str(part)).glob("*.csv")) for part in (1, 2)]
+    assert names == [["S0", "S2", "S4"], ["S1", "S3"]]
+
+
+# ------------------------------------------------------------------------------------------------------ called again
+
+
+@pytest.fixture
+def again(model, slide_path, tmp_path, capsys):
+    """Calls predict on the same slide and folder; returns what it printed."""
+
+    def call(*arguments):
+        capsys.readouterr()
+        run(f"--source={slide_path}", f"--out={tmp_path / 'out'}", "--spot-um=20", "--pitch-um=80", *arguments)
+        return capsys.readouterr().out
+
+    call.model, call.out = model, tmp_path / "out"
+    return call
+
+
+def test_what_is_finished_is_not_predicted_again(again, monkeypatch):
+    assert "S1: written h5ad, png" in again()
+    before = (again.out / "S1.h5ad").read_bytes()
+    monkeypatch.setattr(MeanColour, "predict", lambda *_: pytest.fail("predicted again"))
+    printed = again()
+    assert "S1: there already" in printed
+    assert printed.splitlines()[-2] == str(again.out / "S1.h5ad")
+    assert (again.out / "S1.h5ad").read_bytes() == before
+
+
+def test_what_is_lacking_or_damaged_is_written_anew(again):
+    again("--formats=h5ad,csv")
+    whole = (again.out / "S1.csv").read_bytes()
+    (again.out / "S1.csv").write_bytes(whole[:100])
+    assert "S1: written csv" in again("--formats=h5ad,csv")
+    assert (again.out / "S1.csv").read_bytes() == whole
+    assert "S1: written parquet" in again("--formats=h5ad,csv,parquet")
+    (again.out / "S1.prediction.json").write_text("{")
+    assert "S1: written h5ad, csv" in again("--formats=h5ad,csv")
+
+
+@pytest.mark.parametrize(
+    ("change", "differing"),
+    [
+        ({"model_sha256": "n" * 64}, "model_sha256"),
+        ({"data": data_record(um_per_px=1.2)}, "training_sha256"),
+        ({"averaging": True}, "mean_over_symmetries"),
+    ],
+)
+def test_results_of_another_model_are_never_taken_for_its_own(again, change, differing):
+    again("--formats=h5ad,csv")
+    again.model.run = dataclasses.replace(MeanColour(), **change)
+    with pytest.raises(InputError, match=f"{differing} differ; choose another --out, or replace them with --overwrite"):
+        again()
+    assert "S1: written h5ad" in again("--formats=h5ad", "--overwrite")
+    assert not (again.out / "S1.csv").exists()  # the other model's
+    assert "there already" in again("--formats=h5ad")
+
+
+@pytest.mark.parametrize("option", ["--pitch-um=90", "--min-tissue=0.9", "--genes=RED"])
+def test_results_of_other_options_are_never_taken_for_these(again, option):
+    again()
+    with pytest.raises(InputError, match=r"(spots|genes) differ"):
+        again(option)
+
+
+def test_a_changed_slide_is_noticed(again, slide_path):
+    again()
+    save_tiff(slide_path, picture()[::-1])
+    with pytest.raises(InputError, match="slide_sha256 differ"):
+        again()
+
+
+# ------------------------------------------------------------------------------------------------- far from training
+
+
+def warnings_of(slide_path, tmp_path, capsys, *arguments):
+    run(f"--source={slide_path}", f"--out={tmp_path / 'out'}", "--spot-um=20", "--pitch-um=80", *arguments)
+    return [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+
+
+@pytest.mark.usefixtures("model")
+def test_a_slide_like_those_of_training_gives_no_warning(slide_path, tmp_path, capsys):
+    assert not warnings_of(slide_path, tmp_path, capsys)
+
+
+@pytest.mark.usefixtures("model")
+def test_a_slide_of_other_colours_gives_a_warning(tmp_path, capsys):
+    pixels = picture().astype(int)
+    pixels[(pixels != 242).any(axis=2)] -= [0, 30, 0]
+    path = save_tiff(tmp_path / "S1.tif", pixels.astype(np.uint8))
+    (warning,) = warnings_of(path, tmp_path, capsys)
+    assert "its colours are not the training slides'" in warning
+    assert "green -0." in warning
+
+
+@pytest.mark.usefixtures("model")
+def test_a_coarser_slide_gives_a_warning(tmp_path, capsys):
+    path = save_tiff(tmp_path / "S1.tif", picture(), um_per_px=2 * UM)
+    (warning,) = warnings_of(path, tmp_path, capsys)
+    assert "2.0 times as coarse" in warning
+
+
+def test_another_stain_gives_a_warning():
+    target = stain.Profile(
+        "macenko", 250.0, ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11)), (1.0, 1.0), (), (), 9, 9, "", "", ""
+    )
+    brown = dataclasses.replace(target, stains=((0.65, 0.70, 0.29), (0.27, 0.57, 0.78)))  # DAB (Ruifrok 2001)
+
+    class Named:
+        path = type("P", (), {"name": "S1.tif"})
+
+    assert domain.check_stain(Named, stain.Normaliser(target, target)) == []
+    (warning,) = domain.check_stain(Named, stain.Normaliser(brown, target))
+    assert "its eosin is 4" in warning
+
+
+# ------------------------------------------------------------------------------------------------------- bad input
+
+
+def refused(*arguments):
+    with pytest.raises(InputError) as caught:
+        run(*arguments)
+    message = " ".join(str(caught.value).split())
+    assert len(message) > 20
+    return message
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_slide_without_scale_is_refused_and_says_how_to_give_it(suffix, tmp_path):
+    path = tmp_path / f"S1.{suffix}"
+    Image.fromarray(picture()).save(path)
+    message = refused(f"--source={path}", f"--out={tmp_path / 'out'}")
+    assert "the scale is not known" in message
+    assert "--um_per_px" in message
+    run(f"--source={path}", f"--out={tmp_path / 'out'}", f"--um_per_px={UM}", "--formats=csv")
+
+
+@pytest.mark.usefixtures("model")
+def test_the_files_scale_goes_before_the_users(slide_path, tmp_path, capsys):
+    run(f"--source={slide_path}", f"--out={tmp_path / 'out'}", "--um_per_px=3", "--formats=csv")
+    assert "states 1 um per px, which is used, not --um_per_px 3" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("model")
+def test_a_corrupt_pyramid_is_refused_and_leaves_nothing(tmp_path, caplog):
+    path = tmp_path / "S1.tif"
+    with tifffile.TiffWriter(path) as file:
+        options = {"photometric": "rgb", "tile": (128, 128), "compression": "zlib", "resolutionunit": "CENTIMETER"}
+        file.write(picture(), subifds=1, resolution=(1e4, 1e4), **options)
+        file.write(picture()[::2, ::2], subfiletype=1, resolution=(5e3, 5e3), **options)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3 : len(content) // 2] = bytes(len(content) // 2 - len(content) // 3)
+    path.write_bytes(content)
+    assert "S1.tif: the image cannot be read" in refused(f"--source={path}", f"--out={tmp_path / 'out'}")
+    path.write_bytes(content[: len(content) // 2])
+    assert "S1.tif: the image cannot be read" in refused(f"--source={path}", f"--out={tmp_path / 'out'}")
+    assert not list((tmp_path / "out").iterdir())
+    assert not caplog.records  # which would be more lines on standard error
+
+
+@pytest.mark.usefixtures("model")
+def test_one_bad_slide_among_many_does_not_stop_the_others(tmp_path, capsys):
+    (tmp_path / "slides").mkdir()
+    for name in ("A", "B", "C"):
+        save_tiff(tmp_path / "slides" / f"{name}.tif", picture(900, 700))
+    bad = tmp_path / "slides" / "B.tif"
+    bad.write_bytes(bad.read_bytes()[:5000])
+    message = refused(f"--source={tmp_path / 'slides'}", f"--out={tmp_path / 'out'}", "--formats=csv", "--spot-um=20")
+    assert message.startswith("1 of 3 were not predicted, the others are done; B: ")
+    assert "left out: B: " in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.csv")) == ["A.csv", "C.csv"]
+
+
+@pytest.mark.usefixtures("model")
+def test_a_slide_without_tissue_is_refused(tmp_path):
+    path = save_tiff(tmp_path / "S1.tif", np.full((400, 400, 3), 242, np.uint8))
+    assert "no spot on tissue" in refused(f"--source={path}", f"--out={tmp_path / 'out'}")
+
+
+@pytest.mark.usefixtures("model")
+def test_folders_without_slides_and_twins_are_refused(tmp_path, slide_path):
+    empty = tmp_path / "notes"
+    empty.mkdir()
+    (empty / "a.txt").write_text("a")
+    assert "nor is it a folder of slides" in refused(f"--source={empty}", f"--out={tmp_path / 'out'}")
+    assert "holds no slide" in refused(f"--source={empty}", f"--out={tmp_path / 'out'}", "--layout=slides")
+    assert "no such file or folder" in refused(f"--source={tmp_path / 'none'}", f"--out={tmp_path / 'out'}")
+    Image.fromarray(picture()).save(slide_path.with_suffix(".png"))
+    assert "both be called S1" in refused(f"--source={tmp_path}", f"--out={tmp_path / 'out'}", "--layout=slides")
+
+
+@pytest.mark.usefixtures("model")
+def test_a_slide_too_coarse_for_the_model_is_refused(tmp_path):
+    path = save_tiff(tmp_path / "S1.tif", np.full((400, 400, 3), 242, np.uint8), um_per_px=5 * UM)
+    message = refused(f"--source={path}", f"--out={tmp_path / 'out'}")
+    assert "5.0 times as coarse" in message
+
+
+@pytest.mark.usefixtures("model")
+def test_a_window_larger_than_the_slide_is_refused(tmp_path):
+    path = save_tiff(tmp_path / "S1.tif", picture(900, 700), um_per_px=UM / 30)
+    message = refused(f"--source={path}", f"--out={tmp_path / 'out'}", "--spot-um=20")
+    assert "a window of 960 px does not fit" in message
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--genes=REDD"], "nearest names: RED"),
+        (["--formats=h5da"], "did you mean h5ad"),
+        (["--formats="], "names nothing to write"),
+        (["--shard=3/2"], "--shard is '3/2'"),
+        (["--shard=x"], "--shard is 'x'"),
+        (["--um_per_px=-1"], "--um_per_px is -1.0"),
+        (["--pitch-um=0"], "pitch_um is 0.0"),
+        (["--sections=S2"], "--sections names S2"),
+        (["--layout=visum"], "Unknown layout 'visum'"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(arguments, message, slide_path, tmp_path):
+    source = slide_path.parent if "layout" in arguments[0] else slide_path
+    assert message in refused(f"--source={source}", f"--out={tmp_path / 'out'}", *arguments)
+
+
+@pytest.mark.usefixtures("model")
+def test_an_output_folder_that_is_a_file_is_refused(slide_path, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    assert "is no folder" in refused(f"--source={slide_path}", f"--out={tmp_path / 'out'}")
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_the_formats_are_the_modules_of_the_package():
+    assert outputs.format_names() == ["csv", "geojson", "h5ad", "parquet", "png", "spatialdata", "svg"]
+    assert set(outputs.DEFAULT_FORMATS) <= set(outputs.format_names())
+
+
+def test_a_format_whose_extra_is_missing_says_so(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "geopandas", None)
+    monkeypatch.delitem(__import__("sys").modules, "stjax.outputs.spatialdata", raising=False)
+    with pytest.raises(InputError, match=r"pip install 'stjax\[interop\]'"):
+        outputs.get_formats(["spatialdata"])

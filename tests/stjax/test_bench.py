@@ -1,0 +1,56 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from data_prep.errors import InputError
+from stjax import bench
+from stjax.benchmarks import flops
+from stjax.benchmarks import pytorch as bench_torch
+
+
+def test_flops_count_multiply_adds_twice_and_depthwise_once_a_channel():
+    def function(x, k, w):
+        y = jax.lax.conv_general_dilated(
+            x, k, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=6
+        )
+        return jax.jit(jnp.dot)(y, w)
+
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((1, 8, 8, 6), (3, 3, 1, 6), (6, 5))]
+    assert flops.of_function(function, *shapes) == 2 * 16 * (6 * 9 + 6 * 5)
+
+
+def test_flops_of_efficientnet_b0_are_the_published():
+    assert flops.of_backbone("efficientnet", "b0") == pytest.approx(0.78e9, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--what=nothing"], ["--models=vgg16"], ["--rounds=0"], ["--image_size_px=8"], ["--batch_size=-1"]]
+)
+def test_bad_arguments_are_refused(arguments):
+    with pytest.raises(InputError):
+        bench.parse(arguments)
+
+
+def test_interleave_times_every_method():
+    calls = []
+    seconds = bench.interleave(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, description="x"
+    )
+    assert calls == ["a", "b"] * 5
+    assert set(seconds) == {"a", "b"}
+
+
+def test_train_rows_have_the_fixed_schema(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(bench.MODELS, "tiny", ("efficientnet", "tiny", "", 2))
+    monkeypatch.setattr(bench_torch, "import_torchvision", lambda: None)
+    path = tmp_path / "bench.json"
+    bench.main(["--what=train,inference", "--models=tiny", "--rounds=1", "--image_size_px=32", f"--json={path}"])
+    rows = json.loads(path.read_text())
+    assert [row["what"] for row in rows] == ["train", "inference"]
+    for row in rows:
+        assert {"what", "case", "method", "seconds", "speedup", "temp_bytes", "machine"} <= set(row)
+        assert row["seconds"] > 0
+        assert row["speedup"] is None
+    assert capsys.readouterr().out.splitlines()[-1] == str(path)

@@ -1,0 +1,188 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import tiny
+from data_prep.errors import InputError
+from stjax import config as configs
+from stjax import parallel, protocols
+from stjax.data.panel import Panel
+from stjax.training import steps
+
+GENES, SIZE, BATCH = 9, 32, 16
+
+
+@pytest.fixture(scope="module")
+def config():
+    return configs.resolve(tiny.get_config(), protocols.stjax, demo=True)
+
+
+@pytest.fixture(scope="module")
+def panel():
+    rng = np.random.default_rng(0)
+    names = np.array([f"G{g}" for g in range(GENES)])
+    return Panel(
+        names,
+        names,
+        4,
+        rng.normal(size=GENES),
+        rng.uniform(0.5, 2, GENES),
+        np.full(3, 180.0),
+        np.full(3, 40.0),
+        np.arange(4.0),
+        GENES,
+    )
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(1)
+    counts = rng.poisson(3.0, (BATCH, 1, GENES)).astype(np.float32)
+    return {
+        "image": rng.integers(0, 256, (BATCH, SIZE, SIZE, 3)).astype(np.uint8),
+        "counts": counts,
+        "total": counts.sum(axis=-1, keepdims=True) + 100,
+        "mask": np.ones((BATCH, 1), np.float32),
+    }
+
+
+@pytest.fixture(scope="module")
+def run(config, panel, batch):
+    """Trains some steps on so many devices; each number of devices is compiled once."""
+    compiled = {}
+
+    def run_steps(devices, num_steps=3):
+        mesh = parallel.make_mesh(jax.devices()[:devices])
+        graphdef, state = steps.init_state(config, panel, image_size_px=SIZE, mesh=mesh)
+        if devices not in compiled:
+            compiled[devices] = steps.make_train_step(graphdef, config, panel, protocols.stjax, mesh)
+        return follow(compiled[devices], state, batch, mesh, num_steps)
+
+    return run_steps
+
+
+def follow(train_step, state, batch, mesh, num_steps):
+    losses = []
+    for step in range(num_steps):
+        state, parts = train_step(state, parallel.put_batch(batch, mesh), np.uint32(step), np.float32(1e-3))
+        losses.append(float(parts["loss"]))
+    return losses, state
+
+
+def test_one_device_and_eight_give_the_same_losses_and_statistics(run):
+    np.testing.assert_allclose(run(8)[0], run(1)[0], rtol=1e-5)
+    # BatchNorm's statistics are those of the global batch on any number of devices. After one step: later ones differ
+    # by what AdamW makes of rounding in tiny gradients.
+    (_, state_one), (_, state_eight) = (run(devices, num_steps=1) for devices in (1, 8))
+    for a, b in zip(jax.tree.leaves(state_one["statistics"]), jax.tree.leaves(state_eight["statistics"]), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)
+
+
+def test_training_repeats_bit_for_bit_and_lowers_the_loss(run):
+    first, state = run(1, num_steps=12)
+    second, again = run(1, num_steps=12)
+    assert first == second
+    jax.tree.map(np.testing.assert_array_equal, state, again)
+    assert first[-1] < first[0]
+
+
+def test_gradients_of_every_parameter_are_finite_and_not_all_zero(run, config, panel):
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    _, before = steps.init_state(config, panel, image_size_px=SIZE, mesh=mesh)
+    before = jax.tree.map(np.asarray, before["params"])
+    _, after = run(1, num_steps=1)
+    moved = jax.tree.map(lambda a, b: bool(np.any(a != b)) and bool(np.all(np.isfinite(b))), before, after["params"])
+    assert all(jax.tree.leaves(moved))
+
+
+def test_a_template_has_the_shapes_of_a_fresh_state(config, panel):
+    mesh = parallel.make_mesh()
+    graphdef, state = steps.init_state(config, panel, image_size_px=SIZE, mesh=mesh)
+    same_graphdef, template = steps.init_state(config, panel, image_size_px=SIZE, mesh=mesh, abstract=True)
+    assert graphdef == same_graphdef
+    assert jax.tree.map(jnp.shape, state) == jax.tree.map(lambda leaf: leaf.shape, template)
+
+
+def test_padding_changes_neither_predictions_nor_losses(config, panel, batch):
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    graphdef, state = steps.init_state(config, panel, image_size_px=SIZE, mesh=mesh)
+    eval_step = steps.make_eval_step(graphdef, config, panel, protocols.stjax, mesh)
+    half = {name: array[: BATCH // 2] for name, array in batch.items()}
+    padded = {name: np.concatenate([array, np.zeros_like(array)]) for name, array in half.items()}
+    short, short_sums = eval_step(state, parallel.put_batch(half, mesh))
+    long, long_sums = eval_step(state, parallel.put_batch(padded, mesh))
+    np.testing.assert_allclose(long[: BATCH // 2], short, rtol=1e-4, atol=1e-5)
+    assert float(long_sums["loss"]) == pytest.approx(float(short_sums["loss"]), rel=1e-5)
+
+
+def turned(images, which):
+    return steps.turn(images, steps.symmetry(which))
+
+
+def test_the_eight_symmetries_are_distinct_and_closed():
+    image = jnp.arange(3 * 3 * 1).reshape(1, 3, 3, 1)
+    views = {np.asarray(turned(image, which)).tobytes() for which in range(8)}
+    assert len(views) == 8
+    assert {np.asarray(turned(turned(image, 5), which)).tobytes() for which in range(8)} == views
+
+
+def test_turning_back_undoes_every_symmetry():
+    images = jax.random.normal(jax.random.key(0), (8, 4, 4, 2))
+    for parts in (*map(steps.symmetry, range(8)), steps.random_symmetries(8, jax.random.key(1))):
+        np.testing.assert_array_equal(steps.turn_back(steps.turn(images, parts), parts), images)
+
+
+def test_random_symmetry_draws_each_of_the_eight_about_equally_often():
+    image = jnp.arange(9).reshape(1, 3, 3, 1)
+    views = [np.asarray(turned(image, which))[0].tobytes() for which in range(8)]
+    parts = steps.random_symmetries(800, jax.random.key(0))
+    drawn = np.asarray(steps.turn(jnp.tile(image, (800, 1, 1, 1)), parts))
+    counts = np.bincount([views.index(each.tobytes()) for each in drawn], minlength=8)
+    assert counts.min() > 60
+
+
+def test_test_time_symmetries_make_the_prediction_invariant(config, panel, batch):
+    protocol = dataclasses.replace(protocols.stjax, test_symmetries=True)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    graphdef, state = steps.init_state(config, panel, image_size_px=SIZE, mesh=mesh)
+    step = steps.make_predict_step(graphdef, panel, protocol, mesh)
+    images = jnp.asarray(batch["image"][:2])
+    one, other = (step(state, {"image": each})["expression"] for each in (images, turned(images, 6)))
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_batch_size_must_fit_the_devices():
+    with pytest.raises(InputError, match="multiple of the 8 devices; use for example 16"):
+        parallel.check_batch_size(15, 0, parallel.make_mesh())
+
+
+def variant(config, **values):
+    changed = config.copy_and_resolve_references()
+    with changed.unlocked():
+        changed.update(values)
+    return changed
+
+
+def test_a_frozen_backbone_keeps_every_bit_while_the_heads_learn(config, panel, batch):
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    frozen = variant(config, backbone_learning_rate_scale=0.0)
+    graphdef, state = steps.init_state(frozen, panel, image_size_px=SIZE, mesh=mesh)
+    before = jax.tree.map(np.array, {"params": state["params"], "statistics": state["statistics"]})
+    train_step = steps.make_train_step(graphdef, frozen, panel, protocols.stjax, mesh)
+    _, after = follow(train_step, state, batch, mesh, 2)
+    jax.tree.map(np.testing.assert_array_equal, before["params"]["backbone"], after["params"]["backbone"])
+    jax.tree.map(np.testing.assert_array_equal, before["statistics"], after["statistics"])
+    for head in ("main", "aux"):
+        assert np.any(np.asarray(after["params"][head]["kernel"][...]) != before["params"][head]["kernel"][...])
+
+
+def test_the_head_of_stnet_starts_at_the_mean(config, panel, batch):
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    stnet = variant(config, protocol="stnet")
+    graphdef, state = steps.init_state(stnet, panel, image_size_px=SIZE, mesh=mesh)
+    predict = steps.make_predict_step(graphdef, panel, protocols.stjax, mesh)
+    prediction = np.asarray(predict(state, {"image": jnp.asarray(batch["image"])})["expression"])
+    np.testing.assert_allclose(prediction, np.broadcast_to(panel.train_mean, prediction.shape), rtol=1e-5, atol=1e-6)
