@@ -35,7 +35,7 @@ from stjax.config import names, numbers
 from stjax.data.tile_records import rounded
 from stjax.evaluation import comparison, conformal, credibility, results, scoring, statistics, under_protocols
 from stjax.evaluation import ensemble as members
-from stjax.inference import dense, prepared
+from stjax.inference import dense, intervals, prepared
 from stjax.training import distributed
 
 MAX_SPOTS = 20_000
@@ -149,7 +149,7 @@ def evaluate(
         tested, columns = credibility.figures(task, found, scores, calibration, why)
         found = found if calibration is None else [conformal.with_intervals(each, calibration) for each in found]
     else:
-        targets = {}
+        targets, calibration = {}, None
         tested, columns = credibility.figures(task, found, scores, None, credibility.NOISELESS)
     audits = [
         audit.audit(audit.Audited.of(each, asked.dataset, asked.sections, trained_on=audit.opened(each.data)))
@@ -179,6 +179,8 @@ def evaluate(
     panel = run.data.panel
     main = slice(panel.num_main)
     per_gene = scores.table(panel.names[main], panel.ensembl_id[main]).assign(**columns)
+    if calibration is not None and asked.own:
+        workdir.write_json(run.workdir / intervals.FILE, conformal.travelling(calibration, run).to_json())
     written = results.write(asked.target, asked.pictures, result, per_gene, [each.prediction for each in found], run)
     results.print_table(result)
     if protocol == "all":
@@ -199,6 +201,7 @@ class Request:
     Attributes:
         sizes_um: of spots of tiles.
         target: folder of metrics.json; pictures: of predictions; protocols: the file of --protocol=all.
+        own: whether they are the run's own result.
     """
 
     dataset: PatchDataset
@@ -207,6 +210,7 @@ class Request:
     target: Path
     pictures: Path
     protocols: Path
+    own: bool
 
     @classmethod
     def of(
@@ -232,10 +236,10 @@ class Request:
         target = everything / run.data.protocol
         own = not (data_dir or any(options)) and sizes == trained_sizes and set(chosen) == set(run.data.split.test)
         if own:
-            return cls(dataset, chosen, sizes, target, run.workdir / "predictions", everything / "protocols.json")
+            return cls(dataset, chosen, sizes, target, run.workdir / "predictions", everything / "protocols.json", own)
         text = f"{dataset.content_hash}{sorted(chosen)}{sorted(sizes)}{options}"
         target = target / hashlib.sha256(text.encode()).hexdigest()[:12]
-        return cls(dataset, chosen, sizes, target, target / "predictions", target / "protocols.json")
+        return cls(dataset, chosen, sizes, target, target / "predictions", target / "protocols.json", own)
 
 
 def head(run: workdir.Run, asked: Request, found: Sequence[prepared.Found]) -> dict[str, Any]:

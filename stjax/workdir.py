@@ -25,6 +25,7 @@ from stjax import parallel
 from stjax.config import Config
 from stjax.data.panel import Panel
 from stjax.data.tile_records import TileFacts
+from stjax.inference.intervals import Intervals
 from stjax.protocols import Protocol, Split, get_protocol
 from stjax.training import checkpoint, steps
 
@@ -145,6 +146,13 @@ class Run:
     def batch_size(self) -> int:
         """The config's `eval_batch_size`, rounded up to a multiple of the devices."""
         return parallel.round_up(self.config.eval_batch_size, self.mesh)
+
+    @property
+    def intervals(self) -> Intervals | None:
+        """Of single values, as its evaluation found them."""
+        found = Intervals.load(self.workdir)
+        symmetries = self.protocol.test_symmetries
+        return found if found and found.fit(model_sha256=self.model_sha256, symmetries=symmetries) else None
 
     def network(self) -> Any:
         """The nnx module."""

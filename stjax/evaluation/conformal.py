@@ -20,6 +20,7 @@ from stjax.evaluation import ensemble
 from stjax.evaluation.comparison import Task
 from stjax.evaluation.statistics import LEVEL
 from stjax.inference import prepared
+from stjax.inference.intervals import Intervals
 from stjax.inference.prepared import Found
 from stjax.workdir import Run
 
@@ -32,15 +33,19 @@ class Calibration:
         half_width: [M] in expression units; NaN for a gene without errors, infinite where the level asks for it.
         patients: on whose spots.
         guaranteed: whether there are patients enough for the level to be promised.
+        spot_size_um: of those spots; None of several sizes.
     """
 
     half_width: np.ndarray
     patients: tuple[str, ...]
     guaranteed: bool
     level: float = LEVEL
+    spot_size_um: float | None = None
 
     @classmethod
-    def of(cls, errors: Mapping[str, np.ndarray], *, level: float = LEVEL) -> "Calibration":
+    def of(
+        cls, errors: Mapping[str, np.ndarray], *, level: float = LEVEL, spot_size_um: float | None = None
+    ) -> "Calibration":
         """From the errors [S, M] made on the spots of each patient."""
         guaranteed = level <= len(errors) / (len(errors) + 1)
         every = np.abs(np.concatenate(list(errors.values())))
@@ -51,7 +56,8 @@ class Calibration:
         place = np.argmax(reached, axis=0)[None]
         width = np.take_along_axis(np.take_along_axis(every, order, axis=0), place, axis=0)[0]
         half_width = np.where(reached.any(axis=0), width, np.inf)
-        return cls(np.where(np.isnan(every).any(axis=0), np.nan, half_width), tuple(errors), guaranteed, level)
+        half_width = np.where(np.isnan(every).any(axis=0), np.nan, half_width)
+        return cls(half_width, tuple(errors), guaranteed, level, spot_size_um)
 
     def covered(self, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
         """[M] share of spots [S, M] whose measurement lies in the interval."""
@@ -68,6 +74,7 @@ def calibrate(runs: Sequence[Run], *, sizes_um: Sequence[float], max_spots: int)
     their errors are pooled; half-widths are those of the first run's genes.
     """
     errors: dict[str, list[np.ndarray]] = {}
+    sizes: set[float] = set()
     for run in runs:
         if not run.data.split.val:
             return None, "no validation sections, whose errors would be needed"
@@ -82,14 +89,29 @@ def calibrate(runs: Sequence[Run], *, sizes_um: Sequence[float], max_spots: int)
             continue
         options = {"sizes_um": sizes_um, "max_spots": max_spots, "colours": False}
         for found in prepared.predict_sections(run, dataset, unseen, **options):
-            if len(np.unique(rounded(found.prediction.spot_size_um))) > 1:
-                return None, "errors differ between sizes of spots, and a section has several"
+            sizes.update(np.unique(rounded(found.prediction.spot_size_um)))
+            if run.data.tiles is not None and len(sizes) > 1:
+                return None, "errors differ between sizes of spots, and the validation sections have several"
             truth = Task.own(run, None).measured(found)
             error = ensemble.in_genes_of(runs[0].data.panel, run.data.panel, truth - found.prediction.expression)
             errors.setdefault(found.prediction.patient, []).append(error)
     if not errors:
         return None, "the patients of the validation sections are in training too: errors on them are too small"
-    return Calibration.of({patient: np.concatenate(parts) for patient, parts in errors.items()}), ""
+    pooled = {patient: np.concatenate(parts) for patient, parts in errors.items()}
+    return Calibration.of(pooled, spot_size_um=float(sizes.pop()) if len(sizes) == 1 else None), ""
+
+
+def travelling(calibration: Calibration, run: Run) -> Intervals:
+    """Intervals as they go with the run's model."""
+    return Intervals(
+        half_width=calibration.half_width,
+        level=calibration.level,
+        patients=len(calibration.patients),
+        guaranteed=calibration.guaranteed,
+        spot_size_um=calibration.spot_size_um,
+        symmetries=run.protocol.test_symmetries,
+        model_sha256=run.model_sha256,
+    )
 
 
 def with_intervals(found: Found, calibration: Calibration) -> Found:

@@ -21,6 +21,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from data_prep.errors import InputError
 from stjax import manifest, models, parallel
+from stjax.inference.intervals import Intervals
 from stjax.models import weight_files
 from stjax.ops.elementwise import compiler_options
 from stjax.ops.spot_pool import spot_pool
@@ -103,6 +104,14 @@ class ModelFolder:
     def batch_size(self) -> int:
         """The run's, rounded up to a multiple of the devices."""
         return parallel.round_up(self.config["batch_size"], self.mesh)
+
+    @property
+    def intervals(self) -> Intervals | None:
+        """Those of the run it was exported from."""
+        saved = self.config.get("intervals")
+        found = Intervals.from_json(saved) if saved else None
+        symmetries = self.protocol.test_symmetries
+        return found if found and found.fit(model_sha256=self.model_sha256, symmetries=symmetries) else None
 
     def predict(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
         """As `predictor.Predictor` says."""

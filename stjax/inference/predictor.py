@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from stjax import workdir
+from stjax.inference.intervals import Intervals
 from stjax.inference.model_folder import ModelFolder, is_model_folder
 from stjax.protocols import Protocol
 from stjax.workdir import DataRecord
@@ -45,6 +46,11 @@ class Predictor(typing.Protocol):
     @property
     def model_sha256(self) -> str:
         """SHA-256 of its structure, parameters and statistics, 64 hexadecimal digits."""
+        ...
+
+    @property
+    def intervals(self) -> Intervals | None:
+        """Of single values: how far it was off on its validation patients; None where that is not known."""
         ...
 
     @property

@@ -45,13 +45,13 @@ def predict_slide(
     warnings += domain.check_stain(slide, transform)
     if transform is not None:
         transform(np.zeros((1, 1, 3), np.uint8))  # makes its table before threads share it
+    colours = domain.Colours()
     if model.data.tiles is None:
         inside = _inside(model, section, slide, px_scale)
-        colours = domain.Colours()
         found = _of_patches(model, section, slide, inside, px_scale, transform, colours=colours, plain=plain)
-        warnings += colours.check(model, slide)
     else:
-        inside, found = _of_tiles(model, section, slide, px_scale, transform)
+        inside, found = _of_tiles(model, section, slide, px_scale, transform, colours=colours)
+    warnings += colours.check(model, slide)
     for warning in warnings:
         print(f"warning: {warning}")
     return _as_prediction(model, section, slide, inside, found)
@@ -104,7 +104,13 @@ def _of_patches(
 
 
 def _of_tiles(
-    model: Predictor, section: Section, slide: Slide, px_scale: float, transform: Transform | None
+    model: Predictor,
+    section: Section,
+    slide: Slide,
+    px_scale: float,
+    transform: Transform | None,
+    *,
+    colours: domain.Colours,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """A model of tiles on the spots of a section.
 
@@ -133,7 +139,7 @@ def _of_tiles(
 
     tables = TileTables([shapes_of(*tile) for tile in zip(origins, members, strict=True)], size_px=size)
     cut = _cutter(slide, size, px_scale, transform)
-    images = stream.ahead(cut, origins, most=stream.batch_size(model) + stream.THREADS)
+    images = colours.watched(stream.ahead(cut, origins, most=stream.batch_size(model) + stream.THREADS))
     found = list(stream.predict_tiles(model, tables, lambda _: next(images), section.name))
     order, covers = np.concatenate(members), np.concatenate(tables.pixels) > 0
     if not covers.all():
@@ -170,6 +176,9 @@ def _as_prediction(
     polygons = {int(place): section.polygons[int(size[place])] for place in np.flatnonzero(kind == POLYGON)}
     for place, ring in polygons.items():
         size_um[place] = 2 * np.sqrt(_area(ring) / np.pi) * section.um_per_px  # of the disc of the same area
+    layers = {name: values for name, values in found.items() if name not in ("expression", "total")}
+    if model.intervals is not None:
+        layers |= model.intervals.layers(found["expression"], None if model.data.tiles is None else size_um)
     return SectionPrediction(
         section=section.name,
         patient=section.patient,
@@ -189,7 +198,7 @@ def _as_prediction(
         predicted_total=found.get("total"),
         spot_kind=kind,
         polygons=polygons,
-        layers={name: values for name, values in found.items() if name not in ("expression", "total")},
+        layers=layers,
     )
 
 

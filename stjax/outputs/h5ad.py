@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from stjax.evaluation.statistics import LEVEL
 from stjax.inference.predictor import Predictor
 from stjax.outputs import SectionPrediction, gene_names, provenance, whole
 
@@ -54,6 +55,8 @@ def to_anndata(prediction: SectionPrediction, model: Predictor, *, genes: np.nda
     adata.obsm["spatial"] = prediction.spot_xy.astype(np.float64)
     if prediction.truth is not None:
         adata.layers["truth"] = prediction.truth[:, genes].astype(np.float32)
+    if "lower" in prediction.layers:
+        adata.uns["stjax"]["interval_level"] = LEVEL
     for name, values in prediction.layers.items():
         adata.layers[name] = values[:, genes].astype(np.float32)
     return adata

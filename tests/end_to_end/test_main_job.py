@@ -167,6 +167,12 @@ def test_prediction_from_the_raw_section_equals_the_one_from_its_records(trained
     np.testing.assert_allclose(raw.layers["truth"], prepared.layers["truth"], atol=1e-5)
     # The records hold JPEG: the pictures differ by its rounding, the predictions hardly.
     assert np.abs(raw.X - prepared.X).mean() < 0.05 * prepared.X.std()
+    assert raw.uns["stjax"]["interval_level"] == 0.9
+    for section in (raw, prepared):  # the same intervals, around one's own prediction
+        half_width = (section.layers["upper"] - section.layers["lower"]) / 2
+        np.testing.assert_allclose(half_width, np.broadcast_to(half_width[0], half_width.shape), atol=1e-5)
+        np.testing.assert_allclose((section.layers["upper"] + section.layers["lower"]) / 2, section.X, atol=1e-5)
+        np.testing.assert_allclose(half_width[0], (prepared.layers["upper"] - prepared.X)[0], atol=1e-5)
 
 
 def test_raw_sections_are_stain_normalised_as_the_training_slides_were(tmp_path):

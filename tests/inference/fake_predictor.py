@@ -9,6 +9,7 @@ import numpy as np
 
 from stjax import parallel
 from stjax.data.panel import Panel
+from stjax.inference.intervals import Intervals
 from stjax.protocols import Split, get_protocol
 from stjax.workdir import DataRecord
 
@@ -58,6 +59,7 @@ class MeanColour:
     model_name: str = "mean colour"
     step: int = 1
     averaging: bool = False
+    intervals: Intervals | None = None
 
     @property
     def protocol(self):

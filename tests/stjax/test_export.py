@@ -59,6 +59,10 @@ def test_the_folder_predicts_as_the_work_directory(trained, exported, images):
     assert (folder.model_name, folder.model_sha256, folder.step) == (run.model_name, run.model_sha256, run.step)
     assert folder.protocol == run.protocol
     assert folder.batch_size == run.batch_size
+    assert folder.intervals is not None
+    assert run.intervals is not None
+    assert folder.intervals.to_json() == run.intervals.to_json()
+    assert folder.over_symmetries().intervals is run.over_symmetries().intervals is None  # errors of means are others
 
 
 def test_the_folder_says_what_it_is_and_names_nobody(trained, exported):

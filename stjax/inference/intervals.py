@@ -1,0 +1,77 @@
+"""Intervals that go where a model goes: how far its predictions were off on its validation patients, for slides whose
+expression nobody has measured.
+
+`stjax.evaluate` finds them (`stjax.evaluation.conformal`) and leaves them in the work directory, from where they pass
+into the exported folder.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stjax.data.tile_spots import SAME_SIZE
+
+FILE = "intervals.json"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Intervals:
+    """Half-widths of the intervals of single values.
+
+    Attributes:
+        half_width: [M] in expression units; NaN for a gene without one.
+        level: how often they are to hold a measurement.
+        patients: how many they were found on.
+        guaranteed: whether those are enough for the level to be promised.
+        spot_size_um: of the spots they were found on, None of several sizes.
+        symmetries: whether predictions were means over the symmetries.
+        model_sha256: of the model.
+    """
+
+    half_width: np.ndarray
+    level: float
+    patients: int
+    guaranteed: bool
+    spot_size_um: float | None
+    symmetries: bool
+    model_sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, exact."""
+        half_width = [float(width) if np.isfinite(width) else None for width in self.half_width]
+        return dataclasses.asdict(self) | {"half_width": half_width}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Intervals":
+        """What `to_json` returned, as intervals again."""
+        fields: dict[str, Any] = values | {"half_width": np.array(values["half_width"], np.float64)}
+        return cls(**fields)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Intervals | None":
+        """Those in a folder; None where there are none, or none that can be read."""
+        try:
+            return cls.from_json(json.loads((folder / FILE).read_text()))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # evaluation writes them again
+
+    def fit(self, *, model_sha256: str, symmetries: bool) -> bool:
+        """Whether they are of these predictions."""
+        return self.model_sha256 == model_sha256 and self.symmetries == symmetries
+
+    def layers(self, expression: np.ndarray, sizes_um: np.ndarray | None) -> dict[str, np.ndarray]:
+        """{"lower", "upper"} [S, M] around predictions [S, M].
+
+        Args:
+            sizes_um: [S] of the spots, where the model predicts spots of any size: errors hang on it, so there are none
+                for other sizes than they were found on. None: the model predicts spots of its training's size.
+        """
+        if sizes_um is not None and self.spot_size_um is None:
+            return {}
+        if sizes_um is not None and (np.abs(sizes_um / self.spot_size_um - 1) >= SAME_SIZE).any():
+            return {}
+        half_width = self.half_width.astype(np.float32)
+        return {"lower": expression - half_width, "upper": expression + half_width}

@@ -1,0 +1,52 @@
+"""Intervals that go with a model: kept whole, never taken for another model's, none for spots of another size."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from stjax.inference.intervals import FILE, Intervals
+
+KNOWN = Intervals(np.array([0.5, np.nan, 2.0]), 0.9, 3, False, 100.0, False, "a" * 64)
+
+
+def test_they_come_back_as_they_were(tmp_path):
+    (tmp_path / FILE).write_text(json.dumps(KNOWN.to_json(), allow_nan=False))
+    found = Intervals.load(tmp_path)
+    assert found is not None
+    np.testing.assert_array_equal(found.half_width, KNOWN.half_width)
+    assert found.to_json() == KNOWN.to_json()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"half_width": 1}'])
+def test_none_are_better_than_damaged_ones(tmp_path, text):
+    assert Intervals.load(tmp_path) is None
+    (tmp_path / FILE).write_text(text)
+    assert Intervals.load(tmp_path) is None
+
+
+def test_an_infinite_width_is_no_interval():
+    wide = dataclasses.replace(KNOWN, half_width=np.array([np.inf, 1.0, 1.0]))
+    assert np.isnan(Intervals.from_json(wide.to_json()).half_width[0])
+
+
+def test_they_are_of_one_model_and_its_way_to_predict():
+    assert KNOWN.fit(model_sha256="a" * 64, symmetries=False)
+    assert not KNOWN.fit(model_sha256="b" * 64, symmetries=False)
+    assert not KNOWN.fit(model_sha256="a" * 64, symmetries=True)
+
+
+def test_layers_lie_around_the_prediction():
+    expression = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+    layers = KNOWN.layers(expression, None)
+    np.testing.assert_array_equal(layers["lower"], [[0.5, np.nan, 1], [3.5, np.nan, 4]])
+    np.testing.assert_array_equal(layers["upper"], [[1.5, np.nan, 5], [4.5, np.nan, 8]])
+    assert layers["lower"].dtype == np.float32
+
+
+@pytest.mark.parametrize(("sizes", "there"), [([100, 102], True), ([100, 55], False), ([2, 2], False)])
+def test_spots_of_another_size_have_none(sizes, there):
+    layers = KNOWN.layers(np.zeros((2, 3), np.float32), np.array(sizes, np.float64))
+    assert bool(layers) == there
+    assert not dataclasses.replace(KNOWN, spot_size_um=None).layers(np.zeros((2, 3)), np.array(sizes, np.float64))
