@@ -6,6 +6,7 @@ examples:
   python -m stjax.bench --what=train
   python -m stjax.bench --what=train,inference --models=efficientnet_b0,resnet101,vit_b16 --json bench.json
   python -m stjax.bench --what=train --models=resnet101 --batch_size=64 --dtype=bfloat16
+  python -m stjax.bench --what=predict --workdir=runs/enet_b0_aux --source=slide.svs
 
 Models are timed beside PyTorch (channels_last) where torch and torchvision are installed, else alone. Each round runs
 one step of each in turn, so that a busy machine slows both; the median of the rounds counts. `speedup` is against the
@@ -34,6 +35,7 @@ from data_prep.errors import InputError  # noqa: E402
 from stjax import models  # noqa: E402
 from stjax.benchmarks import evaluate as bench_evaluate  # noqa: E402
 from stjax.benchmarks import flops  # noqa: E402
+from stjax.benchmarks import predict as bench_predict  # noqa: E402
 from stjax.benchmarks import pytorch as bench_torch  # noqa: E402
 from stjax.benchmarks import spot_pool as bench_spot_pool  # noqa: E402
 from stjax.ops.elementwise import compiler_options  # noqa: E402
@@ -86,12 +88,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32", choices=tuple(models.DTYPES), help="compute dtype, both sides")
     parser.add_argument("--rounds", type=int, default=11, help="timed runs of each method (default 11)")
     parser.add_argument("--torch_compile", action="store_true", help="time torch.compile as well")
+    parser.add_argument("--workdir", type=Path, help="of --what=predict: a run of stjax.train, or an exported folder")
+    parser.add_argument("--source", type=Path, help="of --what=predict: a slide")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     options = parser.parse_args(arguments)
     options.what, options.models = options.what.split(","), options.models.split(",")
     for flag, given, known in (("what", options.what, CASES), ("models", options.models, MODELS)):
         if unknown := [name for name in given if name not in known]:
             raise InputError(f"--{flag} names {', '.join(unknown)}; choose from {', '.join(known)}")
+    if "predict" in options.what and not (options.workdir and options.source):
+        raise InputError("--what=predict needs --workdir, a trained model, and --source, a slide")
     if options.rounds < 1 or options.image_size_px < 32 or options.batch_size < 0:
         raise InputError("--rounds must be at least 1, --image_size_px at least 32, --batch_size positive")
     return options
@@ -228,11 +234,17 @@ def evaluate(options: argparse.Namespace) -> Iterator[Row]:
     yield from bench_evaluate.rows(options.rounds, interleave)
 
 
+def predict(options: argparse.Namespace) -> Iterator[Row]:
+    """A model on the patches of a slide beside the bare model; see `stjax.benchmarks.predict`."""
+    yield from bench_predict.rows(options.workdir, options.source, options.rounds, interleave)
+
+
 CASES: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "train": train,
     "inference": inference,
     "spot_pool": spot_pool,
     "evaluate": evaluate,
+    "predict": predict,
 }
 
 

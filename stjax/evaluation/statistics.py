@@ -17,8 +17,8 @@ PERMUTATIONS = 9999  # Holm over 250 genes asks for p-values of 0.0002
 MIN_PATIENTS = 4  # fewer are no sample of patients; spatial blocks are drawn instead
 # A section is halved so many times: into 4 blocks to draw, and 16 to see what blocks of half the side would say.
 COARSE, FINE = 2, 4
-# Of the difference between the two, added to what the coarse ones say. 1 would do if blocks were far larger than what is
-# alike in a map; with 3 intervals cover as they should where they are not (docs/evaluation.md).
+# Of the difference between the two, added to what the coarse ones say. 1 would do if blocks were far larger than what
+# is alike in a map; with 3 intervals cover as they should where they are not (docs/evaluation.md).
 EXTRAPOLATED = 3.0
 MOVED = 3  # into 8 blocks to permute, and 32
 BLOCK_SPOTS = 4  # at least, of a block

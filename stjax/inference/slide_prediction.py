@@ -48,7 +48,7 @@ def predict_slide(
     colours = domain.Colours()
     if model.data.tiles is None:
         inside = _inside(model, section, slide, px_scale)
-        found = _of_patches(model, section, slide, inside, px_scale, transform, colours=colours, plain=plain)
+        found = predict_patches_of(model, section, slide, inside, px_scale, transform, colours=colours, plain=plain)
     else:
         inside, found = _of_tiles(model, section, slide, px_scale, transform, colours=colours)
     warnings += colours.check(model, slide)
@@ -71,7 +71,7 @@ def _inside(model: Predictor, section: Section, slide: Slide, px_scale: float) -
     return inside
 
 
-def _of_patches(
+def predict_patches_of(
     model: Predictor,
     section: Section,
     slide: Slide,

@@ -1,4 +1,4 @@
-"""Peak memory does not grow with the slide: the command line on slides of 1,000 and 20,000 px a side, without pyramid."""
+"""Peak memory does not grow with the slide: the command line on slides of 1,000 and 20,000 px a side, no pyramids."""
 
 import os
 import subprocess

@@ -1,0 +1,64 @@
+"""Whether reading a slide keeps a model waiting: `python -m stjax.bench --what=predict --workdir=RUN --source=SLIDE`.
+
+The same number of patches goes through the model twice: as one batch that lies ready, again and again, the reference;
+and cut from the slide, from its tissue, as prediction does it: decoded, matched in scale and stain, on the way while
+the model computes.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.errors import InputError
+from data_prep.slide import open_slide
+from stjax.inference import domain, grid, predictor, slide_prediction, sources, stream
+
+Row = dict[str, Any]
+Interleave = Callable[..., dict[str, float]]
+
+PATCHES = 512
+
+
+def rows(model_folder: Path, source: Path, rounds: int, interleave: Interleave) -> Iterator[Row]:
+    """A row each of the bare model and of the model with the slide behind it."""
+    model = predictor.load(model_folder)
+    if model.data.tiles is not None:
+        raise InputError(f"{model_folder} is a model of tiles; --what=predict times models of patches")
+    found = sources.open_source(source, layout=sources.SLIDES, sections=(), um_per_px=None, resolve_aliases=False)
+    section = found.read(found.names[0])
+    with open_slide(section.image_path) as slide:
+        window = slide_prediction.window_px(model, section.um_per_px)
+        section, _ = sources.place_spots(
+            section, slide, grid.PRESETS["st"], min_tissue=grid.MIN_TISSUE, window_px=window
+        )
+        order = np.lexsort((section.spot_xy[:, 0], section.spot_xy[:, 1]))[:PATCHES]
+        place = {name: getattr(section, name)[order] for name in ("spot_id", "spot_xy", "spot_kind", "spot_size_px")}
+        section = dataclasses.replace(section, counts=section.counts[order], **place)
+        px_scale, transform = slide_prediction.scale_and_stain(model, slide, section.um_per_px)
+        count, size = len(order), stream.batch_size(model)
+        side = model.data.image_size_px
+        batch = np.random.default_rng(0).integers(0, 256, (size, side, side, 3)).astype(np.uint8)
+
+        def bare() -> None:
+            for _ in range(0, count, size):
+                np.asarray(model.predict({"image": batch})["expression"])
+
+        def streamed() -> None:
+            everywhere = np.ones(count, bool)
+            slide_prediction.predict_patches_of(
+                model, section, slide, everywhere, px_scale, transform, colours=domain.Colours(), plain=None
+            )
+
+        seconds = interleave({"bare": bare, "from the slide": streamed}, rounds=rounds, description="predict")
+    for method, taken in seconds.items():
+        yield {
+            "case": f"{count} patches, {model.model_name}",
+            "method": method,
+            "seconds": taken,
+            "speedup": None if method == "bare" else seconds["bare"] / taken,
+            "temp_bytes": None,
+            "note": f"{count / taken:.1f} patches/s",
+        }
