@@ -131,17 +131,34 @@ def numbers(text: str, name: str) -> tuple[float, ...]:
 
 
 def load(path: Path) -> Config:
-    """The config a run was trained with; plain data, nothing is executed."""
+    """The config a run was trained with; of the work directory plain data is read, nothing is executed.
+
+    Settings that stjax has only had since then are at their defaults, which are what it did before.
+    """
     try:
-        config = ConfigDict(json.loads(path.read_text()))
+        config = ConfigDict(_filled(json.loads(path.read_text()), _defaults()))
     except OSError:
         raise InputError(f"{path.parent} is no work directory: it has no {path.name}; train one first") from None
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise InputError(
             f"{path} is not readable JSON ({error}); restore it or train in a new work directory"
         ) from None
     config.lock()
     return config
+
+
+def _defaults() -> dict[str, Any]:
+    """What configs/default.py, shipped beside this package, says."""
+    return runpy.run_path(str(Path(__file__).parents[1] / "configs" / "default.py"))["get_config"]().to_dict()
+
+
+def _filled(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values, and the defaults of keys that they lack. Raises TypeError for what is no mapping."""
+    result = {**defaults, **values}
+    for key in values.keys() & defaults.keys():
+        if isinstance(defaults[key], Mapping):
+            result[key] = _filled(values[key], defaults[key])
+    return result
 
 
 def check_same_run(saved: Config, asked: Config, workdir: Path) -> None:
