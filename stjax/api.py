@@ -25,8 +25,8 @@ from PIL import Image
 from data_prep.errors import InputError
 from data_prep.section import DISC
 from data_prep.slide import Slide, open_slide
-from stjax import outputs
 from stjax.inference import grid, predictor
+from stjax.inference.prediction import SectionPrediction, gene_names
 from stjax.inference.predictor import Predictor
 from stjax.inference.slide_prediction import predict_slide, window_px
 from stjax.inference.sources import SLIDES, open_source, place_spots
@@ -69,7 +69,7 @@ class Model:
     @property
     def genes(self) -> tuple[str, ...]:
         """Names of the genes it predicts, in order."""
-        return tuple(outputs.gene_names(self.predictor.data.panel).tolist())
+        return tuple(gene_names(self.predictor.data.panel).tolist())
 
     @property
     def ensembl_ids(self) -> tuple[str, ...]:
@@ -194,7 +194,7 @@ class Prediction:
     predicted: np.ndarray
     units: str
     um_per_px: float
-    section: outputs.SectionPrediction
+    section: SectionPrediction
     model: Predictor
 
     def __len__(self) -> int:
@@ -204,7 +204,7 @@ class Prediction:
         """[N] expression of one gene, by its name."""
         if gene not in self.genes:
             column = int(gene_columns(self.model, [gene])[0])  # offers the nearest names of an unknown one
-            name = str(outputs.gene_names(self.model.data.panel)[column])
+            name = str(gene_names(self.model.data.panel)[column])
             if name not in self.genes:
                 raise InputError(f"{gene} is none of the genes asked for: {', '.join(self.genes)}")
             gene = name

@@ -25,13 +25,12 @@ from PIL import Image
 from data_prep import cli
 from data_prep.dataset import PatchDataset, SectionTable
 from data_prep.errors import InputError
+from stjax import checkpoint, workdir
 from stjax import config as configs
-from stjax import workdir
 from stjax.config import Config
 from stjax.data.panel import Panel, fit_panel
 from stjax.data.tile_records import TileRecords
 from stjax.protocols import Protocol, Split
-from stjax.training import checkpoint
 from stjax.workdir import DataRecord
 
 OK, LEAK, UNKNOWN = "ok", "leak", "cannot tell"

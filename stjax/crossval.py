@@ -42,11 +42,11 @@ import pandas as pd
 from data_prep import cli
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
+from stjax import checkpoint, distributed, protocols, train, workdir
 from stjax import config as configs
-from stjax import protocols, train, workdir
 from stjax.config import Config
 from stjax.data import demo_data
-from stjax.training import checkpoint, distributed, faults, job, together
+from stjax.training import faults, job, together
 
 MODES = ("sequential", "processes", "together")
 CHOICES = ("validation", "published")

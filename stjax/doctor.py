@@ -183,8 +183,8 @@ def training() -> Iterator[Finding]:
     """Two steps of a small network on made-up patches, a checkpoint and its restoration, and predictions from it."""
     import jax
 
-    from stjax import parallel
-    from stjax.training import checkpoint, steps
+    from stjax import checkpoint, parallel
+    from stjax.training import steps
 
     started = time.perf_counter()
     mesh = parallel.make_mesh()

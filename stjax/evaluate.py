@@ -30,13 +30,13 @@ import numpy as np
 from data_prep import cli
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from stjax import audit, outputs, workdir
+from stjax import audit, distributed, intervals, workdir
 from stjax.config import names, numbers
 from stjax.data.tile_records import rounded
 from stjax.evaluation import comparison, conformal, credibility, results, scoring, statistics, under_protocols
 from stjax.evaluation import ensemble as members
-from stjax.inference import dense, intervals, prepared
-from stjax.training import distributed
+from stjax.inference import dense, prepared
+from stjax.inference.prediction import provenance
 
 MAX_SPOTS = 20_000
 SYMMETRIES_HELP = "predict the mean over the eight symmetries of the square: eight times the work, steadier maps"
@@ -159,7 +159,7 @@ def evaluate(
         **head(run, asked, found),
         "truth": "counts" if demo_truth is None else "expected expression of the demo's cells",
         "ensemble": [str(each.workdir) for each in runs] if ensemble else None,
-        "level": statistics.LEVEL,
+        "level": intervals.LEVEL,
         "resampled": None if scores.units is None else scores.units.kind,
         "bootstraps": statistics.BOOTSTRAPS,
         "uses_test_expression": [name for name in scoring.USES_TEST_EXPRESSION if name in scores.summaries],
@@ -248,7 +248,7 @@ def head(run: workdir.Run, asked: Request, found: Sequence[prepared.Found]) -> d
     synthetic = any(prediction.synthetic for prediction in predictions)
     counts = np.concatenate([each.counts for each in found])
     return {
-        **outputs.provenance(run, data_sha256=asked.dataset.content_hash, synthetic=synthetic),
+        **provenance(run, data_sha256=asked.dataset.content_hash, synthetic=synthetic),
         "part": part_of(run, asked.dataset, asked.sections),
         "sections": [prediction.section for prediction in predictions],
         "spots": len(counts),

@@ -39,7 +39,7 @@ from jax import export as jax_export
 
 from data_prep import cli
 from data_prep.errors import InputError
-from stjax import manifest, model_card, models, outputs, workdir
+from stjax import manifest, model_card, models, workdir
 from stjax.inference.model_folder import (
     ADDITIVE,
     CONFIG,
@@ -52,6 +52,7 @@ from stjax.inference.model_folder import (
     protocol_to_json,
     restore,
 )
+from stjax.inference.prediction import gene_names
 from stjax.models import weight_files, weights
 from stjax.models.heads import PatchModel
 from stjax.ops.attention import portable
@@ -234,7 +235,7 @@ def gene_table(run: workdir.Run) -> pd.DataFrame:
     main = slice(panel.num_main)
     return pd.DataFrame(
         {
-            "gene": outputs.gene_names(panel),
+            "gene": gene_names(panel),
             "symbol": panel.symbol[main],
             "ensembl_id": panel.ensembl_id[main],
             "target_mean": panel.target_mean[main],

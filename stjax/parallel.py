@@ -8,8 +8,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from data_prep.errors import InputError
+from stjax import distributed
 from stjax.ops.host_memory import keep_freed_memory
-from stjax.training import distributed
 
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:

@@ -37,11 +37,11 @@ from stjax.config import names
 from stjax.inference import grid, predictor
 from stjax.inference.dense import TILE_PX, predict_dense
 from stjax.inference.domain import check_scale
+from stjax.inference.prediction import SectionPrediction, gene_names
 from stjax.inference.predictor import Predictor
 from stjax.inference.records import Record, spots_sha256
 from stjax.inference.slide_prediction import predict_slide, window_px
 from stjax.inference.sources import Source, open_source, place_spots
-from stjax.outputs import SectionPrediction
 
 MOST_MAPS = 12  # of genes that --genes names; else the one that varies most is drawn
 
@@ -244,7 +244,7 @@ class Job:
             "training_sha256": hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest(),
             "mean_over_symmetries": self.model.protocol.test_symmetries,
             "intervals": None if self.model.intervals is None else self.model.intervals.to_json(),
-            "genes": outputs.gene_names(data.panel)[self.columns].tolist(),
+            "genes": gene_names(data.panel)[self.columns].tolist(),
             "slide_sha256": file_sha256(section.image_path),
             "um_per_px": section.um_per_px,
             "spots": grid_of if bare else spots_sha256(section),
@@ -280,7 +280,7 @@ class Job:
         writer = self.writers[form]
         most_varied = self.columns[[np.argmax(prediction.expression[:, self.columns].std(axis=0))]]
         shown = self.columns if self.all_drawn else most_varied
-        labels = outputs.gene_names(self.model.data.panel)
+        labels = gene_names(self.model.data.panel)
         files = {f"{prediction.section}{writer.SUFFIX}": int(shown[0])}
         if getattr(writer, "ONE_GENE", False):
             files = {
@@ -298,7 +298,7 @@ def gene_columns(model: Predictor, genes: Sequence[str]) -> np.ndarray:
     if not genes:
         return np.arange(panel.num_main)
     place = {str(name): column for column, name in enumerate(panel.ensembl_id[: panel.num_main]) if name}
-    place |= {str(name): column for column, name in enumerate(outputs.gene_names(panel))}
+    place |= {str(name): column for column, name in enumerate(gene_names(panel))}
     for gene in genes:
         if gene not in place:
             near = ", ".join(difflib.get_close_matches(gene, list(place), n=3, cutoff=0.4)) or "none"

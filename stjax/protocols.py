@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.errors import InputError
-from stjax.data.targets import RANKINGS, TRANSFORMS
+from stjax.targets import RANKINGS, TRANSFORMS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,6 @@ examples:
 """
 
 import contextlib
-import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,12 +26,12 @@ import jax
 import numpy as np
 
 from data_prep import cli
+from stjax import checkpoint, distributed, evaluate, parallel, protocols, workdir
 from stjax import config as configs
-from stjax import evaluate, parallel, protocols, workdir
 from stjax.config import Config
 from stjax.data import demo_data, input_pipeline
 from stjax.data.panel import Panel
-from stjax.training import checkpoint, distributed, faults, profiling, run_log, steps
+from stjax.training import faults, profiling, run_log, steps
 from stjax.training.job import prepare
 from stjax.training.validation import Validation
 
@@ -200,16 +199,6 @@ def validate(
     return found.figures()
 
 
-def require_finite(loss: float, step: int, index: np.ndarray, records: input_pipeline.Records, saved: Path) -> None:
-    """Raises FloatingPointError, naming step, records and the last good checkpoint, for a loss that is no number."""
-    if math.isfinite(loss):
-        return
-    spots = ", ".join(records.describe(int(i)) for i in index)
-    found = checkpoint.steps(saved)
-    good = f"the last good checkpoint is {saved / str(found[0])}" if found else "none was saved before"
-    raise FloatingPointError(f"the loss is {loss} at step {step}; its batch holds {spots}; {good}")
-
-
 def flush(
     pending: list[Any], records: input_pipeline.Records, timer: profiling.StepTimer, checkpoints: Path
 ) -> Iterator[dict[str, Any]]:
@@ -217,7 +206,7 @@ def flush(
     for step, rate, parts, index in pending:
         with timer.part("device"):
             values = {name: float(value) for name, value in parts.items()}
-        require_finite(values["loss"], step, index, records, checkpoints)
+        faults.require_finite(values["loss"], step, index, records, checkpoints)
         yield {"step": step, "learning_rate": rate, **values}
     pending.clear()
 

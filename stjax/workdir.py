@@ -20,14 +20,14 @@ from jax.sharding import Mesh
 
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
+from stjax import checkpoint, parallel
 from stjax import config as configs
-from stjax import parallel
 from stjax.config import Config
 from stjax.data.panel import Panel
 from stjax.data.tile_records import TileFacts
-from stjax.inference.intervals import Intervals
+from stjax.intervals import Intervals
 from stjax.protocols import Protocol, Split, get_protocol
-from stjax.training import checkpoint, steps
+from stjax.training import steps
 
 CONFIG, DATA, CHECKPOINTS, LOCK = "config.json", "data.json", "checkpoints", ".lock"
 

@@ -1,1 +1,1 @@
-"""From prepared records to batches: panels of genes, targets, spots on tiles, the demo's data set."""
+"""From prepared records to batches: panels of genes, spots on tiles, the demo's data set."""

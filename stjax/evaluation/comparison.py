@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from stjax import baselines
-from stjax.data.targets import INVERSES
 from stjax.evaluation import scoring
 from stjax.evaluation.scoring import Scores, Section
 from stjax.inference.prepared import Found, Training
 from stjax.protocols import Protocol
+from stjax.targets import INVERSES
 from stjax.workdir import Run
 
 TARGETS = {"raw": "log1p_counts", "library": "log1p_library"}  # what else every model is scored against

@@ -18,10 +18,9 @@ from stjax import metrics
 from stjax.data.tile_records import rounded
 from stjax.evaluation import ensemble
 from stjax.evaluation.comparison import Task
-from stjax.evaluation.statistics import LEVEL
 from stjax.inference import prepared
-from stjax.inference.intervals import Intervals
 from stjax.inference.prepared import Found
+from stjax.intervals import LEVEL, Intervals
 from stjax.workdir import Run
 
 

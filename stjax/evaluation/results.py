@@ -10,7 +10,8 @@ import pandas as pd
 
 from stjax import outputs, workdir
 from stjax.audit import LEAK, Finding, lines
-from stjax.evaluation.statistics import LEVEL
+from stjax.inference.prediction import SectionPrediction, gene_names
+from stjax.intervals import LEVEL
 from stjax.outputs._map import write_map
 from stjax.outputs.h5ad import write_h5ad
 
@@ -40,7 +41,7 @@ def write(
     pictures: Path,
     result: Mapping[str, Any],
     per_gene: pd.DataFrame,
-    predictions: Sequence[outputs.SectionPrediction],
+    predictions: Sequence[SectionPrediction],
     run: workdir.Run,
 ) -> list[Path]:
     """Writes figures to the folder `target`, predictions and a map of the best gene of each section to `pictures`.
@@ -59,7 +60,7 @@ def write(
     for prediction in predictions:
         base = pictures / prediction.section
         write_h5ad(base.with_name(f"{base.name}.h5ad"), prediction, run, genes=np.arange(panel.num_main))
-        picture = base.with_name(f"{base.name}_{outputs.file_name(outputs.gene_names(panel)[best])}.png")
+        picture = base.with_name(f"{base.name}_{outputs.file_name(gene_names(panel)[best])}.png")
         write_map(picture, prediction, run, gene=best)
         written += [base.with_name(f"{base.name}.h5ad"), picture]
     return written

@@ -16,8 +16,8 @@ from stjax import metrics
 from stjax.data.tile_spots import DISCS_FROM_UM, SAME_SIZE
 from stjax.evaluation import map_metrics, statistics
 from stjax.evaluation.statistics import Bootstrap, Draws, Units
+from stjax.inference.prediction import SectionPrediction
 from stjax.inference.prepared import Found
-from stjax.outputs import SectionPrediction
 from stjax.workdir import Run
 
 SUFFIXES = {  # of a method's columns in per_gene.csv

@@ -11,7 +11,8 @@ import numpy as np
 import scipy.sparse
 import scipy.stats
 
-LEVEL = 0.9
+from stjax.intervals import LEVEL
+
 BOOTSTRAPS = 1000
 PERMUTATIONS = 9999  # Holm over 250 genes asks for p-values of 0.0002
 MIN_PATIENTS = 4  # fewer are no sample of patients; spatial blocks are drawn instead

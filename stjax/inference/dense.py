@@ -24,8 +24,9 @@ from data_prep import cli, stain
 from data_prep.errors import InputError
 from data_prep.slide import Slide, file_sha256
 from data_prep.tissue import Transform
-from stjax import models, outputs, parallel
+from stjax import models, parallel
 from stjax.inference.dense_map import CELL_PX, FORMAT, TOTAL, VERSION, MapWriter
+from stjax.inference.prediction import gene_names, provenance
 from stjax.inference.predictor import Predictor
 from stjax.models.pixnet import AdditiveHead, PixNet
 from stjax.ops.elementwise import compiler_options
@@ -112,7 +113,7 @@ def describe(
     """What a map is of and what its numbers are: the attributes of the file, and whose map a folder holds."""
     panel, transform = predictor.data.panel, source.transform
     aggregation = getattr(model.head, "aggregation", "additive")
-    return outputs.provenance(predictor, data_sha256=file_sha256(slide.path), synthetic=synthetic) | {
+    return provenance(predictor, data_sha256=file_sha256(slide.path), synthetic=synthetic) | {
         "format": FORMAT,
         "version": VERSION,
         "units": {
@@ -126,7 +127,7 @@ def describe(
         "target_mean": panel.target_mean[columns].tolist(),
         "target_std": panel.target_std[columns].tolist(),
         "num_genes": panel.num_genes,
-        "genes": outputs.gene_names(panel)[columns].tolist(),
+        "genes": gene_names(panel)[columns].tolist(),
         "ensembl_id": panel.ensembl_id[columns].tolist(),
         "model_sha256": predictor.model_sha256,
         "image_mean": panel.image_mean.tolist(),

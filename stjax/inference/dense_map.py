@@ -25,9 +25,9 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from data_prep.errors import InputError
 from data_prep.section import POLYGON
-from stjax.data.targets import TRANSFORMS
 from stjax.ops.spot_table import spot_matrix
 from stjax.ops.spot_weights import Shapes, spot_names
+from stjax.targets import TRANSFORMS
 from stjax.workdir import write_json
 
 FORMAT, VERSION = "stjax-dense-map", 1

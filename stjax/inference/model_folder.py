@@ -21,7 +21,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from data_prep.errors import InputError
 from stjax import manifest, models, parallel
-from stjax.inference.intervals import Intervals
+from stjax.intervals import Intervals
 from stjax.models import weight_files
 from stjax.ops.elementwise import compiler_options
 from stjax.ops.spot_pool import spot_pool

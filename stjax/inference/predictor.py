@@ -9,8 +9,8 @@ import jax
 from jax.sharding import Mesh
 
 from stjax import workdir
-from stjax.inference.intervals import Intervals
 from stjax.inference.model_folder import ModelFolder, is_model_folder
+from stjax.intervals import Intervals
 from stjax.protocols import Protocol
 from stjax.workdir import DataRecord
 

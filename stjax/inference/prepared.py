@@ -11,12 +11,13 @@ from data_prep import cli
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from data_prep.section import DISC
-from stjax import baselines, outputs, workdir
+from stjax import baselines, workdir
 from stjax.config import numbers
 from stjax.data import input_pipeline
 from stjax.data.panel import usable_spots
 from stjax.data.tile_records import TileRecords
 from stjax.inference import dense, stream
+from stjax.inference.prediction import SectionPrediction
 from stjax.ops.spot_pool import Shapes
 
 RIDGE_SPOTS = 3_000  # of a training section and size
@@ -35,7 +36,7 @@ class Found(NamedTuple):
         beside: [S, M] what a model of patches predicts.
     """
 
-    prediction: outputs.SectionPrediction
+    prediction: SectionPrediction
     colours: np.ndarray
     counts: np.ndarray
     depth: np.ndarray
@@ -143,7 +144,7 @@ def predict_sections(
         um_per_px = dataset.section(name)["um_per_px"]
         radius = float(np.median(discs)) if len(discs) else 50 / um_per_px
         expression = np.concatenate(list(stream.predict_patches(run, patches(), len(records))))
-        prediction = outputs.SectionPrediction(
+        prediction = SectionPrediction(
             section=name,
             spot_id=records.spot_id,
             spot_xy=records.spot_xy,
@@ -235,7 +236,7 @@ def predict_tile_sections(
         which = records.section == section
         of = records.slide_section[int(np.argmax(which))]  # whose slide a made size is on
         size_um = records.size_um[which]
-        prediction = outputs.SectionPrediction(
+        prediction = SectionPrediction(
             section=str(section),
             spot_id=records.spot_id[which],
             spot_xy=records.spot_xy[which],

@@ -12,10 +12,10 @@ from data_prep.tissue import Transform
 from stjax.data.tile_records import TileTables
 from stjax.inference import domain, stream
 from stjax.inference.dense import px_scale_of, scale_and_stain
+from stjax.inference.prediction import SectionPrediction
 from stjax.inference.predictor import Predictor
 from stjax.inference.sources import SLIDES
 from stjax.ops.spot_pool import Shapes
-from stjax.outputs import SectionPrediction
 
 HIRES_PX = 2000  # longer side of the slide's picture, as Space Ranger's
 LEGACY_LAYOUTS = ("her2st", "stnet")

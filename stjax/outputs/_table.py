@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from stjax.inference.prediction import SectionPrediction, gene_names
 from stjax.inference.predictor import Predictor
-from stjax.outputs import SectionPrediction, gene_names
 
 
 def table(prediction: SectionPrediction, model: Predictor, genes: np.ndarray) -> pd.DataFrame:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from stjax.inference.prediction import SectionPrediction
 from stjax.inference.predictor import Predictor
-from stjax.outputs import SectionPrediction, whole
+from stjax.outputs import whole
 from stjax.outputs._table import table
 
 SUFFIX = ".csv"

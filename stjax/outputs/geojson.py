@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from stjax.inference.prediction import SectionPrediction, gene_names, provenance
 from stjax.inference.predictor import Predictor
-from stjax.outputs import SectionPrediction, gene_names, provenance, whole
+from stjax.outputs import whole
 
 SUFFIX = ".geojson"
 _DIGITS = 7  # of a measurement: all that float32 has

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from stjax.evaluation.statistics import LEVEL
+from stjax.inference.prediction import SectionPrediction, gene_names, provenance
 from stjax.inference.predictor import Predictor
-from stjax.outputs import SectionPrediction, gene_names, provenance, whole
+from stjax.intervals import LEVEL
+from stjax.outputs import whole
 
 SUFFIX = ".h5ad"
 LOWRES_PX = 600  # longer side, as Space Ranger's

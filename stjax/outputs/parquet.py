@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from stjax.inference.prediction import SectionPrediction, provenance
 from stjax.inference.predictor import Predictor
-from stjax.outputs import SectionPrediction, provenance, whole
+from stjax.outputs import whole
 from stjax.outputs._table import table
 
 SUFFIX = ".parquet"

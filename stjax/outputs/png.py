@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from stjax.inference.prediction import SectionPrediction
 from stjax.inference.predictor import Predictor
-from stjax.outputs import SectionPrediction
 from stjax.outputs._map import write_map
 
 SUFFIX, ONE_GENE = ".png", True

@@ -1,1 +1,1 @@
-"""What a training run is made of: jobs, steps, optimisers, checkpoints, faults, folds together."""
+"""What a training run is made of: jobs, steps, optimisers, faults, folds together."""

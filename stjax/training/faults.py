@@ -1,19 +1,25 @@
-"""What a long run survives: SIGTERM, which saves and ends it, and hanging, which a watchdog ends.
+"""What a long run survives: SIGTERM, which saves and ends it; hanging, which a watchdog ends; a loss that is no number.
 
 Train holds both for as long as it runs; see docs/scale.md for what they promise.
 """
 
 import contextlib
 import faulthandler
+import math
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType, TracebackType
 
+import numpy as np
+
 from data_prep.errors import InputError
+from stjax import checkpoint
+from stjax.data import input_pipeline
 
 COMPILING = 10  # what compiles may take this many times as long
 
@@ -128,3 +134,13 @@ class Watchdog:
                 faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
                 sys.stderr.flush()
                 os._exit(1)
+
+
+def require_finite(loss: float, step: int, index: np.ndarray, records: input_pipeline.Records, saved: Path) -> None:
+    """Raises FloatingPointError, naming step, records and the last good checkpoint, for a loss that is no number."""
+    if math.isfinite(loss):
+        return
+    spots = ", ".join(records.describe(int(i)) for i in index)
+    found = checkpoint.steps(saved)
+    good = f"the last good checkpoint is {saved / str(found[0])}" if found else "none was saved before"
+    raise FloatingPointError(f"the loss is {loss} at step {step}; its batch holds {spots}; {good}")

@@ -9,14 +9,14 @@ import numpy as np
 
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
+from stjax import checkpoint, distributed, parallel, protocols, workdir
 from stjax import config as configs
-from stjax import parallel, protocols, workdir
 from stjax.config import Config
 from stjax.data import demo_data, input_pipeline
 from stjax.data.panel import fit_panel
 from stjax.data.tile_records import TileRecords
 from stjax.ops.spot_pool import merge_layouts
-from stjax.training import checkpoint, distributed, optim, run_log, steps
+from stjax.training import optim, run_log, steps
 
 
 @dataclasses.dataclass

@@ -9,7 +9,7 @@ from types import TracebackType
 import jax
 
 from data_prep.errors import InputError
-from stjax.training import distributed
+from stjax import distributed
 
 STARVED = 0.25  # of a step spent waiting for input, from which the input is said to starve the device
 

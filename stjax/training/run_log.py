@@ -10,11 +10,10 @@ from flax import nnx
 from tensorboardX import SummaryWriter
 
 from data_prep.dataset import PatchDataset
-from stjax import protocols, workdir
+from stjax import distributed, protocols, workdir
 from stjax.config import Config
 from stjax.data import input_pipeline
 from stjax.data.tile_records import TileRecords
-from stjax.training import distributed
 
 
 class Log:

@@ -22,12 +22,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from data_prep import cli
 from data_prep.errors import InputError
-from stjax import parallel, workdir
+from stjax import checkpoint, parallel, workdir
 from stjax.config import Config
 from stjax.data import input_pipeline
 from stjax.ops.elementwise import compiler_options
-from stjax.train import require_finite
-from stjax.training import checkpoint, faults, run_log, steps
+from stjax.training import faults, run_log, steps
 from stjax.training.job import Job, prepare
 from stjax.training.validation import Validation
 
@@ -231,7 +230,8 @@ def fit(members: Members, stop: faults.StopOnSigterm) -> None:
                         continue
                     position[i] += 1
                     values = {name: float(value[i]) for name, value in arrays.items()}
-                    require_finite(values["loss"], position[i], index[i], jobs[i].train_records, jobs[i].checkpoints)
+                    job = jobs[i]
+                    faults.require_finite(values["loss"], position[i], index[i], job.train_records, job.checkpoints)
                     if "loss_aux" in values:
                         values["loss_aux"] *= members.aux_share[i]
                     losses[i].append(values["loss"])

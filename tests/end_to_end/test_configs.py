@@ -15,9 +15,8 @@ import pytest
 
 from configs import default
 from data_prep import build, demo
-from stjax import parallel, predict, train
+from stjax import checkpoint, parallel, predict, train
 from stjax.models import weights
-from stjax.training import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "default"))

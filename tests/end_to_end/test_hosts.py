@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from stjax.training import checkpoint
+from stjax import checkpoint
 from tests.conftest import ROOT
 
 

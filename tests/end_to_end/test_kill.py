@@ -12,9 +12,9 @@ import jax
 import numpy as np
 import pytest
 
+from stjax import checkpoint, parallel, workdir
 from stjax import config as configs
-from stjax import parallel, workdir
-from stjax.training import checkpoint, steps
+from stjax.training import steps
 from tests.conftest import ROOT, command
 
 KILLS = int(os.environ.get("STJAX_TEST_KILLS", "8"))

@@ -12,8 +12,8 @@ import pytest
 
 from configs import tiny
 from data_prep.errors import InputError
-from stjax import evaluate, parallel, train, workdir
-from stjax.training import checkpoint, faults, steps
+from stjax import checkpoint, evaluate, parallel, train, workdir
+from stjax.training import faults, steps
 from tests.conftest import ROOT, command
 from tests.end_to_end.test_kill import last_checkpoint
 

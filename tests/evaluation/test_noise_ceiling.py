@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from data_prep import demo, demo_tissue
-from stjax import metrics
-from stjax.data import targets
+from stjax import metrics, targets
 from stjax.evaluation.noise_ceiling import fraction, noise_ceiling
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from stjax import evaluate, protocols
 from stjax.evaluation import under_protocols
+from stjax.inference.prediction import SectionPrediction
 from stjax.inference.prepared import Found, narrowed
-from stjax.outputs import SectionPrediction
 
 
 @pytest.fixture(scope="module")

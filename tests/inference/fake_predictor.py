@@ -9,7 +9,7 @@ import numpy as np
 
 from stjax import parallel
 from stjax.data.panel import Panel
-from stjax.inference.intervals import Intervals
+from stjax.intervals import Intervals
 from stjax.protocols import Split, get_protocol
 from stjax.workdir import DataRecord
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stjax.outputs import SectionPrediction
+from stjax.inference.prediction import SectionPrediction
 from tests.inference.test_dense import make_run
 
 WIDTH, HEIGHT, UM = 700, 500, 0.5

@@ -12,6 +12,7 @@ from data_prep.slide import open_slide
 from stjax import outputs
 from stjax.inference import dense
 from stjax.inference.dense_map import DenseMap
+from stjax.inference.prediction import gene_names
 
 # These programs warn, on import and in use, of each other's deprecations.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -116,7 +117,7 @@ def test_geojson_passes_qupaths_schema(run, prediction, tmp_path):
     assert geojson.loads(path.read_text()).is_valid
     features = found["features"]
     assert len({feature["id"] for feature in features}) == len(features) == len(prediction.spot_id)
-    names = outputs.gene_names(run.data.panel)
+    names = gene_names(run.data.panel)
     for spot in (0, 13):
         shape = shapely.geometry.shape(features[spot]["geometry"])
         assert shape.centroid.distance(shapely.Point(prediction.spot_xy[spot])) < 0.01

@@ -9,8 +9,8 @@ import pytest
 
 from configs import tiny
 from data_prep.errors import InputError
-from stjax import crossval, train
-from stjax.training import checkpoint, faults
+from stjax import checkpoint, crossval, train
+from stjax.training import faults
 from tests.conftest import command
 
 

@@ -7,8 +7,7 @@ import scipy.sparse
 
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from stjax import protocols
-from stjax.data import targets
+from stjax import protocols, targets
 from stjax.data.panel import fit_panel
 
 PATIENTS = {"A1": "A", "A2": "A", "B1": "B", "C1": "C", "D1": "D"}

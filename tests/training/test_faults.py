@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import pytest
 
 from data_prep.errors import InputError
-from stjax.training import distributed, faults, profiling
+from stjax import distributed
+from stjax.training import faults, profiling
 from tests.conftest import ROOT
 
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from stjax.inference.intervals import FILE, Intervals
+from stjax.intervals import FILE, Intervals
 
 KNOWN = Intervals(np.array([0.5, np.nan, 2.0]), 0.9, 3, False, 100.0, False, "a" * 64)
 

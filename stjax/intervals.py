@@ -15,6 +15,7 @@ import numpy as np
 from stjax.data.tile_spots import SAME_SIZE
 
 FILE = "intervals.json"
+LEVEL = 0.9  # of all intervals: of single values, and of figures
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_prep.errors import InputError
-from stjax.training import checkpoint
+from stjax import checkpoint
 
 
 @pytest.fixture

@@ -18,9 +18,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from data_prep.errors import InputError
-from stjax import manifest
+from stjax import distributed, manifest
 from stjax.manifest import MANIFEST
-from stjax.training import distributed
 
 
 def save(folder: Path, step: int, state: Any, meta: dict[str, Any]) -> None:
