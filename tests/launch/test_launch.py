@@ -63,10 +63,14 @@ def module(tmp_path, monkeypatch):
     return make
 
 
-def test_local_marks_lines_and_passes_the_exit_code_of_the_process_that_fails(module):
+def test_local_marks_lines_and_passes_the_exit_code_of_the_process_that_fails(module, tmp_path):
+    said = tmp_path / "said"  # the first process has its say before the second fails
     module(
-        "import os, sys, time\nwho = os.environ['JAX_PROCESS_ID']\nprint('here is', who, flush=True)\n"
-        "sys.exit(3) if who == '1' else time.sleep(50)\n"
+        "import os, pathlib, sys, time\nwho = os.environ['JAX_PROCESS_ID']\nprint('here is', who, flush=True)\n"
+        f"said = pathlib.Path({str(said)!r})\n"
+        "if who == '0':\n    said.touch()\n    time.sleep(50)\n"
+        "while not said.exists():\n    time.sleep(0.05)\n"
+        "sys.exit(3)\n"
     )
     started = time.monotonic()
     result = local("--processes=2", "--module=a_module")
