@@ -30,11 +30,14 @@ def local(*arguments):
     return call(sys.executable, LAUNCH / "local.py", *arguments)
 
 
-@pytest.mark.parametrize("script", sorted(path.name for path in LAUNCH.glob("*.sh")))
+SCRIPTS = [*LAUNCH.glob("*.sh"), *(ROOT / "examples").glob("*.sh"), ROOT / ".ci" / "run"]
+
+
+@pytest.mark.parametrize("script", sorted(str(path.relative_to(ROOT)) for path in SCRIPTS))
 def test_shell_scripts_parse_and_pass_shellcheck(script):
-    assert call("bash", "-n", LAUNCH / script).stderr == ""
+    assert call("bash", "-n", script).stderr == ""
     if shellcheck := shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}"):
-        result = call(shellcheck, LAUNCH / script)
+        result = call(shellcheck, script)
         assert result.returncode == 0, result.stdout
 
 
