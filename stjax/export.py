@@ -22,9 +22,11 @@ examples:
 """
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import shutil
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -163,8 +165,20 @@ def exported_function(run: workdir.Run, graphdef: Any, state: dict[str, Any]) ->
     leaves = zip(names(state), jax.tree.leaves(state), strict=True)
     shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in leaves}
     images = jax.ShapeDtypeStruct(jax_export.symbolic_shape(f"batch, {side}, {side}, 3"), jnp.uint8)
-    with portable():
+    with portable(), nameless():
         return jax_export.export(jax.jit(function), platforms=PLATFORMS)(shapes, images)
+
+
+@contextlib.contextmanager
+def nameless() -> Iterator[None]:
+    """While entered, compiled functions name source files without their folders, which tell whose machine it was."""
+    option = "jax_hlo_source_file_canonicalization_regex"
+    before = getattr(jax.config, option)
+    jax.config.update(option, r".*[/\\]")
+    try:
+        yield
+    finally:
+        jax.config.update(option, before)
 
 
 def aggregation(model: Any) -> str:
