@@ -33,8 +33,8 @@ from flax import nnx  # noqa: E402
 from data_prep import cli  # noqa: E402
 from data_prep.errors import InputError  # noqa: E402
 from stjax import models  # noqa: E402
+from stjax.benchmarks import Row, flops  # noqa: E402
 from stjax.benchmarks import evaluate as bench_evaluate  # noqa: E402
-from stjax.benchmarks import flops  # noqa: E402
 from stjax.benchmarks import predict as bench_predict  # noqa: E402
 from stjax.benchmarks import pytorch as bench_torch  # noqa: E402
 from stjax.benchmarks import spot_pool as bench_spot_pool  # noqa: E402
@@ -42,7 +42,6 @@ from stjax.ops.elementwise import compiler_options  # noqa: E402
 from stjax.ops.host_memory import keep_freed_memory  # noqa: E402
 from stjax.training import optim  # noqa: E402
 
-Row = dict[str, Any]  # {"what", "case", "method", "seconds", "speedup", "temp_bytes", "machine"} and what a case adds
 Method = Callable[[], None]  # runs once and waits for the result
 
 OUTPUTS = 250  # genes of the main head

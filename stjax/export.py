@@ -231,7 +231,7 @@ def describe(run: workdir.Run, exported: jax_export.Exported, *, kind: str) -> d
             "units": f"{data.protocol}: {run.protocol.target}",
             "mean_over_symmetries": run.protocol.test_symmetries,
         },
-        "intervals": None if run.intervals is None else run.intervals.to_json(),
+        "intervals": None if (intervals := run.intervals) is None else intervals.to_json(),
         "protocol": protocol_to_json(run.protocol),
         "training": {key: value for key, value in settings.items() if key not in private}
         | {

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from stjax.data.tile_spots import SAME_SIZE
+from stjax.data.tile_spots import same_size
 
 FILE = "intervals.json"
 LEVEL = 0.9  # of all intervals: of single values, and of figures
@@ -59,9 +59,9 @@ class Intervals:
         except (OSError, ValueError, KeyError, TypeError):
             return None  # evaluation writes them again
 
-    def fit(self, *, model_sha256: str, symmetries: bool) -> bool:
-        """Whether they are of these predictions."""
-        return self.model_sha256 == model_sha256 and self.symmetries == symmetries
+    def of(self, model_sha256: str, *, symmetries: bool) -> "Intervals | None":
+        """These, if they are of this model's predictions; else None."""
+        return self if self.model_sha256 == model_sha256 and self.symmetries == symmetries else None
 
     def layers(self, expression: np.ndarray, sizes_um: np.ndarray | None) -> dict[str, np.ndarray]:
         """{"lower", "upper"} [S, M] around predictions [S, M].
@@ -70,9 +70,11 @@ class Intervals:
             sizes_um: [S] of the spots, where the model predicts spots of any size: errors hang on it, so there are none
                 for other sizes than they were found on. None: the model predicts spots of its training's size.
         """
-        if sizes_um is not None and self.spot_size_um is None:
+        if sizes_um is not None and (self.spot_size_um is None or not same_size(sizes_um, self.spot_size_um).all()):
             return {}
-        if sizes_um is not None and (np.abs(sizes_um / self.spot_size_um - 1) >= SAME_SIZE).any():
-            return {}
-        half_width = self.half_width.astype(np.float32)
-        return {"lower": expression - half_width, "upper": expression + half_width}
+        return around(expression, self.half_width.astype(np.float32))
+
+
+def around(expression: np.ndarray, half_width: np.ndarray) -> dict[str, np.ndarray]:
+    """{"lower", "upper"} [S, M]: the ends of intervals of half-widths [M] around predictions [S, M]."""
+    return {"lower": expression - half_width, "upper": expression + half_width}

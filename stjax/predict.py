@@ -243,7 +243,7 @@ class Job:
             "model_sha256": self.model.model_sha256,
             "training_sha256": hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest(),
             "mean_over_symmetries": self.model.protocol.test_symmetries,
-            "intervals": None if self.model.intervals is None else self.model.intervals.to_json(),
+            "intervals": None if (intervals := self.model.intervals) is None else intervals.to_json(),
             "genes": gene_names(data.panel)[self.columns].tolist(),
             "slide_sha256": file_sha256(section.image_path),
             "um_per_px": section.um_per_px,

@@ -151,8 +151,7 @@ class Run:
     def intervals(self) -> Intervals | None:
         """Of single values, as its evaluation found them."""
         found = Intervals.load(self.workdir)
-        symmetries = self.protocol.test_symmetries
-        return found if found and found.fit(model_sha256=self.model_sha256, symmetries=symmetries) else None
+        return found and found.of(self.model_sha256, symmetries=self.protocol.test_symmetries)
 
     def network(self) -> Any:
         """The nnx module."""

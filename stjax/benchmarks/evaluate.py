@@ -7,19 +7,16 @@ device whose results the host merges; the reference fetches the predictions, as 
 """
 
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from stjax import metrics
+from stjax.benchmarks import Interleave, Row
 from stjax.evaluation import scoring, statistics
 from stjax.evaluation.statistics import Bootstrap, Units
-
-Row = dict[str, Any]
-Interleave = Callable[..., dict[str, float]]
 
 SECTIONS, SPOTS, GENES = 3, 10_000, 250
 METHODS = ("model", "ridge on colour", "total counts", "mean predictor", "nearest measured spots")

@@ -5,19 +5,15 @@ and cut from the slide, from its tissue, as prediction does it: decoded, matched
 the model computes.
 """
 
-import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from data_prep.errors import InputError
 from data_prep.slide import open_slide
+from stjax.benchmarks import Interleave, Row
 from stjax.inference import domain, grid, predictor, slide_prediction, sources, stream
-
-Row = dict[str, Any]
-Interleave = Callable[..., dict[str, float]]
 
 PATCHES = 512
 
@@ -34,11 +30,10 @@ def rows(model_folder: Path, source: Path, rounds: int, interleave: Interleave) 
         section, _ = sources.place_spots(
             section, slide, grid.PRESETS["st"], min_tissue=grid.MIN_TISSUE, window_px=window
         )
-        order = np.lexsort((section.spot_xy[:, 0], section.spot_xy[:, 1]))[:PATCHES]
-        place = {name: getattr(section, name)[order] for name in ("spot_id", "spot_xy", "spot_kind", "spot_size_px")}
-        section = dataclasses.replace(section, counts=section.counts[order], **place)
+        chosen = np.zeros(len(section.spot_id), bool)
+        chosen[np.lexsort((section.spot_xy[:, 0], section.spot_xy[:, 1]))[:PATCHES]] = True
         px_scale, transform = slide_prediction.scale_and_stain(model, slide, section.um_per_px)
-        count, size = len(order), stream.batch_size(model)
+        count, size = int(chosen.sum()), stream.batch_size(model)
         side = model.data.image_size_px
         batch = np.random.default_rng(0).integers(0, 256, (size, side, side, 3)).astype(np.uint8)
 
@@ -47,9 +42,8 @@ def rows(model_folder: Path, source: Path, rounds: int, interleave: Interleave) 
                 np.asarray(model.predict({"image": batch})["expression"])
 
         def streamed() -> None:
-            everywhere = np.ones(count, bool)
-            slide_prediction.predict_patches_of(
-                model, section, slide, everywhere, px_scale, transform, colours=domain.Colours(), plain=None
+            slide_prediction.of_patches(
+                model, section, slide, chosen, px_scale, transform, colours=domain.Colours(), plain=None
             )
 
         seconds = interleave({"bare": bare, "from the slide": streamed}, rounds=rounds, description="predict")

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stjax.benchmarks import Interleave, Row
 from stjax.ops.spot_pool import (
     Shapes,
     concatenate,
@@ -26,9 +27,6 @@ from stjax.ops.spot_pool import (
     squares,
 )
 from stjax.ops.spot_weights import pixel_runs
-
-Row = dict[str, Any]
-Interleave = Callable[..., dict[str, float]]
 
 IMAGE_PX, STRIDE, FEATURES, GENES = 1024, 4, 512, 250
 MASKS, PIXELS = 256, 2_000_000  # up to so many spots through masks, up to so many pixels of spots one by one

@@ -20,7 +20,7 @@ from data_prep.errors import InputError
 from data_prep.section import DISC, POLYGON, SQUARE
 from stjax.ops.spot_pool import Shapes, concatenate
 
-SAME_SIZE = 0.05  # sizes that differ by less are one
+_SAME_SIZE = 0.05  # sizes that differ by less are one
 DISCS_FROM_UM = 50.0  # a size that is not in the data is made of discs from here up, of squares below
 PITCH = 2.0  # of made spots, in sizes: that of spatial transcriptomics arrays
 _ROUNDING = 1e-9  # a bin whose centre is on the edge is in
@@ -114,10 +114,15 @@ def slides(
             continue
         chosen = []
         for size in sizes_um:
-            there = [spots[np.abs(spots.size_um / size - 1) < SAME_SIZE] for spots in measured]
+            there = [spots[same_size(spots.size_um, size)] for spots in measured]
             there = [spots for spots in there if len(spots.tile)]
             chosen += there or [_made(size, measured, found, dataset, sections[0])]
         yield found, chosen
+
+
+def same_size(size_um: Any, other_um: float) -> Any:
+    """Whether sizes [...] of spots are, each, the other but for rounding."""
+    return np.abs(size_um / other_um - 1) < _SAME_SIZE
 
 
 def _shapes(record: dict[str, Any]) -> Shapes:

@@ -20,7 +20,7 @@ from stjax.evaluation import ensemble
 from stjax.evaluation.comparison import Task
 from stjax.inference import prepared
 from stjax.inference.prepared import Found
-from stjax.intervals import LEVEL, Intervals
+from stjax.intervals import LEVEL, Intervals, around
 from stjax.workdir import Run
 
 
@@ -115,8 +115,7 @@ def travelling(calibration: Calibration, run: Run) -> Intervals:
 
 def with_intervals(found: Found, calibration: Calibration) -> Found:
     """A section with the intervals' ends as layers of its prediction."""
-    expression = found.prediction.expression
-    ends = {"lower": expression - calibration.half_width, "upper": expression + calibration.half_width}
+    ends = around(found.prediction.expression, calibration.half_width)
     return found._replace(prediction=dataclasses.replace(found.prediction, layers={**found.prediction.layers, **ends}))
 
 

@@ -13,7 +13,7 @@ from scipy.spatial import KDTree
 from data_prep import demo, demo_tissue
 from data_prep.errors import InputError
 from stjax import metrics
-from stjax.data.tile_spots import DISCS_FROM_UM, SAME_SIZE
+from stjax.data.tile_spots import DISCS_FROM_UM, same_size
 from stjax.evaluation import map_metrics, statistics
 from stjax.evaluation.statistics import Bootstrap, Draws, Units
 from stjax.inference.prediction import SectionPrediction
@@ -244,7 +244,7 @@ def differences(scores: Scores, of: str = "model") -> dict[str, dict[str, Any]]:
 
 def is_size(size_um: float, sizes_um: Sequence[float]) -> bool:
     """Whether a size is one of several."""
-    return any(abs(size_um / other - 1) < SAME_SIZE for other in sizes_um)
+    return any(same_size(size_um, other) for other in sizes_um)
 
 
 def nearest_spots(predictions: Sequence[SectionPrediction], trained_um: Sequence[float]) -> list[np.ndarray | None]:

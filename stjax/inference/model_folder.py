@@ -110,8 +110,7 @@ class ModelFolder:
         """Those of the run it was exported from."""
         saved = self.config.get("intervals")
         found = Intervals.from_json(saved) if saved else None
-        symmetries = self.protocol.test_symmetries
-        return found if found and found.fit(model_sha256=self.model_sha256, symmetries=symmetries) else None
+        return found and found.of(self.model_sha256, symmetries=self.protocol.test_symmetries)
 
     def predict(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
         """As `predictor.Predictor` says."""

@@ -48,7 +48,7 @@ def predict_slide(
     colours = domain.Colours()
     if model.data.tiles is None:
         inside = _inside(model, section, slide, px_scale)
-        found = predict_patches_of(model, section, slide, inside, px_scale, transform, colours=colours, plain=plain)
+        found = of_patches(model, section, slide, inside, px_scale, transform, colours=colours, plain=plain)
     else:
         inside, found = _of_tiles(model, section, slide, px_scale, transform, colours=colours)
     warnings += colours.check(model, slide)
@@ -71,7 +71,7 @@ def _inside(model: Predictor, section: Section, slide: Slide, px_scale: float) -
     return inside
 
 
-def predict_patches_of(
+def of_patches(
     model: Predictor,
     section: Section,
     slide: Slide,
@@ -177,8 +177,8 @@ def _as_prediction(
     for place, ring in polygons.items():
         size_um[place] = 2 * np.sqrt(_area(ring) / np.pi) * section.um_per_px  # of the disc of the same area
     layers = {name: values for name, values in found.items() if name not in ("expression", "total")}
-    if model.intervals is not None:
-        layers |= model.intervals.layers(found["expression"], None if model.data.tiles is None else size_um)
+    if (intervals := model.intervals) is not None:
+        layers |= intervals.layers(found["expression"], None if model.data.tiles is None else size_um)
     return SectionPrediction(
         section=section.name,
         patient=section.patient,

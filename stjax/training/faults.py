@@ -1,6 +1,6 @@
 """What a long run survives: SIGTERM, which saves and ends it; hanging, which a watchdog ends; a loss that is no number.
 
-Train holds both for as long as it runs; see docs/scale.md for what they promise.
+Train holds the first two for as long as it runs; see docs/scale.md for what they promise.
 """
 
 import contextlib

@@ -225,12 +225,11 @@ def fit(members: Members, stop: faults.StopOnSigterm) -> None:
                     break
                 figures, index = members.step(clocks)
                 arrays = {name: np.asarray(value) for name, value in figures.items()}
-                for i, clock in enumerate(clocks):
+                for i, (job, clock) in enumerate(zip(jobs, clocks, strict=True)):
                     if clock is None:
                         continue
                     position[i] += 1
                     values = {name: float(value[i]) for name, value in arrays.items()}
-                    job = jobs[i]
                     faults.require_finite(values["loss"], position[i], index[i], job.train_records, job.checkpoints)
                     if "loss_aux" in values:
                         values["loss_aux"] *= members.aux_share[i]

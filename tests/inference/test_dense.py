@@ -22,9 +22,10 @@ from stjax.inference.dense_map import CELL_PX, DenseMap, MapWriter
 from stjax.models import resnet
 from stjax.models.pixnet import build_tile_model
 from stjax.ops.spot_pool import concatenate, discs, polygons, spot_table, squares, stack_tables
-from stjax.protocols import Split, get_protocol
+from stjax.protocols import get_protocol
 from stjax.training import steps
-from stjax.workdir import DataRecord, Run
+from stjax.workdir import Run
+from tests.inference.fake_predictor import data_record
 
 GENES, UM = 11, 0.5
 WIDTH, HEIGHT = 763, 491  # of the slide, full-resolution px
@@ -55,20 +56,7 @@ def make_run(aggregation="mean", *, variant="resnet18", devices=2, seed=0, modul
     mesh = parallel.make_mesh(jax.devices()[:devices])
     state = parallel.put_replicated({"params": params, "statistics": statistics}, mesh)
     protocol = get_protocol("stjax")
-    data = DataRecord(
-        data_dir="",
-        content_hash="",
-        parameters={},
-        stain_target=None,
-        image_size_px=512,
-        um_per_px=UM,
-        synthetic=False,
-        train_patients=(),
-        protocol=protocol.name,
-        protocol_hash=protocol.hash,
-        split=Split((), (), ()),
-        panel=panel,
-    )
+    data = data_record(content_hash="", parameters={}, image_size_px=512, um_per_px=UM, panel=panel)
     config = ConfigDict({"model": {"module": module, "variant": variant, "options": {"aggregation": aggregation}}})
     return Run(Path("run"), config, data, protocol, graphdef, state, 7, mesh)
 

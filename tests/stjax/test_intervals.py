@@ -32,9 +32,9 @@ def test_an_infinite_width_is_no_interval():
 
 
 def test_they_are_of_one_model_and_its_way_to_predict():
-    assert KNOWN.fit(model_sha256="a" * 64, symmetries=False)
-    assert not KNOWN.fit(model_sha256="b" * 64, symmetries=False)
-    assert not KNOWN.fit(model_sha256="a" * 64, symmetries=True)
+    assert KNOWN.of("a" * 64, symmetries=False) is KNOWN
+    assert KNOWN.of("b" * 64, symmetries=False) is None
+    assert KNOWN.of("a" * 64, symmetries=True) is None
 
 
 def test_layers_lie_around_the_prediction():
