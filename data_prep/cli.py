@@ -10,6 +10,8 @@ from tqdm import tqdm
 
 from data_prep.errors import InputError
 
+_MOST_LETTERS, _START = 493, 300
+
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Run a command line and exit: 0 on success, 2 on bad usage or input, 1 on anything else.
@@ -18,11 +20,12 @@ def run(main: Callable[[list[str]], None]) -> None:
         main: takes the arguments after the program name; raises `InputError` on bad input.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # a log file shows how far a run is, as a terminal does
+        # A log file shows how far a run is, as a terminal does; and a name may hold what the locale cannot write.
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         main(sys.argv[1:])
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(2)
     except FloatingPointError as error:  # training diverged: no fault of the program, nothing a traceback explains
         print(f"error: {error}", file=sys.stderr)
@@ -33,6 +36,13 @@ def run(main: Callable[[list[str]], None]) -> None:
     except BrokenPipeError:  # whoever read the output, `head` perhaps, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again as it flushes
         sys.exit(1)
+
+
+def one_line(message: str) -> str:
+    """A message on one line of at most 493 characters, 500 after "error: ": its start, and its end, which says what to
+    do. What a terminal would take for a command is shown as "?": files are quoted in messages."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(message.split()))
+    return text if len(text) <= _MOST_LETTERS else f"{text[:_START]} ... {text[_START + 5 - _MOST_LETTERS :]}"
 
 
 def progress(
