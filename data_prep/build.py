@@ -385,7 +385,7 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--max-white-fraction", type=float, default=1.0, metavar="F",
                        help="of a record (1: none removed; the fraction is recorded and protocols filter)")  # fmt: skip
     group = made.add_argument_group("reading")
-    group.add_argument("--source-um-per-px", type=float, metavar="X", help="slides' scale, where no file tells it")
+    group.add_argument("--source-um-per-px", type=float, metavar="X", help="the slides' scale, whatever files say")
     group.add_argument("--image", type=Path, metavar="PATH", help="full-resolution image, where kept elsewhere")
     group.add_argument("--gene-table", type=Path, metavar="FILE", help="HGNC complete set to name genes by")
     group.add_argument("--resolve-aliases", action="store_true", help="replace outdated gene symbols")

@@ -5,14 +5,13 @@ examples:
     python -m data_prep.check --source outs --image slide.tif --json
 
 Per section: whether it can be read, spots outside the image, flipped or transposed coordinates, pitch against
-um_per_px, the image's own scale, depth. Across sections: the same image or counts twice, one patient under two names,
-patients in two folds. Exit code 1 when there are errors.
+um_per_px, the image's own scale and whether it shows cells, depth. Across sections: the same image or counts twice, one
+patient under two names, patients in two folds. Exit code 1 when there are errors; a build stops on the same.
 """
 
 import argparse
 import collections
 import dataclasses
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -21,27 +20,13 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import scipy.ndimage
-import scipy.spatial
 
-from data_prep import cli, overlay, readers, slide, tissue
+from data_prep import checks, cli, overlay, readers, slide
 from data_prep.errors import InputError
 from data_prep.readers import _text
-from data_prep.section import DISC, SQUARE, Section
+from data_prep.section import SQUARE, Section
 
-THUMBNAIL_PX = 1400
 MIN_READS = 1000  # what build asks of a spot unless told otherwise
-_SAMPLE = 20_000  # spots are plenty to see how they lie
-_ORIENTATIONS = {
-    (False, False, False): "as they are",
-    (False, True, False): "mirrored left to right",
-    (False, False, True): "mirrored top to bottom",
-    (False, True, True): "turned by 180 degrees",
-    (True, False, False): "with x and y swapped",
-    (True, True, False): "turned by 90 degrees",
-    (True, False, True): "turned by 270 degrees",
-    (True, True, True): "with x and y swapped and turned by 180 degrees",
-}
 
 
 @dataclasses.dataclass
@@ -62,8 +47,7 @@ class Finding:
     warnings: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
     image_sha256: str | None = dataclasses.field(default=None, repr=False)
-    image_path: str | None = dataclasses.field(default=None, repr=False)
-    counts_sha256: str | None = dataclasses.field(default=None, repr=False)
+    found: checks.Found = dataclasses.field(default_factory=checks.Found, repr=False)
 
 
 def check(
@@ -100,14 +84,15 @@ def check(
         _look(module, source, name, found[name], overlays, options)
         for name in cli.progress(names, description="check", unit="section")
     ]
-    errors, warnings = _across(findings, folds)
+    problems = checks.across([finding.found for finding in findings if finding.spots])
+    errors = [problem.text for problem in problems if problem.level == checks.ERROR]
     return {
         "layout": module.__name__.rpartition(".")[2],
         "reason": reason,
         "synthetic": any(finding.synthetic for finding in findings),
         "sections": [_public(finding) for finding in findings],
-        "errors": errors,
-        "warnings": warnings,
+        "errors": errors + (_fold_errors(findings, folds) if folds is not None else []),
+        "warnings": [problem.text for problem in problems if problem.level == checks.WARNING],
     }
 
 
@@ -127,11 +112,13 @@ def _look(
         section: Section = module.read_section(source, name, **options)
         _describe(finding, section)
         with slide.open_slide(section.image_path) as image:
-            _geometry(finding, section, image)
-            small = image.thumbnail(THUMBNAIL_PX)
+            small = image.thumbnail(checks.THUMBNAIL_PX)
             scale = small.shape[1] / image.width
-        finding.image_sha256 = slide.file_sha256(section.image_path)
-        _orientation(finding, section, small, scale)
+            finding.found = checks.examine(section, image, small)
+        finding.image_sha256, finding.on_tissue = finding.found.image_sha256, finding.found.on_tissue
+        of_level = {checks.ERROR: finding.errors, checks.WARNING: finding.warnings, checks.NOTE: finding.notes}
+        for problem in finding.found.problems:
+            of_level[problem.level].append(problem.text)
         if overlays is not None:
             path = overlays / f"{name}.png"
             overlay.draw(section, small, scale).save(path)
@@ -147,138 +134,15 @@ def _describe(finding: Finding, section: Section) -> None:
     finding.patient, finding.spots, finding.genes = section.patient, len(section.spot_id), len(section.genes)
     finding.um_per_px, finding.um_per_px_source = section.um_per_px, section.um_per_px_source
     finding.median_reads, finding.synthetic = float(np.median(total)), section.synthetic
-    finding.notes, finding.image_path = list(section.notes), str(section.image_path.resolve())
-    parts = (section.counts.data, section.counts.indices, section.counts.indptr)
-    finding.counts_sha256 = hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
+    finding.notes = list(section.notes)
+    finding.found = checks.Found(section.name, section.patient)
     low = float(np.mean(total < MIN_READS))
-    if total.max() == 0:
-        finding.errors.append("every count is zero; check that this is the right count table")
-    elif section.spot_kind[0] == SQUARE:
-        return  # bins are as deep as they are large
-    elif low == 1:
+    if total.max() == 0 or section.spot_kind[0] == SQUARE:
+        return  # an error of its own; and bins are as deep as they are large
+    if low == 1:
         finding.warnings.append(f"low depth: no spot has {MIN_READS} reads; a build keeps none without --min-counts")
     elif low > 0.5:
         finding.warnings.append(f"low depth: {low:.0%} of the spots have fewer than {MIN_READS} reads")
-
-
-def _geometry(finding: Finding, section: Section, image: slide.Slide) -> None:
-    """Spots against the image's borders, their pitch, and the image's own scale."""
-    x, y = section.spot_xy.T
-    outside = int(np.sum((x < 0) | (y < 0) | (x >= image.width) | (y >= image.height)))
-    if outside:
-        share = outside / len(x)
-        text = f"{outside} of {len(x)} spots lie outside the image ({image.width} x {image.height} px)"
-        if share > 0.5:
-            finding.errors.append(f"{text}: it is another image, or another resolution of it")
-        else:
-            finding.warnings.append(text)
-    pitch_um, expected = _pitch_um(section)
-    if expected and not 0.85 < pitch_um / expected < 1.15:
-        finding.errors.append(
-            f"spots are {pitch_um:.1f} um apart at {section.um_per_px:.4g} um per px ({section.um_per_px_source}), "
-            f"expected {expected:.0f} um: um_per_px or the coordinates are wrong"
-        )
-    if image.um_per_px and not 0.9 < image.um_per_px / section.um_per_px < 1.1:
-        finding.warnings.append(
-            f"the image file says {image.um_per_px:.4g} um per px, {section.um_per_px:.4g} is used "
-            f"({section.um_per_px_source})"
-        )
-
-
-def _pitch_um(section: Section) -> tuple[float, float | None]:
-    """Median distance to the nearest spot, and what it should be; (0, None) where that is not known."""
-    xy = section.spot_xy
-    distance = scipy.spatial.KDTree(xy).query(xy[:_SAMPLE], k=2)[0][:, 1] if len(xy) > 3 else np.zeros(1)
-    nearest = float(np.median(distance)) * section.um_per_px
-    size_um = float(section.spot_size_px[0]) * section.um_per_px
-    if section.spot_kind[0] == SQUARE:
-        return nearest, size_um if len(xy) > 100 else None
-    known = {27.5: 100.0, 50.0: 200.0} if section.spot_kind[0] == DISC and len(xy) > 10 else {}
-    return nearest, next((pitch for radius, pitch in known.items() if abs(size_um / radius - 1) < 0.05), None)
-
-
-def _orientation(finding: Finding, section: Section, small: np.ndarray, scale: float) -> None:
-    """How well spots fit the tissue as the coordinates are, and in the seven other orientations.
-
-    The score of an orientation is the share of spots on tissue plus 0.3 times the correlation of a spot's reads (log)
-    with how dark the slide is around it: the share alone cannot tell the orientations of round tissue apart.
-    """
-    step = -(-len(section.spot_xy) // _SAMPLE)
-    xy = section.spot_xy[::step] * scale
-    reads = np.log1p(np.asarray(section.counts.sum(axis=1), dtype=np.float64)[::step])
-    grey = tissue.to_grey(small)
-    dark = (grey <= tissue.otsu_threshold(np.bincount(grey.ravel(), minlength=256))).astype(np.float32)
-    pitch = scipy.spatial.KDTree(xy).query(xy, k=2)[0][:, 1] if len(xy) > 1 else np.zeros(1)
-    width = int(np.clip(np.median(pitch), 5, min(grey.shape)))
-    near = scipy.ndimage.uniform_filter(dark, width) > 0.25
-    mask = np.asarray(scipy.ndimage.binary_fill_holes(near), dtype=bool)  # fat is tissue too
-    density = scipy.ndimage.uniform_filter(255 - grey.astype(np.float32), max(3, width // 2))
-    fits = {turned: _fit(mask, density, xy, reads, turned) for turned in _ORIENTATIONS}
-    share, score = fits.pop((False, False, False))
-    best = max(fits, key=lambda turned: fits[turned][1])
-    finding.on_tissue = round(share, 3)
-    text = f"{share:.0%} of the spots lie on tissue, {fits[best][0]:.0%} {_ORIENTATIONS[best]}"
-    margin = fits[best][1] - score
-    if margin > 0.12 and fits[best][0] >= share:
-        finding.errors.append(f"flipped or transposed coordinates? {text}, where reads follow the staining better")
-    elif share < 0.3:
-        finding.warnings.append(f"few spots on tissue ({text}): do image and spots belong together?")
-    elif margin > 0.05:
-        finding.warnings.append(f"the orientation is doubtful: {text}")
-
-
-def _fit(
-    mask: np.ndarray, density: np.ndarray, xy: np.ndarray, reads: np.ndarray, turned: tuple[bool, bool, bool]
-) -> tuple[float, float]:
-    """Share on tissue and score of points (x, y) [N, 2] once swapped and mirrored; outside is no tissue.
-
-    Args:
-        mask, density: [h, w] where tissue is, and how dark.
-        xy: [N, 2] in their pixels.
-        reads: [N] log reads.
-        turned: swap x and y, mirror x, mirror y.
-    """
-    swap, mirror_x, mirror_y = turned
-    x, y = (xy[:, ::-1] if swap else xy).T
-    column = np.floor(mask.shape[1] - 1 - x if mirror_x else x).astype(int)
-    row = np.floor(mask.shape[0] - 1 - y if mirror_y else y).astype(int)
-    inside = (column >= 0) & (column < mask.shape[1]) & (row >= 0) & (row < mask.shape[0])
-    share = float(mask[row[inside], column[inside]].sum() / len(xy))
-    around, depth = density[row[inside], column[inside]], reads[inside]
-    known = inside.sum() > 10 and np.std(around) > 0 and np.std(depth) > 0
-    return share, share + 0.3 * (float(np.corrcoef(around, depth)[0, 1]) if known else 0.0)
-
-
-def _across(findings: list[Finding], folds: Path | None) -> tuple[list[str], list[str]]:
-    """Errors and warnings about sections taken together."""
-    errors, warnings = [], []
-    for what, key in (("image", "image_sha256"), ("counts", "counts_sha256")):
-        groups = collections.defaultdict(list)
-        for finding in findings:
-            if getattr(finding, key) and finding.spots:
-                groups[getattr(finding, key)].append(finding)
-        for group in groups.values():
-            if len(group) < 2 or (what == "image" and len({finding.image_path for finding in group}) == 1):
-                continue  # several sections may share one image file: bin sizes of a sample, libraries of a slide
-            names = ", ".join(finding.name for finding in group)
-            if len({finding.patient for finding in group}) > 1:
-                errors.append(f"sections {names} of different patients have the same {what}: leakage; keep one")
-            else:
-                warnings.append(f"sections {names} have the same {what}: keep one")
-    patients = {finding.patient for finding in findings if finding.patient}
-    spellings = collections.defaultdict(set)
-    for patient in patients:
-        spellings["".join(patient.casefold().split()).replace("_", "").replace("-", "")].add(patient)
-    warnings += [
-        f"patients {', '.join(sorted(names))}: one person under several names? Folds would not know"
-        for names in spellings.values()
-        if len(names) > 1
-    ]
-    if len(patients) == 1:
-        warnings.append(f"all sections are of patient {patients.pop()}: none can be held out")
-    if folds is not None:
-        errors += _fold_errors(findings, folds)
-    return errors, warnings
 
 
 def _fold_errors(findings: list[Finding], folds: Path) -> list[str]:
@@ -300,8 +164,7 @@ def _fold_errors(findings: list[Finding], folds: Path) -> list[str]:
 
 def _public(finding: Finding) -> dict[str, Any]:
     """What `--json` shows."""
-    hidden = ("image_path", "counts_sha256")
-    return {key: value for key, value in dataclasses.asdict(finding).items() if key not in hidden}
+    return {key: value for key, value in dataclasses.asdict(finding).items() if key != "found"}
 
 
 def print_report(report: dict[str, Any]) -> None:
@@ -350,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the overlays (check_<source>)")
     parser.add_argument("--no-overlays", action="store_true", help="draw none")
     parser.add_argument("--image", type=Path, metavar="PATH", help="full-resolution image, where kept elsewhere")
-    parser.add_argument("--source-um-per-px", type=float, metavar="X", help="slides' scale, where no file tells it")
+    parser.add_argument("--source-um-per-px", type=float, metavar="X", help="the slides' scale, whatever files say")
     parser.add_argument("--gene-table", type=Path, metavar="FILE", help="HGNC complete set to name genes by")
     parser.add_argument("--resolve-aliases", action="store_true", help="replace outdated gene symbols")
     parser.add_argument("--bin-um", type=_numbers, metavar="8,16", help="Visium HD bin sizes (all)")

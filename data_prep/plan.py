@@ -25,7 +25,7 @@ class Options:
         layout: a reader's name, or "auto".
         sections: names to build; None for all.
         skip_incomplete: leave out sections that lack a file, or have no spot left, instead of raising.
-        source_um_per_px: scale of the slides, where neither a file nor the spot pitch tells it.
+        source_um_per_px: scale of the slides, in place of what files and the spot pitch say.
         image: full-resolution image, for layouts that keep it elsewhere.
         gene_table: HGNC complete set to name genes by, in place of the shipped table.
         resolve_aliases: replace outdated gene symbols.

@@ -52,7 +52,8 @@ class Section:
         spot_kind: [S] uint8, DISC, SQUARE or POLYGON.
         spot_size_px: [S] float32, full-resolution pixels: disc radius, square side, or index into `polygons`.
         um_per_px: physical size of a full-resolution pixel.
-        um_per_px_source: where that figure comes from: "file", "spot pitch", "metadata" or "user".
+        um_per_px_source: where that figure comes from: "user", "file", "metadata", "spot pitch", "image file" or "spot
+            diameter" (the last is a guess, and said to be one in the notes).
         layout: the reader's name.
         polygons: one [N, 2] float64 ring (x, y) per polygon spot.
         synthetic: True for generated demo tissue.

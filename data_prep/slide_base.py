@@ -15,9 +15,16 @@ from data_prep.errors import InputError
 
 WSI_HINT = "install the extra for whole slides: pip install 'stjax[wsi]'"
 
+# Names that slides have, in lower case; what a file is, its first bytes say (`data_prep.slide.open_slide`).
+VENDOR_SUFFIXES = (".svs", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".bif", ".svslide", ".czi", ".dcm")
+SLIDE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".btf", ".tf8", *VENDOR_SUFFIXES)
+
 # A stored resolution is taken for a physical scale only in the range of microscopes. It leaves out the 72, 96, 300
 # dots per inch every camera and editor writes (85 um per pixel and more), which say nothing about the tissue.
 _PLAUSIBLE_UM_PER_PX = (0.02, 10.0)
+# 10,000 and 1,000 pixels per cm, and the 1 um of an OME-XML whose writer knew no size.
+_DEFAULTS_UM_PER_PX = (1.0, 10.0)
+DEFAULT_SCALE_DOUBT = "the image file says exactly {:g} um per px, which programs write where they know no scale"
 _UM = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3, "inch": 25_400.0}
 _BLOCK_PX = 1 << 22  # of a thumbnail, read at a time
 _TIFF_UNITS = {2: "inch", 3: "cm"}
@@ -33,9 +40,13 @@ class Slide:
         format: "jpeg", "png", "tiff" or "openslide:<vendor>".
         max_pixels: the most pixels one read may decode.
         segment_px: (width, height) of what is decoded together: a tile or strip of the file, or all of the image.
+        orientation: the TIFF or EXIF tag, 1 to 8, by which viewers turn the picture; pixels are given as stored.
+        notes: what is odd about the file.
     """
 
     format = ""
+    orientation = 1
+    notes: tuple[str, ...] = ()
 
     def __init__(self, path: Path, width: int, height: int, um_per_px: float | None, max_pixels: int) -> None:
         if width < 1 or height < 1:
@@ -178,17 +189,26 @@ def drop_alpha(pixels: np.ndarray) -> np.ndarray:
     return ((colour * weight + 255 * (255 - weight) + 127) // 255).astype(np.uint8)
 
 
+def is_default_scale(um_per_px: float) -> bool:
+    """Whether a scale is one that programs write where they know none."""
+    return any(abs(um_per_px / default - 1) < 1e-4 for default in _DEFAULTS_UM_PER_PX)
+
+
 def one_scale(um_per_px: list[float]) -> float | None:
-    """The mean of x and y, or None when absent, not a positive number, or not square within 1 %."""
+    """The mean of x and y; None when absent, not square within 1 %, or outside the range of microscopes.
+
+    The range holds for OME-XML and `mpp` too: converters turn 72 dots per inch into 353 um there.
+    """
     if not um_per_px or not all(math.isfinite(v) and v > 0 for v in um_per_px):
         return None
-    return sum(um_per_px) / len(um_per_px) if max(um_per_px) <= 1.01 * min(um_per_px) else None
+    scale = sum(um_per_px) / len(um_per_px)
+    square = max(um_per_px) <= 1.01 * min(um_per_px)
+    return scale if square and _PLAUSIBLE_UM_PER_PX[0] <= scale <= _PLAUSIBLE_UM_PER_PX[1] else None
 
 
 def scale_from_density(density: tuple[float, ...], unit: str) -> float | None:
-    """um per pixel from pixels per `unit` (x, y), None outside the range of microscopes."""
-    scale = one_scale([_UM[unit] / float(d) if d and float(d) > 0 else math.nan for d in density])
-    return scale if scale is not None and _PLAUSIBLE_UM_PER_PX[0] <= scale <= _PLAUSIBLE_UM_PER_PX[1] else None
+    """um per pixel from pixels per `unit` (x, y)."""
+    return one_scale([_UM[unit] / float(d) if d and float(d) > 0 else math.nan for d in density])
 
 
 def scale_from_tiff(x_density: Any, y_density: Any, unit: int, description: Any) -> float | None:

@@ -10,7 +10,7 @@ A reader module offers
 
 Options, keywords every one of these functions takes (a layout leaves alone what does not concern it):
 
-    um_per_px        scale to assume where neither a file nor the spot pitch tells it
+    um_per_px        the slides' scale as the user states it, which wins over what files and the spot pitch say
     image            full-resolution image, for layouts that keep it elsewhere: a file, or a folder of
                      <section>.<extension>
     gene_table       HGNC complete set to name genes by, in place of the shipped table

@@ -8,8 +8,10 @@ import numpy as np
 
 from data_prep.errors import InputError
 from data_prep.readers import _text
+from data_prep.slide_base import DEFAULT_SCALE_DOUBT, SLIDE_SUFFIXES, is_default_scale
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".btf", ".svs", ".ndpi")
+THEORETICAL_SPOT_UM = 65.0  # what Space Ranger's `spot_diameter_fullres` measures, of spots that are 55 um wide
+_DIAMETER_TOLERANCE = 0.2  # some tools write the 55 um of the spot itself
 SYNTHETIC_MARK = "SYNTHETIC.txt"  # data_prep.demo writes it beside everything it generates
 
 
@@ -43,7 +45,7 @@ def images_in(folder: Path, stem: str | None = None) -> list[Path]:
     """Image files directly in `folder`, those named `stem` + extension when given, in name order."""
     if not folder.is_dir():
         return []
-    files = (file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != ".")
+    files = (file for file in folder.iterdir() if file.suffix.lower() in SLIDE_SUFFIXES and file.name[0] != ".")
     return sorted(file for file in files if stem is None or file.stem.removesuffix(".ome") == stem)
 
 
@@ -151,29 +153,50 @@ def pitch_px(grid_xy: np.ndarray, spot_xy: np.ndarray) -> float | None:
 
 
 def scale(
-    name: str, *, file_um: float | None, pitch_um: float | None, user_um: float | None, remedy: str
+    name: str,
+    *,
+    user_um: float | None,
+    file_um: float | None = None,
+    pitch_um: float | None = None,
+    image_um: float | None = None,
+    diameter_um: float | None = None,
+    remedy: str,
 ) -> tuple[float, str, tuple[str, ...]]:
-    """`um_per_px`, its source and notes: from the file, else from the spot pitch, else from the user.
+    """`um_per_px`, its source and notes: the first that is known, in this order, and what contradicts it.
 
     Args:
-        file_um: what a file states, or None.
-        pitch_um: known pitch over measured pitch, or None.
-        user_um: what the user states, or None.
+        user_um: what the user states; it wins over all that is inferred.
+        file_um: what a file of the layout states.
+        pitch_um: the spots' known pitch over the measured one.
+        image_um: what the image file states; a figure that writers put where they know none comes last.
+        diameter_um: `THEORETICAL_SPOT_UM` over `spot_diameter_fullres`.
         remedy: what to do when nothing is known.
+
+    Returns:
+        The scale; "user", "file", "spot pitch", "image file" or "spot diameter"; notes.
     """
-    known = [(value, source) for value, source in ((file_um, "file"), (pitch_um, "spot pitch"), (user_um, "user"))
-             if value is not None]  # fmt: skip
+    doubtful = image_um is not None and is_default_scale(image_um)
+    ranked = [(user_um, "user"), (file_um, "file"), (pitch_um, "spot pitch")]
+    rest = [(image_um, "image file"), (diameter_um, "spot diameter")]
+    known = [(value, source) for value, source in ranked + (rest[::-1] if doubtful else rest) if value is not None]
     if not known:
         raise InputError(f"Section {name!r}: um_per_px is not known; {remedy}")
     value, source = known[0]
     if not (np.isfinite(value) and value > 0):
         raise InputError(f"Section {name!r}: um_per_px from the {source} is {value}, expected a positive number")
-    notes = tuple(
+    notes = [
         f"um_per_px is {value:.4g} from the {source}; the {other_source} says {other:.4g}"
         for other, other_source in known[1:]
-        if abs(other / value - 1) > 0.02
-    )
-    return value, source, notes
+        if abs(other / value - 1) > (_DIAMETER_TOLERANCE if other_source == "spot diameter" else 0.02)
+    ]
+    if source == "image file" and doubtful:
+        notes.append(f"um_per_px is doubtful: {DEFAULT_SCALE_DOUBT.format(value)}; state it with --source-um-per-px")
+    if source == "spot diameter":
+        notes.append(
+            f"um_per_px is a guess from spot_diameter_fullres, a theoretical {THEORETICAL_SPOT_UM:.0f} um; state it "
+            "with --source-um-per-px"
+        )
+    return value, source, tuple(notes)
 
 
 def patient_from_table(root: Path, name: str, sample: str | None = None) -> tuple[str, tuple[str, ...]]:

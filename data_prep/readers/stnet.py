@@ -20,11 +20,12 @@ import numpy as np
 from data_prep.errors import InputError
 from data_prep.readers import _legacy, _sections, _text
 from data_prep.section import Section
+from data_prep.slide_base import SLIDE_SUFFIXES
 
 _PATTERNS = {
     "counts": re.compile(r"^(.+)_stdata\.tsv(\.gz)?$"),
     "spots": re.compile(r"^spots_(.+)\.csv(\.gz)?$"),
-    "image": re.compile(rf"^HE_(.+)(?:{'|'.join(map(re.escape, _sections.IMAGE_SUFFIXES))})$", re.IGNORECASE),
+    "image": re.compile(rf"^HE_(.+)(?:{'|'.join(map(re.escape, SLIDE_SUFFIXES))})$", re.IGNORECASE),
 }
 _EXPECTED = {"counts": "{}_stdata.tsv.gz", "spots": "spots_{}.csv.gz", "image": "HE_{}.jpg"}
 _DEPTH = 3  # the archive unpacks to a folder of its own; some sort it by kind or by patient

@@ -1,0 +1,143 @@
+"""The checks that `check` reports and `build` stops on."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse
+from PIL import Image
+
+from data_prep import checks, slide
+from data_prep.checks import ERROR, NOTE, WARNING, Found
+from data_prep.section import DISC, GeneTable, Section
+
+GRID = np.stack(np.meshgrid(np.arange(8), np.arange(8)), axis=-1).reshape(-1, 2).astype(np.float64)
+
+
+@pytest.fixture
+def section(tmp_path: Path) -> Section:
+    """8 x 8 spots, 100 px apart, on a grey image without a scale: 1.5 um per px gives 150 um, so 2 gives legacy ST."""
+    Image.new("L", (900, 900), 200).save(tmp_path / "a.png")
+    return Section(
+        name="A1",
+        patient="A",
+        image_path=tmp_path / "a.png",
+        genes=GeneTable(np.array(["ENSG1"]), np.array(["X"])),
+        counts=scipy.sparse.csr_array(np.ones((64, 1), np.int32)),
+        spot_id=np.arange(64).astype(str),
+        spot_xy=GRID * 100 + 50,
+        spot_kind=np.full(64, DISC, np.uint8),
+        spot_size_px=np.full(64, 25.0, np.float32),
+        um_per_px=2.0,
+        um_per_px_source="spot pitch",
+        layout="her2st",
+    )
+
+
+def found(section: Section, change: Callable[[slide.Slide], None] = lambda _: None) -> list[tuple[str, str]]:
+    """(check, level) of what is wrong with where the spots lie."""
+    with slide.open_slide(section.image_path) as image:
+        change(image)
+        return [(problem.check, problem.level) for problem in checks.placed(section, image)]
+
+
+def test_a_sound_section_has_no_problem(section: Section) -> None:
+    assert found(section) == []
+
+
+def test_pitch_is_an_error_unless_the_user_states_the_scale(section: Section) -> None:
+    size = np.full(64, 50 / 1.2, np.float32)
+    wrong = dataclasses.replace(section, um_per_px=1.2, um_per_px_source="file", spot_size_px=size)
+    assert found(wrong) == [("pitch", ERROR)]
+    assert found(dataclasses.replace(wrong, um_per_px_source="user")) == [("pitch", WARNING)]
+
+
+@pytest.mark.parametrize(
+    ("stated", "source", "level"),
+    [
+        (2.1, "spot pitch", None),
+        (2.6, "spot pitch", WARNING),
+        (0.25, "spot pitch", ERROR),
+        (6.3, "file", ERROR),
+        (0.25, "user", WARNING),
+        (0.25, "metadata", WARNING),
+        (1.0, "spot pitch", NOTE),
+        (10.0, "spot pitch", NOTE),
+    ],
+)
+def test_the_images_own_scale_may_contradict(section: Section, stated: float, source: str, level: str | None) -> None:
+    def state(image: slide.Slide) -> None:
+        image.um_per_px = stated
+
+    assert found(dataclasses.replace(section, um_per_px_source=source), state) == ([("scale", level)] if level else [])
+
+
+@pytest.mark.parametrize(
+    ("um_per_px", "times"), [(2.0, None), (2.5, "5 times"), (5.0, "10 times"), (6.34, "12.7 times")]
+)
+def test_an_image_that_shows_no_nucleus_is_said_to(section: Section, um_per_px: float, times: str | None) -> None:
+    with slide.open_slide(section.image_path) as image:
+        problems = checks.of_image(image, um_per_px)
+        assert [problem.level for problem in problems] == ([WARNING] if times else [])
+        assert all(f"{times} coarser than 0.5: no nucleus" in problem.text for problem in problems)
+
+
+def test_an_orientation_tag_and_notes_of_the_reader_are_said(section: Section) -> None:
+    def turn(image: slide.Slide) -> None:
+        image.orientation, image.notes = 6, ("a note",)
+
+    assert found(section, turn) == [("scale", NOTE), ("orientation", WARNING)]
+
+
+@pytest.mark.parametrize(("factor", "level"), [(1.25, WARNING), (4.0, ERROR)])
+def test_spots_outside_the_image_are_counted(section: Section, factor: float, level: str) -> None:
+    larger = dataclasses.replace(section, spot_xy=section.spot_xy * factor, um_per_px=2.0 / factor)
+    assert ("outside", level) in found(larger)
+
+
+def only(section: Section, rows: np.ndarray) -> Section:
+    per_spot = ("spot_id", "spot_xy", "spot_kind", "spot_size_px", "counts")
+    return dataclasses.replace(section, **{name: getattr(section, name)[rows] for name in per_spot})
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(GRID[:, 0] < 6, [ERROR]), (GRID[:, 1] == 3, [])])
+def test_few_spots_say_nothing_of_orientation(section: Section, rows: np.ndarray, expected: list[str]) -> None:
+    pixels = np.full((900, 900), 240, np.uint8)
+    pixels[:, 500:] = 90  # tissue on the right, where mirrored spots would lie
+    Image.fromarray(pixels).save(section.image_path)
+    with slide.open_slide(section.image_path) as image:
+        problems = checks.examine(only(section, np.flatnonzero(rows)), image, image.thumbnail(500)).problems
+    assert [problem.level for problem in problems if problem.check == "orientation"] == expected
+
+
+def test_what_is_found_survives_json(section: Section) -> None:
+    with slide.open_slide(section.image_path) as image:
+        result = checks.examine(section, image, image.thumbnail(100))
+    assert Found.from_json(result.to_json()) == result
+    assert (result.width, result.height, result.name) == (900, 900, "A1")
+
+
+def one(name: str, patient: str, *, image: str = "", path: str = "", counts: str = "") -> Found:
+    return Found(name, patient, image_path=path, image_sha256=image, counts_sha256=counts)
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ([one("A1", "A", image="1", path="a"), one("B1", "B", image="1", path="b")], [("duplicates", ERROR)]),
+        ([one("A1", "A", counts="1"), one("B1", "B", counts="1")], [("duplicates", ERROR)]),
+        ([one("A1", "A", image="1", path="a"), one("B1", "B", image="1", path="a")], [("duplicates", WARNING)]),
+        ([one("A1", "A", image="1", path="a"), one("A2", "A", image="1", path="a"), one("B1", "B")], []),
+        (
+            [one("A1", "A", image="1", path="a"), one("A2", "A", image="1", path="b"), one("B1", "B")],
+            [("duplicates", WARNING)],
+        ),
+        ([one("A1", "P 1"), one("B1", "p-1")], [("patients", WARNING)]),
+        ([one("A1", "A"), one("A2", "A")], [("patients", WARNING)]),
+        ([one("A1", "A"), one("B1", "B")], []),
+    ],
+)
+def test_sections_are_compared(sections: list[Found], expected: list[tuple[str, str]]) -> None:
+    assert [(problem.check, problem.level) for problem in checks.across(sections)] == expected
