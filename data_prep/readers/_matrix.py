@@ -15,7 +15,7 @@ import scipy.io
 import scipy.sparse
 
 from data_prep.errors import InputError
-from data_prep.readers import _text
+from data_prep.readers import _packed, _species, _text
 
 GENE_EXPRESSION = "Gene Expression"
 
@@ -43,14 +43,16 @@ class CountMatrix:
 
 @contextlib.contextmanager
 def hdf5(path: Path, what: str) -> Iterator[Any]:
-    """An open HDF5 file; whatever h5py raises on damaged files becomes one `InputError`.
+    """An open HDF5 file, gzipped as a whole or not; whatever h5py raises on damaged files becomes one `InputError`.
 
     Args:
         path: the file.
         what: what it should be, for the message.
     """
     try:
-        with h5py.File(path) as file:
+        with path.open("rb") as opened:
+            packed = opened.read(2) == _packed.GZIP
+        with h5py.File(io.BytesIO(_packed.read_bytes(path)) if packed else path) as file:
             yield file
     except (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -100,22 +102,21 @@ def places_of(names: np.ndarray, among: np.ndarray) -> np.ndarray:
 
 
 def read_h5(path: Path) -> CountMatrix:
-    """Space Ranger's `*_feature_bc_matrix.h5`.
+    """Space Ranger's `*_feature_bc_matrix.h5`, or one of Cell Ranger 2, whose group is named after the genome.
 
     Raises:
         InputError: not such a file, damaged, or contradictory.
     """
     with hdf5(path, "a Space Ranger feature-barcode matrix") as file:
-        if not isinstance(file.get("matrix"), h5py.Group):
-            raise InputError(
-                f"{path}: holds {', '.join(file) or 'nothing'}, expected the group 'matrix' of a Space Ranger "
-                "feature-barcode matrix; give the *_feature_bc_matrix.h5 file"
-            )
-        group = file["matrix"]
+        group = _matrix_group(file, path)
+        ids, symbols = ("features/id", "features/name") if "features" in group else ("genes", "gene_names")
         shape = tuple(int(size) for size in group["shape"][:])
         parts = tuple(group[key][:] for key in ("data", "indices", "indptr"))
-        barcode, gene_id, symbol = (_decode(group[key][:]) for key in ("barcodes", "features/id", "features/name"))
-        kind = _decode(group["features/feature_type"][:]) if "features/feature_type" in group else None
+        barcode, gene_id, symbol = (_decode(group[key][:]) for key in ("barcodes", ids, symbols))
+        kind, genome = (
+            _decode(group[f"features/{key}"][:]) if f"features/{key}" in group else None
+            for key in ("feature_type", "genome")
+        )
     if shape != (len(gene_id), len(barcode)) or len(gene_id) != len(symbol):
         raise InputError(
             f"{path}: matrix is {shape} but there are {len(gene_id)} features and {len(barcode)} barcodes; "
@@ -126,17 +127,57 @@ def read_h5(path: Path) -> CountMatrix:
         matrix.check_format()
     except ValueError as error:
         raise InputError(f"{path}: damaged matrix ({error}); copy or download it again") from error
-    return _finish(path, barcode, gene_id, symbol, kind, matrix)
+    return _finish(path, barcode, gene_id, symbol, kind, matrix, genome=genome)
 
 
-def read_mtx(folder: Path) -> CountMatrix:
-    """A Matrix Market folder: `matrix.mtx`, `barcodes.tsv` and `features.tsv` (or `genes.tsv`), gzipped or not.
+def _matrix_group(file: Any, path: Path) -> Any:
+    """The group that holds the matrix.
+
+    Raises:
+        InputError: none, or one for each of several genomes.
+    """
+    if isinstance(file.get("matrix"), h5py.Group):
+        return file["matrix"]
+    genomes = [name for name in file if isinstance(file[name], h5py.Group) and {"genes", "barcodes"} <= set(file[name])]
+    if len(genomes) > 1:
+        raise InputError(
+            f"{path}: matrices of {len(genomes)} genomes ({', '.join(genomes)}); expected one species, as their counts "
+            "must not be mixed: keep one group"
+        )
+    if not genomes:
+        remedy = (
+            "it is an AnnData file, name it .h5ad" if {"X", "obs", "var"} <= set(file)
+            else "give the *_feature_bc_matrix.h5 file"
+        )  # fmt: skip
+        raise InputError(
+            f"{path}: holds {', '.join(file) or 'nothing'}, expected the group 'matrix' of a Space Ranger "
+            f"feature-barcode matrix; {remedy}"
+        )
+    return file[genomes[0]]
+
+
+def mtx_files(folder: Path, prefix: str = "") -> tuple[Path, Path, Path]:
+    """The three files of a Matrix Market matrix: matrix, barcodes and features (or genes), gzipped or not.
+
+    Raises:
+        InputError: one of them is missing.
+    """
+    names = (("matrix.mtx",), ("barcodes.tsv",), ("features.tsv", "genes.tsv"))
+    matrix, barcodes, features = (_either(folder, *(f"{prefix}{name}" for name in kind)) for kind in names)
+    return matrix, barcodes, features
+
+
+def read_mtx(folder: Path, prefix: str = "") -> CountMatrix:
+    """A Matrix Market matrix with genes as rows, as 10x writes it, or as columns where the lengths tell.
+
+    Args:
+        folder: where its three files lie.
+        prefix: what their names begin with.
 
     Raises:
         InputError: a missing, damaged or contradictory file.
     """
-    matrix_path, barcode_path = _either(folder, "matrix.mtx"), _either(folder, "barcodes.tsv")
-    feature_path = _either(folder, "features.tsv", "genes.tsv")
+    matrix_path, barcode_path, feature_path = mtx_files(folder, prefix)
     barcode = np.array([row[0] for row in _text.read_rows(barcode_path, "\t")])
     features = _text.read_rows(feature_path, "\t")
     gene_id = np.array([row[0] for row in features])
@@ -146,26 +187,55 @@ def read_mtx(folder: Path) -> CountMatrix:
         matrix = scipy.io.mmread(io.BytesIO(_text.read_text(matrix_path).encode()), spmatrix=False)
     except ValueError as error:
         raise InputError(f"{matrix_path}: damaged Matrix Market file ({error}); copy or download it again") from error
+    notes: tuple[str, ...] = ()
+    if matrix.shape == (len(barcode), len(gene_id)) != (len(gene_id), len(barcode)):
+        matrix, notes = matrix.T, (f"{matrix_path.name} has barcodes as rows and genes as columns: turned",)
     if matrix.shape != (len(gene_id), len(barcode)):
         raise InputError(
             f"{matrix_path}: matrix is {matrix.shape} but {feature_path.name} has {len(gene_id)} features and "
             f"{barcode_path.name} {len(barcode)} barcodes; the three files belong to different runs"
         )
-    return _finish(folder, barcode, gene_id, symbol, kind, matrix.T)
+    path = matrix_path if prefix else folder
+    return _finish(path, barcode, gene_id, symbol, kind, matrix.T, notes=notes)
 
 
 def _finish(
-    path: Path, barcode: np.ndarray, gene_id: np.ndarray, symbol: np.ndarray, kind: np.ndarray | None, matrix: Any
+    path: Path,
+    barcode: np.ndarray,
+    gene_id: np.ndarray,
+    symbol: np.ndarray,
+    kind: np.ndarray | None,
+    matrix: Any,
+    *,
+    genome: np.ndarray | None = None,
+    notes: tuple[str, ...] = (),
 ) -> CountMatrix:
+    """Checks what was read, and leaves out features that are no genes.
+
+    Args:
+        barcode: [S] str.
+        gene_id, symbol: [G] str.
+        kind: [G] str, the type of each feature, where the file states it.
+        matrix: [S, G].
+        genome: [G] str, the genome of each feature, where the file states it.
+    """
     check_unique(barcode, path, "barcode")
     counts = as_counts(matrix, path, lambda row, column: f"barcode {barcode[row]}, feature {gene_id[column]}")
-    notes: tuple[str, ...] = ()
     if kind is not None and np.any(kind != GENE_EXPRESSION):
         kept = np.flatnonzero(kind == GENE_EXPRESSION)
-        others = ", ".join(sorted(set(kind[kind != GENE_EXPRESSION])))
-        notes = (f"{len(kind) - len(kept)} features that are not gene expression were left out ({others})",)
+        others = ", ".join(
+            f"{number} {name or 'of no type'}"
+            for name, number in zip(*np.unique(kind[kind != GENE_EXPRESSION], return_counts=True), strict=True)
+        )
+        if not len(kept):
+            raise InputError(
+                f"{path}: no feature is of type {GENE_EXPRESSION} ({others}); give the matrix that holds the genes"
+            )
+        notes += (f"{len(kind) - len(kept)} features that are not gene expression were left out ({others})",)
         counts, gene_id, symbol = counts[:, kept], gene_id[kept], symbol[kept]
-    return CountMatrix(path, barcode, gene_id, symbol, counts, notes)
+        genome = None if genome is None else genome[kept]
+    gene_id, symbol, species_notes = _species.one_species(path, gene_id, symbol, genome=genome)
+    return CountMatrix(path, barcode, gene_id, symbol, counts, notes + species_notes)
 
 
 def _decode(values: np.ndarray) -> np.ndarray:

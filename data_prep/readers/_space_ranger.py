@@ -201,7 +201,7 @@ def _csv(path: Path) -> dict[str, np.ndarray]:
     first = 2 if has_header else 1
     columns = {"barcode": np.array(values[0], dtype=str)}
     for name, texts in zip(POSITION_COLUMNS[1:], values[1:], strict=True):
-        columns[name] = _text.numbers(path, name, texts, first_line=first)
+        columns[name] = _text.numbers(path, name, texts, lines=range(first, first + len(texts)))
     return columns
 
 

@@ -96,9 +96,11 @@ def test_features_that_are_no_genes_are_left_out_and_noted(source: Source) -> No
     root = source("visium")
     with h5py.File(outs(root) / "filtered_feature_bc_matrix.h5", "a") as file:
         file["matrix/features/feature_type"][:3] = b"Custom"
+        file["matrix/features/feature_type"][3:5] = b"Antibody"
     section = visium.read_section(root, "A1")
-    assert len(section.genes) == 1197
-    assert "3 features that are not gene expression were left out (Custom)" in section.notes
+    assert len(section.genes) == 1195
+    note = "5 features that are not gene expression were left out (2 Antibody, 3 Custom)"
+    assert note in section.notes
 
 
 @pytest.mark.parametrize("given", ["outs", "sample", "root"])
