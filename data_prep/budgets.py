@@ -1,0 +1,84 @@
+"""How much memory reading a file may ask for: in proportion to the file, decided here and nowhere else.
+
+A file of a few kilobytes can declare, or unpack to, any number of gigabytes. Every reader therefore asks the budget of
+what it is about to hold *before* it allocates. A sound file stays far below; whoever has one that does not raises all
+budgets at once with the environment variable that every message names: `STJAX_BUDGET=4` allows four times as much.
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from data_prep.errors import InputError
+
+VARIABLE = "STJAX_BUDGET"
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """The most that one thing in a file may need.
+
+    Attributes:
+        what: as it is called in the message.
+        least: allowed of a file of any size.
+        per_byte: allowed beside it for every byte of the file.
+        unit: what is counted.
+    """
+
+    what: str
+    least: int
+    per_byte: float = 0.0
+    unit: str = "bytes"
+
+    def limit(self, file_bytes: int) -> int:
+        """The most for a file of this size, the environment variable considered."""
+        return int((self.least + self.per_byte * file_bytes) * factor())
+
+    def check(self, path: Path, needed: int, *, file_bytes: int | None = None) -> None:
+        """Asks for `needed` units.
+
+        Args:
+            path: the file, for the message.
+            needed: how many.
+            file_bytes: its size; looked up by default.
+
+        Raises:
+            InputError: it is over the budget.
+        """
+        size = path.stat().st_size if file_bytes is None else file_bytes
+        if needed > (limit := self.limit(size)):
+            raise InputError(
+                f"{path}: {self.what} would take {needed:,} {self.unit}, over the budget of {limit:,} for a file of "
+                f"{size:,} bytes; it is damaged or hostile. If you trust it, raise all budgets with "
+                f"{VARIABLE}={max(2, -(-needed * factor() // limit)):.0f}"
+            )
+
+
+_MB = 1 << 20
+
+# Text: tables of counts are mostly zeros and shrink a hundredfold; deflate's limit is 1032.
+UNPACKED_TEXT = Budget("what it unpacks to", 256 * _MB, 120)
+# HDF5: one dataset, as it declares itself; matrices of counts shrink up to fiftyfold.
+HDF5_DATASET = Budget("a data set it declares", 256 * _MB, 120)
+# Archives of arrays (.npz): one array, as its header declares it.
+NPZ_ARRAY = Budget("an array it declares", 256 * _MB, 120)
+# Weights: all tensors together as they are seen, storages shared between them counted as often as they are shared.
+TENSORS = Budget("its tensors", 64 * _MB, 8)
+# A pickle's operations: released models have up to a hundred thousand.
+PICKLE_OPERATIONS = Budget("its pickle", 2_000_000, unit="operations")
+# A safetensors header: released models have up to a megabyte.
+TENSORS_HEADER = Budget("its header", 16 * _MB)
+
+
+def factor() -> float:
+    """What all budgets are multiplied by. Raises InputError when the environment variable is no positive number."""
+    text = os.environ.get(VARIABLE, "1")
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise InputError(
+            f"{VARIABLE} is {text!r}, expected a positive number: how many times the usual memory to allow"
+        )
+    return value

@@ -1,0 +1,53 @@
+"""Weights files, read into a dictionary of arrays, every number looked at."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from stjax.models import weight_files
+from tests.fuzz.targets import Facts, Target, facts
+
+DATA = Path(__file__).parents[2] / "models" / "data"
+
+
+class _Weights(Target):
+    name = ""
+
+    def use(self, folder: Path) -> Facts:
+        found = weight_files.read(folder / self.name)
+        return facts({name: np.ascontiguousarray(array) for name, array in found.items()})
+
+
+class Safetensors(_Weights):
+    """.safetensors."""
+
+    name = "weights.safetensors"
+
+    def make(self, folder: Path) -> None:
+        rng = np.random.default_rng(0)
+        tensors = {
+            "conv.weight": rng.normal(size=(4, 3, 3, 3)).astype(np.float32),
+            "norm.bias": rng.normal(size=7).astype(np.float16),
+            "empty": np.zeros((0, 3), np.float32),
+            "steps": np.array(7, np.int64),
+        }
+        weight_files.write_safetensors(folder / self.name, tensors, metadata={"format": "pt"})
+
+
+class PthZip(_Weights):
+    """torch.save since 1.6."""
+
+    name = "weights.pth"
+
+    def make(self, folder: Path) -> None:
+        shutil.copyfile(DATA / "zip.pth", folder / self.name)
+
+
+class PthLegacy(_Weights):
+    """torch.save before 1.6."""
+
+    name = "weights.pth"
+
+    def make(self, folder: Path) -> None:
+        shutil.copyfile(DATA / "legacy.pth", folder / self.name)
