@@ -23,6 +23,7 @@ import numpy as np
 
 from data_prep import checks, cli, overlay, readers, slide
 from data_prep.errors import InputError
+from data_prep.genes import species_of
 from data_prep.readers import _text
 from data_prep.section import SQUARE, Section
 
@@ -37,6 +38,7 @@ class Finding:
     patient: str | None = None
     spots: int = 0
     genes: int = 0
+    species: str | None = None
     um_per_px: float | None = None
     um_per_px_source: str | None = None
     median_reads: float | None = None
@@ -47,6 +49,7 @@ class Finding:
     warnings: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
     image_sha256: str | None = dataclasses.field(default=None, repr=False)
+    species_by: str = dataclasses.field(default="", repr=False)
     found: checks.Found = dataclasses.field(default_factory=checks.Found, repr=False)
 
 
@@ -90,10 +93,22 @@ def check(
         "layout": module.__name__.rpartition(".")[2],
         "reason": reason,
         "synthetic": any(finding.synthetic for finding in findings),
+        "species": _species(findings),
         "sections": [_public(finding) for finding in findings],
         "errors": errors + (_fold_errors(findings, folds) if folds is not None else []),
         "warnings": [problem.text for problem in problems if problem.level == checks.WARNING],
     }
+
+
+def _species(findings: Sequence[Finding]) -> str:
+    """The species of the sections read, and what tells it."""
+    read = [finding for finding in findings if finding.species is not None]
+    named = sorted({finding.species for finding in read if finding.species})
+    which = [finding for finding in read if bool(finding.species) == bool(named)]
+    if not which:
+        return ""
+    what = f"{' and '.join(named)}, by" if named else "not known:"
+    return f"{what} {which[0].species_by} (section {which[0].name})"
 
 
 def has_errors(report: dict[str, Any]) -> bool:
@@ -132,6 +147,7 @@ def _describe(finding: Finding, section: Section) -> None:
     """Size, scale and depth."""
     total = np.asarray(section.counts.sum(axis=1))
     finding.patient, finding.spots, finding.genes = section.patient, len(section.spot_id), len(section.genes)
+    finding.species, finding.species_by = species_of(section.genes)
     finding.um_per_px, finding.um_per_px_source = section.um_per_px, section.um_per_px_source
     finding.median_reads, finding.synthetic = float(np.median(total)), section.synthetic
     finding.notes = list(section.notes)
@@ -164,7 +180,8 @@ def _fold_errors(findings: list[Finding], folds: Path) -> list[str]:
 
 def _public(finding: Finding) -> dict[str, Any]:
     """What `--json` shows."""
-    return {key: value for key, value in dataclasses.asdict(finding).items() if key != "found"}
+    hidden = ("found", "species_by")
+    return {key: value for key, value in dataclasses.asdict(finding).items() if key not in hidden}
 
 
 def print_report(report: dict[str, Any]) -> None:
@@ -190,6 +207,8 @@ def print_report(report: dict[str, Any]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if report["species"]:
+        print(f"species: {report['species']}")
     for kind in ("errors", "warnings", "notes"):
         for section in report["sections"]:
             for text in section[kind]:

@@ -14,6 +14,7 @@ import numpy as np
 import scipy.spatial
 
 from data_prep import orientation, slide
+from data_prep.genes import species_of, two_species
 from data_prep.section import DISC, SQUARE, Section
 from data_prep.slide_base import DEFAULT_SCALE_DOUBT, is_default_scale
 
@@ -26,6 +27,7 @@ NAMES = {
     "orientation": "flipped or transposed coordinates",
     "duplicates": "the same image or counts in two sections",
     "patients": "whose the sections are",
+    "species": "sections of two species",
 }
 THUMBNAIL_PX = 1400  # what orientation is seen on
 COARSE_UM_PER_PX, USUAL_UM_PER_PX = 2.0, 0.5  # a nucleus, about 8 um, is 4 px wide; and what models are made for
@@ -55,10 +57,12 @@ class Found:
         image_path, image_sha256, counts_sha256: "" where the image could not be read.
         width, height: of the image, pixels.
         on_tissue: share of the spots.
+        species: "human", "mouse", or "" where that is not known.
     """
 
     name: str = ""
     patient: str = ""
+    species: str = ""
     image_path: str = ""
     image_sha256: str = ""
     counts_sha256: str = ""
@@ -93,6 +97,7 @@ def examine(section: Section, image: slide.Slide, small: np.ndarray) -> Found:
     return Found(
         name=section.name,
         patient=section.patient,
+        species=species_of(section.genes)[0],
         image_path=str(section.image_path.resolve()),
         image_sha256=slide.file_sha256(section.image_path),
         counts_sha256=digest.hexdigest(),
@@ -188,7 +193,8 @@ def of_image(image: slide.Slide, um_per_px: float) -> list[Problem]:
 
 
 def across(sections: Sequence[Found]) -> list[Problem]:
-    """Sections taken together: the same image or counts twice, one patient under two names, or only one patient."""
+    """Sections taken together: the same image or counts twice, one patient under two names, or only one patient; and
+    two species."""
     problems = [*_twice("image", sections), *_twice("counts", sections)]
     patients = {found.patient for found in sections if found.patient}
     spellings = collections.defaultdict(set)
@@ -201,7 +207,9 @@ def across(sections: Sequence[Found]) -> list[Problem]:
     ]
     if len(patients) == 1:
         texts.append(f"all sections are of patient {patients.pop()}: none can be held out")
-    return problems + [Problem("patients", WARNING, text) for text in texts]
+    problems += [Problem("patients", WARNING, text) for text in texts]
+    two = two_species({found.name: found.species for found in sections})
+    return problems + [Problem("species", ERROR, two)] * bool(two)
 
 
 def _twice(what: str, sections: Sequence[Found]) -> list[Problem]:

@@ -17,7 +17,7 @@ import scipy.ndimage
 import scipy.sparse
 import scipy.spatial
 
-from data_prep.genes import shipped_reference
+from data_prep.gene_reference import shipped_reference
 from data_prep.section import GeneTable
 
 TYPES = ("tumour", "stroma", "immune", "fat")

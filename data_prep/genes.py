@@ -1,123 +1,20 @@
-"""Gene names: Ensembl ids and symbols side by side, from a shipped, dated, hashed table or the user's own HGNC file."""
+"""Gene names of a file: Ensembl ids and symbols side by side, whichever of the two the file has."""
 
-import csv
-import dataclasses
-import functools
-import gzip
-import hashlib
-import io
-import json
-import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse
 
-from data_prep.errors import InputError
+from data_prep.gene_reference import (
+    GeneReference,
+    find_species,
+    is_ensembl,
+    own_reference,
+    shipped_reference,
+    strip_version,
+)
 from data_prep.section import GeneTable
-
-RESOURCES = Path(__file__).parent / "resources"
-
-# Version suffixes belong to ids such as ENSG00000141736.12; clone names such as AC004381.6 keep their dot.
-_VERSIONED = re.compile(r"^(ENS[A-Z]*G\d{11})\.\d+(_PAR_Y)?$")
-_ENSEMBL = re.compile(r"^ENS[A-Z]*G\d{11}(_PAR_Y)?$")
-
-
-@dataclasses.dataclass(frozen=True)
-class GeneReference:
-    """What the reference table knows.
-
-    Attributes:
-        symbol_of: Ensembl id -> symbol.
-        ensembl_of: symbol -> Ensembl id, only where exactly one id carries the symbol.
-        symbol_of_alias: outdated or alternative name -> official symbol, only where it means exactly one gene.
-        source: the table's origin and date.
-    """
-
-    symbol_of: dict[str, str]
-    ensembl_of: dict[str, str]
-    symbol_of_alias: dict[str, str]
-    source: str
-
-
-def strip_version(name: str) -> str:
-    """`ENSG00000141736.12` -> `ENSG00000141736`; any other name, dotted clone names included, stays as it is."""
-    return _VERSIONED.sub(r"\1\2", name)
-
-
-def is_ensembl(name: str) -> bool:
-    """Whether `name` is an Ensembl gene id of any species, without a version."""
-    return _ENSEMBL.match(name) is not None
-
-
-def _reference(pairs: Iterable[tuple[str, str]], aliases: dict[str, str], source: str) -> GeneReference:
-    symbol_of = dict(pairs)
-    carriers = Counter(symbol_of.values())
-    ensembl_of = {symbol: ensembl_id for ensembl_id, symbol in symbol_of.items() if carriers[symbol] == 1}
-    return GeneReference(symbol_of, ensembl_of, aliases, source)
-
-
-@functools.cache
-def shipped_reference() -> GeneReference:
-    """The table shipped in `data_prep/resources`, verified against its SHA-256.
-
-    Raises:
-        InputError: a file is missing or altered.
-    """
-    origin = json.loads((RESOURCES / "human_genes.json").read_text())
-
-    def rows(entry: dict[str, str]) -> list[list[str]]:
-        path = RESOURCES / entry["file"]
-        data = path.read_bytes() if path.is_file() else b""
-        found = hashlib.sha256(data).hexdigest()
-        if found != entry["sha256"]:
-            raise InputError(f"{path}: SHA-256 is {found}, expected {entry['sha256']}; install stjax again")
-        return [line.split("\t") for line in gzip.decompress(data).decode().splitlines()[1:]]
-
-    genes, aliases = rows(origin["genes"]), rows(origin["aliases"])
-    return _reference(
-        ((row[0], row[1]) for row in genes),
-        {row[0]: row[1] for row in aliases},
-        f"{origin['source']}, {origin['date']}",
-    )
-
-
-def hgnc_reference(path: Path) -> GeneReference:
-    """A user's HGNC complete set (`hgnc_complete_set.txt`, tab separated, plain or gzipped; CC0).
-
-    Raises:
-        InputError: unreadable, or without the columns `symbol` and `ensembl_gene_id`.
-    """
-    try:
-        data = Path(path).read_bytes()
-        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot read the gene table ({error}); download HGNC's complete set again") from error
-    reader = csv.DictReader(io.StringIO(text), delimiter="\t")
-    if not {"symbol", "ensembl_gene_id"} <= set(reader.fieldnames or ()):
-        raise InputError(
-            f"{path}: columns are {list(reader.fieldnames or ())[:8]}, expected at least 'symbol' and "
-            "'ensembl_gene_id' (HGNC's complete set, tab separated)"
-        )
-    rows = [row for row in reader if row.get("status") in (None, "", "Approved") and row["symbol"]]
-    official = {row["symbol"] for row in rows}
-    means: dict[str, set[str]] = {}
-    for row in rows:
-        for alias in (row.get("prev_symbol") or "").split("|") + (row.get("alias_symbol") or "").split("|"):
-            if alias and alias not in official:
-                means.setdefault(alias, set()).add(row["symbol"])
-    return _reference(
-        ((strip_version(row["ensembl_gene_id"]), row["symbol"]) for row in rows if row["ensembl_gene_id"]),
-        {alias: next(iter(symbols)) for alias, symbols in means.items() if len(symbols) == 1},
-        f"HGNC file {Path(path).name}, SHA-256 {hashlib.sha256(data).hexdigest()[:12]}",
-    )
-
-
-def load_reference(path: Path | None = None) -> GeneReference:
-    """The user's HGNC file when given, else the shipped table."""
-    return shipped_reference() if path is None else hgnc_reference(path)
 
 
 def gene_table(
@@ -132,18 +29,22 @@ def gene_table(
     Args:
         names: [G] Ensembl ids (a version is stripped) or symbols, in column order; the two may be mixed.
         symbols: [G] the file's own symbols, where it has both; "" or the id itself where it has none.
-        reference: the naming table; the shipped one by default.
+        reference: the naming table; by default the shipped one of their species, or none where that is not known.
         resolve_aliases: replace outdated names by official ones, unless the official one is a column too.
     """
-    reference = reference or shipped_reference()
     ids = [strip_version(name.strip()) for name in names]
     own = [name.strip() for name in (symbols if symbols is not None else ids)]
+    notes = []
+    if reference is None:
+        species, why = find_species(ids, own)
+        reference = shipped_reference(species)
+        if not species and own:
+            notes.append(f"the species of the genes is not known ({why}): names stay as in the file")
     ids = [name if is_ensembl(name) else "" for name in ids]
     own = [
         name if name and not is_ensembl(strip_version(name)) else reference.symbol_of.get(ensembl_id, "")
         for ensembl_id, name in zip(ids, own, strict=True)
     ]
-    notes = []
     if resolve_aliases:
         own, renamed, kept = _official(ids, own, reference)
         notes.append(f"{renamed} outdated symbols replaced by official ones, {kept} kept because both are present")
@@ -153,8 +54,37 @@ def gene_table(
     if unnamed:
         notes.append(f"{unnamed} of {len(own)} Ensembl ids have no symbol and stay under their id")
     if unidentified:
-        notes.append(f"{unidentified} of {len(own)} symbols have no unique Ensembl id and stay under their symbol")
+        outdated = sum(not i and name in reference.symbol_of_alias for i, name in zip(ensembl_id, own, strict=True))
+        text = f"{unidentified} of {len(own)} symbols have no unique Ensembl id and stay under their symbol"
+        notes.append(text + f" ({outdated} of them outdated, which --resolve-aliases replaces)" * bool(outdated))
     return GeneTable(np.array(ensembl_id, dtype=str), np.array(own, dtype=str)), tuple(notes)
+
+
+def species_of(genes: GeneTable) -> tuple[str, str]:
+    """ "human" or "mouse" and what tells it, or "" and why it cannot be told; see `gene_reference.find_species`."""
+    species, why = find_species(genes.ensembl_id.tolist(), genes.symbol.tolist())
+    if not species:
+        return species, why
+    known = shipped_reference(species)
+    of_it = sum(i in known.symbol_of or name in known.ensembl_of or name in known.symbol_of_alias
+                for i, name in zip(genes.ensembl_id.tolist(), genes.symbol.tolist(), strict=True))  # fmt: skip
+    return species, f"{of_it} of {len(genes)} genes"
+
+
+def two_species(species: Mapping[str, str]) -> str:
+    """What to say where sections are not of one species, as no gene of one is a gene of the other; else "".
+
+    Args:
+        species: of each section, "" where it is not known.
+    """
+    found: dict[str, list[str]] = {}
+    for name, each in species.items():
+        if each:
+            found.setdefault(each, []).append(name)
+    if len(found) < 2:
+        return ""
+    which = " and ".join(f"{each} ({', '.join(names)})" for each, names in sorted(found.items()))
+    return f"sections of two species, which share no gene: {which}; build a data set of each, naming its --sections"
 
 
 def _new(ensembl_id: str, known: set[str]) -> str:
@@ -218,10 +148,9 @@ def name_columns(
     Args:
         names, symbols, resolve_aliases: see `gene_table`.
         counts: [S, columns] counts.
-        gene_table_path: the user's HGNC file in place of the shipped table.
+        gene_table_path: the user's own table in place of the shipped ones, see `gene_reference.own_reference`.
     """
-    named, notes = gene_table(
-        names, symbols=symbols, reference=load_reference(gene_table_path), resolve_aliases=resolve_aliases
-    )
+    reference = None if gene_table_path is None else own_reference(gene_table_path)
+    named, notes = gene_table(names, symbols=symbols, reference=reference, resolve_aliases=resolve_aliases)
     named, counts, merge_notes = merge_duplicates(named, counts)
     return named, counts, notes + merge_notes

@@ -13,6 +13,7 @@ from tensorflow_datasets.core import dataset_info, naming, splits
 
 from data_prep import plan, records, stain
 from data_prep.dataset import FORMAT, FORMAT_VERSION
+from data_prep.genes import species_of
 from data_prep.section import GeneTable
 from data_prep.writer import VERSION, dataset_name
 
@@ -69,6 +70,7 @@ def make_manifest(
         "versions": versions(),
         "dataset": f"{dataset_name(options.kind)}/{VERSION}",
         "genes": {"ensembl_id": genes.ensembl_id.tolist(), "symbol": genes.symbol.tolist()},
+        "species": species_of(genes)[0],  # "" where it is not known
         "genes_removed": dict(genes_removed),
         "stain_target": None if target is None else dataclasses.asdict(target),
         "removed": {reason: sum(entry["removed"][reason] for entry in entries) for reason in entries[0]["removed"]},
@@ -152,4 +154,11 @@ def removal_table(
     dropped = f"{genes_removed['never_expressed']} without counts in the kept spots"
     if genes_removed["in_too_few_spots"]:
         dropped += f", {genes_removed['in_too_few_spots']} in fewer than {options.min_spot_fraction:.0%} of them"
-    return "\n".join([*lines, f"genes: {len(genes)} kept; removed: {dropped}"])
+    species, why = species_of(genes)
+    return "\n".join(
+        [
+            *lines,
+            f"genes: {len(genes)} kept; removed: {dropped}",
+            f"species: {species}, by {why}" if species else f"species: not known: {why}",
+        ]
+    )

@@ -12,6 +12,7 @@ import scipy.sparse
 
 from data_prep import counts, patches, readers, slide, stain, tiles, tissue
 from data_prep.errors import InputError
+from data_prep.genes import species_of, two_species
 from data_prep.readers._space_ranger import REDUCED
 from data_prep.records import IMAGE_FORMATS
 from data_prep.section import GeneTable, Section
@@ -304,7 +305,12 @@ def choose_genes(plans: Sequence[SectionPlan], *, min_spot_fraction: float) -> t
 
     Returns:
         The gene table, and how many genes were removed by reason.
+
+    Raises:
+        InputError: no gene is left, or the sections are of two species.
     """
+    if two := two_species({plan.name: species_of(plan.genes)[0] for plan in plans}):
+        raise InputError(two)
     keys = np.concatenate([plan.genes.keys for plan in plans])
     union, first, column = np.unique(keys, return_index=True, return_inverse=True)
     spots = np.bincount(column, weights=np.concatenate([plan.gene_spots for plan in plans]), minlength=len(union))

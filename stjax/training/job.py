@@ -9,6 +9,7 @@ import numpy as np
 
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
+from data_prep.gene_reference import several_species
 from stjax import checkpoint, distributed, parallel, protocols, workdir
 from stjax import config as configs
 from stjax.config import Config
@@ -139,6 +140,11 @@ def describe_data(config: Config, protocol: protocols.Protocol, dataset: PatchDa
         test_sections=configs.names(config.test_sections),
         val_sections=configs.names(config.val_sections),
     )
+    if species := several_species(dataset.genes.ensembl_id.tolist()):
+        raise InputError(
+            f"the data set {dataset.path} has genes of {' and '.join(species)}, which share none; build one of each "
+            "species, naming its --sections, and train on one"
+        )
     parameters = dataset.manifest["parameters"]
     scales = [section["um_per_px"] for section in dataset.sections if section["name"] in split.train]
     return workdir.DataRecord(

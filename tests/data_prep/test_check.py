@@ -1,5 +1,6 @@
 """The doctor finds what is wrong with a source, and nothing wrong with a sound one."""
 
+import gzip
 import json
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import check, demo
+from data_prep import build, check, demo
 from data_prep.errors import InputError
 
 SAMPLE = Path(__file__).resolve().parents[2] / "../shared/data/her2st"
@@ -62,6 +63,31 @@ def test_sound_source_has_no_findings_and_an_overlay_each(original: Path, tmp_pa
         assert entry["on_tissue"] > 0.8
         with Image.open(entry["overlay"]) as picture:
             assert picture.size[0] > 100
+
+
+def test_species_is_said_and_two_in_one_source_are_an_error(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check.print_report(check.check(source, sections=["A1"]))
+    assert "species: human, by 1200 of 1200 genes (section A1)" in capsys.readouterr().out
+    to_mouse(source, "B2")
+    report = check.check(source)
+    assert section(report, "B2")["species"] == "mouse"
+    assert report["errors"] == [
+        "sections of two species, which share no gene: human (A1, A2, B1) and mouse (B2); build a data set of each, "
+        "naming its --sections"
+    ]
+    with pytest.raises(
+        InputError, match=r"sections of two species, which share no gene: human \(A1\) and mouse \(B2\)"
+    ):
+        build.build(source, source.parent / "data", sections=("A1", "B2"), patch_size_px=32)
+
+
+def to_mouse(root: Path, name: str) -> None:
+    """Spell the genes of a section as mouse's."""
+    path = root / f"ST-cnts/{name}.tsv.gz"
+    header, rest = gzip.decompress(path.read_bytes()).decode().split("\n", 1)
+    path.write_bytes(
+        gzip.compress("\n".join(["\t".join(word.capitalize() for word in header.split("\t")), rest]).encode())
+    )
 
 
 MOVES = {

@@ -1,22 +1,10 @@
-"""Gene names: both names kept, versions stripped, nothing dropped, the shipped table verified."""
-
-import gzip
-from pathlib import Path
+"""Gene names of a file: both names kept, versions stripped, nothing dropped, of the species they are of."""
 
 import numpy as np
-import pytest
 import scipy.sparse
 
 from data_prep import genes
-from data_prep.errors import InputError
 from data_prep.section import GeneTable
-
-
-def test_strip_version_keeps_dotted_clone_names() -> None:
-    assert genes.strip_version("ENSG00000141736.12") == "ENSG00000141736"
-    assert genes.strip_version("ENSMUSG00000051951.5") == "ENSMUSG00000051951"
-    assert genes.strip_version("ENSG00000182378.14_PAR_Y") == "ENSG00000182378_PAR_Y"
-    assert genes.strip_version("AC004381.6") == "AC004381.6"
 
 
 def test_gene_table_fills_symbols_of_ensembl_columns() -> None:
@@ -28,10 +16,29 @@ def test_gene_table_fills_symbols_of_ensembl_columns() -> None:
 
 
 def test_gene_table_fills_ids_of_symbol_columns_where_unique() -> None:
-    table, notes = genes.gene_table(["ERBB2", "HLA-A", "AC004381.6"])
-    assert table.ensembl_id.tolist() == ["ENSG00000141736", "", ""]  # HLA-A has an id per haplotype
-    assert table.keys.tolist() == ["ENSG00000141736", "HLA-A", "AC004381.6"]
-    assert any(note.startswith("2 of 3 symbols") for note in notes)
+    table, notes = genes.gene_table(["ERBB2", "HLA-A", "AC004381.6", "AARS"])
+    assert table.ensembl_id.tolist() == ["ENSG00000141736", "ENSG00000206503", "", ""]  # not a haplotype's HLA-A
+    assert table.keys.tolist() == ["ENSG00000141736", "ENSG00000206503", "AC004381.6", "AARS"]
+    assert notes == (
+        "2 of 4 symbols have no unique Ensembl id and stay under their symbol "
+        "(1 of them outdated, which --resolve-aliases replaces)",
+    )
+
+
+def test_gene_table_names_mouse_genes_by_the_mouse_table() -> None:
+    table, notes = genes.gene_table(["Erbb2", "B2m", "Neu"], resolve_aliases=True)
+    assert table.ensembl_id.tolist() == ["ENSMUSG00000062312", "ENSMUSG00000060802", ""]
+    assert table.symbol.tolist() == ["Erbb2", "B2m", "Neu"]  # Neu is another name of Erbb2, which is there too
+    assert notes[0].startswith("0 outdated")
+    assert genes.gene_table(["ENSMUSG00000062312.8"])[0].symbol.tolist() == ["Erbb2"]
+
+
+def test_gene_table_leaves_names_of_an_unknown_species_as_they_are() -> None:
+    table, notes = genes.gene_table(["erbb2", "tp53", "actb1"])
+    assert table.symbol.tolist() == ["erbb2", "tp53", "actb1"]
+    assert table.ensembl_id.tolist() == ["", "", ""]
+    assert notes[0].startswith("the species of the genes is not known (no Ensembl ids, and among 3 symbols")
+    assert genes.gene_table(["ENSRNOG00000006450"])[1][0].startswith("the species of the genes is not known (Ensembl")
 
 
 def test_gene_table_keeps_several_ids_of_one_symbol_apart() -> None:
@@ -52,41 +59,6 @@ def test_gene_table_keeps_an_alias_beside_its_official_symbol() -> None:
     table, _ = genes.gene_table(["AARS", "AARS1"], resolve_aliases=True)
     assert table.symbol.tolist() == ["AARS", "AARS1"]
     assert len(set(table.keys)) == 2
-
-
-def test_shipped_reference_refuses_an_altered_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for file in genes.RESOURCES.glob("human_*"):
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    (tmp_path / "human_genes.tsv.gz").write_bytes(gzip.compress(b"ensembl_id\tsymbol\n"))
-    monkeypatch.setattr(genes, "RESOURCES", tmp_path)
-    with pytest.raises(InputError, match="SHA-256"):
-        genes.shipped_reference.__wrapped__()
-
-
-def test_shipped_reference_names_source_and_date() -> None:
-    assert "org.Hs.eg.db 3.16" in genes.shipped_reference().source
-    assert "2022-09" in genes.shipped_reference().source
-
-
-def test_hgnc_file_takes_the_place_of_the_shipped_table(tmp_path: Path) -> None:
-    path = tmp_path / "hgnc_complete_set.txt"
-    path.write_text(
-        "hgnc_id\tsymbol\tstatus\talias_symbol\tprev_symbol\tensembl_gene_id\n"
-        "HGNC:1\tNEWNAME\tApproved\tNICK|SHARED\tOLDNAME\tENSG00000000007\n"
-        'HGNC:2\tOTHER\tApproved\t"SHARED"\t\tENSG00000000008\n'
-        "HGNC:3\tGONE\tEntry Withdrawn\t\t\t\n"
-    )
-    reference = genes.load_reference(path)
-    table, _ = genes.gene_table(["OLDNAME", "SHARED", "NICK"], reference=reference, resolve_aliases=True)
-    assert table.symbol.tolist() == ["NEWNAME", "SHARED", "NICK"]  # ambiguous and already-present names stay
-    assert table.ensembl_id.tolist() == ["ENSG00000000007", "", ""]
-
-
-def test_hgnc_file_with_other_columns_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "genes.txt"
-    path.write_text("gene,id\nA,1\n")
-    with pytest.raises(InputError, match="ensembl_gene_id"):
-        genes.load_reference(path)
 
 
 def test_merge_duplicates_sums_columns_with_the_same_key() -> None:
