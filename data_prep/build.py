@@ -6,16 +6,13 @@ are the same, byte for byte, as those of a build left alone. manifest.json comes
 
 import argparse
 import contextlib
-import fcntl
-import json
-import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from data_prep import cli, manifest, plan, readers, stain, writer
+from data_prep import cli, files, json_files, manifest, plan, readers, stain, writer
 from data_prep.dataset import MANIFEST, WORK_FOLDER, check_files, read_manifest
 from data_prep.errors import InputError
 from data_prep.execute import Execute, processes
@@ -84,7 +81,8 @@ def build(
     if not (out / MANIFEST).is_file():
         _check_vacant(out, merge=merge)
         existed, fresh = out.exists(), not (out / WORK_FOLDER).exists()
-        with _held(out, shared=shard is not None):
+        busy = f"{out}: another build is at work there; wait for it, or stop it"
+        with files.lock(out / WORK_FOLDER / LOCK, busy=busy, shared=shard is not None):  # the array jobs share it
             if not (out / MANIFEST).is_file():  # another build may just have finished it
                 alone = shard is None and not merge
                 try:
@@ -115,7 +113,7 @@ def _finish(
     """Write what comes last, once every section is whole; returns the manifest's path."""
     content = manifest.make_manifest(options=chosen, source=about, skipped=skipped | content.pop("empty"), **content)
     manifest.write_tfds_metadata(out, content)
-    writer.write_json(out / MANIFEST, content)
+    json_files.write(out / MANIFEST, json_files.sealed(content), lines=True, sync=True)
     _remove_work(out)
     for warning in content["warnings"]:
         print(f"warning: {warning}")
@@ -188,7 +186,7 @@ def _stain_target(source: Path, out: Path, module: ModuleType, options: plan.Opt
     if file.is_file():
         return stain.load_normaliser(file).target
     target = plan.fit_stain_target(source, module, options)
-    writer.write_json(file, stain.Normaliser(target, target).to_dict())
+    json_files.write(file, stain.Normaliser(target, target).to_dict(), lines=True, sync=True)
     return target
 
 
@@ -263,33 +261,6 @@ def _check_vacant(out: Path, *, merge: bool) -> None:
         raise InputError(f"{out}: the folder holds other files and no data set; choose an empty or new one for --out")
 
 
-@contextlib.contextmanager
-def _held(out: Path, *, shared: bool) -> Iterator[None]:
-    """Hold `out` against other builds, with a lock that the system releases however the process ends.
-
-    Args:
-        shared: let others in that share it too, the array jobs of one build.
-
-    Raises:
-        InputError: another build holds it.
-    """
-    path = out / WORK_FOLDER / LOCK
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            file = path.open("a+")
-        except FileNotFoundError:
-            continue  # a build that ended removed the folder meanwhile
-        with file:
-            try:
-                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(f"{out}: another build is at work there; wait for it, or stop it") from error
-            if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
-                yield
-                return
-
-
 def _begin(out: Path, options: plan.Options, source: Path, names: Sequence[str], *, alone: bool) -> bool:
     """Claim `out`, which is held, for this build, or resume the one begun there.
 
@@ -310,7 +281,13 @@ def _begin(out: Path, options: plan.Options, source: Path, names: Sequence[str],
         "source": plan.fingerprint(source, times=True, but=out),
         "image": plan.fingerprint(options.image, times=True) if options.image else None,
     }
-    there = json.loads(file.read_text()) if file.is_file() else None
+    there = None
+    if file.is_file():
+        remedy = f"remove {work}, or choose another --out"
+        there = json_files.read(file, remedy=remedy)
+        json_files.require(
+            there, {"parameters": json_files.OBJECT, "sections": json_files.TEXTS}, str(file), remedy=remedy
+        )
     if there == begun:
         if alone:
             print(f"{out}: resuming an unfinished build", flush=True)
@@ -327,7 +304,7 @@ def _begin(out: Path, options: plan.Options, source: Path, names: Sequence[str],
         why = "the source or the software changed since this build began" if same else "nothing was finished here"
         print(f"{out}: {why}; starting again", flush=True)
         _clear(out)
-    writer.write_json(file, begun)
+    json_files.write(file, begun, lines=True, sync=True)
     return there is not None
 
 

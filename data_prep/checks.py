@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import scipy.spatial
 
-from data_prep import orientation, slide
+from data_prep import files, orientation, slide
 from data_prep.genes import species_of, two_species
 from data_prep.section import DISC, SQUARE, Section
 from data_prep.slide_base import DEFAULT_SCALE_DOUBT, is_default_scale
@@ -99,7 +99,7 @@ def examine(section: Section, image: slide.Slide, small: np.ndarray) -> Found:
         patient=section.patient,
         species=species_of(section.genes)[0],
         image_path=str(section.image_path.resolve()),
-        image_sha256=slide.file_sha256(section.image_path),
+        image_sha256=files.sha256(section.image_path),
         counts_sha256=digest.hexdigest(),
         width=image.width,
         height=image.height,

@@ -7,8 +7,6 @@ thumbnails/<split>.jpg
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,15 +15,60 @@ import numpy as np
 import scipy.sparse
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
-from data_prep import records
+from data_prep import files, json_files, records, stain
 from data_prep.errors import InputError
+from data_prep.json_files import Each, Lacking, Maybe
 from data_prep.section import GeneTable
-from data_prep.slide import file_sha256
 
 FORMAT, FORMAT_VERSION = "stjax-dataset", 1
 MANIFEST = "manifest.json"
+_MAX_MANIFEST_MB = 256  # a thousand sections need half of it
 WORK_FOLDER = ".build"  # what an unfinished build keeps
 _REMEDY = "the data set is damaged, copy it again or build it again"
+
+
+_FILE = {"file": json_files.PLACE, "bytes": json_files.COUNT, "sha256": json_files.SHA256}
+SECTION = {  # a section's entry in the manifest, as far as anything reads it
+    "name": json_files.NAME,
+    "patient": json_files.TEXT,
+    "split": json_files.NAME,
+    "records": json_files.COUNT,
+    "spots": json_files.COUNT,
+    "spots_read": Lacking(json_files.COUNT),
+    "removed": Lacking(Each(json_files.COUNT)),
+    "um_per_px": json_files.POSITIVE,
+    "px_scale": json_files.POSITIVE,
+    "image": {"sha256": json_files.TEXT, "width": json_files.SIZE_PX, "height": json_files.SIZE_PX},
+    "notes": Lacking(json_files.TEXTS),
+    "shards": [_FILE | {"records": json_files.COUNT}],
+    "table": _FILE,
+    "thumbnail": json_files.PLACE,
+    "thumbnail_before": Lacking(json_files.PLACE),
+}
+PARAMETERS = {  # of a build, as far as anything reads them
+    "patch_size_px": json_files.SIZE_PX,
+    "tile_size_px": Maybe(json_files.SIZE_PX),
+    "context_px": Maybe(json_files.COUNT),
+    "um_per_px": Lacking(Maybe(json_files.POSITIVE)),
+    "stain": json_files.TEXT,
+    "stain_standardise": json_files.TEXT,
+    "resolve_aliases": json_files.FLAG,
+    "min_counts": json_files.COUNT,
+}
+_MANIFEST = {
+    "kind": json_files.one_of("patches", "tiles"),
+    "synthetic": json_files.FLAG,
+    "citation": Lacking(json_files.TEXT),
+    "parameters": PARAMETERS,
+    "source": {"fingerprint": json_files.TEXT},
+    "genes": {"ensembl_id": json_files.TEXTS, "symbol": json_files.TEXTS},
+    "genes_removed": Lacking(Each(json_files.COUNT)),
+    "stain_target": Maybe(stain.PROFILE),
+    "removed": Lacking(Each(json_files.COUNT)),
+    "skipped": Lacking(Each(json_files.TEXT)),
+    "warnings": Lacking(json_files.TEXTS),
+    "sections": [SECTION],
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,16 +252,26 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], str]:
             raise InputError(f"{path}: the build of this data set did not finish; run data_prep.build again to resume")
         found = "no such folder" if not path.is_dir() else f"no {MANIFEST} in it"
         raise InputError(f"{path}: {found}, so it is no data set; make one with python -m data_prep.build")
-    data = file.read_bytes()
-    try:
-        manifest = json.loads(data)
-        found = (manifest["format"], manifest["format_version"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: not a data set manifest ({error!r}); build the data set again") from error
+    content = json_files.read(file, remedy=_REMEDY, max_mb=_MAX_MANIFEST_MB)
+    found = (content.get("format"), content.get("format_version"))
     if found != (FORMAT, FORMAT_VERSION):
         expected = f"{FORMAT} version {FORMAT_VERSION}"
-        raise InputError(f"{file}: found {found[0]} version {found[1]}, expected {expected}; build it again")
-    return manifest, hashlib.sha256(data).hexdigest()
+        raise InputError(
+            f"{file}: no data set manifest of this version (found {files.shown(found[0])} version "
+            f"{files.shown(found[1])}, expected {expected}); build it again"
+        )
+    content = json_files.unsealed(content, str(file), remedy=_REMEDY)
+    json_files.require(content, _MANIFEST, str(file), remedy=_REMEDY)
+    for key in ("name", "split"):
+        if len({entry[key] for entry in content["sections"]}) < len(content["sections"]):
+            raise InputError(f"{file}: two sections have the same {key}; {_REMEDY}")
+    genes = content["genes"]
+    if len(genes["ensembl_id"]) != len(genes["symbol"]):
+        raise InputError(
+            f"{file}: {len(genes['ensembl_id'])} Ensembl ids beside {len(genes['symbol'])} symbols, expected as many; "
+            f"{_REMEDY}"
+        )
+    return content, files.sha256(file)
 
 
 def check_files(path: Path, section: dict[str, Any], *, verify: bool) -> None:
@@ -247,7 +300,7 @@ def _check_file(path: Path, entry: dict[str, Any], *, name: str, verify: bool) -
     if file.stat().st_size != entry["bytes"]:
         found = f"{file} has {file.stat().st_size} bytes, expected {entry['bytes']}"
         raise InputError(f"Section {name!r}: {found}; {_REMEDY}")
-    if verify and file_sha256(file) != entry["sha256"]:
+    if verify and files.sha256(file) != entry["sha256"]:
         raise InputError(f"Section {name!r}: {file} differs from its SHA-256; {_REMEDY}")
 
 

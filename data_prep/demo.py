@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import json
 import os
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep import cli, demo_layouts, demo_slide, demo_space_ranger, demo_tissue
+from data_prep import cli, demo_layouts, demo_slide, demo_space_ranger, demo_tissue, files
 from data_prep.demo_layouts import DemoSection
 from data_prep.demo_tissue import Biology, Cells, Tissue
 from data_prep.errors import InputError
@@ -108,15 +107,9 @@ def make_demo(
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: already there and not empty; choose another --out or remove it first")
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
+    with files.whole(out) as partial:
+        partial.mkdir()
         _write(partial, recipe, workers or os.cpu_count() or 1)
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return out
 
 

@@ -151,8 +151,10 @@ def lock(path: Path, *, busy: str, shared: bool = False, wait_s: float = 0.0) ->
     try:
         yield
     finally:
-        if not shared:
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            # Only our own: whoever removed that already has let others make a new one.
+            if not shared and os.path.samestat(path.lstat(), os.fstat(handle)):
+                path.unlink()
         os.close(handle)
 
 
@@ -183,9 +185,9 @@ def _open_locked(path: Path, *, shared: bool = False, needed: bool = False) -> i
 # -------------------------------------------------------------------------------------------------------- hashing
 
 
-def sha256(path: Path) -> str:
+def sha256(path: str | Path) -> str:
     """SHA-256 of a file, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
+    with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -134,6 +134,11 @@ def one_of(*values: Any) -> Kind:
     return Kind(says, lambda value: any(type(value) is type(each) and value == each for each in values))
 
 
+def either(*kinds: Kind) -> Kind:
+    """What any of some kinds is."""
+    return Kind(" or ".join(kind.says for kind in kinds), lambda value: any(kind.fits(value) for kind in kinds))
+
+
 def numbers(low: float = -math.inf, *, whole: bool = False, length: int | None = None) -> Kind:
     """A list of numbers from `low` on, `length` of them."""
     kinds, word = ("iu", "whole numbers") if whole else ("iuf", "numbers")
@@ -238,9 +243,25 @@ def _says(value: Any, expected: str, place: str) -> str:
 # -------------------------------------------------------------------------------------------- writing and sealing
 
 
-def write(path: Path, values: Any, *, sync: bool = False) -> None:
-    """Writes JSON whole or not at all; with `sync`, returns when it is on disk."""
-    files.write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n", sync=sync)
+def write(path: Path, values: Mapping[str, Any], *, lines: bool = False, sync: bool = False) -> None:
+    """Writes JSON whole or not at all.
+
+    Args:
+        lines: a line per key, and one per element of a list of objects: long lists of numbers stay on one line.
+        sync: return when it is on disk.
+    """
+    text = _lines(values) if lines else json.dumps(values, indent=1, allow_nan=False)
+    files.write_text(path, text + "\n", sync=sync)
+
+
+def _lines(values: Mapping[str, Any]) -> str:
+    parts = []
+    for key, item in values.items():
+        objects = isinstance(item, list) and item and isinstance(item[0], dict)
+        texts = [json.dumps(element, allow_nan=False) for element in item] if objects else []
+        text = "[\n" + ",\n".join(texts) + "\n]" if objects else json.dumps(item, allow_nan=False)
+        parts.append(f"{json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}"
 
 
 def digest(values: Mapping[str, Any]) -> str:
@@ -250,7 +271,8 @@ def digest(values: Mapping[str, Any]) -> str:
 
 def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values with the hash of all of them, by which `unsealed` tells whether they have changed."""
-    return {SEAL: digest(values), **values}
+    plain = json.loads(json.dumps(values, allow_nan=False))  # as they will be read: keys are text
+    return {SEAL: digest(plain), **plain}
 
 
 def unsealed(values: dict[str, Any], name: str, *, remedy: str) -> dict[str, Any]:

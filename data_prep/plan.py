@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from data_prep import counts, patches, readers, slide, stain, tiles, tissue
+from data_prep import counts, files, patches, readers, slide, stain, tiles, tissue
 from data_prep.errors import InputError
 from data_prep.genes import species_of, two_species
 from data_prep.readers._space_ranger import REDUCED
@@ -112,9 +112,9 @@ class Options:
         values = dataclasses.asdict(self)
         del values["sections"], values["skip_incomplete"]
         values["image"] = _image_identity(self.image)
-        values["gene_table"] = slide.file_sha256(self.gene_table) if self.gene_table else None
+        values["gene_table"] = files.sha256(self.gene_table) if self.gene_table else None
         if self.stain_target and Path(self.stain_target).is_file():
-            values["stain_target"] = f"sha256:{slide.file_sha256(self.stain_target)}"
+            values["stain_target"] = f"sha256:{files.sha256(self.stain_target)}"
         return {"kind": self.kind, **values, "bin_um": list(self.bin_um) if self.bin_um else None}
 
 
@@ -128,7 +128,7 @@ def _image_identity(image: Path | None) -> str | None:
         return None if image is None else str(image)
     if not image.exists():
         raise InputError(f"--image {image}: no such file or folder; give the full-resolution image")
-    return f"folder:{fingerprint(image, times=False)}" if image.is_dir() else f"sha256:{slide.file_sha256(image)}"
+    return f"folder:{fingerprint(image, times=False)}" if image.is_dir() else f"sha256:{files.sha256(image)}"
 
 
 def fingerprint(path: Path, *, times: bool, but: Path | None = None) -> str:

@@ -6,7 +6,6 @@ decided by the file's first bytes, never by its name alone. Pixels are never rot
 pixels as stored, so an EXIF orientation is not applied. Colour profiles are not applied either.
 """
 
-import hashlib
 import importlib
 import threading
 from collections.abc import Mapping
@@ -30,7 +29,7 @@ from data_prep.slide_base import (
 )
 from data_prep.slide_tiff import TiffSlide
 
-__all__ = ["DEFAULT_MAX_PIXELS", "Slide", "file_sha256", "open_slide"]
+__all__ = ["DEFAULT_MAX_PIXELS", "Slide", "open_slide"]
 
 try:
     import simplejpeg
@@ -157,12 +156,6 @@ def open_slide(path: str | Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Sli
         f"{path}: not an image of an allowed format (first bytes {head[:8]!r}), expected {FORMATS}; convert it, or "
         "download it again if it should be one"
     )
-
-
-def file_sha256(path: str | Path) -> str:
-    """SHA-256 of the file's bytes, as 64 hexadecimal digits."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

@@ -13,9 +13,7 @@ non-negative stains); concentrations are scaled so that their 99th percentiles o
 
 import dataclasses
 import functools
-import hashlib
 import importlib
-import json
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -23,9 +21,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data_prep import files, json_files
 from data_prep.colour import CHUNK, colour_counts, lab_from_rgb, pack, percentile, rgb_from_lab, unpack
 from data_prep.errors import InputError
-from data_prep.slide import Slide, file_sha256, open_slide
+from data_prep.json_files import Kind, Maybe
+from data_prep.slide import Slide, open_slide
 from data_prep.stain_vectors import CONCENTRATION_PENALTY, concentrations, macenko_stains, vahadane_stains
 
 METHODS = ("vahadane", "macenko", "reinhard", "staintools")
@@ -69,6 +69,22 @@ class Profile:
     image: str
     image_sha256: str
     version: str
+
+
+_THREE, _NONE = json_files.numbers(length=3), Kind("an empty list", lambda value: value == [])
+PROFILE = {  # a profile's plain values
+    "method": json_files.one_of(*METHODS),
+    "luminosity": Maybe(json_files.number()),
+    "stains": [_THREE],
+    "strength": json_files.numbers(),
+    "lab_mean": json_files.either(_THREE, _NONE),
+    "lab_std": json_files.either(_THREE, _NONE),
+    "pixels": json_files.COUNT,
+    "tissue_pixels": json_files.COUNT,
+    "image": json_files.TEXT,
+    "image_sha256": json_files.TEXT,
+    "version": json_files.TEXT,
+}
 
 
 class Normaliser:
@@ -150,11 +166,11 @@ class Normaliser:
     @property
     def digest(self) -> str:
         """SHA-256 of the fitted numbers, as 64 hexadecimal digits."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+        return json_files.digest(self.to_dict())
 
     def save(self, path: str | Path) -> None:
         """Write JSON that `load_normaliser` reads."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        json_files.write(Path(path), self.to_dict())
 
 
 def load_normaliser(path: str | Path) -> Normaliser:
@@ -163,16 +179,16 @@ def load_normaliser(path: str | Path) -> Normaliser:
     Raises:
         InputError: the file is absent or not such a file.
     """
-    try:
-        saved = json.loads(Path(path).read_text(encoding="utf-8"))
-        if (saved["format"], saved["format_version"]) != ("stjax-stain", 1):
-            raise ValueError(f"format {saved['format']!r}, version {saved['format_version']!r}")
-        return Normaliser(profile_from(saved["source"]), profile_from(saved["target"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: not a saved stain normaliser ({type(error).__name__}: {error}); expected a file that "
-            "Normaliser.save wrote; fit it again"
-        ) from error
+    remedy = "expected a file that Normaliser.save wrote; fit it again"
+    saved = json_files.read(Path(path), remedy=f"not a saved stain normaliser: {remedy}")
+    expected = {
+        "format": json_files.one_of("stjax-stain"),
+        "format_version": json_files.one_of(1),
+        "source": PROFILE,
+        "target": PROFILE,
+    }
+    json_files.require(saved, expected, f"{path}: not a saved stain normaliser", remedy=remedy)
+    return Normaliser(profile_from(saved["source"]), profile_from(saved["target"]))
 
 
 def fit_profile(slide: Slide | str | Path, method: str, *, standardise: bool = True) -> Profile:
@@ -236,7 +252,7 @@ def fit_profile(slide: Slide | str | Path, method: str, *, standardise: bool = T
         pixels=int(counts.sum()),
         tissue_pixels=tissue_pixels,
         image=slide.path.name,
-        image_sha256=file_sha256(slide.path),
+        image_sha256=files.sha256(slide.path),
         version=f"staintools {metadata.version('staintools')}" if method == "staintools" else "stjax 1",
     )
 
@@ -273,7 +289,7 @@ def fit_transform_for(
         )
     if isinstance(target, str | Path):
         open_slide(target).close()  # says what is wrong with the file, if anything
-        target = _target_profile(str(Path(target).resolve()), file_sha256(target), method, standardise != "none")
+        target = _target_profile(str(Path(target).resolve()), files.sha256(target), method, standardise != "none")
     elif isinstance(target, Slide):
         target = fit_profile(target, method, standardise=standardise != "none")
     return Normaliser(fit_profile(slide, method, standardise=standardise == "both"), target)
@@ -354,9 +370,18 @@ def _one_colour(slide: Slide) -> str:
 
 
 def profile_from(saved: Mapping[str, Any]) -> Profile:
-    """A profile from its plain values, as a manifest keeps them."""
+    """A profile from its plain values, as a manifest keeps them.
+
+    Raises:
+        InputError: they are not those of a fitted slide.
+    """
+    remedy = "fit the slide again"
+    json_files.require(saved, PROFILE, "stain profile", remedy=remedy)
+    lengths = [len(saved[name]) for name in ("stains", "strength", "lab_mean", "lab_std")]
+    if lengths != ([0, 0, 3, 3] if saved["method"] == "reinhard" else [2, 2, 0, 0]):
+        raise InputError(f"stain profile: holds {lengths} numbers, not what {saved['method']} needs; {remedy}")
 
     def frozen(value: Any) -> Any:
         return tuple(map(frozen, value)) if isinstance(value, list) else value
 
-    return Profile(**{name: frozen(value) for name, value in saved.items()})
+    return Profile(**{field.name: frozen(saved[field.name]) for field in dataclasses.fields(Profile)})

@@ -2,13 +2,10 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
-import os
 import shutil
-import time
-import uuid
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +15,8 @@ import scipy.sparse
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 from PIL import Image
 
-from data_prep import cli, counts, patches, plan, readers, records, slide, stain, tissue
-from data_prep.dataset import WORK_FOLDER, SectionTable, check_files
+from data_prep import cli, counts, files, json_files, patches, plan, readers, records, slide, stain, tissue
+from data_prep.dataset import SECTION, WORK_FOLDER, SectionTable, check_files
 from data_prep.errors import InputError
 from data_prep.section import POLYGON, GeneTable, Section
 
@@ -76,36 +73,36 @@ def plan_path(out: Path, name: str) -> Path:
 
 def save_plan(path: Path, made: plan.SectionPlan) -> None:
     """Keep a plan for later builds and other array jobs; whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
     numbers = {"name": made.name, "spots": made.spots, "records": made.records, "read": made.read}
-    np.savez(
-        temporary,
-        ensembl_id=made.genes.ensembl_id,
-        symbol=made.genes.symbol,
-        gene_sums=made.gene_sums,
-        gene_spots=made.gene_spots,
-        rest=json.dumps(numbers | {"removed": made.removed}),
-    )
-    os.replace(temporary, path)
+    with files.whole(path) as temporary:
+        np.savez(
+            temporary,
+            ensembl_id=made.genes.ensembl_id,
+            symbol=made.genes.symbol,
+            gene_sums=made.gene_sums,
+            gene_spots=made.gene_spots,
+            rest=json.dumps(numbers | {"removed": made.removed}),
+        )
 
 
 def load_plan(path: Path) -> plan.SectionPlan | None:
-    """What `save_plan` kept, or None."""
-    if not path.is_file():
+    """What `save_plan` kept, or None where there is none, or none that can be read."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            genes = GeneTable(file["ensembl_id"], file["symbol"])
+            rest = json_files.parse(str(file["rest"]), str(path), remedy="remove it")
+            return plan.SectionPlan(genes=genes, gene_sums=file["gene_sums"], gene_spots=file["gene_spots"], **rest)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, InputError):
         return None
-    with np.load(path, allow_pickle=False) as file:
-        genes = GeneTable(file["ensembl_id"], file["symbol"])
-        rest = json.loads(str(file["rest"]))
-        return plan.SectionPlan(genes=genes, gene_sums=file["gene_sums"], gene_spots=file["gene_spots"], **rest)
 
 
 def finished_entry(task: Task) -> dict[str, Any] | None:
     """The entry of a section that an earlier build finished, its files verified by hash; None if there is none."""
+    path = entry_path(task.out, task.split)
     try:
-        entry = json.loads(entry_path(task.out, task.split).read_text())
-        check_files(task.out, entry, verify=True)
-    except (FileNotFoundError, ValueError, InputError):
+        entry = json_files.read(path, remedy="")
+        check_files(task.out, json_files.require(entry, SECTION, str(path), remedy=""), verify=True)
+    except InputError:
         return None
     return entry
 
@@ -120,18 +117,19 @@ def write_section(task: Task) -> dict[str, Any]:
     """
     work = task.out / WORK_FOLDER
     temporary = work / f"writing-{task.split}"
-    with _locked(work / f"{task.split}.lock", task):
+    busy = f"Section {task.name!r}: another process is writing it in {task.out}; wait for it, or stop it"
+    # The workers of a build just killed take a moment to notice.
+    with files.lock(work / f"{task.split}.lock", busy=busy, wait_s=5):
         if (entry := finished_entry(task)) is not None:
             return entry
         shutil.rmtree(temporary, ignore_errors=True)  # what a killed build left
         temporary.mkdir(parents=True)
-        entry, files = _write_files(task, temporary)
-        for name, final in files.items():
+        entry, written = _write_files(task, temporary)
+        files.flush(temporary)
+        for name, final in written.items():
             final.parent.mkdir(parents=True, exist_ok=True)
-            with (temporary / name).open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary / name, final)
-        write_json(entry_path(task.out, task.split), entry)
+            (temporary / name).replace(final)
+        json_files.write(entry_path(task.out, task.split), entry, lines=True, sync=True)
         shutil.rmtree(temporary)
     return entry
 
@@ -197,7 +195,7 @@ def _write_files(task: Task, folder: Path) -> tuple[dict[str, Any], dict[str, Pa
         "um_per_px_source": section.um_per_px_source,
         "px_scale": float(frames.px_scale),
         "context_px": frames.context_px,
-        "image": {"file": section.image_path.name, "sha256": slide.file_sha256(section.image_path), **size},
+        "image": {"file": section.image_path.name, "sha256": files.sha256(section.image_path), **size},
         "otsu_threshold": threshold,
         "stain": None if transform is None else transform.to_dict()["source"],
         "gene_sums": counts.column_totals(table.counts, np.arange(len(table.spot_id)))[0].tolist(),
@@ -305,50 +303,5 @@ def _shapes(section: Section, members: np.ndarray, origin: np.ndarray, px_scale:
     }
 
 
-def _temporary(path: Path) -> Path:
-    """A name beside `path` that no other process has, on this machine or on another that shares the folder."""
-    return path.with_name(f"{path.stem}.{uuid.uuid4().hex}.tmp{path.suffix}")
-
-
 def _size_and_hash(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": slide.file_sha256(path)}
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that the file is either whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(_lines(value))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _lines(value: dict[str, Any]) -> str:
-    """JSON with a line per key, and one per element of a list of objects: long number lists stay on one line."""
-    parts = []
-    for key, item in value.items():
-        objects = isinstance(item, list) and item and isinstance(item[0], dict)
-        texts = [json.dumps(element, allow_nan=False) for element in item] if objects else []
-        text = "[\n" + ",\n".join(texts) + "\n]" if objects else json.dumps(item, allow_nan=False)
-        parts.append(f"{json.dumps(key)}: {text}")
-    return "{\n" + ",\n".join(parts) + "\n}\n"
-
-
-@contextlib.contextmanager
-def _locked(path: Path, task: Task) -> Iterator[None]:
-    """Hold a lock that the system releases however the process ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        for wait_s in (*np.full(50, 0.1), 0):  # the workers of a build just killed take a moment to notice
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if not wait_s:
-                    raise InputError(
-                        f"Section {task.name!r}: another process is writing it in {task.out}; wait for it, or stop it"
-                    ) from error
-                time.sleep(wait_s)
-        yield
+    return {"bytes": path.stat().st_size, "sha256": files.sha256(path)}

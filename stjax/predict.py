@@ -28,10 +28,10 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import cli
+from data_prep import cli, files
 from data_prep.errors import InputError
 from data_prep.section import Section
-from data_prep.slide import Slide, file_sha256, open_slide
+from data_prep.slide import Slide, open_slide
 from stjax import outputs
 from stjax.config import names
 from stjax.inference import grid, predictor
@@ -245,7 +245,7 @@ class Job:
             "mean_over_symmetries": self.model.protocol.test_symmetries,
             "intervals": None if (intervals := self.model.intervals) is None else intervals.to_json(),
             "genes": gene_names(data.panel)[self.columns].tolist(),
-            "slide_sha256": file_sha256(section.image_path),
+            "slide_sha256": files.sha256(section.image_path),
             "um_per_px": section.um_per_px,
             "spots": grid_of if bare else spots_sha256(section),
         }

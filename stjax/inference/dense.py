@@ -20,9 +20,9 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from PIL import Image
 
-from data_prep import cli, stain
+from data_prep import cli, files, stain
 from data_prep.errors import InputError
-from data_prep.slide import Slide, file_sha256
+from data_prep.slide import Slide
 from data_prep.tissue import Transform
 from stjax import models, parallel
 from stjax.inference.dense_map import CELL_PX, FORMAT, TOTAL, VERSION, MapWriter
@@ -113,7 +113,7 @@ def describe(
     """What a map is of and what its numbers are: the attributes of the file, and whose map a folder holds."""
     panel, transform = predictor.data.panel, source.transform
     aggregation = getattr(model.head, "aggregation", "additive")
-    return provenance(predictor, data_sha256=file_sha256(slide.path), synthetic=synthetic) | {
+    return provenance(predictor, data_sha256=files.sha256(slide.path), synthetic=synthetic) | {
         "format": FORMAT,
         "version": VERSION,
         "units": {

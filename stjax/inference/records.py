@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from data_prep import files
 from data_prep.errors import InputError
 from data_prep.section import Section
-from data_prep.slide import file_sha256
 from stjax.workdir import write_json
 
 FORMAT, VERSION = "stjax-prediction", 1
@@ -93,10 +93,10 @@ def _remove(path: Path) -> None:
 def _digest(path: Path) -> str:
     """SHA-256 of a file, or of all names and files in a folder; "" where there is none."""
     if path.is_file():
-        return file_sha256(path)
+        return files.sha256(path)
     if not path.is_dir():
         return ""
     digest = hashlib.sha256()
     for file in sorted(entry for entry in path.rglob("*") if entry.is_file()):
-        digest.update(f"{file.relative_to(path)} {file_sha256(file)}\n".encode())
+        digest.update(f"{file.relative_to(path)} {files.sha256(file)}\n".encode())
     return digest.hexdigest()

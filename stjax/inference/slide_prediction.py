@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from data_prep import cli, patches, tiles
+from data_prep import cli, files, patches, tiles
 from data_prep.errors import InputError
 from data_prep.section import DISC, POLYGON, Section
-from data_prep.slide import Slide, file_sha256
+from data_prep.slide import Slide
 from data_prep.tissue import Transform
 from stjax.data.tile_records import TileTables
 from stjax.inference import domain, stream
@@ -170,7 +170,7 @@ def _as_prediction(
     rows = np.flatnonzero(inside)
     truth, total = _measured(model, section, rows)
     thumbnail = slide.thumbnail(HIRES_PX)
-    image_sha256 = file_sha256(section.image_path)
+    image_sha256 = files.sha256(section.image_path)
     kind, size = section.spot_kind[rows], section.spot_size_px[rows].astype(np.float64)
     size_um = np.where(kind == DISC, 2, 1) * size * section.um_per_px
     polygons = {int(place): section.polygons[int(size[place])] for place in np.flatnonzero(kind == POLYGON)}

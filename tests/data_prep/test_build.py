@@ -1,3 +1,4 @@
+import fcntl
 import gzip
 import json
 import os
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_prep import files as locking
 from data_prep import manifest, plan, stain, writer
 from data_prep.build import build
 from data_prep.dataset import PatchDataset
@@ -151,20 +153,6 @@ def test_several_shards_are_balanced():
     assert writer.shard_sizes(100, size_px=224, shard_mb=4) == [25, 25, 25, 25]
     assert writer.shard_sizes(10, size_px=1024, shard_mb=8) == [3, 3, 2, 2]
     assert writer.shard_sizes(1, size_px=1024, shard_mb=1) == [1]
-
-
-def test_machines_with_the_same_process_number_write_under_different_names(tmp_path, monkeypatch):
-    replaced = []
-    replace = os.replace
-    monkeypatch.setattr(os, "getpid", lambda: 7)
-    monkeypatch.setattr(os, "replace", lambda a, b: (replaced.append(Path(a).name), replace(a, b)))
-    genes = GeneTable(np.array(["ENSG1"]), np.array(["X"]))
-    made = plan.SectionPlan("A", genes, np.ones(1, int), np.ones(1, int), spots=1, records=1, read=1, removed={})
-    for _ in range(2):
-        writer.write_json(tmp_path / "a.json", {"a": 1})
-        writer.save_plan(tmp_path / "a.npz", made)
-    assert len(set(replaced)) == 4
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.json", "a.npz"]
 
 
 def test_splits_are_distinct_file_names():
@@ -349,9 +337,9 @@ def test_an_unfinished_build_is_not_mixed_with_another(tmp_path, capsys):
 
 
 def test_a_section_that_another_process_writes_is_left_to_it(source, tmp_path, monkeypatch):
-    import fcntl
-
-    monkeypatch.setattr(writer.time, "sleep", lambda _: None)
+    clock = []
+    monkeypatch.setattr(locking.time, "sleep", lambda _: clock.append(1))
+    monkeypatch.setattr(locking.time, "monotonic", lambda: len(clock))
     out = tmp_path / "out"
     (out / ".build").mkdir(parents=True)
     (out / ".build" / "plans").mkdir()
@@ -399,6 +387,7 @@ def test_merging_too_early_removes_nothing(source, tmp_path, monkeypatch):
     before = files(out)
     with pytest.raises(InputError, match="not written yet"):
         build(source, out, **OPTIONS, merge=True)
+    del before[".build/lock"]
     assert files(out) == before
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import records
+from data_prep import json_files, records
 from data_prep.build import build
-from data_prep.dataset import PatchDataset, RecordSource
+from data_prep.dataset import PatchDataset, RecordSource, read_manifest
 from data_prep.errors import InputError
 from tests.data_prep.tiny_source import write_source
+from tests.mutated_json import mutants, refusal
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +157,7 @@ def test_open_names_what_is_wrong_with_the_folder(tmp_path, copy):
     with pytest.raises(InputError, match="version 99, expected stjax-dataset version 1"):
         PatchDataset.open(copy)
     manifest.write_text("{")
-    with pytest.raises(InputError, match="not a data set manifest"):
+    with pytest.raises(InputError, match=r"no readable JSON.*build it again"):
         PatchDataset.open(copy)
     manifest.unlink()
     (copy / ".build").mkdir()
@@ -236,3 +237,49 @@ def test_reading_needs_neither_jax_nor_tensorflow(built):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_manifest_that_was_edited_is_refused(copy):
+    manifest = copy / "manifest.json"
+    text = manifest.read_text()
+    assert '"patient": "A"' in text
+    manifest.write_text(text.replace('"patient": "A"', '"patient": "B"', 1))
+    with pytest.raises(InputError, match=r"manifest.json: has changed since it was written.*build it again"):
+        PatchDataset.open(copy)
+    manifest.write_text(text)
+    PatchDataset.open(copy)
+
+
+def test_a_manifest_from_before_there_were_seals_is_read_with_a_note(copy, capsys):
+    manifest = copy / "manifest.json"
+    content = json.loads(manifest.read_text())
+    del content["sha256"]
+    manifest.write_text(json.dumps(content))
+    assert PatchDataset.open(copy, verify=True).manifest == content
+    assert "manifest.json was written by a version that did not seal it" in capsys.readouterr().out
+
+
+def test_any_manifest_is_read_or_refused_in_one_line(copy):
+    manifest = copy / "manifest.json"
+    content = json.loads(manifest.read_text())
+    del content["sha256"]
+    content["genes"] = {name: values[:3] for name, values in content["genes"].items()}
+    outcomes = []
+    for number, (what, mutant) in enumerate(mutants(content)):
+        manifest.write_text(json.dumps(json_files.sealed(mutant)))
+        if not (refused := refusal(what, lambda: read_manifest(copy))) and number % 10 == 0:
+            refused = refusal(what, lambda: [PatchDataset.open(copy).table(name) for name in ("A1", "A2", "B1")])
+        outcomes.append(refused)
+    assert {bool(refused) for refused in outcomes} == {True, False}
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "/tmp/escaped", "a\0b", ".hidden", "x" * 300])
+@pytest.mark.parametrize("place", ["name", "split"])
+def test_a_section_whose_name_leads_out_of_the_folder_is_refused(copy, place, name):
+    manifest = copy / "manifest.json"
+    content = json.loads(manifest.read_text())
+    del content["sha256"]
+    content["sections"][0][place] = name
+    manifest.write_text(json.dumps(json_files.sealed(content)))
+    with pytest.raises(InputError, match=rf"sections\[0\].{place} is .*expected a name"):
+        PatchDataset.open(copy)

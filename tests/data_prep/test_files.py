@@ -1,5 +1,6 @@
 """Files are whole or not there, whoever else writes, links or is killed; names stay in their folder."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -103,6 +104,11 @@ def test_names_that_are_merely_odd_are_taken(name: str, tmp_path: Path) -> None:
     assert files.check_name(name, "section") == name
     files.write_text(tmp_path / f"{name}.h5ad", "")
     assert not files.fault_of_path(f"{name}/{name}")
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"slide" * 1000)
+    assert files.sha256(tmp_path / "a") == hashlib.sha256(b"slide" * 1000).hexdigest()
 
 
 def test_paths_stay_in_their_folder() -> None:

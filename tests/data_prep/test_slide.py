@@ -1,6 +1,5 @@
 """Slides: the same pixels from every format, white outside, a scale only where the file states one, clear errors."""
 
-import hashlib
 import importlib.util
 import io
 from pathlib import Path
@@ -12,7 +11,7 @@ from PIL import Image
 from data_prep import slide as slide_module
 from data_prep import slide_base
 from data_prep.errors import InputError
-from data_prep.slide import file_sha256, open_slide
+from data_prep.slide import open_slide
 
 HER2ST = Path(__file__).resolve().parents[2] / "../shared/data/her2st/ST-imgs/C"
 
@@ -185,11 +184,6 @@ def test_scale_from_tiff_tags(density, unit, description, expected):
 
     scale = scale_from_tiff(density, density, unit, description)
     assert scale == (None if expected is None else pytest.approx(expected))
-
-
-def test_sha256_is_that_of_the_bytes(tmp_path):
-    (tmp_path / "a").write_bytes(b"slide" * 1000)
-    assert file_sha256(tmp_path / "a") == hashlib.sha256(b"slide" * 1000).hexdigest()
 
 
 # Errors
