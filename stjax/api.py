@@ -111,7 +111,7 @@ class Model:
             spots: [N, 2] centres (x, y) in pixels of the image, x to the right, y down, (0, 0) its upper left corner;
                 None lays a grid on the tissue.
             um_per_px: micrometres per pixel of the image; of a path, where the file does not state it.
-            genes: symbols or Ensembl ids; default all the model knows.
+            genes: any names of theirs (HER2 is ERBB2), or Ensembl ids; default all the model knows.
             array: of the grid: "st" (100 um spots, 200 um apart), "visium" (55 and 100), or `grid.Array(...)`.
             spot_um: diameter of the spots in place of the array's; of a model of patches it matters to pictures alone.
             min_tissue: of the grid, the least share of a spot that is tissue.
@@ -121,8 +121,8 @@ class Model:
             A row for each spot; NaN where a spot is too near the border to be predicted.
 
         Raises:
-            InputError: an image or spots that are none, a scale that nothing tells, a gene the model does not know
-                (with the nearest names), or no spot that can be predicted.
+            InputError: an image or spots that are none, a scale that nothing tells, a gene the model does not predict
+                (with what it may mean, or the nearest names), or no spot that can be predicted.
 
         Example:
             >>> found = model.predict(image, [[512, 400], [800, 420]], um_per_px=0.5, genes=["ERBB2", "GNAS"])

@@ -27,6 +27,7 @@ its output must not be used to decide on anybody's treatment.
 * {name}, computed in {dtype}, weights of training step {step}; SHA-256 `{sha256}`.
 * Input: {image_px} x {image_px} px RGB {what} at {um_per_px:.3f} um per px, stain normalisation: {stain}.
 * Output: {meaning}, in {units}{symmetries}.
+* Genes: {species}; their names are in genes.csv.
 * Made with stjax {stjax} and jax {jax}; the function runs on {platforms}.
 * Protocol `{protocol}`: {source}
 
@@ -77,6 +78,7 @@ def card(run: Run, config: dict[str, Any]) -> str:
     return _TEMPLATE.format(
         name=run.model_name,
         genes=data.panel.num_main,
+        species=data.panel.species or "of a species that their names do not tell",
         synthetic="**SYNTHETIC: trained on generated tissue. It says nothing about real tissue.**\n"
         if data.synthetic
         else "",

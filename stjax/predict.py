@@ -17,7 +17,6 @@ examples:
 
 import argparse
 import dataclasses
-import difflib
 import hashlib
 import json
 import re
@@ -30,6 +29,7 @@ import numpy as np
 
 from data_prep import cli, files
 from data_prep.errors import InputError
+from data_prep.gene_lookup import GeneLookup
 from data_prep.section import Section
 from data_prep.slide import Slide, open_slide
 from stjax import outputs
@@ -63,7 +63,9 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--layout", default="auto", help="the source's layout, or slides; recognised when left out")
     parser.add_argument("--sections", default="", help="comma-separated; default all whose files are complete")
-    parser.add_argument("--genes", default="", help="comma-separated symbols or Ensembl ids; default the main panel")
+    parser.add_argument(
+        "--genes", default="", help="comma-separated, by any name (HER2 is ERBB2); default the main panel"
+    )
     parser.add_argument("--um_per_px", type=float, help="the slides' scale, where nothing else tells it")
     parser.add_argument("--shard", default="1/1", help="i/n: every n-th slide from the i-th on, for array jobs")
     parser.add_argument("--overwrite", action="store_true", help="replace results of another model or other options")
@@ -293,17 +295,26 @@ class Job:
 
 
 def gene_columns(model: Predictor, genes: Sequence[str]) -> np.ndarray:
-    """[G] columns of the main panel, by symbol or Ensembl id. Raises InputError with the nearest names."""
+    """[G] columns of the main panel, each once, by any of a gene's names; says which were taken for which.
+
+    Raises:
+        InputError: a gene the model does not predict, or a name of several; see `data_prep.gene_lookup`.
+    """
     panel = model.data.panel
     if not genes:
         return np.arange(panel.num_main)
-    place = {str(name): column for column, name in enumerate(panel.ensembl_id[: panel.num_main]) if name}
-    place |= {str(name): column for column, name in enumerate(gene_names(panel))}
-    for gene in genes:
-        if gene not in place:
-            near = ", ".join(difflib.get_close_matches(gene, list(place), n=3, cutoff=0.4)) or "none"
-            raise InputError(f"the model does not predict gene {gene!r}; nearest names: {near}")
-    return np.array([place[gene] for gene in genes])
+    main = slice(panel.num_main)
+    lookup = GeneLookup(
+        panel.ensembl_id[main].tolist(),
+        panel.symbol[main].tolist(),
+        labels=gene_names(panel).tolist(),
+        what="the model does not predict gene",
+        beside=panel.names[panel.num_main :].tolist(),
+    )
+    columns, notes = lookup.places(genes)
+    for note in notes:
+        print(f"note: gene {note}")
+    return columns
 
 
 def parse_shard(text: str) -> tuple[int, int]:

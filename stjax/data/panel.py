@@ -9,6 +9,8 @@ import scipy.sparse
 
 from data_prep.dataset import PatchDataset, SectionTable
 from data_prep.errors import InputError
+from data_prep.genes import species_of
+from data_prep.section import GeneTable
 from stjax.protocols import Protocol, Split
 
 
@@ -44,6 +46,11 @@ class Panel:
     def names(self) -> np.ndarray:
         """[M + A] str: symbol, or Ensembl id where there is none."""
         return np.where(self.symbol == "", self.ensembl_id, self.symbol)
+
+    @property
+    def species(self) -> str:
+        """ "human", "mouse", or "" where the genes do not tell."""
+        return species_of(GeneTable(self.ensembl_id, self.symbol))[0]
 
     def columns(self, genes: Any) -> np.ndarray:
         """Column of each panel gene in another gene table, -1 where that table lacks it.

@@ -9,7 +9,6 @@ the image: resize and sum are linear, so that any shape's value follows from it 
 """
 
 import dataclasses
-import difflib
 import fcntl
 import json
 import os
@@ -24,6 +23,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from data_prep.errors import InputError
+from data_prep.gene_lookup import GeneLookup
 from data_prep.section import POLYGON
 from stjax.ops.spot_table import spot_matrix
 from stjax.ops.spot_weights import Shapes, spot_names
@@ -239,7 +239,7 @@ class DenseMap:
         Args:
             shapes: discs, squares, polygons, in full-resolution pixels of the slide counted from its corner, as spots
                 are (`spot_xy`): the first pixel's centre is (0.5, 0.5).
-            genes: names or Ensembl ids; default all of the map's.
+            genes: any names of theirs, each once; default all of the map's.
 
         Returns:
             [N, G] float32; NaN for a shape without the centre of any pixel.
@@ -267,13 +267,11 @@ class DenseMap:
         return values.astype(np.float32)
 
     def _columns(self, genes: Sequence[str]) -> np.ndarray:
-        place = {gene: column for column, gene in enumerate(self.about["ensembl_id"]) if gene}
-        place |= {gene: column for column, gene in enumerate(self.genes)}
-        for gene in genes:
-            if gene not in place:
-                near = ", ".join(difflib.get_close_matches(gene, list(place), n=3, cutoff=0.4)) or "none"
-                raise InputError(f"{self.path} has no gene {gene!r}; nearest names: {near}")
-        return np.array([place[gene] for gene in genes or self.genes], np.int64)
+        if not genes:
+            return np.arange(len(self.genes))
+        ids = self.about["ensembl_id"]
+        symbols = [label.removesuffix(f" ({ensembl})") for label, ensembl in zip(self.genes, ids, strict=True)]
+        return GeneLookup(ids, symbols, labels=self.genes, what=f"{self.path} has no gene").places(genes)[0]
 
     def _in_pixels(self, shapes: Shapes) -> Shapes:
         """Shapes in the model's pixels: the data's are counted from the corner, `spot_pool`'s from the first centre."""

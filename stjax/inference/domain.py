@@ -10,6 +10,8 @@ import numpy as np
 
 from data_prep import stain
 from data_prep.errors import InputError
+from data_prep.genes import species_of
+from data_prep.section import Section
 from data_prep.slide import Slide
 from data_prep.tissue import Transform
 from stjax.inference.predictor import Predictor
@@ -33,6 +35,17 @@ def check_scale(model: Predictor, slide: Slide, um_per_px: float) -> list[str]:
             "check the scale (--um_per_px), or use a model trained at such a scale"
         )
     return [f"{slide.path.name}: {about}; detail the model relies on is missing"] if coarser > COARSER_WARNED else []
+
+
+def check_species(model: Predictor, section: Section) -> list[str]:
+    """A warning where a section's genes are of another species than the model's."""
+    theirs, ours = species_of(section.genes)[0], model.data.panel.species
+    if not theirs or not ours or theirs == ours:
+        return []
+    return [
+        f"section {section.name} is of {theirs} by its genes, the model of {ours}: what was measured cannot be "
+        f"compared with what is predicted, and a model of {ours} tissue knows no other"
+    ]
 
 
 def check_stain(slide: Slide, transform: Transform | None) -> list[str]:

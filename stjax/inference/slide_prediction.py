@@ -42,6 +42,7 @@ def predict_slide(
     """
     warnings = domain.check_scale(model, slide, section.um_per_px)
     px_scale, transform = scale_and_stain(model, slide, section.um_per_px)
+    warnings += domain.check_species(model, section)
     warnings += domain.check_stain(slide, transform)
     if transform is not None:
         transform(np.zeros((1, 1, 3), np.uint8))  # makes its table before threads share it

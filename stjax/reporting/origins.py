@@ -81,7 +81,8 @@ def data(run: RunResults) -> str:
     text += (
         f"<p>{number(len(manifest['genes']['symbol']), 0)} genes are kept; removed: "
         f"{number(genes.get('never_expressed', 0), 0)} without counts in the kept spots, "
-        f"{number(genes.get('in_too_few_spots', 0), 0)} in too few of them.</p>"
+        f"{number(genes.get('in_too_few_spots', 0), 0)} in too few of them. "
+        f"Species: {escape(manifest.get('species') or 'not known')}.</p>"
     )
     left_out = [f"section {escape(name)} left out: {escape(why)}" for name, why in manifest.get("skipped", {}).items()]
     left_out += [escape(warning) for warning in manifest.get("warnings", [])]

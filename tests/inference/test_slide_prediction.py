@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import anndata
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from data_prep import patches, stain
 from data_prep.errors import InputError
+from data_prep.section import GeneTable
 from data_prep.slide import open_slide
 from stjax import outputs, predict
 from stjax.inference import domain, predictor
@@ -415,3 +417,14 @@ def test_a_format_whose_extra_is_missing_says_so(monkeypatch):
     monkeypatch.delitem(__import__("sys").modules, "stjax.outputs.spatialdata", raising=False)
     with pytest.raises(InputError, match=r"pip install 'stjax\[interop\]'"):
         outputs.get_formats(["spatialdata"])
+
+
+def test_a_section_of_another_species_is_warned_of():
+    def named(ids):
+        return SimpleNamespace(name="S1", genes=GeneTable(np.array(ids), np.array([""] * len(ids))))
+
+    data = SimpleNamespace(panel=SimpleNamespace(species="human"))
+    mouse = domain.check_species(SimpleNamespace(data=data), named(["ENSMUSG00000062312"]))
+    assert mouse[0].startswith("section S1 is of mouse by its genes, the model of human")
+    assert domain.check_species(SimpleNamespace(data=data), named(["ENSG00000141736"])) == []
+    assert domain.check_species(SimpleNamespace(data=data), named([])) == []
