@@ -79,7 +79,8 @@ class Found:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Found":
         """What `to_json` gave."""
-        return cls(**values | {"problems": tuple(Problem(**problem) for problem in values["problems"])})
+        problems = tuple(Problem(**problem) for problem in values.pop("problems"))
+        return dataclasses.replace(cls(**values), problems=problems)
 
 
 def examine(section: Section, image: slide.Slide, small: np.ndarray) -> Found:

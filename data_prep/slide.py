@@ -2,10 +2,12 @@
 
 JPEG and PNG are decoded once and kept; TIFF and OME-TIFF are read tile by tile through `tifffile`, vendor pyramids
 through OpenSlide (both in the extra `wsi`); without the extra, TIFF goes whole through Pillow. Which reader is used is
-decided by the file's first bytes, never by its name alone. Pixels are never rotated: spot coordinates refer to the
-pixels as stored, so an EXIF orientation is not applied. Colour profiles are not applied either.
+decided by the file's first bytes, never by its name alone, and all give the same pixels. They are never rotated: spot
+coordinates refer to the pixels as stored, so an orientation tag (TIFF, EXIF) is not applied, but known as
+`Slide.orientation`. Colour profiles are not applied either.
 """
 
+import contextlib
 import importlib
 import threading
 from collections.abc import Mapping
@@ -18,6 +20,7 @@ from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from data_prep.errors import InputError
 from data_prep.slide_base import (
+    VENDOR_SUFFIXES,
     WSI_HINT,
     Slide,
     check_budget,
@@ -28,6 +31,7 @@ from data_prep.slide_base import (
     scale_from_tiff,
 )
 from data_prep.slide_tiff import TiffSlide
+from data_prep.slide_tiff_pages import Storage, load_stored, orientation_of, seek_slide, stored_size
 
 __all__ = ["DEFAULT_MAX_PIXELS", "Slide", "open_slide"]
 
@@ -39,7 +43,8 @@ except ImportError:  # a platform without wheels: Pillow gives the same bytes, t
 DEFAULT_MAX_PIXELS = 1_000_000_000  # 3 GB of RGB: what one read may decode at once
 FORMATS = "JPEG, PNG, TIFF, OME-TIFF or a whole-slide format OpenSlide reads"
 
-_OPENSLIDE_ONLY = {".svs", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".bif", ".svslide", ".czi", ".dcm"}
+_TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_JPEG_HEAD, _PNG_HEAD = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _HARMLESS_JPEG = ("extraneous bytes", "Invalid SOS parameters", "Adobe color transform")
 
 
@@ -51,15 +56,22 @@ class _WholeSlide(Slide):
         self._pixels: np.ndarray | None = None
         self._lock = threading.Lock()
         with decoding(path), path.open("rb") as file, plugin(file) as image:
-            width, height = image.size
             if name == "tiff":
+                description = image.tag_v2.get(270, "")  # OME-XML stands in the first page
+                seek_slide(path, image)
                 tags = image.tag_v2
-                if "<OME" in str(tags.get(270, "")) and image.mode == "L" and getattr(image, "n_frames", 1) > 1:
-                    raise InputError(f"{path}: the colour channels of this OME-TIFF are separate pages; {WSI_HINT}")
-                um_per_px = scale_from_tiff(tags.get(282), tags.get(283), tags.get(296, 2), tags.get(270, ""))
+                Storage.of(tags.get).check(path)
+                width, height = stored_size(image)
+                um_per_px = scale_from_tiff(tags.get(282), tags.get(283), tags.get(296, 2), description)
             else:
+                width, height = image.size
+                if name == "png" and _png_bits(path) == 16:
+                    raise InputError(
+                        f"{path}: found 16 bits a sample, expected 8-bit RGB or grey; convert it to 8 bits"
+                    )
                 dots = image.info.get("dpi")
                 um_per_px = scale_from_density(dots, "inch") if dots else None
+            self.orientation = _exif_orientation(image)
         check_budget(path, width, height, max_pixels, "the image")
         super().__init__(path, width, height, um_per_px, max_pixels)
 
@@ -76,6 +88,9 @@ class _WholeSlide(Slide):
                         return simplejpeg.decode_jpeg(data, "RGB", strict=False)
             # The plugin's class, not Image.open: our budget is checked above, Pillow's process-wide one is left alone.
             with self.path.open("rb") as file, self._plugin(file) as image:
+                if self.format == "tiff":
+                    seek_slide(self.path, image)
+                    return _to_rgb(load_stored(image))
                 image.load()
                 return _to_rgb(image)
 
@@ -144,18 +159,35 @@ def open_slide(path: str | Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Sli
         head = file.read(16)
     if not head:
         raise InputError(f"{path}: the file is empty, expected {FORMATS}; copy or download it again")
-    if path.suffix.lower() in _OPENSLIDE_ONLY:
-        return _open_with_openslide(path, max_pixels)
-    if head.startswith(b"\xff\xd8\xff"):
+    if path.suffix.lower() in VENDOR_SUFFIXES:
+        return _open_vendor(path, head, max_pixels)
+    return _open_by_content(path, head, max_pixels)
+
+
+def _open_by_content(path: Path, head: bytes, max_pixels: int) -> Slide:
+    if head.startswith(_JPEG_HEAD):
         return _WholeSlide(path, JpegImagePlugin.JpegImageFile, "jpeg", max_pixels)
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+    if head.startswith(_PNG_HEAD):
         return _WholeSlide(path, PngImagePlugin.PngImageFile, "png", max_pixels)
-    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    if head[:4] in _TIFF_HEADS:
         return _open_tiff(path, max_pixels)
     raise InputError(
         f"{path}: not an image of an allowed format (first bytes {head[:8]!r}), expected {FORMATS}; convert it, or "
         "download it again if it should be one"
     )
+
+
+def _png_bits(path: Path) -> int:
+    """Bits a sample, as the header says; Pillow would cut 16 to 8 in RGB without a word."""
+    with path.open("rb") as file:
+        return file.read(25)[24]
+
+
+def _exif_orientation(image: Image.Image) -> int:
+    try:
+        return orientation_of(image.getexif().get(274))
+    except Exception:  # Pillow raises anything on damaged EXIF, which tells nothing about the pixels
+        return 1
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
@@ -169,31 +201,76 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 def _open_tiff(path: Path, max_pixels: int) -> Slide:
     openslide, tifffile = _optional("openslide"), _optional("tifffile")
-    vendor = openslide.OpenSlide.detect_format(str(path)) if openslide else None
+    vendor = _vendor(path, openslide)
     if vendor not in (None, "generic-tiff"):  # a vendor's pyramid under the name .tif: OpenSlide knows its layout
         return _OpenSlideSlide(path, openslide, max_pixels)
-    if tifffile:
-        slide = TiffSlide(path, tifffile, max_pixels)
-        if slide.decodable or not (vendor and slide.interleaved):
-            return slide
-        slide.close()  # without imagecodecs, tifffile has no JPEG or LZW; OpenSlide brings its own
-        return _OpenSlideSlide(path, openslide, max_pixels)
-    try:
-        return _WholeSlide(path, TiffImagePlugin.TiffImageFile, "tiff", max_pixels)
-    except InputError as error:
-        raise error if WSI_HINT in str(error) else InputError(f"{error}; if it is a pyramid, {WSI_HINT}") from error
+    if not tifffile:
+        try:
+            return _WholeSlide(path, TiffImagePlugin.TiffImageFile, "tiff", max_pixels)
+        except InputError as error:
+            hint = f"; if it is a pyramid, {WSI_HINT}" if "cannot be read" in str(error) else ""
+            raise InputError(f"{error}{hint}") from error
+    with contextlib.ExitStack() as stack:
+        slide = stack.enter_context(TiffSlide(path, tifffile, max_pixels))
+        other = None if slide.decodable else _open_undecodable(slide, openslide if vendor else None)
+        if other is None:
+            stack.pop_all()  # it stays open
+        return other or slide
 
 
-def _open_with_openslide(path: Path, max_pixels: int) -> Slide:
-    openslide = _optional("openslide")
+def _open_undecodable(slide: TiffSlide, openslide: ModuleType | None) -> Slide | None:
+    """A TIFF whose codec tifffile lacks (JPEG and LZW without imagecodecs) through OpenSlide or Pillow, which bring
+    their own; None where they lack it too, and the slide says what is missing once it is read."""
+    if openslide and slide.interleaved:
+        found = _OpenSlideSlide(slide.path, openslide, slide.max_pixels)
+        found.orientation, found.um_per_px = slide.orientation, slide.um_per_px
+        return found
+    with contextlib.suppress(InputError):
+        return _WholeSlide(slide.path, TiffImagePlugin.TiffImageFile, "tiff", slide.max_pixels)
+    return None
+
+
+def _vendor(path: Path, openslide: ModuleType | None) -> str | None:
+    """Whose format it is, as far as OpenSlide knows."""
     if openslide is None:
-        raise InputError(f"{path}: {path.suffix} slides are read through OpenSlide, not found here; {WSI_HINT}")
-    if openslide.OpenSlide.detect_format(str(path)) is None:
-        raise InputError(
-            f"{path}: OpenSlide does not recognise this {path.suffix} file, expected a complete slide with its "
-            "companion files; copy or download it again"
-        )
-    return _OpenSlideSlide(path, openslide, max_pixels)
+        return None
+    with decoding(path):
+        return openslide.OpenSlide.detect_format(str(path))
+
+
+def _open_vendor(path: Path, head: bytes, max_pixels: int) -> Slide:
+    """A file named as a vendor's: through OpenSlide, unless it is a plain image under such a name."""
+    openslide = _optional("openslide")
+    vendor = _vendor(path, openslide)
+    if vendor not in (None, "generic-tiff"):
+        return _OpenSlideSlide(path, openslide, max_pixels)
+    suffix = path.suffix.lower()
+    picture = head.startswith((_JPEG_HEAD, _PNG_HEAD)) and suffix != ".mrxs"  # whose file is a preview, in JPEG
+    reason = ""
+    if picture or (head[:4] in _TIFF_HEADS and (openslide or _is_plain_svs(path))):
+        try:
+            slide = _open_by_content(path, head, max_pixels)
+        except InputError as error:
+            reason = f", and as a plain image it is refused: {str(error).removeprefix(f'{path}: ')}"
+        else:
+            kind = "JPEG" if slide.format == "jpeg" else "PNG" if slide.format == "png" else "TIFF"
+            slide.notes += (f"{path.name} is named as a vendor's slide, but is a plain {kind} image and read as one",)
+            return slide
+    if openslide is None:
+        raise InputError(f"{path}: {path.suffix} slides are read through OpenSlide, not found here{reason}; {WSI_HINT}")
+    raise InputError(
+        f"{path}: OpenSlide does not recognise this {path.suffix} file, expected a complete slide with its "
+        f"companion files{reason or '; copy or download it again'}"
+    )
+
+
+def _is_plain_svs(path: Path) -> bool:
+    """Whether a TIFF under the name .svs lacks the mark by which OpenSlide tells Aperio's."""
+    if path.suffix.lower() != ".svs":
+        return False
+    with contextlib.suppress(InputError), decoding(path), path.open("rb") as file:
+        return not str(TiffImagePlugin.TiffImageFile(file).tag_v2.get(270, "")).startswith("Aperio")
+    return False
 
 
 def _scale_from_openslide_tiff(properties: Mapping[str, str]) -> float | None:

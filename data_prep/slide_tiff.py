@@ -12,6 +12,7 @@ import numpy as np
 
 from data_prep.errors import InputError
 from data_prep.slide_base import Slide, decoding, drop_alpha, scale_from_tiff
+from data_prep.slide_tiff_pages import Storage, orientation_of, straight_alpha
 
 # What it logs of a damaged file is raised too, as one message.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -38,33 +39,33 @@ class TiffSlide(Slide):
             self._levels = [self._planes(path, level) for level in series.levels]
             page = self._levels[0][0]
             tiff = tifffile.TIFF
-            self.decodable = page.compression in tiff.DECOMPRESSORS and page.predictor in tiff.UNPREDICTORS
-            tags = {code: tag.value for code in (270, 282, 283, 296) if (tag := page.tags.get(code)) is not None}
+            self.decodable = _has(tiff.DECOMPRESSORS, page.compression) and page.predictor in tiff.UNPREDICTORS
+            tags = {
+                code: tag.value for code in (270, 274, 282, 283, 296, 700) if (tag := page.tags.get(code)) is not None
+            }
             description = self._file.ome_metadata or tags.get(270, "")
             um_per_px = scale_from_tiff(tags.get(282), tags.get(283), int(tags.get(296, 2)), description)
+            self.orientation = orientation_of(tags.get(274), tags.get(700))
+            self._storage = Storage.of(lambda code, default: tag.value if (tag := page.tags.get(code)) else default)
             stack.pop_all()  # opened: from here on `close` closes the file
         super().__init__(path, page.imagewidth, page.imagelength, um_per_px, max_pixels)
         self.segment_px = self._segment_size(page)
 
     @property
     def interleaved(self) -> bool:
-        """Whether a pixel's colour values lie together, in one page."""
+        """Whether a pixel's three colour values lie together, in one page, and nothing else with them."""
         page = self._levels[0][0]
-        return len(self._levels[0]) == 1 and page.samplesperpixel >= 3 and page.planarconfig == 1
+        return len(self._levels[0]) == 1 and page.samplesperpixel == 3 and page.planarconfig == 1
 
     @staticmethod
     def _planes(path: Path, level: Any) -> list[Any]:
         """The pages that make up one level: one interleaved RGB(A) or grey page, or three single-channel ones."""
         pages = [page for page in level.pages if page is not None]
         page = pages[0].aspage()
-        if page.dtype != np.uint8 or page.photometric not in (1, 2, 6):
-            raise InputError(
-                f"{path}: found {page.dtype} pixels, photometric {page.photometric!s}; "
-                "expected 8-bit RGB or grey; convert the slide to 8-bit RGB"
-            )
+        Storage.of(lambda code, default: tag.value if (tag := page.tags.get(code)) else default).check(path)
         if page.samplesperpixel == 1 and len(pages) == 3:
             return [p.aspage() for p in pages]
-        if page.samplesperpixel not in (1, 3, 4) or len(pages) > 1:
+        if len(pages) > 1:
             raise InputError(
                 f"{path}: found {page.samplesperpixel * len(pages)} channels or planes, expected one RGB or grey "
                 "image (histology in bright field); export the RGB plane as its own file"
@@ -115,7 +116,7 @@ class TiffSlide(Slide):
         tile_w, tile_h = self._segment_size(page)
         across, down = -(-page.imagewidth // tile_w), -(-page.imagelength // tile_h)
         sources = (
-            [(page, k * across * down) for k in range(min(3, page.samplesperpixel))]
+            [(page, k * across * down) for k in range(4 if self._storage.has_alpha else 3)]
             if separate
             else [(p, 0) for p in planes]
         )
@@ -132,7 +133,10 @@ class TiffSlide(Slide):
                     y1, x1 = min(y + height, top + tile.shape[0]), min(x + width, left + tile.shape[1])
                     out[y0 - y : y1 - y, x0 - x : x1 - x] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
             channels.append(out)
-        return drop_alpha(channels[0] if len(channels) == 1 else np.concatenate(channels, axis=2))
+        pixels = channels[0] if len(channels) == 1 else np.concatenate(channels, axis=2)
+        if pixels.shape[2] == 4 and not self._storage.has_alpha:
+            pixels = np.ascontiguousarray(pixels[..., :3])
+        return drop_alpha(straight_alpha(pixels) if self._storage.premultiplied else pixels)
 
     def _level(self, factor: float) -> tuple[int, int, int]:
         fitting = [i for i, planes in enumerate(self._levels) if self.width / planes[0].imagewidth <= factor * 1.01]
@@ -143,6 +147,17 @@ class TiffSlide(Slide):
         """Release the file and the decoded tiles."""
         self._cache.clear()
         self._file.close()
+
+
+def _has(codecs: Any, number: int) -> bool:
+    """Whether tifffile has a codec; of one that is not installed it may only know when it is called."""
+    try:
+        codecs[number](b"")
+    except (KeyError, ImportError):
+        return False
+    except Exception:  # nothing is no image: the codec is there, and says so
+        return True
+    return True
 
 
 def _own_pages(pixels: np.ndarray) -> np.ndarray:
