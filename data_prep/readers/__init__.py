@@ -24,6 +24,7 @@ from pathlib import Path
 from types import ModuleType
 
 from data_prep.errors import InputError
+from data_prep.readers import _packed
 
 
 def layout_names() -> list[str]:
@@ -54,14 +55,21 @@ def find_layout(path: str | Path, layout: str = "auto") -> tuple[ModuleType, str
     readers = [importlib.import_module(f"{__name__}.{name}") for name in names]
     found = {reader: reason for reader in readers if (reason := reader.detect(path))}
     if not found:
-        raise InputError(
-            f"{path}: layout not recognised (it holds {_contents(path)}); name it with --layout {'|'.join(names)}, "
-            "see docs/layouts for the files each expects"
-        )
+        raise InputError(f"{path}: layout not recognised (it holds {_contents(path)}); {_remedy(path, names)}")
     if len(found) > 1:
         reasons = "; ".join(f"{reader.__name__.rpartition('.')[2]}: {reason}" for reader, reason in found.items())
         raise InputError(f"{path}: several layouts recognised ({reasons}); choose one with --layout")
     return found.popitem()
+
+
+def _remedy(path: Path, names: list[str]) -> str:
+    """What to do about a source that is in no layout."""
+    if packed := _packed.archives(path):
+        more = f", and {len(packed) - 1} more like it" if len(packed) > 1 else ""
+        return f"{packed[0].name} is still packed, unpack it: {_packed.remedy(packed[0])}{more}"
+    if path.name == "segmented_outputs":
+        return "the cells Space Ranger segmented are not read, give binned_outputs"
+    return f"name it with --layout {'|'.join(names)}, see docs/layouts for the files each expects"
 
 
 def _contents(path: Path) -> str:

@@ -31,6 +31,7 @@ class CountMatrix:
         symbol: [G] str.
         counts: [S, G] int32, CSR.
         notes: what was left out.
+        kind: "filtered" (the spots under tissue), "raw" (all), or "" where it is not said.
     """
 
     path: Path
@@ -39,6 +40,7 @@ class CountMatrix:
     symbol: np.ndarray
     counts: scipy.sparse.csr_array
     notes: tuple[str, ...] = ()
+    kind: str = ""
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 
 from data_prep.errors import InputError
+from data_prep.slide_base import SLIDE_SUFFIXES
 
 GZIP = b"\x1f\x8b"
 _TAR_PLACE, _TAR = slice(257, 262), b"ustar"
@@ -55,6 +56,12 @@ def check_text(path: Path, data: bytes) -> None:
             raise InputError(f"{path}: {what}, expected a table; {remedy.format(name)}")
     if data[:200].lstrip().lower().startswith((b"<!doctype html", b"<html")):
         raise InputError(f"{path}: a web page, expected a table; the download failed, repeat it")
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Gzipped images directly in `folder`, in name order."""
+    files = sorted(folder.glob("*.gz")) if folder.is_dir() else []
+    return [file for file in files if Path(file.stem).suffix.lower() in SLIDE_SUFFIXES and file.name[0] != "."]
 
 
 def archives(path: Path) -> list[Path]:

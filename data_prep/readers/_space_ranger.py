@@ -1,49 +1,84 @@
-"""What the Visium and Visium HD readers share: samples, positions, scale factors and the full-resolution image."""
+"""What the Visium and Visium HD readers share: samples in folders or flat, their files, and the slide."""
 
 import dataclasses
+import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
+from PIL import Image
 
 from data_prep import slide
 from data_prep.errors import InputError
-from data_prep.readers import _matrix, _sections, _text
+from data_prep.readers import _matrix, _packed, _positions, _sections, _text
+from data_prep.slide_base import decoding
 
-POSITION_COLUMNS = (
-    "barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres"
-)  # fmt: skip
-POSITION_FILES = ("tissue_positions.parquet", "tissue_positions.csv", "tissue_positions_list.csv")
 BIN_FOLDER = re.compile(r"^square_(\d+)um$")
 REDUCED = ("hires", "lowres")  # Space Ranger's own small images, as `image` may name them
+FACTORS = "scalefactors_json.json"
 
-_MATRIX = re.compile(r"^(.*_)?(filtered|raw)_feature_bc_matrix(\.h5)?$")
+_BETWEEN = "_.-"  # what stands between a prefix and the name Space Ranger gives
+_MATRIX = re.compile(
+    r"^(?P<prefix>|.*?[_.-])(?:(?P<kind>filtered|raw)_)?"
+    r"(?P<form>(?:(?:feature|gene)_bc_)?matri(?:x|ces)(?:_h5)?\.h5(?:\.gz)?|(?:feature|gene)_bc_matri(?:x|ces)"
+    r"|(?:(?:feature|gene)_bc_matri(?:x|ces)[_.-])?matrix\.mtx(?:\.gz)?)$"
+)
+_PACKED_PART = re.compile(r"(spatial|matrix|matrices|outs|outputs)\.(tar|tgz|zip)", re.IGNORECASE)
+_MTX = re.compile(r"matrix\.mtx(?:\.gz)?$")
+_FLAT = re.compile(  # what makes files beside a matrix a sample
+    rf"^(?P<prefix>|.*?[_.-])(?:(?:spatial[_.-])?(?:{'|'.join(map(re.escape, (*_positions.FILES, FACTORS)))})(?:\.gz)?"
+    r"|spatial(?:\.tar(?:\.gz)?|\.tgz|\.zip)?)$"
+)
 # Images Space Ranger writes beside the slide, none of them the slide
 _NOT_SLIDES = re.compile(r"cytassist|aligned_|detected_tissue|tissue_(hires|lowres)|registered|qc", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
-class Positions:
-    """Where barcodes lie.
+class Outputs:
+    """Where one sample's files lie: in folders as Space Ranger writes them, or flat in one folder, as GEO keeps them.
 
     Attributes:
-        path: the file.
-        barcode: [N] str.
-        in_tissue: [N] bool.
-        array_xy: [N, 2] float64 (column, row) on the array.
-        pixel_xy: [N, 2] float64 (x, y), full-resolution pixels; may lie outside the image.
+        name: the sample's.
+        folder: the output folder.
+        prefix: what the names of all its files begin with, such as "GSM1_A1_"; others' files may lie beside them.
     """
 
+    name: str
+    folder: Path
+    prefix: str = ""
+
+    def find(self, *names: str) -> Path | None:
+        """The first of `names` in `spatial/` or, with the prefix, flat; gzipped or not."""
+        places = [(self.folder / f"{self.prefix}spatial", ""), (self.folder, self.prefix)]
+        if self.prefix:
+            places += [(self.folder, f"{self.prefix}spatial_"), (self.folder / self.name / "spatial", "")]
+        files = (
+            folder / f"{prefix}{name}{suffix}" for folder, prefix in places for name in names for suffix in ("", ".gz")
+        )
+        return next((file for file in files if file.is_file()), None)
+
+    def need(self, *names: str) -> Path:
+        """The same, or `InputError` where there is none."""
+        path = self.find(*names)
+        if path is None:
+            raise InputError(f"{self.folder}: {self.lacks(names)}")
+        return path
+
+    def lacks(self, names: Sequence[str]) -> str:
+        """What is said of a file that `find` does not find."""
+        where = "" if self.prefix else " in spatial/"
+        return f"{' or '.join(f'{self.prefix}{name}' for name in names)} not found{where}"
+
+
+class _Matrix(NamedTuple):
+    """A matrix: "filtered", "raw" or "" (not said); its file or folder; what the names of its .mtx files begin with."""
+
+    kind: str
     path: Path
-    barcode: np.ndarray
-    in_tissue: np.ndarray
-    array_xy: np.ndarray
-    pixel_xy: np.ndarray
+    prefix: str
 
 
 def outputs(path: Path, marker: str) -> dict[str, Path]:
@@ -54,49 +89,77 @@ def outputs(path: Path, marker: str) -> dict[str, Path]:
     path = path.resolve()
     single = next((folder for folder in (path, path / "outs") if (folder / marker).exists()), None)
     if single is not None:
-        return {(single.parent if single.name == "outs" else single).name: single}
-    below = sorted(folder for folder in path.iterdir() if folder.is_dir()) if path.is_dir() else []
+        return {sample_name(single): single}
     return {
-        folder.name: out for folder in below for out in (folder, folder / "outs")
+        folder.name: out for folder in folders(path) for out in (folder, folder / "outs")
         if out.is_dir() and (out / marker).exists()
     }  # fmt: skip
 
 
-def find_image(name: str, folder: Path, image: Path | None) -> list[Path]:
-    """The full-resolution image: the `image` given, else image files beside the outputs.
-
-    Looked for in the output folder and, where that is named `outs`, in the sample's folder above it; what Space Ranger
-    itself writes there (CytAssist image, alignment and tissue pictures) is passed over.
-
-    Args:
-        name: the sample's.
-        folder: its Space Ranger outputs.
-        image: a file, or a folder of <sample>.<extension>.
-    """
-    if image is not None:
-        return _sections.given_image(image, name)
-    places = [folder, folder / "image", folder / "images"]
-    if folder.name == "outs":
-        places += [folder.parent, folder.parent / "image", folder.parent / "images"]
-    return [file for place in places for file in _sections.images_in(place) if not _NOT_SLIDES.search(file.name)]
+def samples(path: Path) -> dict[str, Outputs]:
+    """Sample name -> its files: in folders as Space Ranger writes them, or flat in `path` or in the folders in it."""
+    path = path.resolve()
+    found = {name: Outputs(name, folder) for name, folder in outputs(path, "spatial").items()}
+    if any(out.folder in (path, path / "outs") for out in found.values()):
+        return found
+    loose = [Outputs(match["prefix"].rstrip(_BETWEEN), path, match["prefix"]) for match, _ in _matrix_entries(path)]
+    flat = [out for out in loose if out.name in found]  # its spatial folder was unpacked beside the matrix
+    for folder in (path, path / "outs", *(out for below in folders(path) for out in (below, below / "outs"))):
+        flat += _flat(folder)
+    return found | {out.name: out for out in flat if out.name not in found or not matrices(found[out.name])}
 
 
-def reduced_image(spatial: Path, which: str) -> Path:
-    """Space Ranger's `tissue_hires_image` or `tissue_lowres_image`."""
-    for suffix in (".png", ".jpg", ".tiff", ".tif"):
-        file = spatial / f"tissue_{which}_image{suffix}"
-        if file.is_file():
-            return file
-    raise InputError(f"{spatial}: tissue_{which}_image.png not found; give the full-resolution slide with --image")
+def _flat(folder: Path) -> list[Outputs]:
+    """Samples whose positions, scale factors or packed `spatial` folder lie in `folder` itself."""
+    entries = sorted(folder.iterdir()) if folder.is_dir() and not (folder / "spatial").is_dir() else []
+    prefixes = sorted({match["prefix"] for entry in entries if (match := _FLAT.match(entry.name))})
+    return [Outputs(prefix.rstrip(_BETWEEN) or sample_name(folder), folder, prefix) for prefix in prefixes]
 
 
-def read_scale_factors(spatial: Path, *needed: str) -> dict[str, float]:
+def folders(path: Path) -> list[Path]:
+    """The folders in `path`, in name order."""
+    return sorted(folder for folder in path.iterdir() if folder.is_dir()) if path.is_dir() else []
+
+
+def sample_name(folder: Path) -> str:
+    """The name of a sample by its output folder: `outs` is no name."""
+    return (folder.parent if folder.name == "outs" else folder).name
+
+
+def bin_um(out: Outputs) -> float | None:
+    """The side of a Visium HD sample's bins by its scale factors; None of anything else."""
+    path = out.find(FACTORS)
+    try:
+        return read_scale_factors(path, "bin_size_um")["bin_size_um"] if path else None
+    except InputError:
+        return None
+
+
+def missing_files(out: Outputs) -> list[str]:
+    """What a sample lacks beside its image, one by one, and how to unpack what is packed."""
+    lacks = [out.lacks(names) for names in (_positions.FILES, (FACTORS,)) if not out.find(*names)]
+    found = matrices(out)
+    if not found:
+        lacks.append(f"matrix not found (expected {out.prefix}filtered_feature_bc_matrix.h5)")
+    elif found[0].path.is_dir():
+        try:
+            _matrix.mtx_files(found[0].path, found[0].prefix)
+        except InputError as error:
+            lacks.append(str(error).split(": ", 1)[-1].split(";")[0])
+    if not lacks:
+        return []
+    packed = [file for file in _packed.archives(out.folder)
+              if file.name.startswith(out.prefix) and _PACKED_PART.search(file.name)]  # fmt: skip
+    into = out.name if out.prefix else ""
+    return [*lacks, *(f"{file.name} is still packed, unpack it: {_packed.remedy(file, into)}" for file in packed)]
+
+
+def read_scale_factors(path: Path, *needed: str) -> dict[str, float]:
     """`scalefactors_json.json`.
 
     Raises:
         InputError: missing, not JSON, or without a `needed` positive number.
     """
-    path = spatial / "scalefactors_json.json"
     try:
         values = json.loads(_text.read_text(path))
     except json.JSONDecodeError as error:
@@ -110,187 +173,142 @@ def read_scale_factors(spatial: Path, *needed: str) -> dict[str, float]:
     return values
 
 
-def positions_path(spatial: Path) -> Path | None:
-    """The tissue positions file in a `spatial` folder, the newest kind first, gzipped or not."""
-    names = [f"{name}{suffix}" for name in POSITION_FILES for suffix in ("", ".gz")]
-    return next((spatial / name for name in names if (spatial / name).is_file()), None)
+def _matrix_entries(folder: Path) -> list[tuple[re.Match[str], Path]]:
+    """What is called a matrix in a folder: HDF5 and Matrix Market files, and folders of the latter."""
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    matches = ((_MATRIX.match(entry.name), entry) for entry in entries)
+    return [
+        (match, entry) for match, entry in matches if match and entry.is_dir() == ("." not in match["form"])
+    ]  # fmt: skip
 
 
-def read_positions(spatial: Path) -> Positions:
-    """Tissue positions, whichever of the three files there is; a header is told by content.
-
-    Raises:
-        InputError: no such file, malformed, or a duplicate barcode.
-    """
-    path = next((spatial / name for name in POSITION_FILES if (spatial / name).is_file()), None)
-    if path is None:
-        zipped = next((spatial / f"{name}.gz" for name in POSITION_FILES if (spatial / f"{name}.gz").is_file()), None)
-        if zipped is None:
-            raise InputError(
-                f"{spatial}: none of {', '.join(POSITION_FILES)} found; copy Space Ranger's spatial folder"
-            )
-        path = zipped
-    table = _parquet(path) if path.suffix == ".parquet" else _csv(path)
-    for column, values in table.items():
-        if column != "barcode" and not np.all(np.isfinite(values)):
-            row = int(np.flatnonzero(~np.isfinite(values))[0])
-            raise InputError(
-                f"{path}: barcode {table['barcode'][row]}, column {column} is {values[row]}, expected a number; "
-                "copy or download the file again"
-            )
-    return Positions(
-        path=path,
-        barcode=table["barcode"],
-        in_tissue=table["in_tissue"] != 0,
-        array_xy=np.column_stack([table["array_col"], table["array_row"]]),
-        pixel_xy=np.column_stack([table["pxl_col_in_fullres"], table["pxl_row_in_fullres"]]),
-    )
-
-
-def check_image(name: str, image: Path, spatial: Path, factors: Mapping[str, Any]) -> None:
-    """Compare the image with the size its reduced copy and scale factor declare.
+def matrices(out: Outputs) -> list[_Matrix]:
+    """A sample's matrices, the one to read first: filtered before raw, HDF5 before Matrix Market.
 
     Raises:
-        InputError: another size, so that positions would not fit it.
+        InputError: matrices of several samples side by side.
     """
-    for which in REDUCED:
-        scale = factors.get(f"tissue_{which}_scalef")
-        if not isinstance(scale, int | float) or not scale > 0:
-            continue
-        try:
-            small_path = reduced_image(spatial, which)
-        except InputError:
-            continue
-        with slide.open_slide(small_path) as small, slide.open_slide(image) as full:
-            declared = (small.width / scale, small.height / scale)
-            found = (full.width, full.height)
-        _sections.check_size(name, image, found, declared, f"{small_path.name} and its scale factor", 1.5 / scale + 2)
-        return
-
-
-def _parquet(path: Path) -> dict[str, np.ndarray]:
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{path}: truncated or not a parquet file ({error}); copy or download it again") from error
-    missing = [name for name in POSITION_COLUMNS if name not in table.column_names]
-    if missing:
+    matches = [(match, entry) for match, entry in _matrix_entries(out.folder) if out.prefix in ("", match["prefix"])]
+    prefixes = sorted({match["prefix"].rstrip(_BETWEEN) or "no prefix" for match, _ in matches})
+    if len(prefixes) > 1:
         raise InputError(
-            f"{path}: columns are {', '.join(table.column_names)}, expected {', '.join(POSITION_COLUMNS)}; "
-            "check that this is Space Ranger's tissue_positions.parquet"
+            f"{out.folder}: matrices of several samples ({', '.join(prefixes)}); give each a folder of its own"
         )
-    columns = {"barcode": np.asarray(table["barcode"].to_numpy().astype(str))}
-    for name in POSITION_COLUMNS[1:]:
-        columns[name] = np.asarray(table[name].to_numpy(), dtype=np.float64)
-    return columns
-
-
-def _csv(path: Path) -> dict[str, np.ndarray]:
-    rows = _text.read_rows(path, ",")
-    has_header = not _is_number(rows[0][1]) if len(rows[0]) > 1 else True
-    if has_header:
-        header, *rows = rows
-        values = _text.columns(path, header, rows, POSITION_COLUMNS)
-    elif len(rows[0]) != len(POSITION_COLUMNS):
-        raise InputError(
-            f"{path}: {len(rows[0])} columns without a header, expected {', '.join(POSITION_COLUMNS)}; "
-            "check that this is Space Ranger's tissue positions file"
+    found = []
+    for match, entry in matches:
+        loose = _MTX.search(entry.name)
+        form = 0 if ".h5" in match["form"] else 2 if loose else 1
+        matrix = _Matrix(
+            match["kind"] or "", entry.parent if loose else entry, entry.name[: loose.start()] if loose else ""
         )
-    else:
-        values = [list(column) for column in zip(*rows, strict=True)]
-    first = 2 if has_header else 1
-    columns = {"barcode": np.array(values[0], dtype=str)}
-    for name, texts in zip(POSITION_COLUMNS[1:], values[1:], strict=True):
-        columns[name] = _text.numbers(path, name, texts, lines=range(first, first + len(texts)))
-    return columns
+        found.append((("filtered", "", "raw").index(matrix.kind), form, matrix))
+    return [matrix for *_, matrix in sorted(found)]
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def read_matrix(out: Outputs) -> _matrix.CountMatrix:
+    """The best matrix of a sample; what was passed over for it is noted."""
+    best, *others = matrices(out)
+    matrix = _matrix.read_mtx(best.path, best.prefix) if best.path.is_dir() else _matrix.read_h5(best.path)
+    kinds = sorted({other.kind for other in others} - {best.kind})
+    notes = [f"{matrix.path.name} is read, the {kind or 'other'} matrix beside it is not" for kind in kinds]
+    return dataclasses.replace(matrix, kind=best.kind, notes=(*notes, *matrix.notes))
 
 
-def join(matrix: _matrix.CountMatrix, positions: Positions) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Rows of the matrix under tissue, their places among the positions, and what was left out.
+def find_image(out: Outputs, image: Path | None, *, packed: bool = False) -> list[Path]:
+    """The full-resolution image: the `image` given, else image files beside the outputs.
 
-    Raises:
-        InputError: a duplicate barcode, or none in common.
+    Looked for in the output folder and, where that is named `outs`, in the sample's folder above it; among flat files
+    by the sample's prefix. What Space Ranger itself writes there (CytAssist image, alignment and tissue
+    pictures) is passed over.
+
+    Args:
+        out: the sample's files.
+        image: a file, or a folder of <sample>.<extension>.
+        packed: look for gzipped ones, which cannot be read.
     """
-    _matrix.check_unique(positions.barcode, positions.path, "barcode")
-    places = _matrix.places_of(matrix.barcode, positions.barcode)
-    known = places >= 0
-    kept = known & positions.in_tissue[places]
-    if not kept.any():
-        raise InputError(
-            f"{matrix.path}: none of its {len(places)} barcodes is under tissue in {positions.path} (e.g. "
-            f"{next(iter(matrix.barcode), 'nothing')} against {next(iter(positions.barcode), 'nothing')}); "
-            "matrix and positions belong to different samples"
-        )
-    uncounted = int(positions.in_tissue.sum() - kept.sum())
-    texts = (
-        (int((~known).sum()), "barcodes of the matrix have no position and were left out"),
-        (int((known & ~kept).sum()), "barcodes of the matrix are not under tissue and were left out"),
-        (uncounted, "positions under tissue have no counts"),
-    )
-    return np.flatnonzero(kept), places[kept], tuple(f"{number} {text}" for number, text in texts if number)
+    if image is not None:
+        return _sections.given_image(image, out.name)
+    places = [out.folder, out.folder / "image", out.folder / "images"]
+    if out.folder.name == "outs":
+        places += [out.folder.parent, out.folder.parent / "image", out.folder.parent / "images"]
+    files = [file for place in places for file in (_packed.images_in(place) if packed else _sections.images_in(place))]
+    others = [other.prefix for other in _flat(out.folder) if len(other.prefix) > len(out.prefix)] if out.prefix else []
+    return [
+        file for file in files
+        if (file.name.startswith(out.prefix) or file.name.startswith(f"{out.name}."))
+        and not file.name.startswith(tuple(others))
+        and not _NOT_SLIDES.search(file.name.removeprefix(out.prefix))
+    ]  # fmt: skip
 
 
 def place_image(
-    name: str, folder: Path, spatial: Path, image: Path | None, factors: Mapping[str, float]
+    out: Outputs, small: Outputs, image: Path | None, factors: Mapping[str, float]
 ) -> tuple[Path, float, tuple[str, ...]]:
     """The image to read, its pixels per full-resolution pixel, and notes.
 
     Args:
-        name: the sample's.
-        folder: its Space Ranger outputs.
-        spatial: the folder of its small images.
+        out: the files the image lies beside.
+        small: those Space Ranger's small images are of.
         image: a file, a folder of <sample>.<extension>, or "hires" or "lowres" for Space Ranger's reduced image.
         factors: scale factors.
 
     Raises:
         InputError: several images, or one of another size than declared.
     """
-    if image is not None and str(image) in REDUCED:
-        key = f"tissue_{image}_scalef"
-        scale = read_scale_factors(spatial, key)[key]
-        note = f"Space Ranger's reduced {image} image is used, {scale:.4g} of full resolution"
-        return reduced_image(spatial, str(image)), scale, (note,)
-    found = _sections.only_image(name, find_image(name, folder, image))
-    check_image(name, found, spatial, factors)
-    return found, 1.0, ()
+    if image is None or str(image) not in REDUCED:
+        found = _sections.only_image(out.name, find_image(out, image))
+        check_image(out.name, found, small, factors)
+        return found, 1.0, ()
+    key = f"tissue_{image}_scalef"
+    scale = read_scale_factors(small.need(FACTORS), key)[key]
+    path = small.find(*_small_names(str(image)))
+    if path is None:
+        raise InputError(f"{small.folder}: {small.lacks(_small_names(str(image))[:1])}; give the slide with --image")
+    if path.suffix == ".gz":
+        raise InputError(f"{path}: a gzipped image is not read; unpack it: {_packed.remedy(path)}")
+    return path, scale, (f"Space Ranger's reduced {image} image is used, {scale:.4g} of full resolution",)
 
 
-def missing_image(name: str, folder: Path, image: Path | None) -> str:
-    """What is said of a sample without its full-resolution image, "" where there is one."""
-    if (image is not None and str(image) in REDUCED) or find_image(name, folder, image):
-        return ""
-    if image is not None:
-        return f"image not found as {image}/{name}.<extension>"
-    return (
-        f"full-resolution image not found in {folder.name}/ (expected *.tif|*.jpg|*.png, or --image FILE_OR_FOLDER; "
-        "--image hires takes Space Ranger's reduced one)"
-    )
-
-
-def matrices(folder: Path) -> list[Path]:
-    """Matrix files and folders, the one to read first: filtered before raw, HDF5 before Matrix Market.
+def check_image(name: str, image: Path, small: Outputs, factors: Mapping[str, Any]) -> None:
+    """Compare the image with the size its reduced copy and scale factor declare.
 
     Raises:
-        InputError: matrices of several samples side by side.
+        InputError: another size, so that positions would not fit it.
     """
-    matches = [(match, entry) for entry in sorted(folder.iterdir()) if (match := _MATRIX.match(entry.name))]
-    found = [(match[2] == "raw", match[3] is None, match[1] or "", entry) for match, entry in matches
-             if entry.is_dir() == (match[3] is None)]  # fmt: skip
-    samples = sorted({sample.rstrip("_") or "no prefix" for *_, sample, _ in found})
-    if len(samples) > 1:
-        raise InputError(f"{folder}: matrices of several samples ({', '.join(samples)}); give each a folder of its own")
-    return [entry for *_, entry in sorted(found)]
+    for which in REDUCED:
+        scale, path = factors.get(f"tissue_{which}_scalef"), small.find(*_small_names(which))
+        if not isinstance(scale, int | float) or not scale > 0 or path is None:
+            continue
+        with slide.open_slide(image) as full:
+            found = (full.width, full.height)
+        declared = tuple(side / scale for side in _size(path))
+        _sections.check_size(name, image, found, declared, f"{path.name} and its scale factor", 1.5 / scale + 2)
+        return
 
 
-def read_matrix(folder: Path) -> _matrix.CountMatrix:
-    """The best matrix in `folder`."""
-    path = matrices(folder)[0]
-    return _matrix.read_h5(path) if path.suffix == ".h5" else _matrix.read_mtx(path)
+def _small_names(which: str) -> list[str]:
+    return [f"tissue_{which}_image{suffix}" for suffix in (".png", ".jpg", ".tiff", ".tif")]
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Width and height of a small image, gzipped or not."""
+    if path.suffix != ".gz":
+        with slide.open_slide(path) as small:
+            return small.width, small.height
+    data = _packed.read_bytes(path)
+    with decoding(path), Image.open(io.BytesIO(data)) as picture:
+        return picture.size
+
+
+def missing_image(out: Outputs, image: Path | None) -> str:
+    """What is said of a sample without its full-resolution image, "" where there is one."""
+    if (image is not None and str(image) in REDUCED) or find_image(out, image):
+        return ""
+    if image is not None:
+        return f"image not found as {image}/{out.name}.<extension>"
+    if packed := find_image(out, None, packed=True):
+        return f"full-resolution image {packed[0].name} is still packed, unpack it: {_packed.remedy(packed[0])}"
+    return (
+        f"full-resolution image not found in {out.folder.name}/ (expected {out.prefix}*.tif|*.jpg|*.png, or --image "
+        "FILE_OR_FOLDER; --image hires takes Space Ranger's reduced one)"
+    )

@@ -6,6 +6,13 @@
     <sample>/[outs/]<any name>.tif|.jpg|...                   the full-resolution image, given separately
     patients.csv                                              optional: section,patient
 
+or flat, as GEO keeps them, gzipped or not, the files of each sample under a prefix that names it:
+
+    GSM1_A1_filtered_feature_bc_matrix.h5                     or the three .mtx files: GSM1_A1_matrix.mtx.gz, ...
+    GSM1_A1_tissue_positions_list.csv.gz
+    GSM1_A1_scalefactors_json.json.gz
+    GSM1_A1_<any name>.tif|.jpg|...
+
 Spots are discs 55 um wide on a hexagonal grid 100 um apart, which gives the scale (`spot_diameter_fullres` is a
 theoretical 65 um and is not used).
 """
@@ -18,7 +25,7 @@ import numpy as np
 
 from data_prep import genes
 from data_prep.errors import InputError
-from data_prep.readers import _sections, _space_ranger
+from data_prep.readers import _positions, _sections, _space_ranger
 from data_prep.section import DISC, Section
 
 PITCH_UM, SPOT_RADIUS_UM = 100.0, 27.5
@@ -30,6 +37,9 @@ def detect(path: Path) -> str | None:
     found = _samples(Path(path))
     if not found:
         return None
+    flat = sum(bool(out.prefix) for out in found.values())
+    if flat == len(found):
+        return f"it holds tissue positions and feature-barcode matrices, flat, for {flat} sample(s)"
     return f"it holds spatial/ with tissue positions and a feature-barcode matrix for {len(found)} sample(s)"
 
 
@@ -38,12 +48,10 @@ def find_sections(path: Path, *, image: Path | None = None, **_: Any) -> dict[st
     samples = _samples(Path(path))
     if not samples:
         raise InputError(f"{path}: no Space Ranger outputs found; give the folder that holds spatial/ and the matrix")
-    found = {}
-    for name, folder in samples.items():
-        lacks = [] if _space_ranger.matrices(folder) else ["matrix not found (expected filtered_feature_bc_matrix.h5)"]
-        lacks.append(_space_ranger.missing_image(name, folder, image))
-        found[name] = ", ".join(filter(None, lacks))
-    return found
+    return {
+        name: ", ".join(filter(None, [*_space_ranger.missing_files(out), _space_ranger.missing_image(out, image)]))
+        for name, out in samples.items()
+    }
 
 
 def list_sections(
@@ -80,12 +88,11 @@ def read_section(
     """
     path = Path(path)
     _sections.choose(find_sections(path, image=image), path, [name], False)
-    folder = _samples(path)[name]
-    spatial = folder / "spatial"
-    factors = _space_ranger.read_scale_factors(spatial)
-    positions = _space_ranger.read_positions(spatial)
-    matrix = _space_ranger.read_matrix(folder)
-    rows, places, join_notes = _space_ranger.join(matrix, positions)
+    out = _samples(path)[name]
+    factors = _space_ranger.read_scale_factors(out.need(_space_ranger.FACTORS))
+    positions = _positions.read_positions(out.need(*_positions.FILES))
+    matrix = _space_ranger.read_matrix(out)
+    rows, places, join_notes = _positions.join(matrix, positions, every_spot=True)
     pitch = _sections.pitch_px(positions.array_xy * HEXAGONAL, positions.pixel_xy)
     value, source, scale_notes = _sections.scale(
         name,
@@ -94,7 +101,7 @@ def read_section(
         user_um=um_per_px,
         remedy="too few spots to measure their pitch; give --source-um-per-px",
     )
-    image_path, px_scale, image_notes = _space_ranger.place_image(name, folder, spatial, image, factors)
+    image_path, px_scale, image_notes = _space_ranger.place_image(out, out, image, factors)
     named, counts, gene_notes = genes.name_columns(
         matrix.gene_id.tolist(),
         matrix.counts[rows],
@@ -116,16 +123,17 @@ def read_section(
         um_per_px=value / px_scale,
         um_per_px_source=source,
         layout="visium",
-        synthetic=_sections.is_synthetic(folder),
+        synthetic=_sections.is_synthetic(out.folder),
         notes=(*patient_notes, *scale_notes, *image_notes, *matrix.notes, *join_notes, *gene_notes),
     )
 
 
-def _samples(path: Path) -> dict[str, Path]:
-    """Sample -> outputs with positions or a matrix; Visium HD's folders of one bin size are left to `visium_hd`."""
+def _samples(path: Path) -> dict[str, _space_ranger.Outputs]:
+    """Sample -> files with positions or a matrix; Visium HD's bins are left to `visium_hd`."""
     return {
-        name: folder
-        for name, folder in _space_ranger.outputs(path, "spatial").items()
-        if not _space_ranger.BIN_FOLDER.match(folder.name)
-        and (_space_ranger.matrices(folder) or _space_ranger.positions_path(folder / "spatial"))
+        name: out
+        for name, out in _space_ranger.samples(path).items()
+        if not _space_ranger.BIN_FOLDER.match(out.folder.name)
+        and (_space_ranger.matrices(out) or out.find(*_positions.FILES))
+        and _space_ranger.bin_um(out) is None
     }

@@ -6,20 +6,32 @@
     <sample>/[outs/]<any name>.btf|.tif|...                                          the full-resolution image
     patients.csv                                                                     optional: section,patient
 
+The folders `square_008um` may lie in the sample's folder itself, or be given alone; and files may lie flat under a
+prefix, as for `visium`, where `bin_size_um` tells that they are bins.
+
 Section `S_008um` holds sample S's 8 um bins. Bins are squares, taken as upright on the image. `feature_slice.h5` and
-Space Ranger 4's `segmented_outputs` are not read.
+the cells of Space Ranger 4's `segmented_outputs` are not read.
 """
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from data_prep import genes
 from data_prep.errors import InputError
-from data_prep.readers import _sections, _space_ranger
+from data_prep.readers import _positions, _sections, _space_ranger
+from data_prep.readers._space_ranger import Outputs
 from data_prep.section import SQUARE, Section
+
+
+class _Bins(NamedTuple):
+    """A section: the sample's files, which the slide lies beside; those of its bins; and their side in um."""
+
+    sample: Outputs
+    bins: Outputs
+    size: int
 
 
 def detect(path: Path) -> str | None:
@@ -32,22 +44,18 @@ def find_sections(
     path: Path, *, image: Path | None = None, bin_um: Sequence[int] | None = None, **_: Any
 ) -> dict[str, str]:
     """Every sample and bin size -> what it lacks, "" when complete."""
-    bins = _bins(Path(path))
-    if not bins:
+    sections = _bins(Path(path))
+    if not sections:
         raise InputError(f"{path}: no binned_outputs/square_*um found; give the folder that holds binned_outputs")
-    sizes = sorted({size for _, _, size in bins.values()})
+    sizes = sorted({section.size for section in sections.values()})
     absent = [size for size in bin_um or () if size not in sizes]
     if absent:
         raise InputError(f"{path}: no {absent[0]} um bins; --bin-um may name {','.join(map(str, sizes))}")
-    found = {}
-    for name, (sample, outs, size) in bins.items():
-        if bin_um and size not in bin_um:
-            continue
-        folder = _folder(outs, size)
-        lacks = [] if _space_ranger.matrices(folder) else ["matrix not found (expected filtered_feature_bc_matrix.h5)"]
-        lacks.append(_space_ranger.missing_image(sample, outs, image))
-        found[name] = ", ".join(filter(None, lacks))
-    return found
+    return {
+        name: ", ".join(filter(None, [*_space_ranger.missing_files(bins), _space_ranger.missing_image(sample, image)]))
+        for name, (sample, bins, size) in sections.items()
+        if not bin_um or size in bin_um
+    }
 
 
 def list_sections(
@@ -55,7 +63,7 @@ def list_sections(
 ) -> list[str]:
     """Names of the sections to read; see `data_prep.readers._sections.choose`."""
     names = _sections.choose(find_sections(path, **options), Path(path), sections, skip_incomplete)
-    _sections.check_one_image(options.get("image"), [_bins(Path(path))[name][0] for name in names])
+    _sections.check_one_image(options.get("image"), [_bins(Path(path))[name].sample.name for name in names])
     return names
 
 
@@ -84,19 +92,17 @@ def read_section(
     """
     path = Path(path)
     _sections.choose(find_sections(path, image=image), path, [name], False)
-    bins = _bins(path)
-    sample, outs, size = bins[name]
-    folder = _folder(outs, size)
-    spatial = folder / "spatial"
-    factors = _space_ranger.read_scale_factors(spatial, "bin_size_um", "microns_per_pixel")
+    sample, bins, size = _bins(path)[name]
+    factors_path = bins.need(_space_ranger.FACTORS)
+    factors = _space_ranger.read_scale_factors(factors_path, "bin_size_um", "microns_per_pixel")
     if factors["bin_size_um"] != size:
         raise InputError(
-            f"{spatial / 'scalefactors_json.json'}: bin_size_um is {factors['bin_size_um']}, but the folder is "
-            f"{folder.name}; the file belongs to another bin size"
+            f"{factors_path}: bin_size_um is {factors['bin_size_um']}, but the folder is {bins.folder.name}; the file "
+            "belongs to another bin size"
         )
-    positions = _space_ranger.read_positions(spatial)
-    matrix = _space_ranger.read_matrix(folder)
-    rows, places, join_notes = _space_ranger.join(matrix, positions)
+    positions = _positions.read_positions(bins.need(*_positions.FILES))
+    matrix = _space_ranger.read_matrix(bins)
+    rows, places, join_notes = _positions.join(matrix, positions, every_spot=False)
 
     pitch = _sections.pitch_px(positions.array_xy, positions.pixel_xy)
     value, source, scale_notes = _sections.scale(
@@ -106,7 +112,7 @@ def read_section(
         user_um=um_per_px,
         remedy="",
     )
-    image_path, px_scale, image_notes = _space_ranger.place_image(sample, outs, spatial, image, factors)
+    image_path, px_scale, image_notes = _space_ranger.place_image(sample, bins, image, factors)
     named, counts, gene_notes = genes.name_columns(
         matrix.gene_id.tolist(),
         matrix.counts[rows],
@@ -114,8 +120,8 @@ def read_section(
         gene_table_path=gene_table,
         resolve_aliases=resolve_aliases,
     )
-    patient, patient_notes = _sections.patient_from_table(path, name, sample)
-    turn_notes = _turn_notes(positions)
+    patient, patient_notes = _sections.patient_from_table(path, name, sample.name)
+    bin_notes = (*_turn_notes(positions), *_cell_notes(sample))
     return Section(
         name=name,
         patient=patient,
@@ -129,14 +135,14 @@ def read_section(
         um_per_px=value / px_scale,
         um_per_px_source=source,
         layout="visium_hd",
-        synthetic=_sections.is_synthetic(folder),
+        synthetic=_sections.is_synthetic(bins.folder),
         notes=(
-            *patient_notes, *scale_notes, *image_notes, *turn_notes, *matrix.notes, *join_notes, *gene_notes
+            *patient_notes, *scale_notes, *image_notes, *bin_notes, *matrix.notes, *join_notes, *gene_notes
         ),
     )  # fmt: skip
 
 
-def _turn_notes(positions: _space_ranger.Positions) -> tuple[str, ...]:
+def _turn_notes(positions: _positions.Positions) -> tuple[str, ...]:
     """A note when the array does not lie along the image's axes."""
     affine = _sections.grid_affine(positions.array_xy, positions.pixel_xy)
     if affine is None:
@@ -146,10 +152,16 @@ def _turn_notes(positions: _space_ranger.Positions) -> tuple[str, ...]:
     return (f"bins are turned by {off:.1f} degrees against the image and taken as upright",) if off > 2 else ()
 
 
-def _bins(path: Path) -> dict[str, tuple[str, Path, int]]:
-    """Section -> (sample, outputs folder, bin size in um).
+def _cell_notes(sample: Outputs) -> tuple[str, ...]:
+    """A note when Space Ranger 4 segmented cells too."""
+    there = (sample.folder / "segmented_outputs").is_dir()
+    return ("the cells of segmented_outputs are not read, only bins",) if there else ()
 
-    `path` may also be `binned_outputs` or one of the folders in it.
+
+def _bins(path: Path) -> dict[str, _Bins]:
+    """Section -> its files.
+
+    `path` may also be `binned_outputs` or one of the folders in it, with or without `binned_outputs` above.
     """
     path = path.resolve()
     only = None
@@ -157,18 +169,23 @@ def _bins(path: Path) -> dict[str, tuple[str, Path, int]]:
         path, only = path.parent, int(match[1])
     if path.name == "binned_outputs":
         path = path.parent
-    found = {}
-    for sample, outs in _space_ranger.outputs(path, "binned_outputs").items():
-        for folder in sorted((outs / "binned_outputs").iterdir()):
-            match = _space_ranger.BIN_FOLDER.match(folder.name)
-            if match and (folder / "spatial").is_dir() and only in (None, int(match[1])):
-                found[f"{sample}_{int(match[1]):03d}um"] = (sample, outs, int(match[1]))
-    return found
+    single = [found for folder in (path, path / "outs") if (found := _squares(folder))]
+    found = single[:1] or [
+        squares for folder in _space_ranger.folders(path) for out in (folder, folder / "outs")
+        if folder.name != "binned_outputs" and (squares := _squares(out))
+    ]  # fmt: skip
+    squares = [section for sections in found for section in sections if only in (None, section.size)]
+    flat = [
+        _Bins(out, out, round(size))
+        for out in _space_ranger.samples(path).values()
+        if only is None and not _space_ranger.BIN_FOLDER.match(out.folder.name) and (size := _space_ranger.bin_um(out))
+    ]
+    return {f"{section.sample.name}_{section.size:03d}um": section for section in squares + flat}
 
 
-def _folder(outs: Path, size: int) -> Path:
-    folders = (outs / "binned_outputs").iterdir()
-    return next(
-        folder for folder in folders
-        if (match := _space_ranger.BIN_FOLDER.match(folder.name)) and int(match[1]) == size
-    )  # fmt: skip
+def _squares(folder: Path) -> list[_Bins]:
+    """The bins of a sample in its output folder, in `binned_outputs` or (taken out of it) beside the rest."""
+    sample = Outputs(_space_ranger.sample_name(folder), folder)
+    holder = folder / "binned_outputs" if (folder / "binned_outputs").is_dir() else folder
+    matches = ((_space_ranger.BIN_FOLDER.match(below.name), below) for below in _space_ranger.folders(holder))
+    return [_Bins(sample, Outputs(sample.name, below), int(match[1])) for match, below in matches if match]

@@ -264,7 +264,8 @@ def test_malformed_matrix_market_is_refused(source: Source, name: str, change: o
     ("change", "message"),
     [
         (lambda text: text.replace("array_row", "row"), r"array_row not found"),
-        (lambda text: text.replace(",0,", ",,", 1), r"line 2, column in_tissue is ''"),
+        (lambda text: text.replace(",0,", ",zero,", 1), r"line 2, column in_tissue is 'zero'"),
+        (lambda text: text.replace(",0,", ",,"), r"barcode \S+, column in_tissue is nan, expected a number, as in \d+"),
         (lambda text: text.rsplit(",", 1)[0], r"has 5 fields, expected 6"),
         (lambda text: text + text.splitlines()[-1] + "\n", r"barcode \S+ appears 2 times"),
         (lambda text: text[:0] + "AAAC-1,1,2\n", r"3 columns without a header"),
@@ -290,11 +291,11 @@ def test_missing_scale_factors_and_positions_are_named(source: Source) -> None:
     with pytest.raises(InputError, match=r"scalefactors_json.json: holds a list"):
         visium.read_section(root, "A1")
     path.unlink()
-    with pytest.raises(InputError, match=r"scalefactors_json.json: file not found"):
+    with pytest.raises(InputError, match=r"'A1': scalefactors_json.json not found in spatial/"):
         visium.read_section(root, "A1")
     path.write_text(text)
     positions(root).unlink()
-    with pytest.raises(InputError, match=r"none of tissue_positions.parquet, .* found"):
+    with pytest.raises(InputError, match=r"'A1': tissue_positions.parquet or .* not found in spatial/"):
         visium.read_section(root, "A1")
 
 
