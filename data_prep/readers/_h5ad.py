@@ -4,37 +4,38 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import anndata.io
 import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse
 
 from data_prep.errors import InputError
-from data_prep.readers import _matrix
+from data_prep.readers import _h5ad_counts, _h5ad_places, _matrix
+from data_prep.readers._h5ad_file import as_text, element, opened
 
-# What other tools call the Ensembl id in `var`, in the order they are tried
-_ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "ensembl_ids", "ensemblid", "ensembl")
+_INSIDE, _OUTSIDE = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")
 
 
 @dataclasses.dataclass(frozen=True)
 class SpotTable:
-    """Spots as an .h5ad file has them.
+    """Spots as an .h5ad file has them, those without coordinates left out.
 
     Attributes:
         path: the file.
         obs: [S rows] annotation, indexed by spot id.
-        spot_xy: [S, 2] float64, `obsm["spatial"]`: (x, y) of the centres in full-resolution pixels.
+        spot_xy: [S, 2] float64, (x, y) of the centres in full-resolution pixels.
+        spot_z: [S] float64, the third coordinate, 0 where there is none.
         gene_id: [G] str: Ensembl ids where the file has them, else the names.
         symbol: [G] str: `var_names`.
         counts: [S, G] int32, CSR.
-        spatial: `uns["spatial"]` without the pictures: library -> {"scalefactors": {...}, "images": {name: (h, w)}}.
+        spatial: `uns["spatial"]` without the pictures, see `libraries`.
         notes: what was chosen.
     """
 
     path: Path
     obs: pd.DataFrame
     spot_xy: np.ndarray
+    spot_z: np.ndarray
     gene_id: np.ndarray
     symbol: np.ndarray
     counts: scipy.sparse.csr_array
@@ -43,109 +44,68 @@ class SpotTable:
 
 
 def read(path: Path) -> SpotTable:
-    """Read spots, counts, gene names and scale factors.
-
-    Counts are `layers["counts"]` where it exists, else `X`, else (where `X` is not whole numbers) `raw.X`.
+    """Read spots, counts, gene names and scale factors; see `_h5ad_counts` and `_h5ad_places` for where from.
 
     Raises:
         InputError: not an .h5ad file, damaged, without coordinates or raw counts, or with duplicate names.
     """
-    with _matrix.hdf5(path, "an .h5ad file") as file:
-        obs = _element(file, "obs", path)
+    with opened(path) as file:
+        obs = element(file, "obs", path)
         spot_id = obs.index.astype(str).to_numpy(dtype=str)
         _matrix.check_unique(spot_id, path, "spot")
-        xy = np.asarray(_coordinates(file, path), dtype=np.float64)
-        if xy.shape != (len(obs), 2):
-            raise InputError(f"{path}: obsm['spatial'] is {xy.shape}, expected ({len(obs)}, 2): x and y of each spot")
-        if not np.all(np.isfinite(xy)):
-            row = int(np.flatnonzero(~np.isfinite(xy).all(axis=1))[0])
-            raise InputError(f"{path}: obsm['spatial'] of spot {spot_id[row]} is {xy[row]}, expected two numbers")
-        matrix, var, notes = _raw_counts(file, path)
-        spatial = _spatial(file, path)
-    if matrix.shape != (len(obs), len(var)):
-        raise InputError(f"{path}: the matrix is {matrix.shape}, but obs and var are {len(obs)} and {len(var)} long")
-    symbol = var.index.astype(str).to_numpy(dtype=str)
-    column = next((name for name in var.columns if name.lower() in _ID_COLUMNS), None)
-    gene_id = symbol if column is None else var[column].astype(str).to_numpy(dtype=str)
-    gene_id = np.where(np.isin(gene_id, ["", "nan", "None", "<NA>"]), symbol, gene_id)
-    counts = _matrix.as_counts(matrix, path, lambda row, column: f"spot {spot_id[row]}, gene {symbol[column]}")
-    return SpotTable(path, obs, xy, gene_id, symbol, counts, spatial, notes)
+        xy, z, notes = _h5ad_places.read(file, obs, path)
+        counts, gene_id, symbol, count_notes = _h5ad_counts.read(file, path, spot_id)
+        spatial = libraries(file, path)
+    placed = np.isfinite(xy).all(axis=1)
+    if not placed.any():
+        raise InputError(f"{path}: no spot has coordinates, expected x and y of each: all are NaN")
+    if not placed.all():
+        lost = np.flatnonzero(~placed)
+        notes += (f"{len(lost)} spots without coordinates were left out (e.g. {spot_id[lost[0]]})",)
+        obs, xy, z, counts = obs[placed], xy[placed], z[placed], counts[np.flatnonzero(placed)]
+    return SpotTable(path, obs, xy, z, gene_id, symbol, counts, spatial, (*notes, *count_notes))
 
 
-def libraries(path: Path) -> list[str]:
-    """Keys of `uns["spatial"]`, without reading anything else."""
-    with _matrix.hdf5(path, "an .h5ad file") as file:
-        group = file.get("uns/spatial")
-        return (
-            [str(key) for key in group if isinstance(group[key], h5py.Group)] if isinstance(group, h5py.Group) else []
-        )
+def under_tissue(obs: pd.DataFrame, kept: np.ndarray, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """`kept` [S] bool without the spots that `obs["in_tissue"]` says are off tissue, and a note that counts them.
 
-
-def under_tissue(obs: pd.DataFrame, kept: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """`kept` [S] bool without the spots that `obs["in_tissue"]` says are off tissue, and a note that counts them."""
+    Raises:
+        InputError: a value that is neither yes nor no.
+    """
     if "in_tissue" not in obs:
         return kept, ()
-    inside = obs["in_tissue"].astype(str).isin(["1", "1.0", "True"]).to_numpy()
+    values = pd.Series(as_text(obs["in_tissue"])).str.lower()
+    if unknown := sorted(set(values) - {*_INSIDE, *_OUTSIDE}):
+        raise InputError(f"{path}: obs['in_tissue'] holds {unknown[0]!r}, expected 1 (under tissue) or 0; correct it")
+    inside = values.isin(_INSIDE).to_numpy()
     off = int((kept & ~inside).sum())
     return kept & inside, (f"{off} spots are not under tissue and were left out",) if off else ()
 
 
-def text_column(path: Path, name: str) -> np.ndarray | None:
-    """[S] str: a column of `obs`, or None."""
-    with _matrix.hdf5(path, "an .h5ad file") as file:
-        if not isinstance(file.get("obs"), h5py.Group) or name not in file["obs"]:
-            return None
-        values = _element(file, f"obs/{name}", path)
-        return np.asarray(pd.Series(values).astype(str), dtype=str)
+def libraries(file: Any, path: Path) -> dict[str, dict[str, Any]]:
+    """`uns["spatial"]` of an open file: library -> its scale factors, picture sizes and slide; no picture is read.
 
-
-def _element(file: Any, key: str, path: Path) -> Any:
-    if key not in file:
-        raise InputError(f"{path}: {key} not found (it holds {', '.join(file)}); expected an AnnData file")
-    try:
-        return anndata.io.read_elem(file[key])
-    except Exception as error:  # anndata wraps whatever h5py or numpy raise on damaged parts
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: {key} cannot be read ({reason}); copy or download it again") from error
-
-
-def _coordinates(file: Any, path: Path) -> Any:
-    for key in ("obsm/spatial", "obsm/X_spatial"):
-        if key in file:
-            return _element(file, key, path)
-    raise InputError(
-        f"{path}: obsm['spatial'] not found (obsm holds {', '.join(file.get('obsm', {})) or 'nothing'}); "
-        "put (x, y) in full-resolution pixels there"
-    )
-
-
-def _raw_counts(file: Any, path: Path) -> tuple[Any, pd.DataFrame, tuple[str, ...]]:
-    """The raw counts, the genes they belong to, and where they come from."""
-    if "layers/counts" in file:
-        return _element(file, "layers/counts", path), _element(file, "var", path), ("counts are layers['counts']",)
-    matrix = _element(file, "X", path)
-    data = matrix.data if scipy.sparse.issparse(matrix) else np.asarray(matrix)
-    whole = data.dtype.kind in "iub" or bool(np.all(data == np.floor(data)))
-    if not whole and "raw/X" in file:
-        return _element(file, "raw/X", path), _element(file, "raw/var", path), ("counts are raw.X: X is not whole",)
-    return matrix, _element(file, "var", path), ()
-
-
-def _spatial(file: Any, path: Path) -> dict[str, dict[str, Any]]:
-    """Scale factors and picture sizes of every library; pictures themselves are not read."""
+    Returns:
+        library -> {"scalefactors": {name: number}, "images": {name: (height, width)}, "slide": path or ""}.
+    """
     group: Any = file.get("uns/spatial")
-    found: dict[str, dict[str, Any]] = {}
-    for library in group if isinstance(group, h5py.Group) else ():
-        if not isinstance(group[library], h5py.Group):
-            continue
-        place = f"uns/spatial/{library}/scalefactors"
-        factors = _element(file, place, path) if place in file else {}
-        images = file.get(f"uns/spatial/{library}/images", {})
-        found[str(library)] = {
-            "scalefactors": {key: float(np.ravel(value)[0]) for key, value in factors.items() if _is_number(value)},
-            "images": {name: images[name].shape[:2] for name in images},
-        }
-    return found
+    if not isinstance(group, h5py.Group):
+        return {}
+    if isinstance(group.get("scalefactors"), h5py.Group):  # without a library between
+        return {"": _library(file, "uns/spatial", path)}
+    return {str(name): _library(file, f"uns/spatial/{name}", path) for name in group
+            if isinstance(group[name], h5py.Group)}  # fmt: skip
+
+
+def _library(file: Any, place: str, path: Path) -> dict[str, Any]:
+    factors = element(file, f"{place}/scalefactors", path) if f"{place}/scalefactors" in file else {}
+    images = file.get(f"{place}/images", {})
+    slide = f"{place}/metadata/source_image_path"
+    return {
+        "scalefactors": {key: float(np.ravel(value)[0]) for key, value in factors.items() if _is_number(value)},
+        "images": {name: images[name].shape[:2] for name in images},
+        "slide": str(element(file, slide, path)) if slide in file else "",
+    }
 
 
 def _is_number(value: Any) -> bool:

@@ -1,27 +1,36 @@
 """anndata: one .h5ad file, or a folder of them, as scanpy and squidpy keep spatial data.
 
-    <section>.h5ad                   X or layers["counts"]: raw counts; obsm["spatial"] = (x, y), full-resolution pixels
+    <section>.h5ad                   X, layers["counts"] or raw.X: raw counts; obsm["spatial"] = (x, y), full-resolution
+                                     pixels, or a table whose columns say so
     <section>.tif|.jpg|...           the full-resolution image beside it, or --image FILE_OR_FOLDER
     patients.csv                     optional: section,patient
 
-`var_names` are symbols, `var["gene_ids"]` Ensembl ids. A file with several libraries in `uns["spatial"]` and an `obs`
-column that names them (such as `library_id`) holds one section per library.
+`var_names` are symbols, `var["gene_ids"]` Ensembl ids. A file of several samples, told apart by a column of `obs` (such
+as `library_id` or `sample`) or by what stands around the barcodes, holds a section for each.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from data_prep import genes, slide
 from data_prep.errors import InputError
-from data_prep.readers import _h5ad, _sections
+from data_prep.readers import _arrays, _h5ad, _h5ad_samples, _sections
+from data_prep.readers._h5ad_file import as_text
 from data_prep.section import DISC, SQUARE, Section
 
 _VISIUM_PITCH_UM, _VISIUM_RADIUS_UM = 100.0, 27.5
-_LIBRARY_COLUMNS = ("library_id", "library", "sample", "sample_id", "batch")
-_PATIENT_COLUMNS = ("patient", "patient_id", "donor", "donor_id", "subject", "individual")
+_LEGACY_PITCH_UM, _LEGACY_RADIUS_UM = 200.0, 50.0
+# Pitch over spot_diameter_fullres: 1.54 of Visium (a theoretical 65 um), 1.8 where a tool wrote 55 um, 1 of bins
+_VISIUM_PITCH_PER_DIAMETER, _PITCH_PER_DIAMETER = (1.2, 2.5), (0.8, 2.5)
+_PATIENT_COLUMNS = (
+    *("patient", "patient_id", "patientid", "donor", "donor_id", "donorid", "subject", "subject_id"),
+    *("individual", "individual_id", "participant", "participant_id"),
+)
+_NO_PATIENT = ("unknown", "pooled", "")  # as CELLxGENE writes where there is none to name
 
 
 def detect(path: Path) -> str | None:
@@ -37,9 +46,13 @@ def find_sections(path: Path, *, image: Path | None = None, **_: Any) -> dict[st
     """Every section -> what it lacks, "" when complete."""
     path = Path(path)
     found = {}
-    for name, (file, _library) in _places(path).items():
-        where = f"as {image}" if image else f"beside {file.name} (expected {name}.tif|.jpg|.png, or --image)"
-        found[name] = "" if _images(name, file, image) else f"full-resolution image not found {where}"
+    for name, (file, samples) in _places(path, image).items():
+        if samples is None:
+            found[name] = f"{file.name} is gzipped: unpack it with gunzip"
+            continue
+        several = "" if samples.by is None else f", which holds {len(samples.names)} samples by {samples.describe()}"
+        where = f"as {image}" if image else f"beside {file.name}{several} (expected {name}.tif|.jpg|.png, or --image)"
+        found[name] = "" if _images(name, file, samples, image) else f"full-resolution image not found {where}"
     return found
 
 
@@ -77,31 +90,33 @@ def read_section(
     """
     path = Path(path)
     _sections.choose(find_sections(path, image=image), path, [name], False)
-    file, library = _places(path)[name]
+    file, samples = _places(path, image)[name]
+    assert samples is not None  # or it would lack something
     table = _h5ad.read(file)
-    rows, row_notes = _rows(table, library)
+    rows, row_notes = _rows(table, name, samples)
     obs, spot_xy = table.obs.iloc[rows], table.spot_xy[rows]
-    entry = table.spatial.get(library or "") or next(iter(table.spatial.values()), {})
+    _h5ad_samples.check_one(file, name, obs, spot_xy, table.spot_z[rows])
+    entry = table.spatial.get(samples.entry.get(name, ""), {})
     factors = entry.get("scalefactors", {})
-    image_path = _sections.only_image(name, _images(name, file, image))
+    image_path = _sections.only_image(name, _images(name, file, samples, image))
     with slide.open_slide(image_path) as opened:
         size, image_um = (opened.width, opened.height), opened.um_per_px
     _check_size(name, image_path, size, entry)
+    _check_order(name, file, spot_xy, size)
 
-    hexagonal = {"array_row", "array_col"} <= set(obs.columns) and "bin_size_um" not in factors
-    pitch = None
-    if hexagonal:
-        array_xy = obs[["array_col", "array_row"]].to_numpy(dtype=np.float64)
-        pitch = _sections.pitch_px(array_xy * np.array([0.5, np.sqrt(3) / 2]), spot_xy)
+    array = _array(obs, spot_xy)
+    stated = um_per_px or factors.get("microns_per_pixel")
+    diameter_notes = _check_diameter(name, file, spot_xy, factors, array, stated=stated is not None)
     value, source, scale_notes = _sections.scale(
         name,
-        file_um=factors.get("microns_per_pixel") or (None if pitch else image_um),
-        pitch_um=_VISIUM_PITCH_UM / pitch if pitch else None,
         user_um=um_per_px,
-        remedy="the file has neither array_row and array_col nor microns_per_pixel; give --source-um-per-px",
+        file_um=factors.get("microns_per_pixel"),
+        pitch_um=_pitch_um(array, factors),
+        image_um=image_um,
+        remedy=_scale_remedy(array),
     )
-    kind, size_px, shape_notes = _spot_shape(factors, value, visium=pitch is not None)
-    patient, patient_notes = _patient(path, name, obs)
+    kind, size_px, shape_notes = _spot_shape(spot_xy, factors, array, value)
+    patient, patient_notes = _patient(path, file, name, obs)
     named, counts, gene_notes = genes.name_columns(
         table.gene_id.tolist(),
         table.counts[rows],
@@ -123,31 +138,114 @@ def read_section(
         um_per_px_source=source,
         layout="anndata",
         synthetic=_sections.is_synthetic(file),
-        notes=(*patient_notes, *scale_notes, *shape_notes, *row_notes, *table.notes, *gene_notes),
+        notes=(
+            *patient_notes, *scale_notes, *diameter_notes, *shape_notes, *row_notes, *table.notes, *gene_notes
+        ),
+    )  # fmt: skip
+
+
+def _rows(table: _h5ad.SpotTable, name: str, samples: _h5ad_samples.Samples) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Rows of the section under tissue."""
+    kept, notes = samples.rows(table.obs, name), ()
+    if samples.by is not None:
+        notes = (f"{table.path.name} holds {len(samples.names)} samples by {samples.describe()}: this is "
+                 f"{samples.names[name]!r}",)  # fmt: skip
+        if table.spatial and name not in samples.entry:
+            notes += (f"uns['spatial'] ({', '.join(table.spatial)}) has no entry of that name and is not used",)
+    kept, tissue_notes = _h5ad.under_tissue(table.obs, kept, table.path)
+    if not kept.any():
+        raise InputError(f"{table.path}: section {name!r} has no spot under tissue; check obs['in_tissue']")
+    return np.flatnonzero(kept), notes + tissue_notes
+
+
+def _array(obs: pd.DataFrame, spot_xy: np.ndarray) -> _arrays.Array | None:
+    """The array that `array_row` and `array_col` describe, if they are there."""
+    if not {"array_row", "array_col"} <= set(obs.columns):
+        return None
+    array_xy = obs[["array_col", "array_row"]].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+    known = np.isfinite(array_xy).all(axis=1)
+    return _arrays.measure(array_xy[known], spot_xy[known])
+
+
+def _pitch_um(array: _arrays.Array | None, factors: dict[str, float]) -> float | None:
+    """um per pixel by the array's pitch: Visium's if it is hexagonal, the bin size if that is stated."""
+    if array is None:
+        return None
+    if array.kind == "square":
+        return factors["bin_size_um"] / array.pitch_px if factors.get("bin_size_um") else None
+    return _VISIUM_PITCH_UM / array.pitch_px if array.kind == "hexagonal" and "bin_size_um" not in factors else None
+
+
+def _scale_remedy(array: _arrays.Array | None) -> str:
+    lacks = "the file has no microns_per_pixel"
+    if array is None:
+        return f"{lacks}, nor array_row and array_col that would show its pitch; give --source-um-per-px"
+    kind = "no array known" if array.kind == "unknown" else f"a {array.kind} array"
+    return (
+        f"{lacks}, and array_row and array_col form {kind} (spots {array.pitch_px:.4g} px apart), whose pitch in um is "
+        "not stated; give --source-um-per-px"
     )
 
 
-def _rows(table: _h5ad.SpotTable, library: str | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Rows of the library under tissue."""
-    kept = np.ones(len(table.obs), bool)
-    if library is not None:
-        column = _library_column(table.path, list(table.spatial))
-        kept = table.obs[column].astype(str).to_numpy() == library if column else kept
-    kept, notes = _h5ad.under_tissue(table.obs, kept)
-    if not kept.any():
-        raise InputError(f"{table.path}: no spot under tissue{f' in library {library}' if library else ''}")
-    return np.flatnonzero(kept), notes
+def _check_diameter(
+    name: str, path: Path, spot_xy: np.ndarray, factors: dict[str, float], array: _arrays.Array | None, *, stated: bool
+) -> tuple[str, ...]:
+    """Compare the distance between spots with `spot_diameter_fullres`; a note where they do not fit.
+
+    Raises:
+        InputError: they fit once a small picture's scale factor is taken off, or (Visium) not at all, and no scale is
+            stated.
+    """
+    diameter = factors.get("spot_diameter_fullres", 0.0)
+    visium = array is not None and array.kind == "hexagonal" and "bin_size_um" not in factors
+    regular = array is not None or _arrays.is_regular(spot_xy)
+    spacing = array.pitch_px if array is not None else _arrays.nearest_px(spot_xy)
+    if not (diameter > 0 and spacing > 0 and regular):
+        return ()
+    low, high = _VISIUM_PITCH_PER_DIAMETER if visium else _PITCH_PER_DIAMETER
+    if low <= spacing / diameter <= high:
+        return ()
+    found = f"spots are {spacing:.4g} px apart, but spot_diameter_fullres is {diameter:.4g} px"
+    for key, factor in factors.items():
+        if key.startswith("tissue_") and 0 < factor < 1 and low <= spacing / factor / diameter <= high:
+            raise InputError(
+                f"{path}: section {name!r}: {found}: the coordinates are in pixels of the {key.split('_')[1]} picture; "
+                f"expected full-resolution pixels: divide obsm['spatial'] by {key}, {factor:.4g}"
+            )
+    if visium and not stated:
+        raise InputError(
+            f"{path}: section {name!r}: {found}; expected about 1.5 times as far, as Visium's: coordinates or scale "
+            "factors are of another image; correct them, or give --source-um-per-px"
+        )
+    return (f"{found}: they may belong to different images",)
 
 
-def _spot_shape(factors: dict[str, float], um_per_px: float, *, visium: bool) -> tuple[int, float, tuple[str, ...]]:
+def _spot_shape(
+    spot_xy: np.ndarray, factors: dict[str, float], array: _arrays.Array | None, um_per_px: float
+) -> tuple[int, float, tuple[str, ...]]:
     """Spot kind, its size in pixels (disc radius or square side), and a note where it is a guess."""
+    hexagonal = array is not None and array.kind == "hexagonal"
     if factors.get("bin_size_um"):
-        return SQUARE, factors["bin_size_um"] / um_per_px, ()
-    if visium:
+        note = "array_row and array_col are hexagonal, as Visium's, but bin_size_um is stated: taken as squares"
+        return SQUARE, factors["bin_size_um"] / um_per_px, (note,) if hexagonal else ()
+    if hexagonal:
         return DISC, _VISIUM_RADIUS_UM / um_per_px, ()
-    if factors.get("spot_diameter_fullres"):
-        return DISC, factors["spot_diameter_fullres"] / 2, ("spot size is spot_diameter_fullres, a theoretical figure",)
-    return DISC, _VISIUM_RADIUS_UM / um_per_px, ("spot size not stated: taken as Visium's 55 um",)
+    diameter = factors.get("spot_diameter_fullres", 0.0)
+    square = array is not None and array.kind == "square"
+    pitch = array.pitch_px if array is not None else _arrays.nearest_px(spot_xy)
+    if square and abs(diameter / pitch - 1) < 0.05:
+        return SQUARE, pitch, ("spots are taken as squares: spot_diameter_fullres is the pitch of a square array",)
+    if diameter > 0:
+        return DISC, diameter / 2, ("spot size is spot_diameter_fullres, a theoretical figure",)
+    unstated = "spot size not stated: taken as"
+    for known_um, radius_um, whose in (
+        (_VISIUM_PITCH_UM, _VISIUM_RADIUS_UM, "Visium's 55 um"),
+        (_LEGACY_PITCH_UM, _LEGACY_RADIUS_UM, "legacy ST's 100 um"),
+    ):
+        if pitch == 0 or abs(pitch * um_per_px / known_um - 1) < 0.1:
+            return DISC, radius_um / um_per_px, (f"{unstated} {whose}",)
+    note = f"{unstated} the distance between neighbours, {pitch * um_per_px:.4g} um"
+    return (SQUARE, pitch, (note,)) if square else (DISC, pitch / 2, (note,))
 
 
 def _check_size(name: str, image: Path, size: tuple[int, int], entry: dict[str, Any]) -> None:
@@ -163,51 +261,78 @@ def _check_size(name: str, image: Path, size: tuple[int, int], entry: dict[str, 
         return
 
 
-def _patient(path: Path, name: str, obs: Any) -> tuple[str, tuple[str, ...]]:
-    """By patients.csv, else by a column of `obs` that is the same for every spot."""
+def _check_order(name: str, path: Path, spot_xy: np.ndarray, size: tuple[int, int]) -> None:
+    """Raise `InputError` where the spots leave the image as they are and not once x and y change places."""
+    outside, swapped = (
+        float(np.mean((order < 0).any(axis=1) | (order >= np.array(size)).any(axis=1)))
+        for order in (spot_xy, spot_xy[:, ::-1])
+    )
+    if outside > 0.05 and swapped < outside / 10:
+        raise InputError(
+            f"{path}: section {name!r}: {outside:.0%} of the spots lie outside the image ({size[0]} x {size[1]} px), "
+            f"{swapped:.0%} with x and y swapped: obsm['spatial'] is (row, col), expected (x, y); swap its columns"
+        )
+
+
+def _patient(path: Path, file: Path, name: str, obs: pd.DataFrame) -> tuple[str, tuple[str, ...]]:
+    """By patients.csv, else by a column of `obs` that is the same for every spot.
+
+    Raises:
+        InputError: a column names several patients.
+    """
     listed, unlisted = _sections.patient_from_table(path, name)
-    if unlisted:
-        for column in _PATIENT_COLUMNS:
-            values = obs[column].astype(str).unique() if column in obs else ()
-            if len(values) == 1 and values[0] not in ("", "nan"):
-                return str(values[0]), ()
+    if not unlisted:
+        return listed, ()
+    for column in (column for wanted in _PATIENT_COLUMNS for column in obs if str(column).lower() == wanted):
+        values = [value for value in dict.fromkeys(as_text(obs[column]).tolist()) if value.lower() not in _NO_PATIENT]
+        if len(values) > 1:
+            raise InputError(
+                f"{file}: section {name!r}: obs[{column!r}] names {len(values)} patients ({', '.join(values[:4])}), "
+                "expected one: name each spot's section in obs['library_id'], or list section,patient in patients.csv"
+            )
+        if values:
+            return values[0], ()
     return listed, unlisted
 
 
 def _files(path: Path) -> list[Path]:
+    """.h5ad files, and those gzipped (.h5ad.gz) that do not lie there unpacked too."""
     if path.is_file():
-        return [path] if path.suffix == ".h5ad" else []
+        return [path] if path.name.lower().endswith((".h5ad", ".h5ad.gz")) else []
     if not path.is_dir():
         return []
-    return sorted(
-        (file for file in path.glob("*.h5ad") if file.name[0] != "."), key=lambda x: _sections.natural(x.stem)
-    )
+    files = [file for file in path.iterdir() if file.name[0] != "." and file.is_file()]
+    plain = [file for file in files if file.suffix.lower() == ".h5ad"]
+    packed = [file for file in files if file.name.lower().endswith(".h5ad.gz") and file.with_suffix("") not in plain]
+    return sorted(plain + packed, key=lambda file: _sections.natural(file.name))
 
 
-def _places(path: Path) -> dict[str, tuple[Path, str | None]]:
-    """Section -> its file, and its library where the file holds several."""
+def _places(path: Path, image: Path | None) -> dict[str, tuple[Path, _h5ad_samples.Samples | None]]:
+    """Section -> its file, and how that is divided into samples; None for a gzipped file."""
     files = _files(path)
     if not files:
         raise InputError(f"{path}: no .h5ad file found; give one, or the folder that holds them")
-    found: dict[str, tuple[Path, str | None]] = {}
+    found: dict[str, tuple[Path, _h5ad_samples.Samples | None]] = {}
     for file in files:
-        libraries = _h5ad.libraries(file)
-        several = len(libraries) > 1 and _library_column(file, libraries) is not None
-        for name, library in ((key, key) for key in libraries) if several else ((file.stem, None),):
+        samples, names = None, [file.name.split(".h5ad")[0]]
+        if file.suffix.lower() == ".h5ad":
+            samples = _h5ad_samples.find(file, lambda names, at=file: _have_images(names, at, image))
+            names = list(samples.names)
+        for name in names:
             if name in found:
                 raise InputError(f"{path}: section {name!r} is both in {found[name][0].name} and in {file.name}")
-            found[name] = (file, library)
+            found[name] = (file, samples)
     return found
 
 
-def _library_column(path: Path, libraries: Sequence[str]) -> str | None:
-    """The column of `obs` whose values are the libraries."""
-    for column in _LIBRARY_COLUMNS:
-        values = _h5ad.text_column(path, column)
-        if values is not None and set(values) <= set(libraries):
-            return column
-    return None
+def _have_images(names: Iterable[str], file: Path, image: Path | None) -> bool:
+    folder = file.parent if image is None else image
+    return all(_sections.images_in(folder, name) for name in names)
 
 
-def _images(name: str, file: Path, image: Path | None) -> list[Path]:
-    return _sections.images_in(file.parent, name) if image is None else _sections.given_image(image, name)
+def _images(name: str, file: Path, samples: _h5ad_samples.Samples, image: Path | None) -> list[Path]:
+    """The slide: the one given, else <section>.<extension> beside the file, else the one its entry in `uns` names."""
+    if image is not None:
+        return _sections.given_image(image, name)
+    named = file.parent / samples.slide.get(name, "")
+    return _sections.images_in(file.parent, name) or ([named] if named in _sections.images_in(file.parent) else [])

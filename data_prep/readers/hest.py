@@ -97,7 +97,7 @@ def read_section(
     path = Path(path)
     _sections.choose(find_sections(path, image=image, um_per_px=um_per_px), path, [name], False)
     table = _h5ad.read(path / "st" / f"{name}.h5ad")
-    kept, tissue_notes = _h5ad.under_tissue(table.obs, np.ones(len(table.obs), bool))
+    kept, tissue_notes = _h5ad.under_tissue(table.obs, np.ones(len(table.obs), bool), table.path)
     if not kept.any():
         raise InputError(f"{table.path}: no spot under tissue; check obs['in_tissue']")
     metadata_path = path / "metadata" / f"{name}.json"

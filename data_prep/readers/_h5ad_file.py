@@ -1,0 +1,114 @@
+"""An .h5ad file: opened once it is seen to be one, and its parts read one by one; what cannot be read says why."""
+
+import contextlib
+import importlib.metadata
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anndata.io
+import h5py
+import numpy as np
+import pandas as pd
+
+from data_prep.errors import InputError
+from data_prep.readers import _matrix
+
+_UNKNOWN_ENCODING = re.compile(r"IOSpec\(encoding_type='([^']*)', encoding_version='([^']*)'\)")
+# First bytes -> what such a file is, and what to do with it
+_NOT_HDF5 = {
+    b"\x1f\x8b": ("is gzipped", "unpack it with gunzip"),
+    b"BZh": ("is packed with bzip2", "unpack it with bunzip2"),
+    b"\xfd7zXZ": ("is packed with xz", "unpack it with unxz"),
+    b"PK\x03\x04": ("is a zip archive", "unpack it"),
+    b"version https://git-lfs": ("is a Git LFS pointer, not the file itself", "fetch it with git lfs pull"),
+    b"<": ("is a web page, not a file of data", "download it again from the address of the file itself"),
+}
+# A group at the top -> what such an HDF5 file is
+_NOT_ANNDATA = {
+    "mod": "a MuData file; write its RNA modality, mdata.mod['rna'].write_h5ad(...)",
+    "matrix": "a feature-barcode matrix or a loom file; read it with scanpy and write it as .h5ad with its positions",
+    "cell.names": "a Seurat file (h5Seurat); convert it to .h5ad",
+}
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """The open file.
+
+    Raises:
+        InputError: another kind of file under this name, or damaged.
+    """
+    _check_kind(path)
+    with _matrix.hdf5(path, "an .h5ad file") as file:
+        yield file
+
+
+def element(file: Any, key: str, path: Path) -> Any:
+    """One part of the file, as anndata reads it.
+
+    Raises:
+        InputError: it is not there, or it cannot be read.
+    """
+    if key not in file:
+        what = next((f"; it is {kind}" for group, kind in _NOT_ANNDATA.items() if group in file), "")
+        raise InputError(f"{path}: {key} not found (it holds {', '.join(file)}); expected an AnnData file{what}")
+    try:
+        return anndata.io.read_elem(file[key])
+    except Exception as error:  # anndata wraps whatever h5py or numpy raise on damaged parts
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if unknown := _UNKNOWN_ENCODING.search(str(error)):
+            raise InputError(_newer(file, key, path, *unknown.groups())) from error
+        raise InputError(f"{path}: {key} cannot be read ({reason}); copy or download it again") from error
+
+
+def as_text(values: Any) -> np.ndarray:
+    """[S] str: missing values, and words for them, as ""."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        names = as_text(pd.Series(values.cat.categories))
+        return np.append(names, "")[values.cat.codes]
+    text = values.astype(object).where(values.notna(), "").astype(str).str.strip()
+    return np.where(text.str.lower().isin(["nan", "none", "<na>", "na", "n/a"]), "", text).astype(str)
+
+
+def _check_kind(path: Path) -> None:
+    """Raise `InputError` where the first bytes say that the file is not HDF5 but something else."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError:
+        return  # h5py says why
+    if not head:
+        raise InputError(f"{path}: the file is empty; copy or download it again")
+    tar = ("is a tar archive", "unpack it with tar -xf")
+    text = ("is plain text", "download it again, or give the .h5ad file")
+    found = next((what for start, what in _NOT_HDF5.items() if head.lstrip().startswith(start)), None)
+    if head[257:262] == b"ustar":
+        found = tar
+    elif found is None and not head.startswith(b"\x89HDF") and _is_text(head):
+        found = text
+    if found:
+        raise InputError(f"{path}: it {found[0]}, expected an .h5ad file (HDF5); {found[1]}")
+
+
+def _is_text(head: bytes) -> bool:
+    return all(byte in b"\t\r\n" or byte >= 32 for byte in head)
+
+
+def _newer(file: Any, key: str, path: Path, kind: str, version: str) -> str:
+    """What is said of an encoding that the installed anndata does not know."""
+    place = [key]
+
+    def find(name: str, part: Any) -> None:
+        found = (str(part.attrs.get("encoding-type", "")), str(part.attrs.get("encoding-version", "")))
+        if found == (kind, version):
+            place[0] = f"{key}/{name}"
+
+    if isinstance(file[key], h5py.Group):
+        file[key].visititems(find)
+    return (
+        f"{path}: {place[0]} is encoded as {kind!r} {version}, which the installed anndata "
+        f"{importlib.metadata.version('anndata')} does not know: it was written by a newer one; upgrade it with "
+        "pip install --upgrade anndata, or write the file without that part"
+    )

@@ -1,0 +1,186 @@
+"""Which spots of an .h5ad file are one section: samples that were joined are told apart, or the file is refused."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow
+import pyarrow.compute
+
+from data_prep.errors import InputError
+from data_prep.readers import _arrays, _h5ad
+from data_prep.readers._h5ad_file import as_text, element, opened
+
+# What tools and people call the column that names a spot's sample, the likelier first; letters alone are compared
+_COLUMNS = (
+    *("libraryid", "library", "libraryname", "sampleid", "sample", "samples", "samplename", "sectionid", "section"),
+    *("sectionname", "tissuesection", "slideid", "slide", "slidename", "sliceid", "slice", "slicename", "imageid"),
+    *("image", "imagename", "capturearea", "captureareaid", "puck", "puckid", "chip", "chipid", "arrayid", "batch"),
+    *("batchid", "origident", "datasetid", "dataset", "specimenid", "specimen", "gsm", "geoaccession", "replicate"),
+)
+# What stands around a barcode, a bin or an array position in a spot's id: "-1-0", "_A1", "s_008um_"
+_AROUND = r"^(.*?)(?:[ACGTN]{10,}|\d{5}_\d{5}|\d+x\d+)(.*)$"
+_REMEDY = "name each spot's sample in obs['library_id'], or write an .h5ad file for each"
+SPOT_IDS = "the spot ids"
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """How a file is divided.
+
+    Attributes:
+        by: the column of `obs` that divides it, `SPOT_IDS`, or None where it is one section.
+        names: section -> the value in that column; a file of one section has its name -> "".
+        entry: section -> its key in `uns["spatial"]`; those without one are left out.
+        slide: section -> the file name of its slide, where its entry says so.
+    """
+
+    by: str | None
+    names: dict[str, str]
+    entry: dict[str, str]
+    slide: dict[str, str]
+
+    def rows(self, obs: pd.DataFrame, name: str) -> np.ndarray:
+        """[S] bool: the rows of `obs` that are the section's."""
+        if self.by is None:
+            return np.ones(len(obs), bool)
+        labels = _id_labels(obs.index) if self.by == SPOT_IDS else as_text(obs[self.by])
+        return labels == self.names[name]
+
+    def describe(self) -> str:
+        """ "obs['sample']" or "the spot ids"."""
+        return SPOT_IDS if self.by == SPOT_IDS else f"obs[{self.by!r}]"
+
+
+def find(path: Path, has_images: Callable[[Iterable[str]], bool]) -> Samples:
+    """Tell the samples of a file apart, by columns of `obs`, the keys of `uns["spatial"]` and the spot ids.
+
+    Args:
+        path: the file.
+        has_images: whether there is a slide for each of some sections.
+
+    Raises:
+        InputError: the file has several libraries, and nothing says which spots are whose.
+    """
+    status = path.stat()
+    libraries, columns, labels = _facts(path, (status.st_mtime_ns, status.st_size))
+    dividing = {name: values for name, values in columns.items() if len(values) > 1}
+    if dividing:
+        by = _choose(dividing, libraries, lambda values: has_images(_section_names(path, values).values()))
+        return _divided(path, by, dividing[by], libraries)
+    if len(libraries) > 1:
+        stated = [values[0] for values in columns.values() if values[0] in libraries]
+        if stated or path.stem in libraries:  # cut out of a joined file, whose uns it kept
+            return _undivided(path, stated[0] if stated else path.stem, libraries)
+    if len(labels) > 1:
+        return _divided(path, SPOT_IDS, labels, libraries)
+    if len(libraries) > 1:
+        raise InputError(
+            f"{path}: uns['spatial'] holds {', '.join(libraries)}, but no column of obs says which spots are whose; "
+            f"{_REMEDY}"
+        )
+    return _undivided(path, next(iter(libraries), None), libraries)
+
+
+def check_one(path: Path, name: str, obs: pd.DataFrame, spot_xy: np.ndarray, spot_z: np.ndarray) -> None:
+    """Raise `InputError` where the spots of a section lie on one another, as those of two samples do.
+
+    Args:
+        obs: [S rows] the section's.
+        spot_xy, spot_z: [S, 2] and [S] their coordinates.
+    """
+    found = ""
+    labels = sorted(set(_id_labels(obs.index).tolist()))
+    levels = len(np.unique(spot_z[np.isfinite(spot_z)]))
+    if len(labels) > 1:
+        found = f"spot ids differ around their barcodes ({', '.join(map(repr, labels[:4]))})"
+    elif 1 < levels <= len(spot_z) / 4:
+        found = f"the third coordinate has {levels} values, as slices have"
+    elif {"array_row", "array_col"} <= set(obs.columns):
+        places = obs[["array_row", "array_col"]].dropna()
+        twice = places[places.duplicated()]
+        if len(twice):
+            row, column = twice.iloc[0]
+            found = f"{len(twice)} array positions are taken twice (e.g. array_row {row}, array_col {column})"
+    if not found and _arrays.overlap(spot_xy):
+        found = "one half of the spots lies on the other"
+    if found:
+        raise InputError(f"{path}: section {name!r} holds spots of several samples: {found}; {_REMEDY}")
+
+
+@functools.lru_cache(maxsize=256)
+def _facts(path: Path, version: tuple[int, int]) -> tuple[dict[str, str], dict[str, list[str]], list[str]]:
+    """Keys of `uns["spatial"]` -> file name of the slide, "" where not said; columns of `obs` that may name samples ->
+    their values; labels in the spot ids.
+
+    Args:
+        path: the file.
+        version: what changes when it is written again; a source is asked for its sections time and again.
+    """
+    del version
+    with opened(path) as file:
+        entries = _h5ad.libraries(file, path)
+        obs = element(file, "obs", path)
+    known = sorted((name for name in obs if _letters(name) in _COLUMNS), key=lambda x: _COLUMNS.index(_letters(x)))
+    others = [name for name in obs if name not in known and len(entries) > 1 and obs[name].dtype.kind == "O"]
+    libraries = {name: re.split(r"[/\\]", entry["slide"])[-1] for name, entry in entries.items()}
+    columns = {}
+    for name in known + others:
+        values = [value for value in dict.fromkeys(as_text(obs[name]).tolist()) if value]
+        if values and (name in known or set(values) <= set(entries)) and len(values) <= max(2, len(obs) / 2):
+            columns[name] = values
+    return libraries, columns, sorted(set(_id_labels(obs.index).tolist()))
+
+
+def _choose(
+    dividing: dict[str, list[str]], libraries: Iterable[str], has_images: Callable[[Sequence[str]], bool]
+) -> str:
+    """The column whose values are libraries, else have slides, else are most."""
+    for fits in (lambda values: set(values) <= set(libraries), has_images):
+        fitting = [name for name, values in dividing.items() if fits(values)]
+        if fitting:
+            return fitting[0]
+    return max(dividing, key=lambda name: len(dividing[name]))
+
+
+def _divided(path: Path, by: str, values: Sequence[str], libraries: dict[str, str]) -> Samples:
+    names = {name: value for value, name in _section_names(path, values).items()}
+    entry = {name: value for name, value in names.items() if value in libraries}
+    return Samples(by, names, entry, {name: libraries[key] for name, key in entry.items() if libraries[key]})
+
+
+def _undivided(path: Path, library: str | None, libraries: dict[str, str]) -> Samples:
+    if library is None:
+        return Samples(None, {path.stem: ""}, {}, {})
+    slide = {path.stem: libraries[library]} if libraries[library] else {}
+    return Samples(None, {path.stem: ""}, {path.stem: library}, slide)
+
+
+def _section_names(path: Path, values: Iterable[str]) -> dict[str, str]:
+    """Value -> section: the value itself, after the file's name where it is a mere number."""
+    return {value: f"{path.stem}_{value}" if re.fullmatch(r"[\d.]*", value) else value for value in values}
+
+
+def _id_labels(index: Any) -> np.ndarray:
+    """[S] str: what tells samples apart in spot ids; "" for all where ids are no barcodes, bins or array positions."""
+    ids = pyarrow.array(np.asarray(index, dtype=str))
+    around = pyarrow.compute.call_function(
+        "replace_substring_regex", [ids], pyarrow.compute.ReplaceSubstringOptions(_AROUND, "\\1\t\\2")
+    )
+    encoded = around.dictionary_encode()
+    labels = encoded.dictionary.to_pylist()
+    if not all("\t" in label for label in labels) or len(labels) < 2:
+        return np.full(len(ids), "", dtype=object).astype(str)
+    short = [re.sub(r"^[\s\-_.:#]+|[\s\-_.:#]+$", "", label.replace("\t", " ")) for label in labels]
+    bare = [re.sub(r"^1[\-_.:#]+", "", label) for label in short]  # "-1-A": Cell Ranger's own suffix, then concat's
+    distinct = bare if len(set(bare)) == len(set(labels)) else short if len(set(short)) == len(set(labels)) else labels
+    return np.array(distinct, dtype=str)[encoded.indices.to_numpy()]
+
+
+def _letters(name: Any) -> str:
+    return re.sub(r"[^a-z0-9]", "", str(name).lower())
