@@ -13,18 +13,10 @@ import numpy as np
 import pandas as pd
 
 from data_prep.errors import InputError
-from data_prep.readers import _matrix
+from data_prep.readers import _matrix, _packed
 
 _UNKNOWN_ENCODING = re.compile(r"IOSpec\(encoding_type='([^']*)', encoding_version='([^']*)'\)")
-# First bytes -> what such a file is, and what to do with it
-_NOT_HDF5 = {
-    b"\x1f\x8b": ("is gzipped", "unpack it with gunzip"),
-    b"BZh": ("is packed with bzip2", "unpack it with bunzip2"),
-    b"\xfd7zXZ": ("is packed with xz", "unpack it with unxz"),
-    b"PK\x03\x04": ("is a zip archive", "unpack it"),
-    b"version https://git-lfs": ("is a Git LFS pointer, not the file itself", "fetch it with git lfs pull"),
-    b"<": ("is a web page, not a file of data", "download it again from the address of the file itself"),
-}
+_EXPECTED = "an .h5ad file (HDF5)"
 # A group at the top -> what such an HDF5 file is
 _NOT_ANNDATA = {
     "mod": "a MuData file; write its RNA modality, mdata.mod['rna'].write_h5ad(...)",
@@ -76,20 +68,17 @@ def _check_kind(path: Path) -> None:
     """Raise `InputError` where the first bytes say that the file is not HDF5 but something else."""
     try:
         with path.open("rb") as file:
-            head = file.read(512)
+            head = file.read(4096)
     except OSError:
         return  # h5py says why
     if not head:
         raise InputError(f"{path}: the file is empty; copy or download it again")
-    tar = ("is a tar archive", "unpack it with tar -xf")
-    text = ("is plain text", "download it again, or give the .h5ad file")
-    found = next((what for start, what in _NOT_HDF5.items() if head.lstrip().startswith(start)), None)
-    if head[257:262] == b"ustar":
-        found = tar
-    elif found is None and not head.startswith(b"\x89HDF") and _is_text(head):
-        found = text
-    if found:
-        raise InputError(f"{path}: it {found[0]}, expected an .h5ad file (HDF5); {found[1]}")
+    if head.startswith(_packed.GZIP):
+        raise InputError(f"{path}: gzipped, expected {_EXPECTED}; unpack it: {_packed.remedy(path)}")
+    if not head.startswith(b"\x89HDF"):
+        _packed.check_kind(path, head, _EXPECTED)
+        if _is_text(head):
+            raise InputError(f"{path}: plain text, expected {_EXPECTED}; check its name, or download it again")
 
 
 def _is_text(head: bytes) -> bool:

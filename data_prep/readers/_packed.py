@@ -42,20 +42,24 @@ def read_bytes(path: Path) -> bytes:
     return whole
 
 
-def check_text(path: Path, data: bytes) -> None:
-    """Raise `InputError` where `data`, the bytes of `path` once gunzipped, is no text but another kind of file."""
+def check_kind(path: Path, data: bytes, expected: str = "a table") -> None:
+    """Raise `InputError` where `data`, the bytes of `path` once gunzipped, is known for another kind of file.
+
+    Args:
+        expected: what the file should be, for the message.
+    """
     name = shlex.quote(str(path))
     if data[_TAR_PLACE] == _TAR:
-        raise InputError(f"{path}: a tar archive, expected a table; unpack it: tar -xf {name}")
+        raise InputError(f"{path}: a tar archive, expected {expected}; unpack it: tar -xf {name}")
     if data.startswith(GZIP):
-        raise InputError(f"{path}: gzipped twice, expected a table; unpack it once: gunzip {name}")
+        raise InputError(f"{path}: gzipped twice, expected {expected}; unpack it once: gunzip {name}")
     if data.startswith(b"PK\x03\x04") and b"[Content_Types].xml" in data[:2000]:
-        raise InputError(f"{path}: an Excel workbook, expected a table; save it as tab-separated text")
+        raise InputError(f"{path}: an Excel workbook, expected {expected}; save it as tab-separated text")
     for head, (what, remedy) in _KINDS.items():
         if data.startswith(head):
-            raise InputError(f"{path}: {what}, expected a table; {remedy.format(name)}")
+            raise InputError(f"{path}: {what}, expected {expected}; {remedy.format(name)}")
     if data[:200].lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        raise InputError(f"{path}: a web page, expected a table; the download failed, repeat it")
+        raise InputError(f"{path}: a web page, expected {expected}; the download failed, repeat it")
 
 
 def images_in(folder: Path) -> list[Path]:

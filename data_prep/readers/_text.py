@@ -29,7 +29,7 @@ def read_text(path: Path) -> str:
         InputError: missing, truncated, corrupt, empty, or no text.
     """
     data = _packed.read_bytes(path)
-    _packed.check_text(path, data)
+    _packed.check_kind(path, data)
     try:
         text = data.decode(_encoding(data))
     except UnicodeDecodeError as error:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from data_prep import genes, slide
 from data_prep.errors import InputError
-from data_prep.readers import _arrays, _h5ad, _h5ad_samples, _sections
+from data_prep.readers import _arrays, _h5ad, _h5ad_samples, _packed, _sections
 from data_prep.readers._h5ad_file import as_text
 from data_prep.section import DISC, SQUARE, Section
 
@@ -48,7 +48,7 @@ def find_sections(path: Path, *, image: Path | None = None, **_: Any) -> dict[st
     found = {}
     for name, (file, samples) in _places(path, image).items():
         if samples is None:
-            found[name] = f"{file.name} is gzipped: unpack it with gunzip"
+            found[name] = f"{file.name} is gzipped: unpack it: {_packed.remedy(file)}"
             continue
         several = "" if samples.by is None else f", which holds {len(samples.names)} samples by {samples.describe()}"
         where = f"as {image}" if image else f"beside {file.name}{several} (expected {name}.tif|.jpg|.png, or --image)"
