@@ -38,7 +38,9 @@ def get_config() -> Any:
     config.momentum = placeholder(float)  # of sgd
     config.weight_decay = placeholder(float)
     config.schedule = placeholder(str)  # constant, cosine, cosine_5_epochs (as published) or plateau
-    config.warmup_steps = 0
+    config.warmup_steps = placeholder(int)  # the rate rises linearly over so many, at most a quarter of the run's
+    config.max_gradient_norm = placeholder(float)  # a longer gradient, over all parameters, is scaled to this; 0: as is
+    config.ema_decay = placeholder(float)  # of the averaged weights that are validated, kept and used; 0: no averaging
     config.early_stopping_patience = placeholder(int)  # epochs without a better validation loss; 0 never stops early
     config.aux_weight = placeholder(float)  # lambda of BrST-Net
     config.loss = "mse"  # mse, mse_pcc (PixNet's) or additive_nll: see `LOSSES` in stjax/losses.py
@@ -62,6 +64,6 @@ def get_config() -> Any:
     config.demo.batch_size = 16
     config.demo.num_epochs = 8
     config.demo.optimizer = "adamw"
-    config.demo.learning_rate = 2e-3
+    config.demo.learning_rate = 1e-3
     config.demo.schedule = "cosine"
     return config

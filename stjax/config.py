@@ -13,7 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from data_prep.errors import InputError
-from stjax.protocols import Protocol
+from stjax.protocols import WITHOUT, Protocol
 
 Config = Any  # an ml_collections.ConfigDict, whose fields have no static types
 
@@ -22,6 +22,7 @@ LOWEST = {
     **dict.fromkeys(("seed", "num_workers", "warmup_steps", "early_stopping_patience", "fold"), 0),
     **dict.fromkeys(("micro_batch", "save_every_steps", "step_timeout_s"), 0),
     **dict.fromkeys(("aux_weight", "weight_decay", "momentum", "backbone_learning_rate_scale"), 0),
+    **dict.fromkeys(("max_gradient_norm", "ema_decay"), 0),
 }
 
 # Fields that may change between a run and its resumption: they do not touch the numbers.
@@ -106,8 +107,9 @@ def resolve(config: Config, protocol: Protocol, *, demo: bool) -> Config:
     for name, lowest in LOWEST.items():
         if config[name] < lowest:
             raise InputError(f"config.{name} is {config[name]}, expected at least {lowest}")
-    if config.momentum >= 1:
-        raise InputError(f"config.momentum is {config.momentum}, expected less than 1")
+    for name in ("momentum", "ema_decay"):
+        if config[name] >= 1:
+            raise InputError(f"config.{name} is {config[name]}, expected less than 1")
     if not config.learning_rate > 0:
         raise InputError(f"config.learning_rate is {config.learning_rate}, expected a positive number")
     config.lock()
@@ -148,8 +150,9 @@ def load(path: Path) -> Config:
 
 
 def _defaults() -> dict[str, Any]:
-    """What configs/default.py, shipped beside this package, says."""
-    return runpy.run_path(str(Path(__file__).parents[1] / "configs" / "default.py"))["get_config"]().to_dict()
+    """What configs/default.py, shipped beside this package, says, and what training did before it could do more."""
+    values = runpy.run_path(str(Path(__file__).parents[1] / "configs" / "default.py"))["get_config"]().to_dict()
+    return values | WITHOUT
 
 
 def _filled(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,12 @@ from data_prep.errors import InputError
 from stjax.targets import RANKINGS, TRANSFORMS
 
 
+# What no published recipe here has; also what runs were trained with before these settings existed.
+WITHOUT: Mapping[str, Any] = MappingProxyType({"warmup_steps": 0, "max_gradient_norm": 0.0, "ema_decay": 0.0})
+# stjax's own recipe: a steady start, no step out of all proportion, and the average of the weights in place of the last.
+STEADY: Mapping[str, Any] = MappingProxyType({"warmup_steps": 100, "max_gradient_norm": 1.0, "ema_decay": 0.99})
+
+
 @dataclasses.dataclass(frozen=True)
 class Protocol:
     """One way to pose and score the task.
@@ -71,7 +77,8 @@ class Protocol:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         if fields["gene_ranking"] == "mean_count":  # once the only one: runs trained then keep their rules' hash
             del fields["gene_ranking"]
-        fields["recipe"] = dict(self.recipe)
+        # These came later; they say how training is kept steady, not what is learnt or scored, and config.json has them.
+        fields["recipe"] = {name: value for name, value in self.recipe.items() if name not in WITHOUT}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
     def transform(self, counts: Any, total: Any, num_genes: int) -> Any:
@@ -113,6 +120,7 @@ brstnet_paper = Protocol(
             "batch_size": 32,
             "num_epochs": 200,
             "aux_weight": 40.0,
+            **WITHOUT,
         }
     ),
 )
@@ -146,6 +154,7 @@ brstnet_code = Protocol(
             "batch_size": 32,
             "num_epochs": 50,
             "aux_weight": 1.0,
+            **WITHOUT,
         }
     ),
 )
@@ -180,6 +189,7 @@ stnet = Protocol(
             "batch_size": 32,
             "num_epochs": 50,
             "aux_weight": 1.0,
+            **WITHOUT,
         }
     ),
 )
@@ -213,6 +223,7 @@ pixnet = Protocol(
             "batch_size": 8,
             "num_epochs": 500,
             "aux_weight": 1.0,
+            **WITHOUT,
         }
     ),
 )
@@ -253,6 +264,7 @@ hest = Protocol(
             "batch_size": 32,
             "num_epochs": 30,
             "aux_weight": 1.0,
+            **STEADY,
         }
     ),
 )
@@ -281,6 +293,7 @@ stjax = Protocol(
             "batch_size": 32,
             "num_epochs": 30,
             "aux_weight": 1.0,
+            **STEADY,
         }
     ),
 )

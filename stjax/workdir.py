@@ -116,7 +116,8 @@ class Run:
             config, data.panel, image_size_px=data.image_size_px, tiles=data.tiles, mesh=mesh, abstract=True
         )
         step = meta["best_step"] or meta["step"]  # 0: saved before the end of the first epoch
-        return cls(workdir, config, data, protocol, graphdef, checkpoint.restore(folder, step, template), step, mesh)
+        state = steps.weights_of(checkpoint.restore(folder, step, template))
+        return cls(workdir, config, data, protocol, graphdef, state, step, mesh)
 
     @property
     def folder(self) -> Path:

@@ -15,30 +15,52 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "cosine", "cosine_5_epochs", "plateau")
 
 
-def make_optimizer(name: str, *, momentum: float, weight_decay: float) -> optax.GradientTransformation:
+def make_optimizer(
+    name: str, *, momentum: float, weight_decay: float, max_gradient_norm: float = 0.0
+) -> optax.GradientTransformation:
     """The direction of a step, before the learning rate.
 
     Args:
         name: "sgd" (momentum on gradient plus decay, as torch.optim.SGD), "adam" (decay added to the gradient, as
             torch.optim.Adam) or "adamw" (decoupled decay on matrices and convolutions; biases and normalisation
             scales are not decayed).
+        max_gradient_norm: a gradient whose norm over all parameters is larger is scaled down to it, before anything
+            else, as torch.nn.utils.clip_grad_norm_; 0 leaves it as it is.
+
+    Raises:
+        InputError: another name.
     """
+    clip = [optax.clip_by_global_norm(max_gradient_norm)] if max_gradient_norm else []
     if name == "sgd":
-        return optax.chain(optax.add_decayed_weights(weight_decay), optax.trace(decay=momentum))
+        return optax.chain(*clip, optax.add_decayed_weights(weight_decay), optax.trace(decay=momentum))
     if name == "adam":
-        return optax.chain(optax.add_decayed_weights(weight_decay), optax.scale_by_adam())
+        return optax.chain(*clip, optax.add_decayed_weights(weight_decay), optax.scale_by_adam())
     if name == "adamw":
 
         def decayed(params: Any) -> Any:
             return jax.tree.map(lambda parameter: jnp.ndim(parameter) > 1, params)
 
-        return optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(weight_decay, mask=decayed))
+        return optax.chain(*clip, optax.scale_by_adam(), optax.add_decayed_weights(weight_decay, mask=decayed))
     raise InputError(f"config.optimizer is {name!r}; choose one of {', '.join(OPTIMIZERS)}")
 
 
 def apply_updates(params: Any, updates: Any, learning_rate: jax.Array) -> Any:
     """Parameters after a step of the given learning rate against `updates`."""
     return jax.tree.map(lambda p, u: (p - learning_rate * u).astype(p.dtype), params, updates)
+
+
+def averaged(average: Any, new: Any, step: jax.Array, *, decay: float) -> Any:
+    """The exponential moving average of a tree of arrays after a step.
+
+    Args:
+        average, new: trees of the same form: the average so far, and the values after the step.
+        step: counted from 0.
+        decay: weight of the average so far. At the start it is (1 + n) / (10 + n) of the n-th step if that is less, so
+            that the initial weights are soon forgotten (Polyak averaging as in TensorFlow's ExponentialMovingAverage).
+    """
+    count = step.astype(jnp.float32) + 1
+    weight = jnp.minimum(jnp.float32(decay), (1 + count) / (10 + count))
+    return jax.tree.map(lambda old, value: (old + (1 - weight) * (value - old)).astype(old.dtype), average, new)
 
 
 @dataclasses.dataclass
@@ -50,7 +72,7 @@ class Schedule:
             `CosineAnnealingLR(T_max=5)` stepped per epoch, which is 0 in epoch 5 and back to full in epoch 10;
             "plateau" multiplies by `factor` after `patience` epochs without a better validation loss.
         base: the full learning rate.
-        warmup_steps: linear rise from base / warmup_steps at the start.
+        warmup_steps: linear rise from base / warmup_steps at the start; a quarter of all steps where that is less.
         early_stopping_patience: epochs without a better loss after which training ends; 0 never ends early.
     """
 
@@ -70,6 +92,7 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.name not in SCHEDULES:
             raise InputError(f"config.schedule is {self.name!r}; choose one of {', '.join(SCHEDULES)}")
+        self.warmup_steps = min(self.warmup_steps, self.total_steps // 4)
 
     def learning_rate(self, step: int) -> float:
         """The rate of step `step`, counted from 0."""

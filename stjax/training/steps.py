@@ -17,7 +17,7 @@ from stjax.ops.elementwise import compiler_options
 from stjax.protocols import Protocol, get_protocol
 from stjax.training import optim
 
-State = dict[str, Any]  # {"params", "statistics", "opt_state"}
+State = dict[str, Any]  # {"params", "statistics", "opt_state"} and, with config.ema_decay, "average" of the former two
 Batch = dict[str, Any]  # see `input_pipeline`
 NUM_SYMMETRIES = 8
 
@@ -105,7 +105,19 @@ def loss_of_config(config: Config) -> losses.Loss:
 
 def make_optimizer(config: Config) -> Any:
     """The optimiser a config names."""
-    return optim.make_optimizer(config.optimizer, momentum=config.momentum, weight_decay=config.weight_decay)
+    return optim.make_optimizer(
+        config.optimizer,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        max_gradient_norm=config.max_gradient_norm,
+    )
+
+
+def weights_of(state: State) -> State:
+    """{"params", "statistics"} that a training state is validated, kept and used with: the averaged ones, BatchNorm's
+    statistics averaged alike, where training averages."""
+    used = state.get("average", state)
+    return {"params": used["params"], "statistics": used["statistics"]}
 
 
 def init_state(
@@ -131,7 +143,10 @@ def init_state(
         if config.init_from and not abstract:
             print(f"{config.init_from}: {weights.load(model.backbone, weights.locate(config.init_from))}")
         graphdef, params, statistics = models.split(model)
-        return graphdef, {"params": params, "statistics": statistics, "opt_state": jax.jit(optimizer.init)(params)}
+        state = {"params": params, "statistics": statistics, "opt_state": jax.jit(optimizer.init)(params)}
+        if config.ema_decay:
+            state["average"] = jax.tree.map(jnp.copy, weights_of(state))  # a step reuses the memory of what it is given
+        return graphdef, state
 
     if not abstract:
         graphdef, state = fresh()
@@ -213,7 +228,10 @@ def train_step_of(
             updates = jax.tree.map(lambda update: update, updates)  # SGD's are its momentum, which is to stay
             updates["backbone"] = jax.tree.map(lambda update: backbone_scale * update, updates["backbone"])
         params = optim.apply_updates(params, updates, learning_rate)
-        return {"params": params, "statistics": statistics, "opt_state": opt_state}, figures
+        new = {"params": params, "statistics": statistics, "opt_state": opt_state}
+        if config.ema_decay:
+            new["average"] = optim.averaged(state["average"], weights_of(new), step, decay=config.ema_decay)
+        return new, figures
 
     return train_step
 
@@ -328,7 +346,7 @@ def eval_step_of(
     loss_function = loss_of_config(config)
 
     def eval_step(state: State, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
-        outputs = forward(graphdef, state, batch, panel, protocol)
+        outputs = forward(graphdef, weights_of(state), batch, panel, protocol)
         wanted = make_targets(batch, panel, protocol)
         _, parts = loss_function(outputs, wanted, batch, aux_weight)
         spots = jnp.sum(batch["mask"])

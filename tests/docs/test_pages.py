@@ -12,7 +12,7 @@ from configs import default
 from stjax import cli, protocols
 from tests.docs import protocol_tables
 from tests.docs.run_tutorial import PAGE as TUTORIAL
-from tests.docs.run_tutorial import ROOT, blocks
+from tests.docs.run_tutorial import ROOT, blocks, differences
 
 DOCS = ROOT / "docs"
 SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
@@ -170,3 +170,13 @@ def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
     assert (tmp_path / "launch" / "slurm.html").is_file()
     for page in tmp_path.rglob("*.html"):
         assert not re.findall(r'<(?:script|img)[^>]* src="https?:|<link[^>]* href="https?:', page.read_text()), page
+
+
+def test_a_documented_output_is_compared_line_by_line_with_what_is_printed():
+    documented = "a 0.70 (.61 to .78)\n...\nepoch 12/15  loss 0.88  183.8 images/s  0:06 left  best\nwarning: x y...\nend\n"
+    printed = "a 0.70 (.61 to .78)\nmore\nepoch 12/15  loss 0.89  1.8 images/s  9:06 left  best\nwarning: x y, 3\nend\n"
+    assert differences(documented, printed) == []
+    assert differences(documented, printed.replace(".61", ".64")) == ["a 0.70 (.61 to .78)"]
+    assert differences(documented, printed.replace("best", "worse")) == [documented.splitlines()[2]]
+    assert differences("a\nb\n", "a\nc\nb\n") == ["b"]
+    assert differences("... \nb\n", "a\nc\nb\n") == []

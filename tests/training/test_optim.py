@@ -97,3 +97,33 @@ def test_adam_adds_the_decay_to_the_gradient():
         first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
         value -= 0.1 * (first / (1 - 0.9**step)) / (math.sqrt(second / (1 - 0.999**step)) + 1e-8)
     assert params["b"][0] == pytest.approx(value, rel=1e-5)
+
+
+def test_warmup_takes_a_quarter_of_a_short_run_at_most():
+    schedule = optim.Schedule("cosine", 2.0, total_steps=40, steps_per_epoch=10, warmup_steps=100)
+    assert schedule.learning_rate(9) == pytest.approx(2.0)
+    assert schedule.learning_rate(4) == pytest.approx(1.0)
+    assert schedule.learning_rate(25) == pytest.approx(1.0)
+
+
+def test_the_average_follows_the_weights_and_forgets_the_first_ones():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(400, 3)).astype(np.float32)
+    average, expected = {"w": jnp.full(3, 100.0)}, np.full(3, 100.0)
+    for step, value in enumerate(values):
+        average = optim.averaged(average, {"w": jnp.asarray(value)}, jnp.uint32(step), decay=0.95)
+        weight = min(0.95, (2 + step) / (11 + step))
+        expected = weight * expected + (1 - weight) * value
+    np.testing.assert_allclose(average["w"], expected, rtol=1e-4, atol=1e-5)
+    assert abs(expected).max() < 1  # nothing is left of the start
+
+
+def test_a_long_gradient_is_scaled_to_the_norm_allowed_and_a_short_one_left_alone():
+    optimizer = optim.make_optimizer("sgd", momentum=0.0, weight_decay=0.0, max_gradient_norm=1.0)
+    params = {"w": jnp.zeros(2), "b": jnp.zeros(1)}
+    state = optimizer.init(params)
+    long, _ = optimizer.update({"w": jnp.array([3.0, 0.0]), "b": jnp.array([4.0])}, state, params)
+    short, _ = optimizer.update({"w": jnp.array([0.3, 0.0]), "b": jnp.array([0.4])}, state, params)
+    np.testing.assert_allclose(long["w"], [0.6, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(long["b"], [0.8], rtol=1e-6)
+    np.testing.assert_allclose(short["w"], [0.3, 0.0], rtol=1e-6)

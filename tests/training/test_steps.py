@@ -98,6 +98,41 @@ def test_gradients_of_every_parameter_are_finite_and_not_all_zero(run, config, p
     assert all(jax.tree.leaves(moved))
 
 
+def test_what_is_validated_is_the_average_of_weights_and_statistics(run, config, panel, batch):
+    _, state = run(1, num_steps=3)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    graphdef, fresh = steps.init_state(config, panel, image_size_px=SIZE, mesh=mesh)
+    start = jax.tree.map(np.asarray, steps.weights_of(fresh))
+    # By hand: each step's weights, of runs that end there, averaged as Polyak does with the ramp of `optim.averaged`.
+    expected = start
+    for step in range(3):
+        weight = min(config.ema_decay, (2 + step) / (11 + step))
+        _, reached = run(1, num_steps=step + 1)
+        now = {name: reached[name] for name in ("params", "statistics")}
+        expected = jax.tree.map(lambda old, new, w=weight: w * old + (1 - w) * np.asarray(new), expected, now)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state["average"], expected)
+
+    eval_step = steps.make_eval_step(graphdef, config, panel, protocols.stjax, mesh)
+    on_device = parallel.put_batch(batch, mesh)
+    averaged, _ = eval_step(state, on_device)
+    without = {name: value for name, value in state.items() if name != "average"}
+    last, _ = eval_step(without, on_device)
+    alone, _ = eval_step({**without, **steps.weights_of(state)}, on_device)
+    np.testing.assert_array_equal(averaged, alone)
+    assert float(jnp.abs(averaged - last).max()) > 1e-3
+
+
+def test_a_published_recipe_averages_nothing(config, panel):
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    published = config.copy_and_resolve_references()
+    with published.unlocked():
+        published.ema_decay = 0.0
+    _, state = steps.init_state(published, panel, image_size_px=SIZE, mesh=mesh)
+    assert sorted(state) == ["opt_state", "params", "statistics"]
+    for name in ("brstnet_paper", "brstnet_code", "stnet", "pixnet"):
+        assert dict(protocols.WITHOUT).items() <= dict(protocols.get_protocol(name).recipe).items()
+
+
 def test_a_template_has_the_shapes_of_a_fresh_state(config, panel):
     mesh = parallel.make_mesh()
     graphdef, state = steps.init_state(config, panel, image_size_px=SIZE, mesh=mesh)
