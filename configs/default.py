@@ -62,7 +62,7 @@ def get_config() -> Any:
     config.demo.tile_size_px = 0  # of models of tiles
     config.demo.patients = 5
     config.demo.batch_size = 16
-    config.demo.num_epochs = 8
+    config.demo.num_epochs = 10
     config.demo.optimizer = "adamw"
     config.demo.learning_rate = 1e-3
     config.demo.schedule = "cosine"

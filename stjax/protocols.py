@@ -20,7 +20,7 @@ from stjax.targets import RANKINGS, TRANSFORMS
 # What no published recipe here has; also what runs were trained with before these settings existed.
 WITHOUT: Mapping[str, Any] = MappingProxyType({"warmup_steps": 0, "max_gradient_norm": 0.0, "ema_decay": 0.0})
 # stjax's own recipe: a steady start, no step out of all proportion, and the average of the weights in place of the last.
-STEADY: Mapping[str, Any] = MappingProxyType({"warmup_steps": 100, "max_gradient_norm": 1.0, "ema_decay": 0.99})
+STEADY: Mapping[str, Any] = MappingProxyType({"warmup_steps": 100, "max_gradient_norm": 10.0, "ema_decay": 0.99})
 
 
 @dataclasses.dataclass(frozen=True)
