@@ -16,10 +16,9 @@ import numpy as np
 from data_prep.errors import InputError
 from stjax.targets import RANKINGS, TRANSFORMS
 
-
 # What no published recipe here has; also what runs were trained with before these settings existed.
 WITHOUT: Mapping[str, Any] = MappingProxyType({"warmup_steps": 0, "max_gradient_norm": 0.0, "ema_decay": 0.0})
-# stjax's own recipe: a steady start, no step out of all proportion, and the average of the weights in place of the last.
+# stjax's own recipe: a slow start, no step out of all proportion, and averaged weights in place of the last ones.
 STEADY: Mapping[str, Any] = MappingProxyType({"warmup_steps": 100, "max_gradient_norm": 10.0, "ema_decay": 0.99})
 
 
@@ -77,7 +76,7 @@ class Protocol:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         if fields["gene_ranking"] == "mean_count":  # once the only one: runs trained then keep their rules' hash
             del fields["gene_ranking"]
-        # These came later; they say how training is kept steady, not what is learnt or scored, and config.json has them.
+        # These came later, and say how training is kept steady, not what is learnt or scored; config.json has them.
         fields["recipe"] = {name: value for name, value in self.recipe.items() if name not in WITHOUT}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 

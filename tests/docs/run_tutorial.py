@@ -3,8 +3,8 @@ compares what they print with what the page says they print.
 
     python tests/docs/run_tutorial.py FOLDER        # FOLDER must not exist; some minutes, and a package index
 
-Prints everything, and ends with an exit code other than 0 at the first command that fails, or after the last one when an
-output differs from the page's: another line, or a number further off than rounding on another machine can bring it.
+Prints everything. The exit code is not 0 when a command fails, which ends the run, or when an output differs from the
+page's: by a line, or by a number further off than rounding on another machine can bring it.
 """
 
 import itertools
@@ -33,7 +33,7 @@ def blocks(page: str) -> list[str]:
 
 def examples(page: str) -> list[tuple[str, str | None]]:
     """The bash blocks of a page, each with the text block below it, its output, where there is one."""
-    fenced = re.findall(r"^```(bash|text)\n(.*?)^```", page, re.MULTILINE | re.DOTALL) + [("", "")]
+    fenced = [*re.findall(r"^```(bash|text)\n(.*?)^```", page, re.MULTILINE | re.DOTALL), ("", "")]
     return [
         (block, following if below == "text" else None)
         for (kind, block), (below, following) in itertools.pairwise(fenced)
