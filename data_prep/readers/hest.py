@@ -6,10 +6,13 @@
     patches/TENX95.h5                not read: its `coords` are top-left corners of resampled patches
 
 `pixel_size_um_estimated` (from the spots' alignment) is taken before `pixel_size_um_embedded` (what the image file
-said, often a screen's resolution). A patient's name is only good within its study, so the study is part of it.
+said, often a screen's resolution). A patient's name is only good within its study, so the study is part of it,
+shortened where its title is long or holds a comma.
 """
 
+import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,9 @@ from data_prep.section import DISC, SQUARE, Section
 # HEST pools these into squares as wide as their pitch; the others keep the spots they were measured with
 _POOLED = ("visium hd", "xenium")
 _SPOT_DIAMETER_UM = {"spatial transcriptomics": 100.0, "visium": 55.0}
+
+_NOT_STATED = ("nan", "none", "null", "na", "n/a", "unknown", "not stated")
+_LONGEST_NAME = 150
 
 # github.com/mahmoodlab/HEST issues; a sample is not refused for them, but its section says so
 KNOWN_ISSUES = {
@@ -168,12 +174,33 @@ def _patient(path: Path, name: str, metadata: dict[str, Any]) -> tuple[str, tupl
     listed, unlisted = _sections.patient_from_table(path, name)
     if not unlisted:
         return listed, ()
-    study, patient = (str(metadata.get(key) or "").strip() for key in ("dataset_title", "patient"))
-    if patient and patient.lower() != "nan":
-        return f"{study}: {patient}" if study else patient, ()
+    study, patient = (_words(metadata.get(key)) for key in ("dataset_title", "patient"))
+    parts = [part for part in (study, patient) if part]
+    made = ": ".join(map(_short, parts))
+    notes = () if made == ": ".join(parts) else (f"patient {made} stands for {': '.join(parts)}",)
+    if patient:
+        return made, notes
     if study:
-        return study, ("patient not stated: all such sections of the study are kept together; see patients.csv",)
+        why = "patient not stated: all such sections of the study are kept together; see patients.csv"
+        return made, (why, *notes)
     return listed, unlisted
+
+
+def _words(value: Any) -> str:
+    """What the metadata state, "" where that is nothing or a word for it."""
+    text = "" if value is None else " ".join(str(value).split())
+    return "" if text.lower() in _NOT_STATED else text
+
+
+def _short(text: str) -> str:
+    """A name that can be typed in a list of names: the text itself, or its first words and a hash of it.
+
+    Titles of studies are long, and hold the commas that separate names on a command line.
+    """
+    if len(text) <= _LONGEST_NAME and not set(text) & set(',"'):
+        return text
+    words = re.findall(r"[A-Za-z0-9]+", text)[:4]
+    return f"{'_'.join(words)[:40] or 'name'}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def _check_size(name: str, image: Path, metadata: dict[str, Any], path: Path) -> None:

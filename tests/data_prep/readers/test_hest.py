@@ -1,6 +1,7 @@
 """hest: centres from obsm, scale and patient from metadata, known issues said."""
 
 import json
+import re
 from pathlib import Path
 
 import h5py
@@ -64,13 +65,27 @@ def test_scale_from_the_user_where_metadata_has_none(source: Source) -> None:
         ({}, "stjax demo: Patient 1"),
         ({"dataset_title": ""}, "Patient 1"),
         ({"patient": None}, "stjax demo"),
-        ({"patient": None, "dataset_title": None}, NAME),
+        ({"patient": "", "dataset_title": " "}, NAME),
+        ({"patient": "nan", "dataset_title": float("nan")}, NAME),
+        ({"patient": 0}, "stjax demo: 0"),
     ],
 )
 def test_patients_are_told_apart_by_study(source: Source, changes: dict[str, object], patient: str) -> None:
     section = hest.read_section(edit(source("hest"), **changes), NAME)
     assert section.patient == patient
-    assert any("patient not stated" in note for note in section.notes) == ("patient" in changes)
+    assert any("patient not stated" in note for note in section.notes) == (not section.patient.endswith(("1", "0")))
+
+
+@pytest.mark.parametrize("title", ["Breast, ductal and lobular, of 23 women", "Atlas of the human heart " * 8])
+def test_patients_of_a_study_whose_title_cannot_be_typed_have_a_short_one(source: Source, title: str) -> None:
+    root = edit(source("hest"), dataset_title=title)
+    section = hest.read_section(root, NAME)
+    study, patient = section.patient.split(": ")
+    assert re.fullmatch(r"(Breast_ductal_and_lobular|Atlas_of_the_human)-[0-9a-f]{6}", study)
+    assert patient == "Patient 1"
+    assert f"patient {section.patient} stands for {title.strip()}: Patient 1" in section.notes
+    assert hest.read_section(root, NAME).patient == section.patient
+    assert "," not in section.patient
 
 
 def test_patients_csv_goes_before_metadata(source: Source) -> None:
