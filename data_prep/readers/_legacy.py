@@ -1,4 +1,4 @@
-"""What the two legacy Spatial Transcriptomics layouts share: spots named `11x17`, 100 um discs on a 200 um grid."""
+"""What the legacy Spatial Transcriptomics layouts share: spots named `11x17`, discs on a square grid."""
 
 import re
 from collections.abc import Sequence
@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 
 from data_prep import genes
 from data_prep.errors import InputError
 from data_prep.readers import _sections, _text
 from data_prep.section import DISC, Section
 
-PITCH_UM, SPOT_RADIUS_UM = 200.0, 50.0
-
-_SPOT_ID = re.compile(r"^(-?\d+)(?:\.0+)?x(-?\d+)(?:\.0+)?$")
+PITCH_UM, SPOT_RADIUS_UM = 200.0, 50.0  # of arrays of 1,007 spots
+# R's make.names puts an X before a digit, others write an underscore
+_SPOT_ID = re.compile(r"^(?P<mangled>X?)(-?\d+)(?:\.0+)?(?P<between>[x_])(-?\d+)(?:\.0+)?$")
+_GEO = re.compile(r"^(GSM\d+_.+_stdata|(GSM\d+_)?spot_data-selection-.+)\.tsv(\.gz)?$")
+_OTHERS = 0.05  # of the spots: what may lack a partner on both sides before the files are of two sections
 
 
 def read_section(
@@ -26,6 +29,8 @@ def read_section(
     count_path: Path,
     spot_path: Path,
     spots: dict[str, Any],
+    pitch_um: float = PITCH_UM,
+    spot_radius_um: float = SPOT_RADIUS_UM,
     um_per_px: float | None,
     gene_table: Path | None,
     resolve_aliases: bool,
@@ -38,15 +43,17 @@ def read_section(
         name, patient, layout, image_path, synthetic, notes: as in `Section`.
         count_path: spots x genes table.
         spot_path: where `spots` come from, for messages.
-        spots: `id` [N] str, `grid_xy` [N, 2] in units of the pitch, `pixel_xy` [N, 2], `selected` [N] bool.
+        spots: `id` [N] str, `grid_xy` [N, 2] in units of the pitch, `pixel_xy` [N, 2], `selected` [N] bool,
+            and notes.
+        pitch_um, spot_radius_um: of the array.
         um_per_px: the user's figure, used when the pitch cannot be measured.
         gene_table, resolve_aliases: see `data_prep.readers`.
 
     Raises:
-        InputError: a malformed count table, duplicate spots, no spot in common, or an unknown scale.
+        InputError: a malformed count table, duplicate spots, files of different sections, or an unknown scale.
     """
-    counted, columns, counts = _text.read_count_table(count_path)
-    spot_row = _rows(spot_ids(counted, count_path), count_path)
+    counted, columns, counts, table_notes = _spots_by_genes(count_path)
+    spot_row = _rows(counted, count_path)
     place = _rows(spots["id"], spot_path)
     kept = [spot for spot in spot_row if spot in place and spots["selected"][place[spot]]]
     if not kept:
@@ -55,11 +62,12 @@ def read_section(
             f"(e.g. {next(iter(spot_row))} against {next(iter(place), 'nothing')}); the two files belong to "
             "different sections or name spots differently"
         )
+    _check_section(name, count_path, spot_path, spot_row, place, spots["selected"])
     pitch = _sections.pitch_px(spots["grid_xy"], spots["pixel_xy"])
     um_per_px, source, scale_notes = _sections.scale(
         name,
         file_um=None,
-        pitch_um=PITCH_UM / pitch if pitch else None,
+        pitch_um=pitch_um / pitch if pitch else None,
         user_um=um_per_px,
         remedy="too few spots to measure their pitch; give --source-um-per-px",
     )
@@ -79,17 +87,58 @@ def read_section(
         spot_id=np.array(kept, dtype=str),
         spot_xy=spots["pixel_xy"][[place[spot] for spot in kept]],
         spot_kind=np.full(len(kept), DISC, np.uint8),
-        spot_size_px=np.full(len(kept), SPOT_RADIUS_UM / um_per_px, np.float32),
+        spot_size_px=np.full(len(kept), spot_radius_um / um_per_px, np.float32),
         um_per_px=um_per_px,
         um_per_px_source=source,
         layout=layout,
         synthetic=synthetic,
-        notes=(*notes, *scale_notes, *join_notes, *gene_notes),
+        notes=(*notes, *scale_notes, *spots.get("notes", ()), *table_notes, *join_notes, *gene_notes),
     )
 
 
-def spot_ids(names: Sequence[str], path: Path) -> list[str]:
-    """`011x017` or `11x17` -> `11x17`.
+def is_geo(path: Path, depth: int) -> bool:
+    """Whether files are named as GEO's cutaneous carcinomas are (layout `cscc`), not as STNet's."""
+    return bool(_sections.find(path, _GEO, depth))
+
+
+def read_selection(path: Path) -> dict[str, Any]:
+    """A table of spots with x, y (or spot names as row names), pixel_x, pixel_y and perhaps new_x, new_y, selected.
+
+    Returns:
+        `id` [N] str, `grid_xy` and `pixel_xy` [N, 2] float64, `selected` [N] bool, and notes.
+
+    Raises:
+        InputError: malformed, with its place.
+    """
+    header, *rows = _text.read_rows(path, "\t", row_names=True)
+    has = {name.strip() for name in header}
+    notes: tuple[str, ...] = ()
+    if not {"x", "y"} <= has and rows and all(_SPOT_ID.match(row[0].strip()) for row in rows):
+        ids, notes = spot_ids([row[0].strip() for row in rows], path)
+        x, y = ([spot.split("x")[axis] for spot in ids] for axis in (0, 1))
+        pixel_x, pixel_y = _text.columns(path, header, rows, ["pixel_x", "pixel_y"])
+    else:
+        x, y, pixel_x, pixel_y = _text.columns(path, header, rows, ["x", "y", "pixel_x", "pixel_y"])
+    new_x, new_y = _text.columns(path, header, rows, ["new_x", "new_y"]) if {"new_x", "new_y"} <= has else (x, y)
+    flags = _text.columns(path, header, rows, ["selected"])[0] if "selected" in has else ["1"] * len(rows)
+
+    def stack(**named: Sequence[str]) -> np.ndarray:
+        return np.column_stack([_text.numbers(path, column, values) for column, values in named.items()])
+
+    array_xy = stack(x=x, y=y)
+    if not np.array_equal(array_xy, np.round(array_xy)):
+        raise InputError(f"{path}: columns x and y hold fractions, expected whole array positions; correct the file")
+    return {
+        "id": [f"{column:.0f}x{row:.0f}" for column, row in array_xy],
+        "grid_xy": stack(new_x=new_x, new_y=new_y),
+        "pixel_xy": stack(pixel_x=pixel_x, pixel_y=pixel_y),
+        "selected": _text.numbers(path, "selected", flags) != 0,
+        "notes": notes,
+    }
+
+
+def spot_ids(names: Sequence[str], path: Path) -> tuple[list[str], tuple[str, ...]]:
+    """`011x017`, `11_17`, `X11x17` or `11x17` -> `11x17`; and a note where R or an underscore was in between.
 
     Raises:
         InputError: a row name of another form.
@@ -99,9 +148,41 @@ def spot_ids(names: Sequence[str], path: Path) -> list[str]:
     if wrong is not None:
         raise InputError(
             f"{path}: line {wrong + 2} is named {names[wrong]!r}, expected a spot such as 11x17; "
-            "the table needs one row per spot (is it transposed?)"
+            "the table needs one row or one column per spot"
         )
-    return [f"{int(match[1])}x{int(match[2])}" for match in matches if match]
+    ids = [f"{int(match[2])}x{int(match[4])}" for match in matches if match]
+    other = next((i for i, match in enumerate(matches) if match and match["mangled"] + match["between"] != "x"), None)
+    return ids, () if other is None else (f"{path.name} names spots as {names[other]}, read as {ids[other]}",)
+
+
+def _spots_by_genes(path: Path) -> tuple[list[str], list[str], scipy.sparse.csr_array, tuple[str, ...]]:
+    """Spots, genes and counts [S, G] of a count table, which may have spots as rows or as columns; and notes."""
+    rows, columns, counts = _text.read_count_table(path)
+    notes: tuple[str, ...] = ()
+    if not any(map(_SPOT_ID.match, rows)) and all(map(_SPOT_ID.match, columns)):
+        rows, columns, counts = columns, rows, scipy.sparse.csr_array(counts.T)
+        notes = (f"{path.name} has genes as rows and spots as columns: turned",)
+    spots, spot_notes = spot_ids(rows, path)
+    return spots, columns, counts, notes + spot_notes
+
+
+def _check_section(
+    name: str,
+    count_path: Path,
+    spot_path: Path,
+    spot_row: dict[str, int],
+    place: dict[str, int],
+    selected: np.ndarray,
+) -> None:
+    """Refuse counts and spots of two sections: on one kind of array they share most names, but each lacks some."""
+    chosen = {spot for spot, index in place.items() if selected[index]}
+    strays, uncounted = len(spot_row.keys() - place.keys()), len(chosen - spot_row.keys())
+    if strays > max(3, _OTHERS * len(spot_row)) and uncounted > max(3, _OTHERS * len(chosen)):
+        raise InputError(
+            f"Section {name!r}: {strays} of the {len(spot_row)} spots of {count_path} are not in {spot_path}, and "
+            f"{uncounted} of the {len(chosen)} spots selected there have no counts; the two files belong to different "
+            "sections"
+        )
 
 
 def _rows(spots: Sequence[str], path: Path) -> dict[str, int]:

@@ -4,6 +4,7 @@
     ST-imgs/C/C2/*.jpg                   the slide; one folder per patient letter
     ST-spotfiles/C2_selection.tsv        x, y, new_x, new_y, pixel_x, pixel_y, selected
 
+A count table with genes as rows, and spots named as R or others rename them (`X10x16`, `10_16`), are read and noted.
 Spots are discs 100 um wide on a 200 um grid, which gives the scale. The letter of a section is its patient.
 """
 
@@ -12,10 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from data_prep.errors import InputError
-from data_prep.readers import _legacy, _sections, _text
+from data_prep.readers import _legacy, _packed, _sections
 from data_prep.section import Section
 
 _COUNTS = re.compile(r"^(.+?)\.tsv(\.gz)?$")
@@ -40,7 +39,9 @@ def find_sections(path: Path, **_: Any) -> dict[str, str]:
         lacks = [f"count file not found (expected ST-cnts/{name}.tsv.gz)"] if name not in counts else []
         lacks += [f"spot file not found (expected ST-spotfiles/{name}_selection.tsv)"] if name not in spots else []
         if not _sections.images_in(root / folder):
-            lacks += [f"image not found under {folder} (expected *.jpg|*.png|*.tif)"]
+            packed = "".join(f"; {file.name} is still packed, unpack it: {_packed.remedy(file)}"
+                             for file in _packed.images_in(root / folder))  # fmt: skip
+            lacks += [f"image not found under {folder} (expected *.jpg|*.png|*.tif){packed}"]
         found[name] = ", ".join(lacks)
     return found
 
@@ -84,34 +85,12 @@ def read_section(
         image_path=_sections.only_image(name, _sections.images_in(_image_folder(root, name))),
         count_path=_files(root / "ST-cnts", _COUNTS)[name],
         spot_path=spot_path,
-        spots=read_spots(spot_path),
+        spots=_legacy.read_selection(spot_path),
         um_per_px=um_per_px,
         gene_table=gene_table,
         resolve_aliases=resolve_aliases,
         synthetic=_sections.is_synthetic(root),
     )
-
-
-def read_spots(path: Path) -> dict[str, Any]:
-    """A selection file: `id` [N] str, `grid_xy` and `pixel_xy` [N, 2] float64, `selected` [N] bool."""
-    header, *rows = _text.read_rows(path, "\t")
-    x, y, pixel_x, pixel_y = _text.columns(path, header, rows, ["x", "y", "pixel_x", "pixel_y"])
-    has = {name.strip() for name in header}
-    new_x, new_y = _text.columns(path, header, rows, ["new_x", "new_y"]) if {"new_x", "new_y"} <= has else (x, y)
-    flags = _text.columns(path, header, rows, ["selected"])[0] if "selected" in has else ["1"] * len(rows)
-
-    def stack(**named: Sequence[str]) -> np.ndarray:
-        return np.column_stack([_text.numbers(path, column, values) for column, values in named.items()])
-
-    array_xy = stack(x=x, y=y)
-    if not np.array_equal(array_xy, np.round(array_xy)):
-        raise InputError(f"{path}: columns x and y hold fractions, expected whole array positions; correct the file")
-    return {
-        "id": [f"{column:.0f}x{row:.0f}" for column, row in array_xy],
-        "grid_xy": stack(new_x=new_x, new_y=new_y),
-        "pixel_xy": stack(pixel_x=pixel_x, pixel_y=pixel_y),
-        "selected": _text.numbers(path, "selected", flags) != 0,
-    }
 
 
 def _root(path: Path) -> Path | None:

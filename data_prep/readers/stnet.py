@@ -33,6 +33,8 @@ _DEPTH = 3  # the archive unpacks to a folder of its own; some sort it by kind o
 
 def detect(path: Path) -> str | None:
     """Why `path` is in the STNet layout, or None."""
+    if _legacy.is_geo(Path(path), _DEPTH):
+        return None
     files = _files(Path(path))["counts"]
     return f"it holds {len(files)} *_stdata.tsv[.gz] count tables" if files else None
 
@@ -106,15 +108,16 @@ def read_section(
 
 
 def read_spots(path: Path) -> dict[str, Any]:
-    """A `,X,Y` file: `id` [N] str, `grid_xy` and `pixel_xy` [N, 2] float64, `selected` [N] bool, all True."""
-    header, *rows = _text.read_rows(path, ",")
+    """A `,X,Y` file: `id` [N] str, `grid_xy`, `pixel_xy` [N, 2] float64, `selected` [N] bool, all True; and notes."""
+    header, *rows = _text.read_rows(path, ",", row_names=True)
     x, y = _text.columns(path, header, rows, ["X", "Y"])
-    ids = _legacy.spot_ids([row[0].strip() for row in rows], path)
+    ids, notes = _legacy.spot_ids([row[0].strip() for row in rows], path)
     return {
         "id": ids,
         "grid_xy": np.array([spot.split("x") for spot in ids], dtype=np.float64).reshape(-1, 2),
         "pixel_xy": np.column_stack([_text.numbers(path, "X", x), _text.numbers(path, "Y", y)]),
         "selected": np.ones(len(ids), bool),
+        "notes": notes,
     }
 
 

@@ -1,6 +1,8 @@
 """her2st: exact joins, everything left out is noted, every fault names its file, place and remedy."""
 
 import gzip
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +58,55 @@ def test_zero_padded_ids_and_plain_text_counts_join(tmp_path: Path) -> None:
     root = write(tmp_path)
     (root / "ST-cnts/A1.tsv.gz").write_text(COUNTS.replace("2x1", "002x001"))
     assert her2st.read_section(root, "A1").spot_id[0] == "2x1"
+
+
+@pytest.mark.parametrize("rename", [lambda x, y: f"X{x}x{y}", lambda x, y: f"{x}_{y}", lambda x, y: f"X{x}_{y}"])
+def test_spots_as_r_renames_them_join(tmp_path: Path, rename: Callable[[str, str], str]) -> None:
+    counts = re.sub(r"^(\d)x(\d)", lambda found: rename(found[1], found[2]), COUNTS, flags=re.MULTILINE)
+    section = her2st.read_section(write(tmp_path, counts=counts), "A1")
+    assert section.spot_id.tolist() == ["2x1", "1x1", "1x2"]
+    assert f"A1.tsv.gz names spots as {rename('2', '1')}, read as 2x1" in section.notes
+
+
+def test_spot_file_with_names_for_positions_is_read(tmp_path: Path) -> None:
+    expected = her2st.read_section(write(tmp_path / "a"), "A1")
+    header, *rows = (line.split("\t") for line in SPOTS.splitlines())
+    lines = [header[2:], *([f"X{row[0]}x{row[1]}", *row[2:]] for row in rows)]  # R leaves out the corner
+    found = her2st.read_section(write(tmp_path / "b", spots="\n".join("\t".join(line) for line in lines)), "A1")
+    assert found.spot_id.tolist() == expected.spot_id.tolist()
+    assert found.spot_xy.tolist() == expected.spot_xy.tolist()
+    assert "A1_selection.tsv names spots as X1x1, read as 1x1" in found.notes
+
+
+@pytest.mark.parametrize("mangled", ["", "X"])
+def test_count_table_with_genes_as_rows_is_turned(tmp_path: Path, mangled: str) -> None:
+    expected = her2st.read_section(write(tmp_path / "a"), "A1")
+    cells = [line.split("\t") for line in COUNTS.splitlines()]
+    columns = list(zip(*cells, strict=True))
+    columns[0] = ("", *(f"{mangled}{spot}" for spot in columns[0][1:]))
+    counts = "\n".join("\t".join(row) for row in columns)
+    found = her2st.read_section(write(tmp_path / "b", counts=counts), "A1")
+    assert found.spot_id.tolist() == expected.spot_id.tolist()
+    assert found.counts.toarray().tolist() == expected.counts.toarray().tolist()
+    assert "A1.tsv.gz has genes as rows and spots as columns: turned" in found.notes
+
+
+def test_spots_of_another_section_are_refused(tmp_path: Path) -> None:
+    rows = [f"{x}x{y}\t1\t1\t1" for x in range(10) for y in range(10)]
+    counts = "\n".join([COUNTS.splitlines()[0], *rows])
+    spots = [f"{x}\t{y}\t{x}\t{y}\t{100 * x}\t{100 * y}\t1" for x in range(1, 11) for y in range(10)]
+    root = write(tmp_path, counts=counts, spots="\n".join([SPOTS.splitlines()[0], *spots]))
+    with pytest.raises(
+        InputError, match=r"10 of the 100 spots of \S+ are not in \S+, and 10 of the 100 .* different sec"
+    ):
+        her2st.read_section(root, "A1")
+
+
+def test_packed_image_is_named(tmp_path: Path) -> None:
+    root = write(tmp_path, image=False)
+    (root / "ST-imgs/A/A1/slide.jpg.gz").write_bytes(b"")
+    with pytest.raises(InputError, match=r"slide.jpg.gz is still packed, unpack it: gunzip \S+/A1/slide.jpg.gz"):
+        her2st.list_sections(root)
 
 
 def test_synthetic_mark_is_seen(tmp_path: Path) -> None:
