@@ -154,7 +154,7 @@ def _pitch_um(section: Section) -> tuple[float, float | None]:
     size_um = float(section.spot_size_px[0]) * section.um_per_px
     if section.spot_kind[0] == SQUARE:
         return nearest, size_um if len(xy) > 100 else None
-    known = {27.5: 100.0, 50.0: 200.0} if section.spot_kind[0] == DISC and len(xy) > 10 else {}
+    known = {27.5: 100.0, 50.0: 200.0, 55.0: 150.0} if section.spot_kind[0] == DISC and len(xy) > 10 else {}
     return nearest, next((pitch for radius, pitch in known.items() if abs(size_um / radius - 1) < 0.05), None)
 
 

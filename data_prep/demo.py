@@ -23,6 +23,7 @@ from data_prep.errors import InputError
 from data_prep.readers._sections import SYNTHETIC_MARK
 
 PITCH_UM, SPOT_RADIUS_UM = 200.0, 50.0  # legacy Spatial Transcriptomics
+DENSE_PITCH_UM, DENSE_RADIUS_UM = 150.0, 55.0  # the same on arrays of 1,934 spots
 VISIUM_PITCH_UM, VISIUM_RADIUS_UM = 100.0, 27.5
 EXAMPLES = """examples:
   python -m data_prep.demo --out demo
@@ -38,7 +39,8 @@ class Layout(NamedTuple):
     """How a layout is written.
 
     Attributes:
-        array: where it is measured: "legacy" spots, "grid" (the same without printing error), "hexagonal" or "bins".
+        array: where it is measured: "legacy" spots, "grid" (the same without printing error), "dense" (closer),
+            "hexagonal" or "bins".
         write: one section to the folder; returns the name it has there.
         finish: what ties the sections together, given section -> patient.
     """
@@ -51,6 +53,7 @@ class Layout(NamedTuple):
 LAYOUTS = {
     "her2st": Layout("legacy", demo_layouts.write_her2st),
     "stnet": Layout("grid", demo_layouts.write_stnet, demo_layouts.finish_stnet),
+    "cscc": Layout("dense", demo_layouts.write_cscc),
     "visium": Layout("hexagonal", demo_space_ranger.write_visium, demo_layouts.write_patients),
     "visium_hd": Layout("bins", demo_space_ranger.write_visium_hd, demo_layouts.write_patients),
     "hest": Layout("hexagonal", demo_layouts.write_hest),
@@ -138,7 +141,8 @@ def make_section(recipe: Recipe, life: Biology, patient: int, section: int) -> D
         (array_xy, grid_xy, xy_um, on), radius_um = hexagonal_grid(tissue), VISIUM_RADIUS_UM
     else:
         error = 0.0 if array == "grid" else 0.03  # STNet's files name spots by whole positions only
-        (array_xy, grid_xy, xy_um, on), radius_um = spot_grid(rng, tissue, error=error), SPOT_RADIUS_UM
+        pitch_um, radius_um = (DENSE_PITCH_UM, DENSE_RADIUS_UM) if array == "dense" else (PITCH_UM, SPOT_RADIUS_UM)
+        array_xy, grid_xy, xy_um, on = spot_grid(rng, tissue, error=error, pitch_um=pitch_um)
     discs = demo_tissue.cells_in_discs(tissue.cells, xy_um[on], radius_um)
     mean = demo_tissue.expected_expression(tissue.cells, life, discs)
     mean *= depth / mean.sum(axis=1).mean() * rng.lognormal(0, 0.2, (len(mean), 1))
@@ -153,7 +157,7 @@ def make_section(recipe: Recipe, life: Biology, patient: int, section: int) -> D
 
 
 def spot_grid(
-    rng: np.random.Generator, tissue: Tissue, *, error: float
+    rng: np.random.Generator, tissue: Tissue, *, error: float, pitch_um: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Legacy spots on tissue: array positions [S, 2], the same with printing error, centres in um, and all True.
 
@@ -161,12 +165,13 @@ def spot_grid(
         rng: decides the error.
         tissue: where to print.
         error: its standard deviation in units of the pitch.
+        pitch_um: between neighbours.
     """
-    columns = int((tissue.width_um - 2 * _MARGIN_UM) // PITCH_UM) + 1
-    rows = int((tissue.height_um - 2 * _MARGIN_UM) // PITCH_UM) + 1
+    columns = int((tissue.width_um - 2 * _MARGIN_UM) // pitch_um) + 1
+    rows = int((tissue.height_um - 2 * _MARGIN_UM) // pitch_um) + 1
     array_xy = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).reshape(-1, 2) + 1
     grid_xy = array_xy + rng.normal(0, error, array_xy.shape).round(3)
-    xy_um = (grid_xy - 1) * PITCH_UM + _MARGIN_UM
+    xy_um = (grid_xy - 1) * pitch_um + _MARGIN_UM
     on = demo_tissue.covered(tissue, xy_um) > 0.6
     return array_xy[on], grid_xy[on], xy_um[on], np.ones(int(on.sum()), bool)
 

@@ -101,6 +101,17 @@ def count_table(rows: list[str], columns: np.ndarray, counts: np.ndarray) -> str
     return "\n".join(["\t".join(["", *columns[seen]]), *lines]) + "\n"
 
 
+def selection_table(section: DemoSection) -> str:
+    """The spots under tissue, their printed and their pixel positions."""
+    rows = [
+        f"{x}\t{y}\t{new_x:.3f}\t{new_y:.3f}\t{float(pixel_x)!r}\t{float(pixel_y)!r}\t1"
+        for (x, y), (new_x, new_y), (pixel_x, pixel_y) in zip(
+            section.array_xy, section.grid_xy, section.spot_xy, strict=True
+        )
+    ]
+    return "\n".join(["x\ty\tnew_x\tnew_y\tpixel_x\tpixel_y\tselected", *rows]) + "\n"
+
+
 def write_her2st(root: Path, section: DemoSection) -> str:
     """Gene-symbol columns; count and selection rows in orders of their own."""
     name = section.name
@@ -109,15 +120,9 @@ def write_her2st(root: Path, section: DemoSection) -> str:
     order = section.rng.permutation(len(ids))
     table = count_table([ids[row] for row in order], section.genes.symbol, section.counts[order])
     write_gzip(root / "ST-cnts" / f"{name}.tsv.gz", table)
-    rows = [
-        f"{x}\t{y}\t{new_x:.3f}\t{new_y:.3f}\t{float(pixel_x)!r}\t{float(pixel_y)!r}\t1"
-        for (x, y), (new_x, new_y), (pixel_x, pixel_y) in zip(
-            section.array_xy, section.grid_xy, section.spot_xy, strict=True
-        )
-    ]
     path = root / "ST-spotfiles" / f"{name}_selection.tsv"
     path.parent.mkdir(exist_ok=True)
-    path.write_text("\n".join(["x\ty\tnew_x\tnew_y\tpixel_x\tpixel_y\tselected", *rows]) + "\n")
+    path.write_text(selection_table(section))
     return name
 
 
@@ -141,6 +146,21 @@ def finish_stnet(root: Path, patients: dict[str, str]) -> None:
     """`metadata.csv`."""
     rows = [",".join(["synthetic", *name.split("_")]) for name in patients]
     (root / "metadata.csv").write_text("\n".join(["type,patient,replicate", *rows]) + "\n")
+
+
+def write_cscc(root: Path, section: DemoSection) -> str:
+    """Gene-symbol columns; counts of the array around the tissue too; GEO's numbers before the names."""
+    name = f"P{section.patient + 1}_ST_rep{section.section + 1}"
+    geo = f"GSM9{section.patient:03d}{section.section:03d}"
+    save_jpeg(section.image, root / f"{geo}_{name}.jpg")
+    order = section.rng.permutation(len(section.array_xy))
+    around = {(x + 1, y) for x, y in section.array_xy.tolist()} - set(map(tuple, section.array_xy.tolist()))
+    ids = [f"{x}x{y}" for x, y in [*section.array_xy[order].tolist(), *sorted(around)]]
+    few = section.rng.poisson(0.1, (len(around), len(section.genes))).astype(np.int32)
+    table = count_table(ids, section.genes.symbol, np.concatenate([section.counts[order], few]))
+    write_gzip(root / f"{geo}_{name}_stdata.tsv.gz", table)
+    write_gzip(root / f"{geo}_spot_data-selection-{name}.tsv.gz", selection_table(section))
+    return name
 
 
 def barcodes(rng: np.random.Generator, count: int) -> np.ndarray:

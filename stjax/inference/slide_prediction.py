@@ -18,7 +18,7 @@ from stjax.inference.sources import SLIDES
 from stjax.ops.spot_pool import Shapes
 
 HIRES_PX = 2000  # longer side of the slide's picture, as Space Ranger's
-LEGACY_LAYOUTS = ("her2st", "stnet")
+LEGACY_LAYOUTS = ("her2st", "stnet", "cscc")
 
 
 def window_px(model: Predictor, um_per_px: float) -> float:

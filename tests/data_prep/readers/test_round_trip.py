@@ -54,7 +54,7 @@ def check_facts(section: Section, layout: str, size: int, truth: DemoSection) ->
     assert section.layout == layout
     assert section.synthetic
     assert section.um_per_px == pytest.approx(truth.um_per_px, rel=1e-9)
-    size_um = {"her2st": 50.0, "stnet": 50.0}.get(layout, float(size) or 27.5)
+    size_um = {"her2st": 50.0, "stnet": 50.0, "cscc": 55.0}.get(layout, float(size) or 27.5)
     np.testing.assert_allclose(section.spot_size_px * truth.um_per_px, size_um, rtol=1e-6)
     assert set(section.spot_kind) == {SQUARE if size else DISC}
     assert "patient not stated" not in " ".join(section.notes)
