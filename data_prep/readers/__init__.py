@@ -64,7 +64,8 @@ def find_layout(path: str | Path, layout: str = "auto") -> tuple[ModuleType, str
 
 def _remedy(path: Path, names: list[str]) -> str:
     """What to do about a source that is in no layout."""
-    if packed := _packed.archives(path):
+    folders = [path, *sorted(folder for folder in path.iterdir() if folder.is_dir())] if path.is_dir() else [path]
+    if packed := [archive for folder in folders for archive in _packed.archives(folder)]:
         more = f", and {len(packed) - 1} more like it" if len(packed) > 1 else ""
         return f"{packed[0].name} is still packed, unpack it: {_packed.remedy(packed[0])}{more}"
     if path.name == "segmented_outputs":

@@ -18,6 +18,10 @@ from data_prep.errors import InputError
 from data_prep.readers import _packed, _species, _text
 
 GENE_EXPRESSION = "Gene Expression"
+# What R and pandas write above the names of barcodes and features
+_HEADERS = {
+    "", "0", "barcode", "barcodes", "cell", "cells", "feature", "gene", "gene_id", "gene_ids", "genes", "id", "v1", "x"
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,15 +184,17 @@ def read_mtx(folder: Path, prefix: str = "") -> CountMatrix:
         InputError: a missing, damaged or contradictory file.
     """
     matrix_path, barcode_path, feature_path = mtx_files(folder, prefix)
-    barcode = np.array([row[0] for row in _text.read_rows(barcode_path, "\t")])
-    features = _text.read_rows(feature_path, "\t")
-    gene_id = np.array([row[0] for row in features])
-    symbol = np.array([row[1] if len(row) > 1 else row[0] for row in features])
-    kind = np.array([row[2] for row in features]) if len(features[0]) > 2 else None
+    barcodes, features = _text.read_rows(barcode_path, "\t"), _text.read_rows(feature_path, "\t")
     try:
         matrix = scipy.io.mmread(io.BytesIO(_text.read_text(matrix_path).encode()), spmatrix=False)
     except ValueError as error:
         raise InputError(f"{matrix_path}: damaged Matrix Market file ({error}); copy or download it again") from error
+    if sorted(matrix.shape) != sorted((len(features), len(barcodes))):
+        barcodes, features = (rows[rows[0][0].strip().casefold() in _HEADERS :] for rows in (barcodes, features))
+    barcode = np.array([row[0] for row in barcodes])
+    gene_id = np.array([row[0] for row in features])
+    symbol = np.array([row[1] if len(row) > 1 else row[0] for row in features])
+    kind = np.array([row[2] for row in features]) if features and len(features[0]) > 2 else None
     notes: tuple[str, ...] = ()
     if matrix.shape == (len(barcode), len(gene_id)) != (len(gene_id), len(barcode)):
         matrix, notes = matrix.T, (f"{matrix_path.name} has barcodes as rows and genes as columns: turned",)

@@ -26,11 +26,12 @@ _MATRIX = re.compile(
     r"(?P<form>(?:(?:feature|gene)_bc_)?matri(?:x|ces)(?:_h5)?\.h5(?:\.gz)?|(?:feature|gene)_bc_matri(?:x|ces)"
     r"|(?:(?:feature|gene)_bc_matri(?:x|ces)[_.-])?matrix\.mtx(?:\.gz)?)$"
 )
+_AGGREGATED = ("aggregation.csv", "aggr_tissue_positions.csv")
 _PACKED_PART = re.compile(r"(spatial|matrix|matrices|outs|outputs)\.(tar|tgz|zip)", re.IGNORECASE)
 _MTX = re.compile(r"matrix\.mtx(?:\.gz)?$")
 _FLAT = re.compile(  # what makes files beside a matrix a sample
     rf"^(?P<prefix>|.*?[_.-])(?:(?:spatial[_.-])?(?:{'|'.join(map(re.escape, (*_positions.FILES, FACTORS)))})(?:\.gz)?"
-    r"|spatial(?:\.tar(?:\.gz)?|\.tgz|\.zip)?)$"
+    r"|spatial|(?:spatial|outs)\.(?:tar(?:\.gz)?|tgz|zip))$"
 )
 # Images Space Ranger writes beside the slide, none of them the slide
 _NOT_SLIDES = re.compile(r"cytassist|aligned_|detected_tissue|tissue_(hires|lowres)|registered|qc", re.IGNORECASE)
@@ -104,13 +105,14 @@ def samples(path: Path) -> dict[str, Outputs]:
         return found
     loose = [Outputs(match["prefix"].rstrip(_BETWEEN), path, match["prefix"]) for match, _ in _matrix_entries(path)]
     flat = [out for out in loose if out.name in found]  # its spatial folder was unpacked beside the matrix
-    for folder in (path, path / "outs", *(out for below in folders(path) for out in (below, below / "outs"))):
+    below = [folder for folder in folders(path) if not _FLAT.match(folder.name)]
+    for folder in (path, path / "outs", *(out for sample in below for out in (sample, sample / "outs"))):
         flat += _flat(folder)
     return found | {out.name: out for out in flat if out.name not in found or not matrices(found[out.name])}
 
 
 def _flat(folder: Path) -> list[Outputs]:
-    """Samples whose positions, scale factors or packed `spatial` folder lie in `folder` itself."""
+    """Samples whose positions, scale factors, `spatial` or packed folders lie in `folder`, each under its prefix."""
     entries = sorted(folder.iterdir()) if folder.is_dir() and not (folder / "spatial").is_dir() else []
     prefixes = sorted({match["prefix"] for entry in entries if (match := _FLAT.match(entry.name))})
     return [Outputs(prefix.rstrip(_BETWEEN) or sample_name(folder), folder, prefix) for prefix in prefixes]
@@ -148,6 +150,8 @@ def missing_files(out: Outputs) -> list[str]:
             lacks.append(str(error).split(": ", 1)[-1].split(";")[0])
     if not lacks:
         return []
+    if any((out.folder / name).is_file() for name in _AGGREGATED):
+        lacks.append("this is spaceranger aggr's output of several samples, give each sample's own outputs")
     packed = [file for file in _packed.archives(out.folder)
               if file.name.startswith(out.prefix) and _PACKED_PART.search(file.name)]  # fmt: skip
     into = out.name if out.prefix else ""

@@ -25,7 +25,7 @@ import numpy as np
 
 from data_prep import genes
 from data_prep.errors import InputError
-from data_prep.readers import _positions, _sections, _space_ranger
+from data_prep.readers import _packed, _positions, _sections, _space_ranger
 from data_prep.section import DISC, Section
 
 PITCH_UM, SPOT_RADIUS_UM = 100.0, 27.5
@@ -34,7 +34,8 @@ HEXAGONAL = np.array([0.5, np.sqrt(3) / 2])  # (column, row) steps on the array,
 
 def detect(path: Path) -> str | None:
     """Why `path` is in the Visium layout, or None."""
-    found = _samples(Path(path))
+    samples = _samples(Path(path))
+    found = {name: out for name, out in samples.items() if out.find(*_positions.FILES) or _space_ranger.matrices(out)}
     if not found:
         return None
     flat = sum(bool(out.prefix) for out in found.values())
@@ -129,11 +130,11 @@ def read_section(
 
 
 def _samples(path: Path) -> dict[str, _space_ranger.Outputs]:
-    """Sample -> files with positions or a matrix; Visium HD's bins are left to `visium_hd`."""
+    """Sample -> files with positions or a matrix, or still packed; Visium HD's bins are left to `visium_hd`."""
     return {
         name: out
         for name, out in _space_ranger.samples(path).items()
         if not _space_ranger.BIN_FOLDER.match(out.folder.name)
-        and (_space_ranger.matrices(out) or out.find(*_positions.FILES))
+        and (_space_ranger.matrices(out) or out.find(*_positions.FILES) or _packed.archives(out.folder))
         and _space_ranger.bin_um(out) is None
     }

@@ -21,13 +21,16 @@ import numpy as np
 
 from data_prep import genes
 from data_prep.errors import InputError
-from data_prep.readers import _positions, _sections, _space_ranger
+from data_prep.readers import _packed, _positions, _sections, _space_ranger
 from data_prep.readers._space_ranger import Outputs
 from data_prep.section import SQUARE, Section
 
 
 class _Bins(NamedTuple):
-    """A section: the sample's files, which the slide lies beside; those of its bins; and their side in um."""
+    """A section: the sample's files, which the slide lies beside; those of its bins; and their side in um.
+
+    A sample whose `binned_outputs` are still packed is a section of bins of 0 um.
+    """
 
     sample: Outputs
     bins: Outputs
@@ -36,7 +39,7 @@ class _Bins(NamedTuple):
 
 def detect(path: Path) -> str | None:
     """Why `path` is in the Visium HD layout, or None."""
-    found = _bins(Path(path))
+    found = [name for name, section in _bins(Path(path)).items() if section.size]
     return f"it holds binned outputs {', '.join(sorted(found))}" if found else None
 
 
@@ -47,14 +50,14 @@ def find_sections(
     sections = _bins(Path(path))
     if not sections:
         raise InputError(f"{path}: no binned_outputs/square_*um found; give the folder that holds binned_outputs")
-    sizes = sorted({section.size for section in sections.values()})
+    sizes = sorted({section.size for section in sections.values() if section.size})
     absent = [size for size in bin_um or () if size not in sizes]
     if absent:
         raise InputError(f"{path}: no {absent[0]} um bins; --bin-um may name {','.join(map(str, sizes))}")
     return {
         name: ", ".join(filter(None, [*_space_ranger.missing_files(bins), _space_ranger.missing_image(sample, image)]))
         for name, (sample, bins, size) in sections.items()
-        if not bin_um or size in bin_um
+        if not bin_um or size in (0, *bin_um)
     }
 
 
@@ -175,12 +178,15 @@ def _bins(path: Path) -> dict[str, _Bins]:
         if folder.name != "binned_outputs" and (squares := _squares(out))
     ]  # fmt: skip
     squares = [section for sections in found for section in sections if only in (None, section.size)]
+    if only is not None:  # given alone, the slide may lie in it
+        squares = [s._replace(sample=s.bins) if _sections.images_in(s.bins.folder) else s for s in squares]
     flat = [
         _Bins(out, out, round(size))
         for out in _space_ranger.samples(path).values()
         if only is None and not _space_ranger.BIN_FOLDER.match(out.folder.name) and (size := _space_ranger.bin_um(out))
     ]
-    return {f"{section.sample.name}_{section.size:03d}um": section for section in squares + flat}
+    named = {f"{section.sample.name}_{section.size:03d}um": section for section in squares + flat}
+    return {section.sample.name if not section.size else name: section for name, section in named.items()}
 
 
 def _squares(folder: Path) -> list[_Bins]:
@@ -188,4 +194,8 @@ def _squares(folder: Path) -> list[_Bins]:
     sample = Outputs(_space_ranger.sample_name(folder), folder)
     holder = folder / "binned_outputs" if (folder / "binned_outputs").is_dir() else folder
     matches = ((_space_ranger.BIN_FOLDER.match(below.name), below) for below in _space_ranger.folders(holder))
-    return [_Bins(sample, Outputs(sample.name, below), int(match[1])) for match, below in matches if match]
+    bins = [_Bins(sample, Outputs(sample.name, below), int(match[1])) for match, below in matches if match]
+    packed = (
+        any(file.name.startswith("binned_outputs.") for file in _packed.archives(folder)) if folder.is_dir() else False
+    )
+    return bins or [_Bins(sample, sample, 0)] * packed

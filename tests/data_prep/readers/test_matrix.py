@@ -107,3 +107,12 @@ def test_turned_matrix_market_is_told_by_its_lengths(tmp_path: Path) -> None:
     assert turned.counts.toarray().tolist() == right.counts.toarray().tolist() == COUNTS.toarray().T.tolist()
     assert turned.notes == ("matrix.mtx has barcodes as rows and genes as columns: turned",)
     assert right.notes == ()
+
+
+def test_headers_of_matrix_market_names_are_told_by_the_lengths(tmp_path: Path) -> None:
+    folder = write_mtx(tmp_path / "headed", COUNTS)
+    for name, header in (("barcodes.tsv", "x\n"), ("genes.tsv", "gene_id\tgene_name\n")):
+        (folder / name).write_text(header + (folder / name).read_text())
+    matrix = _matrix.read_mtx(folder)
+    assert matrix.barcode.tolist() == ["AAAC-1", "AAAG-1"]
+    assert matrix.symbol.tolist() == ["ERBB2", "COL1A1", "IgG"]

@@ -126,6 +126,38 @@ def test_packed_spatial_folder_is_named_and_read_once_unpacked(source: Source, t
     check_same(visium.read_section(flat, "GSM1_A1"), visium.read_section(root, "A1"))
 
 
+def test_spatial_folder_under_the_prefix_is_read(source: Source, tmp_path: Path) -> None:
+    root, flat = source("visium"), tmp_path / "flat"
+    shutil.copytree(root / "A1/outs/spatial", flat / "GSM1_A1_spatial")
+    shutil.copy(root / "A1/outs/filtered_feature_bc_matrix.h5", flat / "GSM1_A1_filtered_feature_bc_matrix.h5")
+    shutil.copy(root / "A1/outs/A1_image.jpg", flat / "GSM1_A1.jpg")
+    assert visium.list_sections(flat) == ["GSM1_A1"]
+    check_same(visium.read_section(flat, "GSM1_A1"), visium.read_section(root, "A1"))
+
+
+@pytest.mark.parametrize(("layout", "packed"), [("visium", "outs"), ("visium_hd", "binned_outputs")])
+def test_sample_still_packed_beside_others_is_named(source: Source, layout: str, packed: str) -> None:
+    root = source(layout)
+    shutil.rmtree(root / "A1" / packed)
+    (root / "A1" / f"{packed}.tar.gz").write_bytes(b"")
+    reader = {"visium": visium, "visium_hd": visium_hd}[layout]
+    with pytest.raises(
+        InputError, match=rf"section 'A1': .*{packed}.tar.gz is still packed, unpack it: tar -xf \S+ -C"
+    ):
+        reader.list_sections(root)
+    assert all(name.startswith("B1") for name in reader.list_sections(root, skip_incomplete=True))
+
+
+def test_output_of_spaceranger_aggr_is_named(source: Source) -> None:
+    root = source("visium")
+    outs = root / "A1/outs"
+    (outs / "spatial/tissue_positions.csv").rename(outs / "aggr_tissue_positions.csv")
+    with pytest.raises(
+        InputError, match="spaceranger aggr's output of several samples, give each sample's own outputs"
+    ):
+        visium.list_sections(root)
+
+
 @pytest.mark.parametrize("name", ["outs.tar.gz", "binned_outputs.tar.gz", "GSE1_RAW.tar", "sample.zip"])
 def test_archive_given_as_it_was_downloaded_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"")
@@ -156,6 +188,13 @@ def test_bins_without_binned_outputs_above_are_read(source: Source, tmp_path: Pa
     assert find_layout(path)[0] is visium_hd
     assert visium_hd.list_sections(path) == ["A1_008um"]
     check_same(visium_hd.read_section(path, "A1_008um"), visium_hd.read_section(root, "A1_008um"))
+
+
+def test_slide_may_lie_in_the_folder_of_bins_given_alone(source: Source, tmp_path: Path) -> None:
+    square = source("visium_hd") / "A1/binned_outputs/square_008um"
+    shutil.copytree(square, tmp_path / "A1/square_008um")
+    image = shutil.copy(square.parents[1] / "A1_tissue_image.jpg", tmp_path / "A1/square_008um")
+    assert visium_hd.read_section(tmp_path / "A1/square_008um", "A1_008um").image_path == Path(image)
 
 
 def test_flat_bins_are_told_from_spots(source: Source, tmp_path: Path) -> None:
