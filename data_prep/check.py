@@ -73,7 +73,7 @@ def check(
         options: reader options, see `data_prep.readers`.
 
     Raises:
-        InputError: no such source, or its layout is not recognised.
+        InputError: no such source, its layout is not recognised, or one image is given for several sections.
     """
     source = Path(source)
     module, reason = readers.find_layout(source, layout)
@@ -81,6 +81,8 @@ def check(
     names = list(found) if sections is None else list(sections)
     if unknown := [name for name in names if name not in found]:
         raise InputError(f"{source}: no section {', '.join(unknown)}; --sections may name {', '.join(found)}")
+    if complete := [name for name in names if not found[name]]:
+        module.list_sections(source, sections=complete, **options)  # refuses one image for several sections
     if overlays is not None:
         overlays.mkdir(parents=True, exist_ok=True)
     findings = [

@@ -22,10 +22,12 @@ class Array:
     Attributes:
         kind: "hexagonal" (rows set off by half a step, as Visium's), "square", or "unknown".
         pitch_px: distance between neighbours, pixels.
+        turned_degrees: how far its rows are from the nearest axis of the image, 0 to 45.
     """
 
     kind: Literal["hexagonal", "square", "unknown"]
     pitch_px: float
+    turned_degrees: float
 
 
 def measure(array_xy: np.ndarray, spot_xy: np.ndarray) -> Array | None:
@@ -50,7 +52,10 @@ def measure(array_xy: np.ndarray, spot_xy: np.ndarray) -> Array | None:
     elif upright and abs(ratio - 1) < _TOLERANCE:
         units, kind = 1 / step, "square"
     pitch = _sections.pitch_px(array_xy * units, spot_xy)
-    return None if pitch is None else Array(kind, nearest_px(spot_xy) if kind == "unknown" else pitch)
+    if pitch is None:
+        return None
+    degrees = float(np.degrees(np.arctan2(affine[0, 1], affine[0, 0])))
+    return Array(kind, nearest_px(spot_xy) if kind == "unknown" else pitch, abs((degrees + 45) % 90 - 45))
 
 
 def nearest_px(spot_xy: np.ndarray) -> float:

@@ -10,7 +10,7 @@ import pandas as pd
 import scipy.sparse
 
 from data_prep.errors import InputError
-from data_prep.readers import _h5ad_counts, _h5ad_places, _matrix
+from data_prep.readers import _h5ad_counts, _h5ad_places
 from data_prep.readers._h5ad_file import as_text, element, opened
 
 _INSIDE, _OUTSIDE = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")
@@ -22,7 +22,7 @@ class SpotTable:
 
     Attributes:
         path: the file.
-        obs: [S rows] annotation, indexed by spot id.
+        obs: [S rows] annotation, indexed by spot id, which may be unique within a sample only.
         spot_xy: [S, 2] float64, (x, y) of the centres in full-resolution pixels.
         spot_z: [S] float64, the third coordinate, 0 where there is none.
         gene_id: [G] str: Ensembl ids where the file has them, else the names.
@@ -47,12 +47,11 @@ def read(path: Path) -> SpotTable:
     """Read spots, counts, gene names and scale factors; see `_h5ad_counts` and `_h5ad_places` for where from.
 
     Raises:
-        InputError: not an .h5ad file, damaged, without coordinates or raw counts, or with duplicate names.
+        InputError: not an .h5ad file, damaged, or without coordinates or raw counts.
     """
     with opened(path) as file:
         obs = element(file, "obs", path)
         spot_id = obs.index.astype(str).to_numpy(dtype=str)
-        _matrix.check_unique(spot_id, path, "spot")
         xy, z, notes = _h5ad_places.read(file, obs, path)
         counts, gene_id, symbol, count_notes = _h5ad_counts.read(file, path, spot_id)
         spatial = libraries(file, path)

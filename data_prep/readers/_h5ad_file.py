@@ -57,11 +57,10 @@ def element(file: Any, key: str, path: Path) -> Any:
 
 def as_text(values: Any) -> np.ndarray:
     """[S] str: missing values, and words for them, as ""."""
-    if isinstance(values.dtype, pd.CategoricalDtype):
-        names = as_text(pd.Series(values.cat.categories))
-        return np.append(names, "")[values.cat.codes]
-    text = values.astype(object).where(values.notna(), "").astype(str).str.strip()
-    return np.where(text.str.lower().isin(["nan", "none", "<na>", "na", "n/a"]), "", text).astype(str)
+    codes, distinct = pd.factorize(values)  # of millions of spots, few values
+    words = [str(value).strip() for value in distinct]
+    known = ["" if word.lower() in ("nan", "none", "<na>", "na", "n/a") else word for word in words]
+    return np.array([*known, ""], dtype=str)[codes]  # code -1, the last: missing
 
 
 def _check_kind(path: Path) -> None:

@@ -34,7 +34,8 @@ def read(file: Any, obs: pd.DataFrame, path: Path) -> tuple[np.ndarray, np.ndarr
         InputError: no coordinates, or some whose order cannot be told.
     """
     named = _pair(obs, _PIXELS)
-    key = next((name for name in file.get("obsm", {}) if _letters(name) in _KEYS), None)
+    keys = {_letters(name): name for name in file.get("obsm", {})}
+    key = next((keys[wanted] for wanted in _KEYS if wanted in keys), None)
     if key is None:
         named = named or _pair(obs, _PLAIN)
         if named is None:

@@ -13,15 +13,16 @@ import pyarrow
 import pyarrow.compute
 
 from data_prep.errors import InputError
-from data_prep.readers import _arrays, _h5ad
+from data_prep.readers import _arrays, _h5ad, _matrix
 from data_prep.readers._h5ad_file import as_text, element, opened
 
 # What tools and people call the column that names a spot's sample, the likelier first; letters alone are compared
-_COLUMNS = (
-    *("libraryid", "library", "libraryname", "sampleid", "sample", "samples", "samplename", "sectionid", "section"),
-    *("sectionname", "tissuesection", "slideid", "slide", "slidename", "sliceid", "slice", "slicename", "imageid"),
-    *("image", "imagename", "capturearea", "captureareaid", "puck", "puckid", "chip", "chipid", "arrayid", "batch"),
-    *("batchid", "origident", "datasetid", "dataset", "specimenid", "specimen", "gsm", "geoaccession", "replicate"),
+_THINGS = (
+    *("library", "sample", "section", "slide", "slice", "image", "capturearea", "puck", "chip", "array", "batch"),
+    *("origident", "dataset", "specimen", "gsm", "geoaccession", "replicate"),
+)
+_COLUMN = re.compile(
+    rf"^(?:visium|spatial|tissue|brain|st|10x)?({'|'.join(_THINGS)})s?(?:id|name|label|key|number|no|index|idx)?$"
 )
 # What stands around a barcode, a bin or an array position in a spot's id: "-1-0", "_A1", "s_008um_"
 _AROUND = r"^(.*?)(?:[ACGTN]{10,}|\d{5}_\d{5}|\d+x\d+)(.*)$"
@@ -88,16 +89,18 @@ def find(path: Path, has_images: Callable[[Iterable[str]], bool]) -> Samples:
 
 
 def check_one(path: Path, name: str, obs: pd.DataFrame, spot_xy: np.ndarray, spot_z: np.ndarray) -> None:
-    """Raise `InputError` where the spots of a section lie on one another, as those of two samples do.
+    """Raise `InputError` where spots of a section lie on one another or share an id, as those of two samples do.
 
     Args:
         obs: [S rows] the section's.
         spot_xy, spot_z: [S, 2] and [S] their coordinates.
     """
-    found = ""
+    found, ids = "", obs.index.to_numpy(dtype=str)
     labels = sorted(set(_id_labels(obs.index).tolist()))
     levels = len(np.unique(spot_z[np.isfinite(spot_z)]))
-    if len(labels) > 1:
+    if (repeated := len(ids) - len(np.unique(ids))) > max(1, 0.02 * len(ids)):
+        found = f"{repeated} spot ids appear again"
+    elif len(labels) > 1:
         found = f"spot ids differ around their barcodes ({', '.join(map(repr, labels[:4]))})"
     elif 1 < levels <= len(spot_z) / 4:
         found = f"the third coordinate has {levels} values, as slices have"
@@ -111,6 +114,7 @@ def check_one(path: Path, name: str, obs: pd.DataFrame, spot_xy: np.ndarray, spo
         found = "one half of the spots lies on the other"
     if found:
         raise InputError(f"{path}: section {name!r} holds spots of several samples: {found}; {_REMEDY}")
+    _matrix.check_unique(ids, path, "spot")
 
 
 @functools.lru_cache(maxsize=256)
@@ -126,7 +130,8 @@ def _facts(path: Path, version: tuple[int, int]) -> tuple[dict[str, str], dict[s
     with opened(path) as file:
         entries = _h5ad.libraries(file, path)
         obs = element(file, "obs", path)
-    known = sorted((name for name in obs if _letters(name) in _COLUMNS), key=lambda x: _COLUMNS.index(_letters(x)))
+    things = {name: match[1] for name in obs if (match := _COLUMN.match(_letters(name)))}
+    known = sorted(things, key=lambda name: _THINGS.index(things[name]))
     others = [name for name in obs if name not in known and len(entries) > 1 and obs[name].dtype.kind == "O"]
     libraries = {name: re.split(r"[/\\]", entry["slide"])[-1] for name, entry in entries.items()}
     columns = {}

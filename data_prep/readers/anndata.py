@@ -9,6 +9,7 @@
 as `library_id` or `sample`) or by what stands around the barcodes, holds a section for each.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,7 @@ _VISIUM_PITCH_UM, _VISIUM_RADIUS_UM = 100.0, 27.5
 _LEGACY_PITCH_UM, _LEGACY_RADIUS_UM = 200.0, 50.0
 # Pitch over spot_diameter_fullres: 1.54 of Visium (a theoretical 65 um), 1.8 where a tool wrote 55 um, 1 of bins
 _VISIUM_PITCH_PER_DIAMETER, _PITCH_PER_DIAMETER = (1.2, 2.5), (0.8, 2.5)
-_PATIENT_COLUMNS = (
-    *("patient", "patient_id", "patientid", "donor", "donor_id", "donorid", "subject", "subject_id"),
-    *("individual", "individual_id", "participant", "participant_id"),
-)
+_PATIENT_COLUMN = re.compile(r"^(patient|donor|subject|individual|participant|animal|mouse(?=id))(id|name|no|number)?$")
 _NO_PATIENT = ("unknown", "pooled", "")  # as CELLxGENE writes where there is none to name
 
 
@@ -116,6 +114,10 @@ def read_section(
         remedy=_scale_remedy(array),
     )
     kind, size_px, shape_notes = _spot_shape(spot_xy, factors, array, value)
+    if kind == SQUARE and array is not None and array.turned_degrees > 2:
+        shape_notes += (
+            f"bins are turned by {array.turned_degrees:.1f} degrees against the image and taken as upright",
+        )
     patient, patient_notes = _patient(path, file, name, obs)
     named, counts, gene_notes = genes.name_columns(
         table.gene_id.tolist(),
@@ -283,7 +285,7 @@ def _patient(path: Path, file: Path, name: str, obs: pd.DataFrame) -> tuple[str,
     listed, unlisted = _sections.patient_from_table(path, name)
     if not unlisted:
         return listed, ()
-    for column in (column for wanted in _PATIENT_COLUMNS for column in obs if str(column).lower() == wanted):
+    for column in (column for column in obs if _PATIENT_COLUMN.match(re.sub(r"[^a-z]", "", str(column).lower()))):
         values = [value for value in dict.fromkeys(as_text(obs[column]).tolist()) if value.lower() not in _NO_PATIENT]
         if len(values) > 1:
             raise InputError(

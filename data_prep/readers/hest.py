@@ -22,7 +22,7 @@ import scipy.spatial
 
 from data_prep import genes, slide
 from data_prep.errors import InputError
-from data_prep.readers import _h5ad, _sections, _text
+from data_prep.readers import _h5ad, _matrix, _sections, _text
 from data_prep.section import DISC, SQUARE, Section
 
 # HEST pools these into squares as wide as their pitch; the others keep the spots they were measured with
@@ -103,6 +103,7 @@ def read_section(
     path = Path(path)
     _sections.choose(find_sections(path, image=image, um_per_px=um_per_px), path, [name], False)
     table = _h5ad.read(path / "st" / f"{name}.h5ad")
+    _matrix.check_unique(table.obs.index.to_numpy(dtype=str), table.path, "spot")
     kept, tissue_notes = _h5ad.under_tissue(table.obs, np.ones(len(table.obs), bool), table.path)
     if not kept.any():
         raise InputError(f"{table.path}: no spot under tissue; check obs['in_tissue']")

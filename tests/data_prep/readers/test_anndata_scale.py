@@ -61,6 +61,13 @@ def test_squares_as_wide_as_their_pitch_are_squares(tmp_path: Path) -> None:
     assert (section.spot_kind[0], section.spot_size_px[0]) == (SQUARE, 50.0)
 
 
+def test_bins_that_do_not_lie_along_the_image_are_said(tmp_path: Path) -> None:
+    array_xy, spot_xy = square()
+    turned = spot_xy @ np.array([[0.995, 0.0998], [-0.0998, 0.995]]) + [30, 0]
+    section = reader.read_section(write(tmp_path, "A", table(array_xy, turned, bin_size_um=8.0)), "A")
+    assert "bins are turned by 5.7 degrees against the image and taken as upright" in section.notes
+
+
 def test_an_array_neither_hexagonal_nor_square_is_refused(tmp_path: Path) -> None:
     array_xy, spot_xy = square()
     root = write(tmp_path, "A", table(array_xy, spot_xy * [1, 1.4]))

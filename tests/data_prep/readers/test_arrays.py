@@ -20,6 +20,7 @@ def test_hexagonal_and_square_arrays_are_told_apart(degrees: float) -> None:
         assert found is not None
         assert found.kind == kind
         assert found.pitch_px == pytest.approx(37.0)
+        assert found.turned_degrees == pytest.approx({0: 0, 1.5: 1.5, 90: 0, 200: 20}[degrees], abs=1e-6)
 
 
 def test_swapped_names_are_still_a_hexagonal_array() -> None:

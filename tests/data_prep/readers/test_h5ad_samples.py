@@ -35,7 +35,7 @@ def read_both(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "column", ["library_id", "sample", "Sample", "sample_id", "sampleID", "batch", "slide", "section_id", "orig.ident"]
+    "column", ["library_id", "sample", "Sample", "sampleID", "batch", "slide", "tissue_section_label", "orig.ident"]
 )
 @pytest.mark.parametrize("uns_merge", ["unique", None])
 def test_a_column_of_samples_makes_sections(tmp_path: Path, column: str, uns_merge: str | None) -> None:
@@ -49,6 +49,15 @@ def test_a_column_of_samples_makes_sections(tmp_path: Path, column: str, uns_mer
 def test_a_column_of_any_name_counts_where_its_values_are_libraries(tmp_path: Path) -> None:
     joined = two(label="what_we_call_it", index_unique="-", uns_merge="unique")
     read_both(write(tmp_path, "both", joined, images=("A", "B")))
+
+
+def test_barcodes_need_only_be_unique_within_a_sample(tmp_path: Path) -> None:
+    read_both(write(tmp_path, "both", two(label="sample"), images=("A", "B")))
+
+
+def test_barcodes_of_two_samples_under_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="section 'both' holds spots of several samples: 36 spot ids appear again"):
+        reader.read_section(write(tmp_path, "both", two()), "both")
 
 
 def test_the_finest_of_several_columns_counts_unless_another_has_slides(tmp_path: Path) -> None:
@@ -97,7 +106,7 @@ def test_patients_are_each_samples_own(tmp_path: Path) -> None:
     assert [section.patient for section in reader.read_sections(root)] == ["P7", "P9"]
 
 
-@pytest.mark.parametrize("column", ["patient", "donor_id", "Patient_ID"])
+@pytest.mark.parametrize("column", ["patient", "donor_id", "Patient.ID", "mouse_id"])
 def test_two_patients_in_one_section_are_refused(tmp_path: Path, column: str) -> None:
     made = visium()
     made.obs[column] = ["P7"] * 10 + ["P9"] * (made.n_obs - 10)
