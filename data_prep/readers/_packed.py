@@ -62,10 +62,11 @@ def check_kind(path: Path, data: bytes, expected: str = "a table") -> None:
         raise InputError(f"{path}: a web page, expected {expected}; the download failed, repeat it")
 
 
-def images_in(folder: Path) -> list[Path]:
-    """Gzipped images directly in `folder`, in name order."""
-    files = sorted(folder.glob("*.gz")) if folder.is_dir() else []
-    return [file for file in files if Path(file.stem).suffix.lower() in SLIDE_SUFFIXES and file.name[0] != "."]
+def images_in(folder: Path, stem: str | None = None) -> list[Path]:
+    """Gzipped images directly in `folder`, those named `stem` + extension when given, in name order."""
+    files = [file for file in sorted(folder.glob("*.gz")) if file.name[0] != "."] if folder.is_dir() else []
+    images = [file for file in files if Path(file.stem).suffix.lower() in SLIDE_SUFFIXES]
+    return [file for file in images if stem is None or Path(file.stem).stem == stem]
 
 
 def archives(path: Path) -> list[Path]:

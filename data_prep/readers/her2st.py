@@ -4,7 +4,7 @@
     ST-imgs/C/C2/*.jpg                   the slide; one folder per patient letter
     ST-spotfiles/C2_selection.tsv        x, y, new_x, new_y, pixel_x, pixel_y, selected
 
-A count table with genes as rows, and spots named as R or others rename them (`X10x16`, `10_16`), are read and noted.
+Zenodo's own folders, `count-matrices`, `spot-selections` and `images/HE/C2.jpg`, are read too. A count table with genes as rows, and spots named as R or others rename them (`X10x16`, `10_16`), are read and noted.
 Spots are discs 100 um wide on a 200 um grid, which gives the scale. The letter of a section is its patient.
 """
 
@@ -17,6 +17,11 @@ from data_prep.errors import InputError
 from data_prep.readers import _legacy, _packed, _sections
 from data_prep.section import Section
 
+_FOLDERS = {  # as in almaan/her2st, or as Zenodo's archives unpack
+    "counts": ("ST-cnts", "count-matrices"),
+    "spots": ("ST-spotfiles", "spot-selections", "spot-selection"),
+    "images": ("ST-imgs", "images/HE"),
+}
 _COUNTS = re.compile(r"^(.+?)\.tsv(\.gz)?$")
 _SPOTS = re.compile(r"^(.+?)_selection\.tsv(\.gz)?$")
 
@@ -24,24 +29,27 @@ _SPOTS = re.compile(r"^(.+?)_selection\.tsv(\.gz)?$")
 def detect(path: Path) -> str | None:
     """Why `path` is in the her2st layout, or None."""
     root = _root(Path(path))
-    return None if root is None else f"{root.name or root}/ holds ST-cnts and ST-spotfiles"
+    if root is None:
+        return None
+    return f"{root.name or root}/ holds {_folder(root, 'counts').name} and {_folder(root, 'spots').name}"
 
 
 def find_sections(path: Path, **_: Any) -> dict[str, str]:
     """Every section with a count or a spot file -> what it lacks, "" when complete."""
     root = _need_root(Path(path))
-    counts, spots = _files(root / "ST-cnts", _COUNTS), _files(root / "ST-spotfiles", _SPOTS)
+    counts, spots = _files(_folder(root, "counts"), _COUNTS), _files(_folder(root, "spots"), _SPOTS)
     if not counts and not spots:
         raise InputError(f"{root}: no ST-cnts/*.tsv.gz and no ST-spotfiles/*_selection.tsv; add the sections' files")
+    counts_in, spots_in = _folder(root, "counts").name, _folder(root, "spots").name
     found = {}
     for name in sorted(counts.keys() | spots.keys(), key=_sections.natural):
         folder = _image_folder(root, name).relative_to(root)
-        lacks = [f"count file not found (expected ST-cnts/{name}.tsv.gz)"] if name not in counts else []
-        lacks += [f"spot file not found (expected ST-spotfiles/{name}_selection.tsv)"] if name not in spots else []
-        if not _sections.images_in(root / folder):
-            packed = "".join(f"; {file.name} is still packed, unpack it: {_packed.remedy(file)}"
-                             for file in _packed.images_in(root / folder))  # fmt: skip
-            lacks += [f"image not found under {folder} (expected *.jpg|*.png|*.tif){packed}"]
+        lacks = [f"count file not found (expected {counts_in}/{name}.tsv.gz)"] if name not in counts else []
+        lacks += [f"spot file not found (expected {spots_in}/{name}_selection.tsv)"] if name not in spots else []
+        if not _images(root, name):
+            packed = [f"; {file.name} is still packed, unpack it: {_packed.remedy(file)}"
+                      for file in _images(root, name, packed=True)]  # fmt: skip
+            lacks += [f"image not found under {folder} (expected *.jpg|*.png|*.tif){''.join(packed)}"]
         found[name] = ", ".join(lacks)
     return found
 
@@ -77,13 +85,13 @@ def read_section(
     """
     root = _need_root(Path(path))
     _sections.choose(find_sections(root), root, [name], False)
-    spot_path = _files(root / "ST-spotfiles", _SPOTS)[name]
+    spot_path = _files(_folder(root, "spots"), _SPOTS)[name]
     return _legacy.read_section(
         name,
         patient=_sections.patient_of(name),
         layout="her2st",
-        image_path=_sections.only_image(name, _sections.images_in(_image_folder(root, name))),
-        count_path=_files(root / "ST-cnts", _COUNTS)[name],
+        image_path=_sections.only_image(name, _images(root, name)),
+        count_path=_files(_folder(root, "counts"), _COUNTS)[name],
         spot_path=spot_path,
         spots=_legacy.read_selection(spot_path),
         um_per_px=um_per_px,
@@ -94,9 +102,17 @@ def read_section(
 
 
 def _root(path: Path) -> Path | None:
-    """The folder that holds `ST-cnts`: `path`, or `path/data` as in a clone of almaan/her2st."""
-    roots = (root for root in (path, path / "data") if (root / "ST-cnts").is_dir() and (root / "ST-spotfiles").is_dir())
+    """The folder that holds counts and spots: `path`, or `path/data` as in a clone of almaan/her2st."""
+    roots = (
+        root for root in (path, path / "data") if all(_folder(root, kind).is_dir() for kind in ("counts", "spots"))
+    )
     return next(roots, None)
+
+
+def _folder(root: Path, kind: str) -> Path:
+    """The folder of a kind of files, by the first of its names that is there, else by the first."""
+    names = _FOLDERS[kind]
+    return next((root / name for name in names if (root / name).is_dir()), root / names[0])
 
 
 def _need_root(path: Path) -> Path:
@@ -112,5 +128,14 @@ def _files(folder: Path, pattern: re.Pattern[str]) -> dict[str, Path]:
 
 
 def _image_folder(root: Path, name: str) -> Path:
-    nested, flat = root / "ST-imgs" / _sections.patient_of(name) / name, root / "ST-imgs" / name
+    images = _folder(root, "images")
+    nested, flat = images / _sections.patient_of(name) / name, images / name
+    if images.name == "HE" and not (nested.is_dir() or flat.is_dir()):
+        return images
     return flat if flat.is_dir() and not nested.is_dir() else nested
+
+
+def _images(root: Path, name: str, *, packed: bool = False) -> list[Path]:
+    """Images, or gzipped ones, in the section's own folder, or under its name in the folder of all."""
+    folder = _image_folder(root, name)
+    return (_packed if packed else _sections).images_in(folder, name if folder == _folder(root, "images") else None)

@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +101,26 @@ def test_spots_of_another_section_are_refused(tmp_path: Path) -> None:
         InputError, match=r"10 of the 100 spots of \S+ are not in \S+, and 10 of the 100 .* different sec"
     ):
         her2st.read_section(root, "A1")
+
+
+def test_folders_as_zenodos_archives_unpack_are_read(tmp_path: Path) -> None:
+    expected = her2st.read_section(write(tmp_path / "a"), "A1")
+    root = write(tmp_path / "b")
+    (root / "ST-cnts").rename(root / "count-matrices")
+    (root / "ST-spotfiles").rename(root / "spot-selections")
+    (root / "images/HE").mkdir(parents=True)
+    (root / "ST-imgs/A/A1/slide.jpg").rename(root / "images/HE/A1.jpg")
+    shutil.rmtree(root / "ST-imgs")
+    (root / "images/HE/A10.jpg").write_bytes(b"")
+    module, reason = find_layout(root)
+    assert module is her2st
+    assert "holds count-matrices and spot-selections" in reason
+    found = her2st.read_section(root, "A1")
+    assert found.image_path == root / "images/HE/A1.jpg"
+    assert found.spot_id.tolist() == expected.spot_id.tolist()
+    (root / "images/HE/A1.jpg").unlink()
+    with pytest.raises(InputError, match=r"'A1': image not found under images/HE \(expected"):
+        her2st.list_sections(root)
 
 
 def test_packed_image_is_named(tmp_path: Path) -> None:
