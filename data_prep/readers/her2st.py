@@ -4,7 +4,8 @@
     ST-imgs/C/C2/*.jpg                   the slide; one folder per patient letter
     ST-spotfiles/C2_selection.tsv        x, y, new_x, new_y, pixel_x, pixel_y, selected
 
-Zenodo's own folders, `count-matrices`, `spot-selections` and `images/HE/C2.jpg`, are read too. A count table with genes as rows, and spots named as R or others rename them (`X10x16`, `10_16`), are read and noted.
+Zenodo's own folders, `count-matrices`, `spot-selections` and `images/HE/C2.jpg`, are read too. A count table with genes
+as rows, and spots named as R or others rename them (`X10x16`, `10_16`), are read and noted.
 Spots are discs 100 um wide on a 200 um grid, which gives the scale. The letter of a section is its patient.
 """
 
