@@ -25,7 +25,7 @@ from PIL import Image
 from data_prep import cli
 from data_prep.dataset import PatchDataset, SectionTable
 from data_prep.errors import InputError
-from stjax import checkpoint, workdir
+from stjax import checkpoint, progress, workdir
 from stjax import config as configs
 from stjax.config import Config
 from stjax.data.panel import Panel, fit_panel
@@ -114,6 +114,7 @@ def main(arguments: list[str]) -> None:
     sections = configs.names(given.sections) or (every if given.data_dir else data.split.test)
     if unknown := [name for name in sections if name not in every]:
         raise InputError(f"--sections names {', '.join(unknown)}; {scored_on.path} has {', '.join(every)}")
+    progress.say(str(given.workdir), progress.Progress.of(meta, config.num_epochs, given.workdir))
     step = meta["best_step"] or meta["step"]
     findings = audit(Audited(given.workdir, config, data, protocol, step, trained_on, scored_on, sections))
     print("\n".join(lines(findings)))

@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 from scipy.spatial import KDTree
 
+from stjax import metrics
+
 RIDGE_PENALTIES = np.logspace(-2, 5, 15)
 NEAREST = 6  # neighbours of a hexagonal lattice
 
@@ -66,8 +68,7 @@ class Ridge:
     @classmethod
     def fit(cls, features: np.ndarray, targets: np.ndarray) -> "Ridge":
         """Fits [N, D] features to [N, G] targets."""
-        mean, std = features.mean(axis=0), features.std(axis=0)
-        std = np.where(std > 0, std, 1.0)
+        mean, std = features.mean(axis=0), metrics.scale_of(features)
         left, singular, right = np.linalg.svd((features - mean) / std, full_matrices=False)
         intercept = targets.mean(axis=0)
         projected = left.T @ (targets - intercept)  # [D, G]
@@ -105,7 +106,7 @@ class TotalCounts:
         depth = np.log1p(total)
         centred = depth - depth.mean()
         square = np.square(centred).sum()
-        slope = centred @ targets / square if square > 0 else np.zeros(targets.shape[1])
+        slope = centred @ targets / square if metrics.varying(depth[:, None])[0] else np.zeros(targets.shape[1])
         return cls(slope, targets.mean(axis=0) - slope * depth.mean())
 
     def predict(self, total: np.ndarray) -> np.ndarray:

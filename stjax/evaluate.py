@@ -30,7 +30,7 @@ import numpy as np
 from data_prep import cli
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from stjax import audit, distributed, intervals, workdir
+from stjax import audit, distributed, intervals, progress, workdir
 from stjax.config import names, numbers
 from stjax.data.tile_records import rounded
 from stjax.evaluation import comparison, conformal, credibility, results, scoring, statistics, under_protocols
@@ -124,6 +124,8 @@ def evaluate(
 
     # -------------------------------------------------------------------------------------------------- prediction
     runs = [each.over_symmetries() if symmetries else each for each in members.load(ensemble, run)]
+    for each in runs:
+        progress.say(str(each.workdir), each.progress)
     patch_model = None if beside is None else prepared.comparable(workdir.Run.load(beside), run)
     if patch_model is not None and symmetries:
         patch_model = patch_model.over_symmetries()
@@ -158,7 +160,7 @@ def evaluate(
     result = {
         **head(run, asked, found),
         "truth": "counts" if demo_truth is None else "expected expression of the demo's cells",
-        "ensemble": [str(each.workdir) for each in runs] if ensemble else None,
+        "ensemble": [members.describe(each) for each in runs] if ensemble else None,
         "level": intervals.LEVEL,
         "resampled": None if scores.units is None else scores.units.kind,
         "bootstraps": statistics.BOOTSTRAPS,
@@ -169,7 +171,7 @@ def evaluate(
         **tested,
         "sizes_um": sizes_of(run, task, found),
         "audit": [
-            dataclasses.asdict(each) for each in audit.worst(audits, [str(each.workdir) for each in runs])
+            dataclasses.asdict(each) for each in audit.worst(audits, [each.workdir.resolve().name for each in runs])
         ],
     }  # fmt: skip
     if not distributed.is_writer():
@@ -185,7 +187,7 @@ def evaluate(
     results.print_table(result)
     if protocol == "all":
         entries = under_protocols.score(run, audit.opened(run.data), everywhere, training)
-        workdir.write_json(asked.protocols, {"protocols": entries})
+        workdir.write_json(asked.protocols, {**run.progress.facts(), "protocols": entries})
         under_protocols.print_table(entries)
         written.append(asked.protocols)
     print("results:")

@@ -41,7 +41,7 @@ from jax import export as jax_export
 
 from data_prep import cli
 from data_prep.errors import InputError
-from stjax import manifest, model_card, models, workdir
+from stjax import manifest, model_card, models, progress, workdir
 from stjax.inference.model_folder import (
     ADDITIVE,
     CONFIG,
@@ -97,6 +97,7 @@ def export(folder: Path, out: Path) -> list[Path]:
         InputError: no trained model, or `out` cannot be made.
     """
     run = workdir.Run.load(folder)
+    progress.say(str(folder), run.progress)
     if (out.exists() or out.is_symlink()) and not out.is_dir():
         raise InputError(f"--out {out} is no folder; choose another")
     temporary = out.with_name(out.name + ".tmp")
@@ -237,6 +238,7 @@ def describe(run: workdir.Run, exported: jax_export.Exported, *, kind: str) -> d
         | {
             "patients": len(data.train_patients),
             "sections": len(data.split.train),
+            "progress": dataclasses.asdict(run.progress),
             "init_from": Path(settings["init_from"]).name,
         },
         "data": record.to_json(),

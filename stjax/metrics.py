@@ -1,4 +1,5 @@
-"""Per-gene metrics and their summaries, float64. A constant gene has no correlation: NaN, counted, never zeroed."""
+"""Per-gene metrics and their summaries, float64. A gene that does not vary has no correlation: NaN, counted, never
+zeroed."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,6 +8,77 @@ import numpy as np
 import scipy.stats
 
 POOLINGS = ("pooled", "section_median", "patient_median")
+# A standard deviation of less than this share of the root mean square is rounding. float32 rounds a value by up to
+# 2^-24 of it; a prediction is a sum over about a thousand features, each rounded on its way, and their roundings add up.
+# Of linear layers over 64 to 2,048 features that are the same but for one rounding each, the deviation is 0.9 such
+# roundings (median), 64 at most for 99 % of the outputs; the limit is 128. It is relative, so that units do not matter:
+# a share of 1e-5 that varies by 1e-6 varies.
+ROUNDING = 2.0**-17
+
+
+def varies(variance: np.ndarray, mean_square: np.ndarray) -> np.ndarray:
+    """Whether values differ by more than float32 rounds values of their size: the one limit for "does not vary".
+
+    Args:
+        variance: [...] mean of squares about the mean.
+        mean_square: [...] mean of the squares themselves, or another bound on how large values are, squared.
+
+    Returns:
+        [...] bool; False where NaN.
+    """
+    return np.asarray(variance) > ROUNDING**2 * np.asarray(mean_square)
+
+
+def varying(values: np.ndarray) -> np.ndarray:
+    """[G] bool: which genes of [S, G] values vary over the spots, see `varies`; False for one that holds NaN."""
+    values = np.asarray(values, np.float64)
+    if not len(values):
+        return np.zeros(values.shape[1], bool)
+    mean = values.mean(axis=0)
+    return _vary(mean, np.square(values - mean).sum(axis=0), len(values))
+
+
+def _vary(mean: np.ndarray, squares: np.ndarray, count: int) -> np.ndarray:
+    """`varies` of values of a mean and a sum of squares about it."""
+    return varies(squares / count, np.square(mean) + squares / count)
+
+
+def constant(values: np.ndarray) -> np.ndarray:
+    """[G] bool: which genes of [S, G] values are known and the same at every spot, up to rounding; none of one spot."""
+    return ~varying(values) & ~np.isnan(values).any(axis=0) & (len(values) > 1)
+
+
+def constant_genes(
+    predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray], patients: Sequence[str], *, pooling: str
+) -> dict[str, int]:
+    """How many genes have no PCC for want of variation, and whose.
+
+    Args:
+        predictions, truths, patients, pooling: see `pooled`.
+
+    Returns:
+        "genes_constant_prediction" and "genes_constant_truth": the same at all spots that are pooled, wherever that is;
+        "genes_constant_in_a_section": predicted the same within some section, though not everywhere.
+    """
+    predicted, measured = (constant_everywhere(each, patients, pooling=pooling) for each in (predictions, truths))
+    somewhere = np.any([constant(each) for each in predictions], axis=0)
+    return {
+        "genes_constant_prediction": int(predicted.sum()),
+        "genes_constant_truth": int(measured.sum()),
+        "genes_constant_in_a_section": int(np.sum(somewhere & ~predicted)),
+    }
+
+
+def constant_everywhere(values: Sequence[np.ndarray], patients: Sequence[str], *, pooling: str) -> np.ndarray:
+    """[G] bool: `constant` in every group of sections whose spots are pooled."""
+    groups = _sections_of_groups(patients, pooling)
+    return np.all([constant(np.concatenate([values[i] for i in group])) for group in groups], axis=0)
+
+
+def scale_of(values: np.ndarray) -> np.ndarray:
+    """[G] what to divide [S, G] values by: their standard deviations, 1 for a gene that does not vary, which so stays
+    constant in place of becoming its own rounding errors."""
+    return np.where(varying(values), np.std(values, axis=0, dtype=np.float64), 1.0)
 
 
 def pearson_per_gene(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -16,24 +88,19 @@ def pearson_per_gene(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
         prediction, truth: [S, G].
 
     Returns:
-        [G] float64; NaN where prediction or truth is constant, or with fewer than two spots.
+        [G] float64; NaN where prediction or truth does not vary (see `varies`), or with fewer than two spots.
     """
     if len(truth) < 2:
         return np.full(truth.shape[1], np.nan)
-    prediction = np.asarray(prediction, np.float64)
-    truth = np.asarray(truth, np.float64)
-    centred_p, centred_t = prediction - prediction.mean(axis=0), truth - truth.mean(axis=0)
-    norm_p, norm_t = np.sqrt(np.sum(centred_p**2, axis=0)), np.sqrt(np.sum(centred_t**2, axis=0))
-    varies = _varies(prediction.min(axis=0), prediction.max(axis=0)) & _varies(truth.min(axis=0), truth.max(axis=0))
+    both = (np.asarray(prediction, np.float64), np.asarray(truth, np.float64))
+    means = [values.mean(axis=0) for values in both]
+    centred = [values - mean for values, mean in zip(both, means, strict=True)]
+    squares = [np.square(values).sum(axis=0) for values in centred]
+    known = np.all([_vary(mean, square, len(truth)) for mean, square in zip(means, squares, strict=True)], axis=0)
+    dot = np.sum(centred[0] * centred[1], axis=0)
     result = np.full(truth.shape[1], np.nan)
-    dot = np.sum(centred_p * centred_t, axis=0)
-    result[varies] = np.clip(dot[varies] / (norm_p[varies] * norm_t[varies]), -1.0, 1.0)
+    result[known] = np.clip(dot[known] / np.sqrt(squares[0][known] * squares[1][known]), -1.0, 1.0)
     return result
-
-
-def _varies(least: np.ndarray, largest: np.ndarray) -> np.ndarray:
-    """Whether values between these differ by more than rounding; not NaN."""
-    return largest - least > 8 * np.finfo(np.float64).eps * np.maximum(np.abs(least), np.abs(largest))
 
 
 def spearman_per_gene(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -44,10 +111,13 @@ def spearman_per_gene(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """[S, G] rank of each value among its gene's, from 1; equal values share their mean rank; NaN where a gene has
-    any."""
+    """[S, G] rank of each value among its gene's, from 1; equal values share their mean rank, as do all of a gene that
+    does not vary; NaN where a gene has any."""
     by_gene = np.ascontiguousarray(np.asarray(values, np.float64).T)  # sorts a gene's values where they lie together
-    return scipy.stats.rankdata(by_gene, axis=1, nan_policy="propagate").T
+    ranked = scipy.stats.rankdata(by_gene, axis=1, nan_policy="propagate").T
+    constant = ~varying(values) & ~np.isnan(ranked).any(axis=0)
+    ranked[:, constant] = (len(ranked) + 1) / 2  # the order of rounding errors says nothing
+    return ranked
 
 
 class Moments:
@@ -59,7 +129,6 @@ class Moments:
     def __init__(self, genes: int):
         self.count = 0
         self._mean = np.zeros((2, genes))  # of predictions and truths
-        self._least, self._largest = np.full((2, genes), np.inf), np.full((2, genes), -np.inf)
         self._squares = np.zeros((2, genes))
         self._products = np.zeros(genes)
 
@@ -71,34 +140,28 @@ class Moments:
         mean = both.mean(axis=1)
         centred = both - mean[:, None]
         squares, products = np.square(centred).sum(axis=1), (centred[0] * centred[1]).sum(axis=0)
-        self.merge(mean, squares, both.min(axis=1), both.max(axis=1), products, count=len(truth))
+        self.merge(mean, squares, products, count=len(truth))
 
-    def merge(
-        self,
-        mean: np.ndarray,
-        squares: np.ndarray,
-        least: np.ndarray,
-        largest: np.ndarray,
-        products: np.ndarray,
-        *,
-        count: int,
-    ) -> None:
-        """Adds a batch by its sums: of predictions and truths, [2, G] each, means, centred squares, least and largest;
-        and [G] centred products."""
+    def merge(self, mean: np.ndarray, squares: np.ndarray, products: np.ndarray, *, count: int) -> None:
+        """Adds a batch by its sums: of predictions and truths, [2, G] each, means and centred squares; and [G] centred
+        products."""
         total = self.count + count
         shift, weight = mean - self._mean, self.count * count / total
         self._squares += squares + np.square(shift) * weight
         self._products += products + shift[0] * shift[1] * weight
         self._mean += shift * (count / total)
-        self._least, self._largest = np.minimum(self._least, least), np.maximum(self._largest, largest)
         self.count = total
+
+    def varying(self) -> np.ndarray:
+        """[2, G] bool: whether predictions, and truths, vary, as `varying`."""
+        return _vary(self._mean, self._squares, max(self.count, 1))
 
     def pearson(self) -> np.ndarray:
         """[G]; NaN as in `pearson_per_gene`."""
         norm = np.sqrt(self._squares)
-        varies = np.all(_varies(self._least, self._largest), axis=0) if self.count else np.zeros(norm.shape[1], bool)
+        known = self.varying().all(axis=0)
         result = np.full(self._products.shape, np.nan)
-        result[varies] = np.clip(self._products[varies] / (norm[0] * norm[1])[varies], -1.0, 1.0)
+        result[known] = np.clip(self._products[known] / (norm[0] * norm[1])[known], -1.0, 1.0)
         return result
 
 
@@ -129,13 +192,10 @@ def pooled(
         pooling: "pooled" (all spots together), "section_median" (median of the sections' figures) or "patient_median"
             (each patient's sections pooled, median of the patients' figures).
     """
-    groups: dict[int, list[int]] = {}
-    for section, group in enumerate(group_of_section(patients, pooling).tolist()):
-        groups.setdefault(group, []).append(section)
     each = np.stack(
         [
             figure(np.concatenate([predictions[i] for i in group]), np.concatenate([truths[i] for i in group]))
-            for group in groups.values()
+            for group in _sections_of_groups(patients, pooling)
         ]
     )  # [groups, G]
     return median_of_known(each)
@@ -158,6 +218,14 @@ def pooled_ranks(values: Sequence[np.ndarray], patients: Sequence[str], *, pooli
         for i, part in zip(members, np.split(parts, np.cumsum([len(values[i]) for i in members])[:-1]), strict=True):
             result[i] = part
     return result
+
+
+def _sections_of_groups(patients: Sequence[str], pooling: str) -> list[list[int]]:
+    """The sections of each group that `group_of_section` numbers."""
+    groups: dict[int, list[int]] = {}
+    for section, group in enumerate(group_of_section(patients, pooling).tolist()):
+        groups.setdefault(group, []).append(section)
+    return list(groups.values())
 
 
 def group_of_section(patients: Sequence[str], pooling: str) -> np.ndarray:

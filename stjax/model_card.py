@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from stjax.progress import Progress
 from stjax.workdir import Run
 
 _FIGURES = {
@@ -19,12 +20,12 @@ _FIGURES = {
 _TEMPLATE = """\
 # Model card: {name}, {genes} genes
 
-{synthetic}
+{synthetic}{unfinished}
 **Not for diagnosis.** This model is for research. It is no medical device, nobody has assessed it as one, and
 its output must not be used to decide on anybody's treatment.
 
 ## The model
-* {name}, computed in {dtype}, weights of training step {step}; SHA-256 `{sha256}`.
+* {name}, computed in {dtype}, weights of training step {step} of a run of {trained}; SHA-256 `{sha256}`.
 * Input: {image_px} x {image_px} px RGB {what} at {um_per_px:.3f} um per px, stain normalisation: {stain}.
 * Output: {meaning}, in {units}{symmetries}.
 * Genes: {species}; their names are in genes.csv.
@@ -82,6 +83,8 @@ def card(run: Run, config: dict[str, Any]) -> str:
         synthetic="**SYNTHETIC: trained on generated tissue. It says nothing about real tissue.**\n"
         if data.synthetic
         else "",
+        unfinished=_unfinished(run.progress),
+        trained=run.progress,
         dtype=config["model"]["dtype"],
         step=run.step,
         sha256=run.model_sha256,
@@ -105,6 +108,15 @@ def card(run: Run, config: dict[str, Any]) -> str:
         evaluation="\n\n".join(_tables(run.workdir, run.step))
         or "None: this run has not been evaluated. Run stjax.evaluate, and export again.",
     )
+
+
+def _unfinished(progress: Progress) -> str:
+    """Of a run that was stopped, or of which that is not known."""
+    if progress.finished:
+        return ""
+    if progress.finished is None:
+        return f"**Whether its training was finished is not known** ({progress}).\n"
+    return f"**NOT FINISHED: trained for {progress}, then stopped.** Figures below are of that state.\n"
 
 
 def _tables(folder: Path, step: int) -> Iterator[str]:

@@ -32,7 +32,7 @@ from data_prep.errors import InputError
 from data_prep.gene_lookup import GeneLookup
 from data_prep.section import Section
 from data_prep.slide import Slide, open_slide
-from stjax import outputs
+from stjax import outputs, progress
 from stjax.config import names
 from stjax.inference import grid, predictor
 from stjax.inference.dense import TILE_PX, predict_dense
@@ -153,6 +153,7 @@ def predict(
     if not writers and not dense:
         raise InputError(f"--formats names nothing to write; choose some of {', '.join(outputs.format_names())}")
     model = predictor.load(folder)
+    progress.say(str(folder), model.progress)
     plain, model = model, model.over_symmetries() if symmetries else model
     columns = gene_columns(model, genes)
     found = open_source(
@@ -241,7 +242,9 @@ class Job:
         data = self.model.data
         trained = [data.panel.to_json(), data.protocol_hash, data.stain_target, data.image_size_px, data.um_per_px]
         grid_of = dataclasses.asdict(self.array) | {"min_tissue": self.min_tissue}
-        return {
+        # The best epoch so far may stay the best: what says "2 of 30 epochs" is not left there once 30 are done.
+        of = {} if self.model.progress.finished else {"trained": str(self.model.progress)}
+        return of | {
             "model_sha256": self.model.model_sha256,
             "training_sha256": hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest(),
             "mean_over_symmetries": self.model.protocol.test_symmetries,

@@ -26,6 +26,7 @@ from stjax.config import Config
 from stjax.data.panel import Panel
 from stjax.data.tile_records import TileFacts
 from stjax.intervals import Intervals
+from stjax.progress import UNKNOWN, Progress
 from stjax.protocols import Protocol, Split, get_protocol
 from stjax.training import steps
 
@@ -90,6 +91,7 @@ class Run:
 
     Attributes:
         step: the step of the checkpoint: the best on validation, or the last where there is no validation.
+        progress: how far the run has come.
     """
 
     workdir: Path
@@ -100,6 +102,7 @@ class Run:
     state: steps.State
     step: int
     mesh: Mesh
+    progress: Progress = UNKNOWN
 
     @classmethod
     def load(cls, workdir: Path) -> "Run":
@@ -117,7 +120,8 @@ class Run:
         )
         step = meta["best_step"] or meta["step"]  # 0: saved before the end of the first epoch
         state = steps.weights_of(checkpoint.restore(folder, step, template))
-        return cls(workdir, config, data, protocol, graphdef, state, step, mesh)
+        progress = Progress.of(meta, config.num_epochs, workdir)
+        return cls(workdir, config, data, protocol, graphdef, state, step, mesh, progress)
 
     @property
     def folder(self) -> Path:

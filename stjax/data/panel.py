@@ -11,6 +11,7 @@ from data_prep.dataset import PatchDataset, SectionTable
 from data_prep.errors import InputError
 from data_prep.genes import species_of
 from data_prep.section import GeneTable
+from stjax import metrics
 from stjax.protocols import Protocol, Split
 
 
@@ -176,6 +177,5 @@ def _moments(protocol: Protocol, counts: Any, total: np.ndarray, columns: np.nda
         block = slice(start, start + genes)
         block_counts = by_gene[:, columns[block]].toarray().astype(np.float64)
         values = protocol.transform(block_counts, total[:, None], counts.shape[1])
-        mean[block], deviation = values.mean(axis=0), values.std(axis=0)
-        std[block] = np.where(deviation > 0, deviation, 1.0)  # a constant gene stays constant, it does not blow up
+        mean[block], std[block] = values.mean(axis=0), metrics.scale_of(values)
     return mean, std

@@ -220,8 +220,10 @@ class TileRecords:
         mean = mean_of(lambda values: values)
         target_mean, target_std = panel.target_mean.copy(), panel.target_std.copy()
         if protocol.standardise_main:
-            std = np.sqrt(mean_of(lambda values: np.square(values - mean)))
-            target_mean[: panel.num_main], target_std[: panel.num_main] = mean, np.where(std > 0, std, 1.0)
+            variance = mean_of(lambda values: np.square(values - mean))
+            known = metrics.varies(variance, np.square(mean) + variance)
+            target_mean[: panel.num_main] = mean
+            target_std[: panel.num_main] = np.where(known, np.sqrt(variance), 1.0)  # as `metrics.scale_of`
         return dataclasses.replace(panel, target_mean=target_mean, target_std=target_std, train_mean=mean)
 
     def facts(self) -> "TileFacts":

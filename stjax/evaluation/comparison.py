@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stjax import baselines
+from stjax import baselines, metrics
 from stjax.evaluation import scoring
 from stjax.evaluation.scoring import Scores, Section
 from stjax.inference.prepared import Found, Training
@@ -48,8 +48,8 @@ class Task:
         """Another protocol's, for the same genes and training spots."""
         num_genes = run.data.panel.num_genes
         targets = protocol.transform(training.counts, training.total[:, None], num_genes)
-        mean, std = targets.mean(axis=0), targets.std(axis=0)
-        std = np.where(std > 0, std, 1.0) if protocol.standardise_main else np.ones_like(std)
+        mean = targets.mean(axis=0)
+        std = metrics.scale_of(targets) if protocol.standardise_main else np.ones_like(mean)
         return cls(protocol, num_genes, mean if protocol.standardise_main else 0 * mean, std, mean, training)
 
     def measured(self, found: Found) -> np.ndarray:

@@ -32,6 +32,11 @@ def load(folders: Sequence[Path], run: Run) -> list[Run]:
     return [run, *others]
 
 
+def describe(run: Run) -> dict[str, str]:
+    """One of the runs, for results: the name of its folder, wherever that is, and what tells its model from others."""
+    return {"name": run.workdir.resolve().name, "model_sha256": run.model_sha256, "trained": str(run.progress)}
+
+
 def in_genes_of(panel: Panel, other: Panel, values: np.ndarray) -> np.ndarray:
     """[S, M] of another run's main genes [S, M'], for the genes of `panel`; NaN for those it does not predict."""
     main = slice(other.num_main)

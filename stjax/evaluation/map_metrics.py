@@ -9,6 +9,8 @@ import numpy as np
 import scipy.sparse
 from scipy.spatial import KDTree
 
+from stjax import metrics
+
 SSIM_WINDOW = 3.4  # pitches to each side: 7 x 7 spots of a square lattice, as scikit-image's window of 7 pixels
 SMOOTHING_WINDOW = 1.6  # pitches around: 3 x 3 spots of a square lattice, 7 of a hexagonal one
 MIN_SHARE = 0.5  # of a full window's spots: windows at the border of tissue with fewer do not count
@@ -66,7 +68,8 @@ def ssim(
         prediction, truth: [S, G].
 
     Returns:
-        [G]; NaN where the truth is constant, or with fewer than two spots in a window.
+        [G]; NaN where the truth does not vary, or with fewer than two spots in a window. A prediction that does not
+        vary has one: how alike a blank map is.
     """
     spots = np.asarray(neighbours.window.sum(axis=1))
     full = (spots >= min_share * np.max(spots, initial=0)) & (spots > 1)
@@ -93,6 +96,5 @@ def ssim(
             values = ((2 * mean_p * mean_t + c1) * (2 * both + c2)) / (
                 (np.square(mean_p) + np.square(mean_t) + c1) * (var_p + var_t + c2)
             )
-        varies = high > 8 * np.finfo(np.float64).eps * np.maximum(np.abs(least), np.abs(largest))
-        result[start : start + genes] = np.where(varies, values.mean(axis=0), np.nan)
+        result[start : start + genes] = np.where(metrics.varying(t), values.mean(axis=0), np.nan)
     return result

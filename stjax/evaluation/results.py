@@ -136,6 +136,24 @@ def print_credibility(result: Mapping[str, Any]) -> None:
         )
 
 
+def constant_lines(methods: Mapping[str, Any]) -> list[str]:
+    """What must be said of genes without a PCC because prediction or measurement is the same at every spot."""
+    lines = []
+    for method, summary in methods.items():
+        genes, everywhere = summary["genes"], summary["genes_constant_prediction"]
+        if method == "mean predictor":  # it says one value of each gene, as it should
+            continue
+        if everywhere:
+            which = "EVERY gene" if everywhere == genes else f"{everywhere} of {genes} genes"
+            lines.append(f"{method}: {which} predicted the same at every spot (does not vary): no PCC, not taken for 0")
+        if inside := summary["genes_constant_in_a_section"]:
+            lines.append(f"{method}: {inside} of {genes} genes do not vary within some section")
+    measured = methods["model"]["genes_constant_truth"]
+    if measured:
+        lines.append(f"measurement: {measured} of {methods['model']['genes']} genes do not vary: no PCC of any method")
+    return lines
+
+
 def print_notes(result: Mapping[str, Any]) -> None:
     """What a reader of the table must know."""
     if result["resampled"] is not None:
@@ -143,8 +161,12 @@ def print_notes(result: Mapping[str, Any]) -> None:
             "how figures vary within these sections, not between patients"
         )  # fmt: skip
         print(f"(a to b): {LEVEL:.0%} bootstrap intervals over {result['resampled']}: {what}; * sees test expression")
+    if result.get("training_finished") is False:
+        print(f"NOT FINISHED: the model is trained for {result['trained']}; these figures are of that state.")
     if result["synthetic"]:
         print("SYNTHETIC tissue: these figures say nothing about real tissue.")
+    for line in constant_lines(result["methods"]):
+        print(line)
     if result["genes_not_in_the_data"]:
         print(f"note: the scored data lacks {result['genes_not_in_the_data']} of the genes; they have no figures.")
     ours = result["methods"]["model"]["pcc_median"]

@@ -146,6 +146,7 @@ def score(
         mae = metrics.mae_per_gene(predicted, every) if in_units else unknown
         rmse = metrics.rmse_per_gene(predicted, every) if in_units else unknown
         per_gene, summary = {"pcc": pcc, "mae": mae, "rmse": rmse}, metrics.summarise(pcc, mae, rmse)
+        summary |= metrics.constant_genes(known, truths, patients, pooling=pooling)
         if maps is not None:
             further = maps.figures(known, in_units=in_units)
             summary |= {f"{name}_median": metrics.known(np.nanmedian, values) for name, values in further.items()}
@@ -155,6 +156,8 @@ def score(
             if method == "model":
                 per_gene |= {"pcc_low": low, "pcc_high": high}
                 per_gene |= {name: further[name] for name in ("spearman", "ssim", "pcc_smoothed")}
+                for name, values in (("prediction_constant", known), ("truth_constant", truths)):
+                    per_gene[name] = metrics.constant_everywhere(values, patients, pooling=pooling)
         found.summaries[method], found.per_gene[method] = summary, per_gene
     return found
 

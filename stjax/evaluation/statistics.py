@@ -11,6 +11,7 @@ import numpy as np
 import scipy.sparse
 import scipy.stats
 
+from stjax import metrics
 from stjax.intervals import LEVEL
 
 BOOTSTRAPS = 1000
@@ -24,7 +25,6 @@ EXTRAPOLATED = 3.0
 MOVED = 3  # into 8 blocks to permute, and 32
 BLOCK_SPOTS = 4  # at least, of a block
 _CHUNK = 1 << 24  # values of spots and genes held at a time
-_CONSTANT = 1e-12  # of the squares: a variance below is rounding
 
 
 def spatial_code(xy: np.ndarray) -> tuple[np.ndarray, int]:
@@ -148,7 +148,8 @@ class Bootstrap:
     def _draw(self, prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         prediction, truth = np.asarray(prediction, np.float64), np.asarray(truth, np.float64)
         error = prediction - truth
-        p, t = prediction - prediction.mean(axis=0), truth - truth.mean(axis=0)
+        means = prediction.mean(axis=0), truth.mean(axis=0)
+        p, t = prediction - means[0], truth - means[1]
         genes = truth.shape[1]
         times, count = self._times[:, self._unit], self._sums.sum(axis=1)
         spots = times @ count
@@ -162,7 +163,7 @@ class Bootstrap:
             cells = self._group == group
             n = (times[:, cells] @ count[cells])[:, None]
             sums = (times[:, cells] @ moments[cells]).reshape(len(n), 5, genes)
-            every.append(_correlation(n, *np.moveaxis(sums, 1, 0)))
+            every.append(_correlation(n, *np.moveaxis(sums, 1, 0), means=means))
         # A patient drawn twice counts twice in the median over patients, or over sections.
         own = [np.unique(self._unit[self._group == group]) for group in groups]
         if len(groups) > 1 and all(len(units) == 1 for units in own) and self.units.kind == "patients":
@@ -174,13 +175,23 @@ class Bootstrap:
 
 
 def _correlation(
-    n: np.ndarray, p: np.ndarray, t: np.ndarray, pp: np.ndarray, tt: np.ndarray, pt: np.ndarray
+    n: np.ndarray,
+    p: np.ndarray,
+    t: np.ndarray,
+    pp: np.ndarray,
+    tt: np.ndarray,
+    pt: np.ndarray,
+    *,
+    means: tuple[np.ndarray, np.ndarray],
 ) -> np.ndarray:
-    """PCC from a number of spots [R, 1] and sums of values, squares and products [R, G]."""
+    """PCC from a number of spots [R, 1] and sums of values, squares and products [R, G], all about `means` [G]."""
     with np.errstate(invalid="ignore", divide="ignore"):
         var_p, var_t = pp - p * p / n, tt - t * t / n
-        varies = (var_p > _CONSTANT * pp) & (var_t > _CONSTANT * tt) & (n > 1)
-        return np.where(varies, np.clip((pt - p * t / n) / np.sqrt(var_p * var_t), -1, 1), np.nan)
+        # The squares of the values themselves are at most twice these. They count the digits lost in var_p, too: of
+        # values that are the same in this draw and not in others.
+        sizes = (pp / n + np.square(means[0]), tt / n + np.square(means[1]))
+        known = metrics.varies(var_p / n, sizes[0]) & metrics.varies(var_t / n, sizes[1]) & (n > 1)
+        return np.where(known, np.clip((pt - p * t / n) / np.sqrt(var_p * var_t), -1, 1), np.nan)
 
 
 def _weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -307,11 +318,10 @@ def _permutation_variance(fit: np.ndarray) -> np.ndarray:
 
 def _standardised(values: np.ndarray) -> np.ndarray:
     """[S, G] of mean 0 and mean square 1; a gene that does not vary, or holds NaN, is 0."""
-    values = np.asarray(values, np.float64)
+    values, known = np.asarray(values, np.float64), metrics.varying(values)
     centred = values - values.mean(axis=0)
     square = np.square(centred).mean(axis=0)
-    varies = square > _CONSTANT * np.square(values).mean(axis=0)
-    return np.where(varies, centred / np.sqrt(np.where(varies, square, 1)), 0.0)
+    return np.where(known, centred / np.sqrt(np.where(known, square, 1)), 0.0)
 
 
 def holm(p: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ from stjax.intervals import Intervals
 from stjax.models import weight_files
 from stjax.ops.elementwise import compiler_options
 from stjax.ops.spot_pool import spot_pool
+from stjax.progress import Progress
 from stjax.protocols import Protocol
 from stjax.training import steps
 from stjax.workdir import DataRecord
@@ -89,6 +90,13 @@ class ModelFolder:
     def step(self) -> int:
         """The training step of the weights."""
         return self.config["checkpoint_step"]
+
+    @property
+    def progress(self) -> Progress:
+        """Of the run it was exported from; older versions did not say."""
+        training = self.config["training"]
+        saved = training.get("progress")
+        return Progress.from_json(saved) if saved else Progress(planned=training.get("num_epochs"))
 
     @property
     def model_name(self) -> str:

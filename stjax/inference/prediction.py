@@ -85,6 +85,7 @@ def provenance(model: Predictor, *, data_sha256: str, synthetic: bool) -> dict[s
         "model": model.model_name,
         "model_sha256": model.model_sha256,
         "checkpoint_step": model.step,
+        **model.progress.facts(),
         "mean_over_symmetries": model.protocol.test_symmetries,
         "synthetic": synthetic or model.data.synthetic,
         "stjax_version": metadata.version("stjax"),

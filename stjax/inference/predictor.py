@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from stjax import workdir
 from stjax.inference.model_folder import ModelFolder, is_model_folder
 from stjax.intervals import Intervals
+from stjax.progress import Progress
 from stjax.protocols import Protocol
 from stjax.workdir import DataRecord
 
@@ -36,6 +37,11 @@ class Predictor(typing.Protocol):
     @property
     def step(self) -> int:
         """The training step of its weights."""
+        ...
+
+    @property
+    def progress(self) -> Progress:
+        """How far it was trained."""
         ...
 
     @property

@@ -130,6 +130,7 @@ class Schedule:
             "best_loss": best,
             "epochs_without_gain": self.epochs_without_gain,
             "epochs_at_scale": self.epochs_at_scale,
+            "steps_per_epoch": self.steps_per_epoch,  # tells later how many epochs a step is
         }
 
     def restore(self, state: dict[str, Any]) -> None:

@@ -107,6 +107,8 @@ def epoch_figures(summary: dict[str, Any], num_epochs: int) -> str:
         parts.append(f"val loss {summary['val_loss']:.4f}")
         if summary["val_pcc_median"] is not None:
             parts.append(f"val median PCC {summary['val_pcc_median']:.3f}")
+        if summary.get("val_genes_constant"):
+            parts.append(f"{summary['val_genes_constant']} genes predicted the same everywhere")
     return "  ".join(parts)
 
 

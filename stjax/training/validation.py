@@ -37,14 +37,16 @@ class Validation:
         self._loss, self._weight = self._loss + loss, self._weight + float(batch["mask"].sum())
 
     def figures(self) -> dict[str, float | None]:
-        """{"val_loss", "val_pcc_median", "val_pcc_mean", "val_amae", "val_armse"}; None where there is none."""
-        pcc = self._moments.pearson()
+        """{"val_loss", "val_pcc_median", "val_pcc_mean", "val_amae", "val_armse"}; None where there is none; and
+        "val_genes_constant", how many genes are predicted the same at every spot."""
+        pcc, (predicted, _) = self._moments.pearson(), self._moments.varying()
         known = pcc[~np.isnan(pcc)]
         std, count = self._panel.target_std[: self._panel.num_main], self._moments.count
         return {
             "val_loss": self._loss / self._weight,
             "val_pcc_median": float(np.median(known)) if len(known) else None,
             "val_pcc_mean": float(np.mean(known)) if len(known) else None,
+            "val_genes_constant": int(np.sum(~predicted)),
             "val_amae": float(np.mean(self._absolute / count / std)),
             "val_armse": float(np.mean(np.sqrt(self._squares / count) / std)),
         }

@@ -74,7 +74,8 @@ def test_an_ensemble_of_a_run_with_itself_is_that_run_and_says_what_it_is(traine
     folder, _ = trained
     before = json.loads((folder / "evaluation" / "stjax" / "metrics.json").read_text())
     result = evaluate.evaluate(folder, ensemble=[folder])
-    assert result["ensemble"] == [str(folder)] * 2
+    assert [each["name"] for each in result["ensemble"]] == [folder.name] * 2  # and no folder of this machine
+    assert {each["model_sha256"] for each in result["ensemble"]} == {result["model_sha256"]}
     for figure in ("pcc_median", "amae"):
         assert result["methods"]["model"][figure] == pytest.approx(before["methods"]["model"][figure], abs=1e-3)
     own = [

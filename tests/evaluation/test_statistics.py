@@ -87,6 +87,19 @@ def test_a_gene_that_is_constant_in_a_draw_has_no_pcc_there_and_one_constant_eve
     assert np.isnan(high[1])
 
 
+def test_what_varies_by_rounding_alone_has_no_draw_and_no_p_value():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(256, 3))
+    prediction = (1.5 + rng.normal(scale=[1e-7, 1e-3, 1.0], size=truth.shape)).astype(np.float32)
+    units = Units.of([places(16)], ["a"])
+    draws = Bootstrap(units, np.zeros(256, int), resamples=20).draw(prediction, truth)
+    for each in draws:
+        np.testing.assert_array_equal(np.isnan(each.pcc).all(axis=0), [True, False, False])
+        assert not np.isnan(each.pcc[:, 1:]).any()
+    p = statistics.permutation_p([prediction], [truth], [places(16)], permutations=99)
+    np.testing.assert_array_equal(np.isnan(p), [True, False, False])
+
+
 def test_one_spot_has_no_interval():
     units = Units.of([np.zeros((1, 2))], ["a"])
     draws = Bootstrap(units, np.zeros(1, int), resamples=9).draw(np.ones((1, 2)), np.zeros((1, 2)))

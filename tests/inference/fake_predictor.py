@@ -10,9 +10,11 @@ import numpy as np
 from stjax import parallel
 from stjax.data.panel import Panel
 from stjax.intervals import Intervals
+from stjax.progress import Progress
 from stjax.protocols import Split, get_protocol
 from stjax.workdir import DataRecord
 
+FINISHED = Progress(30, 30, True)
 UM, SIZE_PX = 1.0, 32
 GENES = ("RED", "GREEN", "BLUE")
 
@@ -60,6 +62,7 @@ class MeanColour:
     step: int = 1
     averaging: bool = False
     intervals: Intervals | None = None
+    progress: Progress = FINISHED
 
     @property
     def protocol(self):

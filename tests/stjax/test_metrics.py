@@ -33,6 +33,39 @@ def test_pearson_of_a_float32_constant_is_nan_not_rounding_noise():
     assert np.isnan(metrics.pearson_per_gene(prediction, truth)).all()
 
 
+def rounding_noise(values, size=1e-7):
+    """[300, G] float32 around [G] values, as a network gives that says the same of every spot."""
+    noise = np.random.default_rng(1).normal(scale=size, size=(300, len(values)))
+    return (np.array(values) + noise).astype(np.float32)
+
+
+def test_a_prediction_that_varies_by_rounding_alone_has_no_correlation_however_it_is_measured():
+    prediction = rounding_noise([0.05, 0.4, 1.0, 3.0, -0.9])
+    truth = np.random.default_rng(2).normal(size=prediction.shape)
+    assert np.all(np.ptp(prediction, axis=0) > 0)
+    assert not metrics.varying(prediction).any()
+    assert np.isnan(metrics.pearson_per_gene(prediction, truth)).all()
+    assert np.isnan(metrics.pearson_per_gene(truth, prediction)).all()
+    assert np.isnan(metrics.spearman_per_gene(prediction, truth)).all()
+    moments = metrics.Moments(5)
+    for rows in np.split(np.arange(300), [7, 100]):
+        moments.update(prediction[rows], truth[rows])
+    assert np.isnan(moments.pearson()).all()
+    np.testing.assert_array_equal(moments.varying(), [[False] * 5, [True] * 5])
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(1e-5, 1e-6), (1e-5, 1e-9), (-9.0, 1e-3), (0.0, 1e-12), (100.0, 1e-3)])
+def test_what_varies_little_in_its_own_units_is_scored(mean, deviation):
+    pattern = np.random.default_rng(0).normal(size=(300, 1))
+    prediction = (mean + deviation * pattern).astype(np.float32)
+    assert metrics.varying(prediction).all()
+    assert metrics.pearson_per_gene(prediction, pattern)[0] > 0.99
+    assert metrics.spearman_per_gene(prediction, pattern)[0] > 0.99
+    moments = metrics.Moments(1)
+    moments.update(prediction, pattern)
+    assert moments.pearson()[0] > 0.99
+
+
 def test_errors_equal_their_definition():
     prediction, truth = np.array([[1.0, 2.0], [3.0, 2.0]]), np.array([[0.0, 2.0], [0.0, 4.0]])
     np.testing.assert_allclose(metrics.mae_per_gene(prediction, truth), [2.0, 1.0])
