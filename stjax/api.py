@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import html
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,12 +49,18 @@ def load(path: str | Path) -> "Model":
     Raises:
         InputError: there is no trained model, or a damaged one.
 
+    Warns:
+        UserWarning: its training was stopped before its end, or nobody knows (`Model.finished`).
+
     Example:
         >>> model = stjax.load("runs/enet_b0_aux")
         >>> model.genes[:3]
         ('ACTB', 'ACTG1', 'APOE')
     """
-    return Model(predictor.load(Path(path)))
+    model = predictor.load(Path(path))
+    if text := model.progress.warning(str(path)):
+        warnings.warn(text, stacklevel=2)
+    return Model(model)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -86,6 +93,16 @@ class Model:
     def um_per_px(self) -> float:
         """The scale it was trained at, to which images are resampled."""
         return self.predictor.data.um_per_px
+
+    @property
+    def trained(self) -> str:
+        """How far it was trained: "30 of 30 epochs"."""
+        return str(self.predictor.progress)
+
+    @property
+    def finished(self) -> bool | None:
+        """Whether its training came to its end, planned or by early stopping; None where that is not known."""
+        return self.predictor.progress.finished
 
     @property
     def synthetic(self) -> bool:
@@ -166,7 +183,7 @@ class Model:
     def __repr__(self) -> str:
         data = self.predictor.data
         kind = "patches" if data.tiles is None else "tiles"
-        synthetic = ", SYNTHETIC" if self.synthetic else ""
+        synthetic = _unfinished(self.predictor) + (", SYNTHETIC" if self.synthetic else "")
         return (
             f"<stjax.Model {self.predictor.model_name}: {len(self.genes)} genes ({self.units}) from {kind} of "
             f"{data.image_size_px} px at {self.um_per_px:.3g} um per px, {self.predictor.folder}{synthetic}>"
@@ -228,7 +245,8 @@ class Prediction:
 
     def __repr__(self) -> str:
         lost = "" if self.predicted.all() else f" ({int((~self.predicted).sum())} not predicted)"
-        synthetic = ", SYNTHETIC" if self.section.synthetic or self.model.data.synthetic else ""
+        synthetic = _unfinished(self.model)
+        synthetic += ", SYNTHETIC" if self.section.synthetic or self.model.data.synthetic else ""
         return f"<stjax.Prediction: {len(self)} spots{lost} x {len(self.genes)} genes, {self.units}{synthetic}>"
 
     def _repr_html_(self) -> str:
@@ -236,6 +254,10 @@ class Prediction:
         shown = self.to_dataframe().iloc[:_SHOWN_ROWS, : _SHOWN_ROWS + 5]
         table: Any = shown.to_html(float_format="{:.3f}".format)
         return f"<p><code>{html.escape(repr(self))}</code></p>{table}"
+
+
+def _unfinished(model: Predictor) -> str:
+    return f", NOT FINISHED: {model.progress}" if model.progress.finished is False else ""
 
 
 def _array(array: str | grid.Array, spot_um: float | None) -> grid.Array:

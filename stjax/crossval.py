@@ -46,6 +46,7 @@ from stjax import checkpoint, distributed, protocols, train, workdir
 from stjax import config as configs
 from stjax.config import Config
 from stjax.data import demo_data
+from stjax.progress import Progress
 from stjax.training import faults, job, together
 
 MODES = ("sequential", "processes", "together")
@@ -274,9 +275,12 @@ def row(each: Member) -> dict[str, Any]:
     scores = json.loads(paths[0].read_text())["methods"]["model"] if paths else {}
     meta = checkpoint.newest(each.folder / workdir.CHECKPOINTS)
     epochs = epochs_of(each.folder)
-    best = next((epoch for epoch in epochs if meta and epoch["step"] == meta["best_step"]), epochs[-1])
+    best = next((epoch for epoch in epochs if meta and epoch["step"] == meta["best_step"]), None)
+    best = best or [{"epoch": None}, *epochs][-1]  # a run may be stopped within its first epoch
     validation = {name: best.get(name) for name in ("val_loss", "val_pcc_median")}
-    label = {"fold": each.fold, "seed": each.seed, "epoch": best["epoch"]}
+    planned = configs.load(each.folder / workdir.CONFIG).num_epochs
+    progress = Progress.of(meta, planned, each.folder) if meta else Progress(planned=planned)
+    label = {"run": each.folder.name, "fold": each.fold, "seed": each.seed, "epoch": best["epoch"], **progress.facts()}
     return label | validation | {name: scores.get(name) for name in COLUMNS}
 
 
@@ -325,6 +329,9 @@ def print_table(result: dict[str, Any]) -> None:
         line(what, [None, *(result["summary"][name][what] for name in names[1:])])
     for each in result.get("retrained", []):
         line("all patients", [each[name] for name in names])
+    for each in [*result["runs"], *result.get("retrained", [])]:
+        if each.get("training_finished") is not True:
+            print(f"NOT FINISHED: {each['run']} is trained for {each['trained']}; its figures are of that state")
     print("folds share the held-out patients: their spread is that of the training, not of new patients\n")
 
 

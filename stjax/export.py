@@ -137,6 +137,7 @@ def write(run: workdir.Run, out: Path) -> None:
     with ocp.StandardCheckpointer() as checkpointer:
         pure = {part: jax.tree.map(np.asarray, nnx.to_pure_dict(value)) for part, value in state.items()}
         checkpointer.save((out / "orbax").absolute(), pure)
+    (out / "orbax" / "commit_success.txt").unlink(missing_ok=True)  # of no use, and says in whose folder it was written
     config = describe(run, exported, kind=EXPRESSION if isinstance(model, PatchModel) else aggregation(model))
     workdir.write_json(out / CONFIG, config)
     gene_table(run).to_csv(out / "genes.csv", index=False)

@@ -9,8 +9,8 @@ import scipy.stats
 
 POOLINGS = ("pooled", "section_median", "patient_median")
 # A standard deviation of less than this share of the root mean square is rounding. float32 rounds a value by up to
-# 2^-24 of it; a prediction is a sum over about a thousand features, each rounded on its way, and their roundings add up.
-# Of linear layers over 64 to 2,048 features that are the same but for one rounding each, the deviation is 0.9 such
+# 2^-24 of it; a prediction is a sum over about a thousand features, each rounded on its way, and their roundings add
+# up. Of linear layers over 64 to 2,048 features that are the same but for one rounding each, the deviation is 0.9 such
 # roundings (median), 64 at most for 99 % of the outputs; the limit is 128. It is relative, so that units do not matter:
 # a share of 1e-5 that varies by 1e-6 varies.
 ROUNDING = 2.0**-17

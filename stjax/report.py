@@ -72,6 +72,8 @@ def report(
     except OSError as error:
         raise InputError(f"--out {out} cannot be written ({error.strerror}); choose another place") from None
     for run in runs:
+        if run.metrics.get("training_finished") is False:
+            print(f"warning: {run.label} is trained for {run.metrics['trained']}: it was stopped and is NOT FINISHED")
         for note in run.notes:
             print(f"note: {run.label}: {note}")
     print(f"{len(text.encode()) / 1e6:.1f} MB, opens in any browser, without a network:")

@@ -13,6 +13,7 @@ import scipy.sparse
 from data_prep import cli
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
+from stjax import metrics
 from stjax.data import tile_spots
 from stjax.data.panel import Panel
 from stjax.models.pixnet import STRIDE

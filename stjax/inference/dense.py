@@ -89,6 +89,11 @@ def predict_dense(
         blocks = stream(predictor, model, plan, source, columns, first=target.done)
         for block in cli.progress(blocks, total=target.tiles - target.done, description=slide.path.name, unit="tile"):
             target.write(block)
+        if (constant := target.constant()).any():
+            print(
+                f"warning: {slide.path.name}: {int(constant.sum())} of {len(constant)} channels do not vary over it: "
+                "the model says the same everywhere, whatever the image"
+            )
         um_per_model_px = um_per_px * px_scale
         target.finish(
             name=slide.path.stem,

@@ -25,6 +25,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from data_prep.errors import InputError
 from data_prep.gene_lookup import GeneLookup
 from data_prep.section import POLYGON
+from stjax import metrics
 from stjax.ops.spot_table import spot_matrix
 from stjax.ops.spot_weights import Shapes, spot_names
 from stjax.targets import TRANSFORMS
@@ -153,6 +154,20 @@ class MapWriter:
         self._save_progress(self.done + 1)
         self.done += 1
 
+    def constant(self) -> np.ndarray:
+        """[channels] bool: which do not vary over the map as far as it is written, see `metrics.varies`."""
+        if not self.done or not np.isfinite(self._low).all():  # a map that was finished before
+            return np.zeros(self.shape[0], bool)
+        # No deviation is larger than half of the range.
+        largest = np.maximum(np.abs(self._low), np.abs(self._high))
+        return ~metrics.varies(np.square(self._high - self._low) / 4, np.square(largest))
+
+    def _shown(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ends of the grey scale that viewers begin with, [channels] each: one grey for what does not vary."""
+        half = np.where(self.constant(), np.maximum(np.abs(self._low), np.abs(self._high)) / 2, 0.0)
+        half = np.where(self.constant() & (half == 0), 0.5, half)
+        return self._low - half, self._high + half
+
     def _save_progress(self, tiles: int) -> None:
         limits = {"low": self._low.tolist(), "high": self._high.tolist()} if tiles else {}
         write_json(self.path / _PROGRESS, {"of": self.description, "tiles": tiles, **limits})
@@ -182,9 +197,11 @@ class MapWriter:
                 "label": label,
                 "color": "FFFFFF",
                 "active": number == 0,
-                "window": {"min": low, "max": high, "start": low, "end": high},
+                "window": {"min": low, "max": high, "start": start, "end": end},
             }
-            for number, (label, low, high) in enumerate(zip(channels, self._low, self._high, strict=True))
+            for number, (label, low, high, start, end) in enumerate(
+                zip(channels, self._low, self._high, *self._shown(), strict=True)
+            )
         ]
         ome = {
             "version": "0.5",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.section import POLYGON, SQUARE
+from stjax import metrics
 from stjax.data.panel import Panel
 from stjax.inference.predictor import Predictor
 
@@ -89,6 +90,14 @@ def provenance(model: Predictor, *, data_sha256: str, synthetic: bool) -> dict[s
         "mean_over_symmetries": model.protocol.test_symmetries,
         "synthetic": synthetic or model.data.synthetic,
         "stjax_version": metadata.version("stjax"),
+    }
+
+
+def about(prediction: SectionPrediction, model: Predictor) -> dict[str, Any]:
+    """`provenance` of a section's prediction, and how many of the model's genes do not vary over its spots."""
+    constant = int(metrics.constant(prediction.expression).sum())
+    return provenance(model, data_sha256=prediction.data_sha256, synthetic=prediction.synthetic) | {
+        "genes_constant": constant
     }
 
 

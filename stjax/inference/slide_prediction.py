@@ -9,15 +9,17 @@ from data_prep.errors import InputError
 from data_prep.section import DISC, POLYGON, Section
 from data_prep.slide import Slide
 from data_prep.tissue import Transform
+from stjax import metrics
 from stjax.data.tile_records import TileTables
 from stjax.inference import domain, stream
 from stjax.inference.dense import px_scale_of, scale_and_stain
-from stjax.inference.prediction import SectionPrediction
+from stjax.inference.prediction import SectionPrediction, gene_names
 from stjax.inference.predictor import Predictor
 from stjax.inference.sources import SLIDES
 from stjax.ops.spot_pool import Shapes
 
 HIRES_PX = 2000  # longer side of the slide's picture, as Space Ranger's
+_NAMED = 5  # genes that a warning names
 LEGACY_LAYOUTS = ("her2st", "stnet", "cscc")
 
 
@@ -52,10 +54,24 @@ def predict_slide(
         found = of_patches(model, section, slide, inside, px_scale, transform, colours=colours, plain=plain)
     else:
         inside, found = _of_tiles(model, section, slide, px_scale, transform, colours=colours)
-    warnings += colours.check(model, slide)
+    warnings += colours.check(model, slide) + constant_warnings(model, slide, found["expression"])
     for warning in warnings:
         print(f"warning: {warning}")
     return _as_prediction(model, section, slide, inside, found)
+
+
+def constant_warnings(model: Predictor, slide: Slide, expression: np.ndarray) -> list[str]:
+    """Warnings about genes that are predicted the same at every spot: [S, M] expression of a slide."""
+    constant = metrics.constant(expression)
+    count, genes = int(constant.sum()), len(constant)
+    if not count:
+        return []
+    which = gene_names(model.data.panel)[constant][:_NAMED].tolist()
+    named = "" if count == genes else f" ({', '.join(which)}{', ...' if count > len(which) else ''})"
+    return [
+        f"{slide.path.name}: {count} of {genes} genes do not vary over the spots of this slide{named}: "
+        "the model says the same everywhere, whatever the image"
+    ]
 
 
 def _inside(model: Predictor, section: Section, slide: Slide, px_scale: float) -> np.ndarray:

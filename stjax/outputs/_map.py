@@ -10,6 +10,7 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 from PIL import Image
 
+from stjax import metrics
 from stjax.inference.prediction import SectionPrediction, gene_names
 from stjax.inference.predictor import Predictor
 from stjax.outputs import whole
@@ -34,9 +35,13 @@ def _figure(prediction: SectionPrediction, model: Predictor, gene: int) -> Figur
     panels = [("prediction", prediction.expression[:, gene])]
     if prediction.truth is not None:
         panels.insert(0, ("truth", prediction.truth[:, gene]))
-    values = np.concatenate([panel for _, panel in panels])
-    values = values[np.isfinite(values)]
-    low, high = np.quantile(values, (0.02, 0.98)) if len(values) else (0.0, 1.0)
+    constant = [bool(metrics.constant(panel[:, None])[0]) for _, panel in panels]
+    # Rounding errors are no pattern: what does not vary is drawn in one colour.
+    panels = [
+        (f"{name}: does not vary", np.full_like(panel, panel.mean())) if same else (name, panel)
+        for (name, panel), same in zip(panels, constant, strict=True)
+    ]
+    low, high = _ends(np.concatenate([panel for _, panel in panels]))
     centres = prediction.spot_xy * prediction.thumbnail_scale
     height, width = prediction.thumbnail.shape[:2]
     margin = 0.08 * np.ptp(centres, axis=0).max() + 2 * prediction.spot_radius_px * prediction.thumbnail_scale
@@ -62,7 +67,7 @@ def _figure(prediction: SectionPrediction, model: Predictor, gene: int) -> Figur
             cmap="viridis",
             rasterized=len(panel) > _VECTOR_SPOTS,
         )
-        collection.set_clim(low, max(high, low + 1e-9))
+        collection.set_clim(low, high)
         axis.add_collection(collection)
         axis.set_xlim(left, right)
         axis.set_ylim(bottom, top)
@@ -71,5 +76,20 @@ def _figure(prediction: SectionPrediction, model: Predictor, gene: int) -> Figur
     if collection is not None:
         figure.colorbar(collection, ax=axes[0].tolist(), shrink=0.8, label=model.protocol.target)
     synthetic = "  (SYNTHETIC tissue)" if prediction.synthetic or model.data.synthetic else ""
-    figure.suptitle(f"{gene_names(model.data.panel)[gene]}, section {prediction.section}{synthetic}")
+    unfinished = f"\nNOT FINISHED: trained for {model.progress}" if model.progress.finished is False else ""
+    figure.suptitle(f"{gene_names(model.data.panel)[gene]}, section {prediction.section}{synthetic}{unfinished}")
     return figure
+
+
+def _ends(values: np.ndarray) -> tuple[float, float]:
+    """Of the colour scale of some values: the middle 96 % of them, so that single spots do not wash out the rest."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return 0.0, 1.0
+    low, high = (float(end) for end in np.quantile(values, (0.02, 0.98)))
+    if low == high:
+        low, high = float(values.min()), float(values.max())
+    if low == high:
+        half = abs(low) / 2 or 0.5
+        return low - half, high + half
+    return low, high

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from stjax.inference.prediction import SectionPrediction, gene_names, provenance
+from stjax.inference.prediction import SectionPrediction, about, gene_names
 from stjax.inference.predictor import Predictor
 from stjax.outputs import whole
 
@@ -23,10 +23,10 @@ _DIGITS = 7  # of a measurement: all that float32 has
 def write(path: Path, prediction: SectionPrediction, model: Predictor, *, genes: np.ndarray, shown: int) -> None:
     """See `stjax.outputs`. A line a spot, so that memory does not grow with the file."""
     del shown
-    about = provenance(model, data_sha256=prediction.data_sha256, synthetic=prediction.synthetic)
+    origin = about(prediction, model)
     names = gene_names(model.data.panel)[genes].tolist()
     with whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write(f'{{"type": "FeatureCollection", "stjax": {json.dumps(about)}, "features": [\n')
+        file.write(f'{{"type": "FeatureCollection", "stjax": {json.dumps(origin)}, "features": [\n')
         for spot in range(len(prediction.spot_id)):
             feature = _feature(prediction, spot, dict(zip(names, prediction.expression[spot, genes], strict=True)))
             file.write(("" if spot == 0 else ",\n") + json.dumps(feature, allow_nan=False))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from stjax.inference.prediction import SectionPrediction, gene_names, provenance
+from stjax.inference.prediction import SectionPrediction, about, gene_names
 from stjax.inference.predictor import Predictor
 from stjax.intervals import LEVEL
 from stjax.outputs import whole
@@ -49,7 +49,7 @@ def to_anndata(prediction: SectionPrediction, model: Predictor, *, genes: np.nda
             index=pd.Index(gene_names(panel)[genes], name="gene"),
         ),
         uns={
-            "stjax": provenance(model, data_sha256=prediction.data_sha256, synthetic=prediction.synthetic),
+            "stjax": about(prediction, model),
             "spatial": {prediction.section: pictures(prediction)},
         },
     )

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from stjax.inference.prediction import SectionPrediction, provenance
+from stjax.inference.prediction import SectionPrediction, about
 from stjax.inference.predictor import Predictor
 from stjax.outputs import whole
 from stjax.outputs._table import table
@@ -18,8 +18,9 @@ SUFFIX = ".parquet"
 def write(path: Path, prediction: SectionPrediction, model: Predictor, *, genes: np.ndarray, shown: int) -> None:
     """See `stjax.outputs`."""
     del shown
-    about = provenance(model, data_sha256=prediction.data_sha256, synthetic=prediction.synthetic)
+    origin = about(prediction, model)
     columns = pa.Table.from_pandas(table(prediction, model, genes), preserve_index=False)
-    columns = columns.replace_schema_metadata({**(columns.schema.metadata or {}), b"stjax": json.dumps(about).encode()})
+    metadata = {**(columns.schema.metadata or {}), b"stjax": json.dumps(origin).encode()}
+    columns = columns.replace_schema_metadata(metadata)
     with whole(path) as temporary:
         pyarrow.parquet.write_table(columns, temporary, compression="zstd")

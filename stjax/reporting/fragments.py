@@ -17,6 +17,7 @@ FIGURES: dict[str, tuple[str, int]] = {
     "genes_pcc_0.1_to_0.3": ("genes .1\u00a0to\u00a0.3", 0),
     "genes_pcc_above_0": ("genes >\u00a00", 0),
     "genes_without_pcc": ("genes without PCC", 0),
+    "genes_constant_prediction": ("genes predicted constant", 0),
     "amae": ("aMAE", 3),
     "armse": ("aRMSE", 3),
     "mse": ("MSE", 3),
@@ -53,6 +54,13 @@ def banners(runs: Sequence[RunResults]) -> str:
         )
     said: dict[tuple[str, str, str], list[str]] = {}  # runs by what must be said of them
     for run in runs:
+        if run.metrics.get("training_finished") is False:
+            text = f"the model is trained for <b>{escape(run.metrics['trained'])}</b>, then its training was stopped."
+            said.setdefault(("danger", "NOT FINISHED.", text), []).append(run.label)
+        if constant := run.metrics["methods"]["model"].get("genes_constant_prediction"):
+            which = "every gene" if constant == len(run.genes) else f"{number(constant, 0)} of {len(run.genes)} genes"
+            text = f"the model says the same at every spot for <b>{which}</b>, which have no correlation."
+            said.setdefault(("warning", "Constant predictions.", text), []).append(run.label)
         leaks = [entry for entry in audit_of(run) if entry["verdict"] == "leak"]
         if leaks:
             text = "; ".join(f"{escape(entry['check'])} ({escape(entry['detail'])})" for entry in leaks)
@@ -96,7 +104,13 @@ def verdict(run: RunResults) -> str:
     model = methods["model"]
     ours, ends = model.get("pcc_median"), (model.get("intervals") or {}).get("pcc_median")
     if ours is None:
-        return "No gene has a correlation: the predictions or the measurements are constant."
+        if "genes_constant_prediction" not in model:  # scored by an older version
+            return "No gene has a correlation: the predictions or the measurements do not vary."
+        predicted, measured = (model[f"genes_constant_{of}"] for of in ("prediction", "truth"))
+        return (
+            f"No gene has a correlation: of {model['genes']} genes, {predicted} are predicted the same at every spot, "
+            f"and {measured} were measured the same."
+        )
     spread = f" ({interval(ends)})" if interval(ends) else ""
     text = f"The model&rsquo;s median PCC over genes is <b>{number(ours)}</b>{spread}. "
     rival = best_baseline(run, methods)

@@ -1,9 +1,9 @@
 """Maps of sections, small enough to travel in a page: values quantised a gene at a time, slides as JPEG thumbnails.
 
 A value v of a gene whose values span [low, high] is stored as 1 + round((v - low) / (high - low) * (levels - 1)), and 0
-stands for no value: what is read back differs by at most half a level. Arrays are gene after gene, little-endian,
-deflated and in base64. What does not fit is left out, and said: spots beyond `MAX_SPOTS` of a section, drawn at random,
-then the genes of lowest correlation.
+stands for no value; of a gene that does not vary the mean is kept. What is read back differs by at most half a level.
+Arrays are gene after gene, little-endian, deflated and in base64. What does not fit is left out, and said: spots beyond
+`MAX_SPOTS` of a section, drawn at random, then the genes of lowest correlation.
 """
 
 import base64
@@ -97,7 +97,7 @@ def _section(section: Section, genes: np.ndarray, *, bits: int, store: Store) ->
     jpeg, width, height, factor = thumbnail(section.thumbnail)
     scale = section.thumbnail_scale * factor
     layers = {
-        name: None if values is None else quantise(values[np.ix_(spots, genes)], bits=bits, store=store)
+        name: None if values is None else _layer(values[:, genes], spots, bits=bits, store=store)
         for name, values in (
             ("truth", section.truth),
             ("prediction", section.prediction),
@@ -122,6 +122,15 @@ def _section(section: Section, genes: np.ndarray, *, bits: int, store: Store) ->
         "pcc": [None if np.isnan(value) else round(float(value), 6) for value in pcc],
         "layers": {name: layer for name, layer in layers.items() if layer is not None},
     }
+
+
+def _layer(values: np.ndarray, spots: np.ndarray, *, bits: int, store: Store) -> dict[str, Any]:
+    """[S, G] values of all spots, some of which are shown, as `quantise`; and "constant", the places of genes that do
+    not vary over all spots: their rounding errors are no pattern, and are not kept."""
+    constant = np.flatnonzero(metrics.constant(values))
+    shown = np.asarray(values[spots], np.float64)
+    shown[:, constant] = np.mean(values[:, constant], axis=0, dtype=np.float64)
+    return quantise(shown, bits=bits, store=store) | {"constant": constant.tolist()}
 
 
 def thumbnail(pixels: np.ndarray) -> tuple[bytes, int, int, float]:

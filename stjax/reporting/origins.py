@@ -104,15 +104,21 @@ def _removed(name: str, read: Any, entry: dict[str, Any], reasons: Sequence[str]
     return [escape(name), number(read, 0), *counts, number(entry["spots"], 0)]
 
 
+def _member(entry: Any) -> str:
+    """A run of an ensemble; older versions wrote its folder alone."""
+    return entry if isinstance(entry, str) else f"{entry['name']} ({entry['model_sha256'][:12]}, {entry['trained']})"
+
+
 def provenance(run: RunResults, versions: dict[str, str]) -> str:
     """Where everything comes from: hashes, checkpoint, hardware, versions, config."""
     metrics = run.metrics
     facts = {
-        "Work directory": str(run.workdir),
+        "Run": run.label,
         "Model": metrics.get("model"),
         "Model SHA-256": metrics.get("model_sha256"),
-        "Ensemble": json.dumps(metrics["ensemble"]) if metrics.get("ensemble") else None,
+        "Ensemble": ", ".join(map(_member, metrics.get("ensemble") or ())) or None,
         "Checkpoint step": metrics.get("checkpoint_step"),
+        "Trained for": metrics.get("trained"),
         "Protocol": metrics["protocol"],
         "Protocol SHA-256": metrics.get("protocol_sha256"),
         "Units": metrics.get("units"),

@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 
 from data_prep.errors import InputError
+from stjax.progress import UNKNOWN, Progress
+from stjax.reporting.folders import without_folders
 
 _AGAIN = "score the run again with python -m stjax.evaluate --workdir={}"
 _NEEDED = ("methods", "sections", "spots", "protocol")
@@ -52,8 +54,7 @@ class RunResults:
 
     Attributes:
         label: how the page calls it; unique among the runs of a page.
-        config, data: config.json and data.json, as they are.
-        metrics: metrics.json, as it is.
+        config, data, metrics: config.json, data.json and metrics.json, without the folders of this machine.
         genes: per_gene.csv.
         log: the lines of logs/train.jsonl.
         manifest: of the data set, or None; manifest_note: why not, or what is wrong with it.
@@ -122,23 +123,40 @@ def read_run(workdir: Path, label: str, *, protocol: str = "") -> RunResults:
     if "model" not in methods or not isinstance(metrics["sections"], list):
         raise InputError(f"{folder / 'metrics.json'} has no figures of the model; {_AGAIN.format(workdir)}")
     genes = _read_genes(folder / "per_gene.csv", workdir)
+    if "trained" not in metrics:  # scored by an older version
+        metrics |= _progress(workdir, config).facts()
     manifest, manifest_note = _read_manifest(data)
     protocols = workdir / "evaluation" / "protocols.json"
     sections, notes = _read_sections(workdir, metrics, genes)
+    content = {
+        "config": config,
+        "data": data,
+        "metrics": metrics,
+        "manifest": manifest,
+        "protocols": read_json(protocols).get("protocols", {}) if protocols.is_file() else {},
+    }
     return RunResults(
         workdir=workdir,
         label=label,
-        config=config,
-        data=data,
-        metrics=metrics,
         genes=genes,
         log=_read_log(workdir / "logs" / "train.jsonl"),
-        manifest=manifest,
         manifest_note=manifest_note,
-        protocols=read_json(protocols).get("protocols", {}) if protocols.is_file() else {},
         sections=sections,
         notes=notes,
+        **without_folders(content, known=(workdir, Path(str(data.get("data_dir", ""))))),
     )
+
+
+def _progress(workdir: Path, config: dict[str, Any]) -> Progress:
+    """How far a run has come, by its newest checkpoint; unknown where there is none that can be read."""
+    from stjax import checkpoint  # takes a second to import, and is needed for old results alone
+    from stjax.workdir import CHECKPOINTS
+
+    try:
+        meta = checkpoint.newest(workdir / CHECKPOINTS)
+    except InputError:
+        meta = None
+    return UNKNOWN if meta is None else Progress.of(meta, config.get("num_epochs"), workdir)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -211,10 +229,10 @@ def _read_manifest(data: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
     except (OSError, ValueError):
         return (
             None,
-            f"The data set ({folder}) is no longer there or not readable: what its preparation removed is unknown.",
+            f"The data set {folder.name} is no longer there or not readable: what its preparation removed is unknown.",
         )
     if hashlib.sha256(content).hexdigest() != data.get("content_hash"):
-        return None, f"The data set at {folder} has changed since training, so its preparation is not shown."
+        return None, f"The data set {folder.name} has changed since training, so its preparation is not shown."
     return manifest, ""
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from stjax import metrics
-from stjax.evaluation import scoring
+from stjax.evaluation import results, scoring
 from stjax.evaluation.scoring import Section
 
 
@@ -90,3 +90,36 @@ def test_quantiles_over_genes_equal_numpys(share):
     values = np.random.default_rng(0).normal(size=(6, 9))
     values[1, 2], values[2, :7], values[3], values[4, :8] = np.nan, np.nan, np.nan, np.nan
     np.testing.assert_allclose(scoring._quantile(values, share), np.nanquantile(values, share, axis=1))
+
+
+def test_genes_without_variation_are_counted_by_whose_it_is():
+    rng = np.random.default_rng(0)
+    truths = list(rng.normal(size=(2, 30, 5)))
+    predictions = [truth + rng.normal(size=truth.shape) for truth in truths]
+    for each in predictions:
+        each[:, 0] = 0.4 + rng.normal(scale=1e-8, size=30)  # constant but for rounding
+    for each in truths:
+        each[:, 1] = 2.0
+    predictions[0][:, 2] = 0.7  # constant in one section alone
+    for section, each in enumerate(predictions):
+        each[:, 3] = section  # in each of them, and not over both
+    for each in truths:
+        each[:, 4] = np.nan  # the data lacks it
+    xy = [np.stack([np.arange(30) % 6, np.arange(30) // 6], axis=1).astype(float)] * 2
+    sections = [Section("a", *of, {"model": p}) for *of, p in zip(xy, truths, predictions, strict=True)]
+    for pooling, counts, known in (
+        ("pooled", (1, 1, 2), [False, False, True, True, False]),
+        ("section_median", (2, 1, 1), [False, False, True, False, False]),
+    ):
+        scores = scoring.score(sections, std=np.ones(5), pooling=pooling)
+        names = ("genes_constant_prediction", "genes_constant_truth", "genes_constant_in_a_section")
+        assert tuple(scores.summaries["model"][name] for name in names) == counts
+        np.testing.assert_array_equal(np.isfinite(scores.per_gene["model"]["pcc"]), known)
+        assert scores.summaries["model"]["genes_without_pcc"] == 5 - sum(known)
+        table = scores.table(np.array(list("abcde")), np.array(list("ABCDE")))
+        assert table["prediction_constant"].sum() == counts[0]
+        assert table["truth_constant"].sum() == counts[1]
+    lines = results.constant_lines(scores.summaries)
+    assert any("model: 2 of 5 genes predicted the same at every spot" in line for line in lines)
+    assert any("measurement: 1 of 5 genes do not vary" in line for line in lines)
+    assert results.constant_lines({"model": scores.summaries["model"] | dict.fromkeys(names, 0)}) == []

@@ -16,6 +16,8 @@ from data_prep.section import GeneTable
 from data_prep.slide import open_slide
 from stjax import outputs, predict
 from stjax.inference import domain, predictor
+from stjax.outputs import _map
+from stjax.progress import Progress
 from tests.inference.fake_predictor import GENES, SIZE_PX, UM, MeanColour, data_record
 
 tifffile = pytest.importorskip("tifffile", reason="the extra wsi is not installed")
@@ -274,6 +276,49 @@ def test_a_coarser_slide_gives_a_warning(tmp_path, capsys):
     path = save_tiff(tmp_path / "S1.tif", picture(), um_per_px=2 * UM)
     (warning,) = warnings_of(path, tmp_path, capsys)
     assert "2.0 times as coarse" in warning
+
+
+class Constant(MeanColour):
+    """Says of every patch the same but for rounding; BLUE as it is."""
+
+    def predict(self, batch):
+        value = super().predict(batch)["expression"]
+        return {"expression": value * np.array([1e-9, 2e-9, 1.0], np.float32) + np.array([1.5, 0.2, 0.0], np.float32)}
+
+
+def test_genes_that_do_not_vary_over_the_slide_give_a_warning_and_flat_maps(model, slide_path, tmp_path, capsys):
+    model.run = Constant()
+    (warning,) = warnings_of(slide_path, tmp_path, capsys, "--genes=RED,GREEN,BLUE", "--formats=png,h5ad,geojson")
+    assert "S1.tif: 2 of 3 genes do not vary over the spots of this slide (RED, GREEN)" in warning
+    adata = anndata.read_h5ad(tmp_path / "out" / "S1.h5ad")
+    assert 0 < np.ptp(adata.X[:, 0]) < 1e-6
+    assert adata.uns["stjax"]["genes_constant"] == 2
+    assert json.loads((tmp_path / "out" / "S1.geojson").read_text())["stjax"]["genes_constant"] == 2
+
+
+def test_a_map_that_does_not_vary_is_drawn_in_one_colour_and_says_so(model, slide_path, tmp_path, monkeypatch):
+    drawn = []
+    original = _map._figure
+    monkeypatch.setattr(_map, "_figure", lambda *arguments: drawn.append(original(*arguments)) or drawn[-1])
+    model.run = Constant()
+    run(f"--source={slide_path}", f"--out={tmp_path / 'out'}", "--spot-um=20", "--pitch-um=80", "--genes=RED,BLUE")
+    red, blue = (figure.axes[0] for figure in drawn)
+    assert red.get_title() == "prediction: does not vary"
+    assert blue.get_title() == "prediction"
+    values = red.collections[0].get_array()
+    assert np.ptp(values) == 0
+    assert red.collections[0].norm(values[0]) == pytest.approx(0.5)
+    assert np.ptp(blue.collections[0].norm(blue.collections[0].get_array())) > 0.9
+
+
+def test_a_slide_predicted_by_a_run_that_was_stopped_is_another_than_that_of_the_finished_one(again):
+    again.model.run = dataclasses.replace(MeanColour(), progress=Progress(2, 30, False))
+    printed = again("--formats=h5ad,png")
+    assert "warning: fake is trained for 2 of 30 epochs" in printed
+    assert anndata.read_h5ad(again.out / "S1.h5ad").uns["stjax"]["trained"] == "2 of 30 epochs"
+    again.model.run = MeanColour()
+    with pytest.raises(InputError, match="trained differ"):
+        again()
 
 
 def test_another_stain_gives_a_warning():

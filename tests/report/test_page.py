@@ -144,6 +144,68 @@ def test_what_must_be_seen_is_said(one, tmp_path):
     assert "1 of 1 checks found a leak" in main_text
 
 
+def edited(run, **values):
+    """metrics.json with other values."""
+    path = run / "evaluation" / "stjax" / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_a_run_that_was_stopped_has_a_banner(tmp_path, one):
+    run = make_run(tmp_path / "run")
+    edited(run, trained="2 of 30 epochs", training_finished=False)
+    found = written(tmp_path, run)
+    assert "NOT FINISHED. the model is trained for 2 of 30 epochs" in " ".join(found.visible.split())
+    assert found.visible.index("NOT FINISHED.") < found.visible.index("genes, under protocol")
+    assert "NOT FINISHED" not in one.visible
+    edited(run, trained="30 of 30 epochs", training_finished=True)
+    assert "NOT FINISHED" not in written(tmp_path, run).visible
+
+
+def test_predictions_that_do_not_vary_are_said_and_drawn_flat(tmp_path):
+    run = make_run(tmp_path / "run", genes=("G1", "G2", "G3", "G4"))
+    for path in (run / "predictions").glob("*.h5ad"):
+        adata = anndata.read_h5ad(path)
+        adata.X[:, 3] = 1.25 + np.random.default_rng(0).normal(scale=1e-7, size=adata.n_obs)
+        assert np.ptp(adata.X[:, 3]) > 0
+        adata.write_h5ad(path)
+    metrics = json.loads((run / "evaluation" / "stjax" / "metrics.json").read_text())
+    metrics["methods"]["model"] |= {"genes_constant_prediction": 1, "genes_constant_truth": 0}
+    edited(run, methods=metrics["methods"])
+    found = written(tmp_path, run)
+    assert "Constant predictions. the model says the same at every spot for 1 of 4 genes" in found.visible
+    for section in found.data["runs"][0]["sections"]:
+        layer = section["layers"]["prediction"]
+        assert layer["constant"] == [3]
+        assert layer["low"][3] == layer["high"][3] == pytest.approx(1.25)
+        assert section["layers"]["truth"]["constant"] == []
+        assert section["pcc"][3] is None
+
+
+def test_no_folder_of_this_machine_is_in_the_page(tmp_path):
+    home = tmp_path / "jane zarquon"
+    home.mkdir()
+    run = make_run(home / "run", audit=[{"check": "c", "verdict": "ok", "detail": f"seen in {home}/other.h5ad"}])
+    config = json.loads((run / "config.json").read_text())
+    more = {"data_dir": "../jane zarquon/data/her2st/", "init_from": "/home/jane zarquon/w.safetensors"}
+    (run / "config.json").write_text(json.dumps(config | more))
+    manifest = home / "run_data" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["skipped"] = {"B9": "image not found under /home/janezarquon/raw/B9.jpg"}
+    manifest.write_text(json.dumps(content))
+    data = json.loads((run / "data.json").read_text())
+    data["content_hash"] = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    (run / "data.json").write_text(json.dumps(data))
+    found = written(home, run)
+    assert "section B9 left out: image not found under B9.jpg" in found.visible
+    assert "her2st" in found.visible
+    for part in ("jane", "zarquon", str(tmp_path)):
+        assert part not in found.text
+    manifest.unlink()
+    gone = written(home, run)
+    assert "The data set run_data is no longer there" in gone.visible
+    assert "jane" not in gone.text
+
+
 def test_verdict_is_no_kinder_than_the_figures(run, old):
     results = read.read_run(run, "run")
     assert "and the intervals do not overlap" in page.fragments.verdict(results)

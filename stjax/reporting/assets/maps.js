@@ -1,7 +1,7 @@
 // The map viewer: truth, prediction and their difference over the tissue, moved and zoomed together.
 const VIEWS = { all: "All", truth: "Truth", prediction: "Prediction", difference: "Difference", interval: "Interval" };
 const NAMES = { truth: "Measured", prediction: "Predicted", difference: "Predicted − measured", interval: "Width of the prediction interval" };
-const viewer = { section: 0, view: "all", opacity: 0.85, size: 1, shared: true, grey: false, panels: [], values: {}, limits: {}, picture: null, camera: null, spot: -1, request: 0 };
+const viewer = { section: 0, view: "all", opacity: 0.85, size: 1, shared: true, grey: false, panels: [], values: {}, flat: {}, limits: {}, picture: null, camera: null, spot: -1, request: 0 };
 
 const mapSections = () => current().sections ?? [];
 const shownSection = () => mapSections()[viewer.section];
@@ -27,9 +27,20 @@ async function loadValues() {
   const [picture, ...layers] = await Promise.all([pictureOf(section), ...names.map((name) => place < 0 ? null : valuesOf(section.layers[name], place, section.ids.length))]);
   if (request !== viewer.request) return;
   const values = Object.fromEntries(names.map((name, i) => [name, layers[i] ?? new Float64Array(section.ids.length).fill(NaN)]));
-  if (values.truth) values.difference = values.prediction.map((value, spot) => value - values.truth[spot]);
-  if (values.lower && values.upper) values.interval = values.upper.map((value, spot) => value - values.lower[spot]);
-  Object.assign(viewer, { values, picture });
+  const flat = Object.fromEntries(names.map((name) => [name, section.layers[name].constant.includes(place)]));
+  if (values.truth) {
+    values.difference = values.prediction.map((value, spot) => value - values.truth[spot]);
+    flat.difference = flat.truth && flat.prediction;
+  }
+  if (values.lower && values.upper) {
+    values.interval = values.upper.map((value, spot) => value - values.lower[spot]);
+    // Both ends are off by up to half a step of their own: a width that differs by less is the same everywhere.
+    const step = (layer) => (layer.high[place] - layer.low[place]) / (2 ** page.bits - 2);
+    const widths = values.interval.filter(Number.isFinite), low = widths.reduce((a, b) => Math.min(a, b), Infinity), high = widths.reduce((a, b) => Math.max(a, b), -Infinity);
+    flat.interval = widths.length > 1 && high - low <= 1.01 * (step(section.layers.lower) + step(section.layers.upper));
+    if (flat.interval) values.interval = values.interval.map((value) => Number.isNaN(value) ? value : (low + high) / 2);
+  }
+  Object.assign(viewer, { values, flat, picture });
   setLimits();
   describe();
   draw();
@@ -40,8 +51,10 @@ function setLimits() {
   const { truth, prediction, difference, interval } = viewer.values;
   const ends = (...all) => {
     const values = all.flatMap((each) => [...each]);
-    const [low, high] = [quantile(values, 0.02), quantile(values, 0.98)];
-    return [low, high > low ? high : low + 1e-9];
+    let [low, high] = [quantile(values, 0.02), quantile(values, 0.98)];
+    if (!(high > low)) [low, high] = [quantile(values, 0), quantile(values, 1)];
+    const half = high > low ? 0 : Math.abs(low) / 2 || 0.5;  // what does not vary has the colour in the middle
+    return [low - half, high + half];
   };
   viewer.limits = {
     truth: truth && (viewer.shared ? ends(truth, prediction) : ends(truth)),
@@ -143,10 +156,10 @@ function buildPanels() {
       context.fillStyle = colour;
       context.fillRect(i, 0, 1, 1);
     });
-    const ends = [element("span"), element("span")];
-    const box = element("div", { class: "panel" }, element("h3", {}, NAMES[kind]), element("div", { class: "frame" }, target, bar), element("div", { class: "scale" }, ends[0], strip, ends[1]));
+    const ends = [element("span"), element("span")], note = element("em");
+    const box = element("div", { class: "panel" }, element("h3", {}, NAMES[kind], note), element("div", { class: "frame" }, target, bar), element("div", { class: "scale" }, ends[0], strip, ends[1]));
     follow(target);
-    return { kind, canvas: target, bar, box, ends };
+    return { kind, canvas: target, bar, box, ends, note };
   });
   $("#panels").replaceChildren(...viewer.panels.map(({ box }) => box));
   $("#panels").classList.toggle("single", viewer.panels.length === 1);
@@ -161,11 +174,13 @@ function describe() {
   $("#gene-facts").replaceChildren(element("span", { class: "gene-name" }, name), ...facts.filter(([, value]) => known(value)).map(([title, value, ends]) =>
     element("span", {}, `${title} `, element("b", {}, number(value)), ends?.every(known) ? ` (${number(ends[0])} to ${number(ends[1])})` : "")),
     place < 0 ? element("span", {}, "This gene has no map in this file.") : "");
-  for (const { kind, canvas: target, ends } of viewer.panels) {
+  for (const { kind, canvas: target, ends, note } of viewer.panels) {
     const limits = viewer.limits[kind] ?? [NaN, NaN];
     ends[0].textContent = number(limits[0], 2);
     ends[1].textContent = `${kind === "difference" && limits[1] > 0 ? "+" : ""}${number(limits[1], 2)}`;
-    target.setAttribute("aria-label", `${NAMES[kind]} expression of ${name} (${units}) in section ${section.name}, ${section.ids.length} spots, colours from ${number(limits[0], 2)} to ${number(limits[1], 2)}`);
+    const flat = viewer.flat?.[kind] ? "does not vary" : "";
+    note.textContent = flat && ` ${flat}`;
+    target.setAttribute("aria-label", `${NAMES[kind]} expression of ${name} (${units}) in section ${section.name}, ${section.ids.length} spots, ${flat || `colours from ${number(limits[0], 2)} to ${number(limits[1], 2)}`}`);
   }
   if (document.activeElement !== $("#map-gene")) $("#map-gene").value = name;
 }
