@@ -282,7 +282,7 @@ class Constant(MeanColour):
     """Says of every patch the same but for rounding; BLUE as it is."""
 
     def predict(self, batch):
-        value = super().predict(batch)["expression"]
+        value = np.asarray(super().predict(batch)["expression"])
         return {"expression": value * np.array([1e-9, 2e-9, 1.0], np.float32) + np.array([1.5, 0.2, 0.0], np.float32)}
 
 
