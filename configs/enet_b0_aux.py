@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from configs import default
+from stjax.config import built_in
 
 
 def get_config() -> Any:
     """The default with this model."""
-    return default.get_config()
+    return built_in("default")

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from configs import default
+from stjax.config import built_in
 
 
 def get_config() -> Any:
     """The default with this model."""
-    config = default.get_config()
+    config = built_in("default")
     config.model.variant = "b2"
     return config

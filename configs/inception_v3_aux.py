@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from configs import default
+from stjax.config import built_in
 
 
 def get_config() -> Any:
     """The default with this model."""
-    config = default.get_config()
+    config = built_in("default")
     config.model.module = "inception"
     config.model.variant = "v3"
     return config

@@ -5,12 +5,12 @@ Its data set is made of tiles: python -m data_prep.build --tile-size-px 1024 ...
 
 from typing import Any
 
-from configs import default
+from stjax.config import built_in
 
 
 def get_config() -> Any:
     """The default with this model, its protocol and its loss."""
-    config = default.get_config()
+    config = built_in("default")
     config.protocol = "pixnet"
     config.model.module = "pixnet"
     config.model.variant = "resnet18"

@@ -5,12 +5,12 @@ Its data set: python -m data_prep.build --layout visium_hd --tile-size-px 512 --
 
 from typing import Any
 
-from configs import pixnet
+from stjax.config import built_in
 
 
 def get_config() -> Any:
     """PixNet with every bin size, each weighing the same."""
-    config = pixnet.get_config()
+    config = built_in("pixnet")
     config.spot_sizes_um = "2,8,16"
     config.model.options.aggregation = "additive"
     config.loss = "additive_nll"

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from configs import pixnet
+from stjax.config import built_in
 
 
 def get_config() -> Any:
     """PixNet with a narrow encoder and decoder."""
-    config = pixnet.get_config()
+    config = built_in("pixnet")
     config.model.variant = "efficientnet_tiny"
     config.model.options.width = 16
     config.model.options.aggregation = "additive"

@@ -3,12 +3,12 @@
 
 from typing import Any
 
-from configs import default
+from stjax.config import built_in
 
 
 def get_config() -> Any:
     """The default with this model."""
-    config = default.get_config()
+    config = built_in("default")
     config.model.module = "densenet"
     config.model.variant = "121"
     config.model.aux = False

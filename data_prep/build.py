@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from data_prep import cli, files, json_files, manifest, plan, readers, stain, writer
+from data_prep import cli, files, json_files, manifest, plan, readers, stain, system_errors, writer
 from data_prep.dataset import MANIFEST, WORK_FOLDER, check_files, read_manifest
 from data_prep.errors import InputError
 from data_prep.execute import Execute, processes
@@ -259,6 +259,7 @@ def _check_vacant(out: Path, *, merge: bool) -> None:
         raise InputError(f"{out}: no --shard job has written here, so there is nothing to merge; check --out")
     if out.is_dir() and any(out.iterdir()) and not (out / WORK_FOLDER).is_dir():
         raise InputError(f"{out}: the folder holds other files and no data set; choose an empty or new one for --out")
+    system_errors.check_folder(out, "--out")
 
 
 def _begin(out: Path, options: plan.Options, source: Path, names: Sequence[str], *, alone: bool) -> bool:
@@ -333,7 +334,7 @@ def _remove_work(out: Path) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
+    made = cli.Parser(
         "python -m data_prep.build",
         description="Build a data set from sections. " + str(__doc__).split("\n\n")[1],
         epilog=EXAMPLES,
@@ -393,6 +394,7 @@ def _shard(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form i/n, such as 3/16") from error
 
 
+@cli.when_interrupted(lambda: "finished sections are kept; the same command goes on")
 def main(arguments: list[str]) -> None:
     """Run the command line."""
     print(build(**vars(parser().parse_args(arguments))))

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import checks, cli, overlay, readers, slide
+from data_prep import checks, cli, overlay, readers, slide, system_errors
 from data_prep.errors import InputError
 from data_prep.genes import species_of
 from data_prep.readers import _text
@@ -223,7 +223,7 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m data_prep.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--source", type=Path, required=True, help="the data set's folder")
@@ -255,6 +255,8 @@ def main(arguments: list[str]) -> None:
     as_json, out, no_overlays = (options.pop(name) for name in ("json", "out", "no_overlays"))
     source = options.pop("source")
     overlays = None if no_overlays else out or Path(f"check_{source.resolve().name}")
+    if overlays:
+        system_errors.check_folder(overlays, "--out")
     options["um_per_px"] = options.pop("source_um_per_px")
     report = check(source, overlays=overlays, **options)
     if as_json:

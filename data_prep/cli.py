@@ -1,20 +1,23 @@
-"""What every command line shares: exit codes, progress bars, and results as the last lines printed."""
+"""What every command line shares: options, exit codes, progress bars, tables, and results as the last lines printed."""
 
+import argparse
+import contextlib
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
+from data_prep import startup, system_errors
 from data_prep.errors import InputError
 
 _MOST_LETTERS, _START = 493, 300
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Run a command line and exit: 0 on success, 2 on bad usage or input, 1 on anything else.
+    """Run a command line and exit: 0 on success, 2 on bad usage or input, 130 on Ctrl-C, 1 on anything else.
 
     Args:
         main: takes the arguments after the program name; raises `InputError` on bad input.
@@ -23,19 +26,67 @@ def run(main: Callable[[list[str]], None]) -> None:
         # A log file shows how far a run is, as a terminal does; and a name may hold what the locale cannot write.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
+        startup.over()
         main(sys.argv[1:])
     except InputError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        sys.exit(2)
+        _fail(f"error: {one_line(str(error))}", 2)
     except FloatingPointError as error:  # training diverged: no fault of the program, nothing a traceback explains
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        _fail(f"error: {error}", 1)
+    except KeyboardInterrupt as error:
+        _fail(": ".join(filter(None, ("interrupted", str(error)))), 130)
     except BrokenPipeError:  # whoever read the output, `head` perhaps, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again as it flushes
         sys.exit(1)
+    except Exception as error:
+        if (text := system_errors.explain(error)) is None:
+            raise
+        print(f"error: {one_line(text)}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)  # as they end, libraries would go on failing: with tracebacks, or, as HDF5, a segmentation fault
+
+
+def _fail(line: str, code: int) -> None:
+    print(line, file=sys.stderr)
+    sys.exit(code)
+
+
+@contextlib.contextmanager
+def when_interrupted(say: Callable[[], str]) -> Iterator[None]:
+    """What `run` adds to "interrupted" when Ctrl-C ends what is done within: what is kept, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(say()) from None
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, which refuses an option given twice: of two values the last would count without a word."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.given: set[str] = set()
+        for name in (None, "store"):
+            self.register("action", name, _StoreOnce)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """argparse's, which `parse_args` calls too."""
+        self.given = set()
+        return super().parse_known_args(args, namespace)
+
+
+class _StoreOnce(argparse.Action):
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        if option_string is not None and self.dest in parser.given:
+            raise given_twice(self.option_strings[0], getattr(namespace, self.dest), values)
+        parser.given.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
+def given_twice(option: str, first: Any, second: Any) -> InputError:
+    """The error for an option that takes one value and was given two."""
+    values = " and ".join("no value" if value is None else f"{value}" for value in (first, second))
+    return InputError(f"{option} is given twice, with {values}; give it once")
 
 
 def one_line(message: str) -> str:
@@ -50,3 +101,23 @@ def progress(
 ) -> tqdm:
     """A progress bar on stderr when that is a terminal, silent otherwise."""
     return tqdm(items, total=total, desc=description, unit=unit, disable=not sys.stderr.isatty(), leave=False)
+
+
+def table(rows: Sequence[Sequence[str]], *, align: str, least: Sequence[int]) -> list[str]:
+    """Lines of a table, as `table_line` makes them, in columns as wide as their widest cell.
+
+    Args:
+        least: width of each column, unless a cell needs more.
+    """
+    widths = [max(low, *(len(row[place]) for row in rows)) for place, low in enumerate(least)]
+    return [table_line(row, align=align, widths=widths) for row in rows]
+
+
+def table_line(cells: Sequence[str], *, align: str, widths: Sequence[int]) -> str:
+    """One line of a table, two blanks at least between cells, whatever their length.
+
+    Args:
+        align: "<" or ">" for each column: to the left, or, as numbers, to the right.
+    """
+    padded = (f"{cell:{side}{width}}" for cell, side, width in zip(cells, align, widths, strict=True))
+    return "  ".join(padded).rstrip()

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep import cli, demo_layouts, demo_slide, demo_space_ranger, demo_tissue, files
+from data_prep import cli, demo_layouts, demo_slide, demo_space_ranger, demo_tissue, files, system_errors
 from data_prep.demo_layouts import DemoSection
 from data_prep.demo_tissue import Biology, Cells, Tissue
 from data_prep.errors import InputError
@@ -233,7 +233,7 @@ def _write(root: Path, recipe: Recipe, workers: int) -> None:
 def main(arguments: list[str]) -> None:
     """The command line."""
     defaults = Recipe()
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m data_prep.demo",
         description=__doc__,
         epilog=EXAMPLES,
@@ -248,7 +248,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--reads-per-spot", type=float, default=defaults.reads_per_spot)
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--workers", type=int, help="threads; one per core by default")
-    out = make_demo(**vars(parser.parse_args(arguments)))
+    given = parser.parse_args(arguments)
+    system_errors.check_folder(given.out, "--out")
+    out = make_demo(**vars(given))
     print("Synthetic data, for trying out only: no patient, no biology")
     print(out)
 

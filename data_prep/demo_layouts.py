@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import anndata
-import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse
 from PIL import Image
 
+from data_prep import h5_file
 from data_prep.demo_tissue import Tissue
 from data_prep.section import GeneTable
 
@@ -193,7 +193,7 @@ def write_anndata(root: Path, section: DemoSection) -> str:
     small, scale = reduced(section.image, 600)
     table.uns["spatial"][name]["images"]["lowres"] = small
     table.uns["spatial"][name]["scalefactors"]["tissue_lowres_scalef"] = scale
-    table.write_h5ad(root / f"{name}.h5ad", compression="gzip")
+    h5_file.write_anndata(root / f"{name}.h5ad", table)
     return name
 
 
@@ -209,7 +209,7 @@ def write_hest(root: Path, section: DemoSection) -> str:
     small, scale = reduced(section.image, 1000)
     table.uns["spatial"]["ST"]["images"]["downscaled_fullres"] = small
     table.uns["spatial"]["ST"]["scalefactors"]["tissue_downscaled_fullres_scalef"] = scale
-    table.write_h5ad(root / f"st/{name}.h5ad", compression="gzip")
+    h5_file.write_anndata(root / f"st/{name}.h5ad", table)
     metadata = {
         "id": name,
         "dataset_title": "stjax demo",
@@ -226,7 +226,7 @@ def write_hest(root: Path, section: DemoSection) -> str:
     (root / f"metadata/{name}.json").write_text(json.dumps(metadata, indent=1) + "\n")
     side = round(112 / section.um_per_px)
     corner = np.round(section.spot_xy[on] - side / 2).astype(int)[:8]
-    with h5py.File(root / f"patches/{name}.h5", "w") as file:
+    with h5_file.create(root / f"patches/{name}.h5") as file:
         patches = [section.image[y : y + side, x : x + side] for x, y in np.maximum(corner, 0)]
         file["img"] = np.stack([np.asarray(Image.fromarray(patch).resize((224, 224))) for patch in patches])
         file["coords"], file["barcode"] = corner, ids[:8, None].astype("S")

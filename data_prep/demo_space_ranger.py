@@ -4,14 +4,13 @@ import gzip
 import json
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import scipy.sparse
 from PIL import Image
 
-from data_prep import demo_tissue
+from data_prep import demo_tissue, h5_file
 from data_prep.demo_layouts import NOTICE, DemoSection, barcodes, reduced, save_jpeg, write_gzip
 from data_prep.section import GeneTable
 
@@ -131,7 +130,7 @@ def _write_small_images(spatial: Path, section: DemoSection) -> dict[str, float]
 
 
 def _write_h5(path: Path, names: np.ndarray, genes: GeneTable, counts: scipy.sparse.csr_array) -> None:
-    with h5py.File(path, "w") as file:
+    with h5_file.create(path) as file:
         file.attrs["notice"] = NOTICE
         group = file.create_group("matrix")
         values = {

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import cli, stain
+from data_prep import cli, stain, system_errors
 from data_prep.colour import lab_from_rgb
 from data_prep.errors import InputError
 from data_prep.slide import open_slide
@@ -107,7 +107,7 @@ def compare(first: Path, second: Path, source: Path) -> dict[str, float]:
 def main(arguments: list[str]) -> None:
     """Parse the command line, run each method in its own process, print a table, write JSON."""
     description, _, examples = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="data_prep.stain_bench",
         description=description,
         epilog=examples,
@@ -135,6 +135,8 @@ def main(arguments: list[str]) -> None:
         peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         print(json.dumps(run | {"cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_bytes": peak}))
         return
+    if options.json:
+        system_errors.check_file(options.json, "--json")
     for path in (options.source, options.target):
         open_slide(path).close()
     if options.runs < 1:

@@ -155,10 +155,10 @@ def _write_files(task: Task, folder: Path) -> tuple[dict[str, Any], dict[str, Pa
         with contextlib.closing(progress):
             iterator = iter(progress)
             for name, size in zip(names, sizes, strict=True):
-                shard = array_record_module.ArrayRecordWriter(str(folder / name), _WRITER_OPTIONS)
-                for _ in range(size):
-                    shard.write(next(iterator))
-                shard.close()
+                writer = array_record_module.ArrayRecordWriter(str(folder / name), _WRITER_OPTIONS)
+                with contextlib.closing(writer) as shard:  # what is read may fail
+                    for _ in range(size):
+                        shard.write(next(iterator))
         white, mean, mean_square = (np.array(column) for column in zip(*figures, strict=True))
         table = dataclasses.replace(
             table, white_fraction=white.astype(np.float32), channel_mean=mean, channel_mean_square=mean_square

@@ -50,6 +50,12 @@ done
 [[ $nodes =~ ^[1-9][0-9]*$ ]] || fail "--nodes is '$nodes', expected a positive number"
 [[ $gpus =~ ^[0-9]+$ ]] || fail "--gpus-per-node is '$gpus', expected a number"
 [[ -z $folds || $folds =~ ^[0-9,-]+$ ]] || fail "--folds is '$folds', expected a list such as 0-4 or 0,2"
+train=() # what is stjax.train's, "--workdir DIR" as "--workdir=DIR"
+while (($#)); do
+  if [[ $1 == --config || $1 == --workdir ]] && (($# > 1)); then train+=("$1=$2") && shift; else train+=("$1"); fi
+  shift
+done
+set -- ${train[@]+"${train[@]}"}
 [[ " $* " == *" --config="* ]] || fail "no config is given; add -- --config=configs/enet_b0_aux.py"
 [[ " $* " == *" --workdir="* ]] || fail "no work directory is given; add --workdir=DIR on a file system all nodes share"
 

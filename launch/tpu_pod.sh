@@ -46,6 +46,12 @@ while (($#)); do
   shift
 done
 [[ -n $name && -n $zone ]] || fail "--name and --zone are needed, see --help"
+train=() # what is stjax.train's, "--workdir DIR" as "--workdir=DIR"
+while (($#)); do
+  if [[ $1 == --config || $1 == --workdir ]] && (($# > 1)); then train+=("$1=$2") && shift; else train+=("$1"); fi
+  shift
+done
+set -- ${train[@]+"${train[@]}"}
 [[ " $* " == *" --config="* ]] || fail "no config is given; add -- --config=configs/enet_b0_aux.py"
 [[ " $* " == *" --workdir="* ]] || fail "no work directory is given; add --workdir=DIR on a file system all hosts share"
 

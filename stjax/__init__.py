@@ -8,6 +8,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import data_prep  # noqa: F401 -- from here on Ctrl-C ends a command with a word, see `data_prep.startup`
+
 if TYPE_CHECKING:
     from data_prep.errors import InputError
     from stjax.api import Model, Prediction, load

@@ -94,7 +94,7 @@ class Audited:
 
 def main(arguments: list[str]) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m stjax.audit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workdir", required=True, type=Path, help="a run of stjax.train")

@@ -30,9 +30,9 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from flax import nnx  # noqa: E402
 
-from data_prep import cli  # noqa: E402
+from data_prep import cli, system_errors  # noqa: E402
 from data_prep.errors import InputError  # noqa: E402
-from stjax import models  # noqa: E402
+from stjax import models, parallel  # noqa: E402
 from stjax.benchmarks import Row, flops  # noqa: E402
 from stjax.benchmarks import evaluate as bench_evaluate  # noqa: E402
 from stjax.benchmarks import predict as bench_predict  # noqa: E402
@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> None:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line's options. Raises InputError for a case, model or number that there is not."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m stjax.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--what", default="train", help=f"comma-separated: {', '.join(CASES)} (default train)")
@@ -99,14 +99,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         raise InputError("--what=predict needs --workdir, a trained model, and --source, a slide")
     if options.rounds < 1 or options.image_size_px < 32 or options.batch_size < 0:
         raise InputError("--rounds must be at least 1, --image_size_px at least 32, --batch_size positive")
+    if options.json:
+        system_errors.check_file(options.json, "--json")
     return options
 
 
 def machine() -> str:
     """What the times were taken on."""
-    device = jax.devices()[0]
+    devices = parallel.all_devices()
     name = platform.processor() or platform.machine()
-    return f"{CORES} cores {name}" if device.platform == "cpu" else f"{len(jax.devices())} x {device.device_kind}"
+    if devices[0].platform == "cpu":
+        return f"{CORES} cores {name}"
+    return f"{len(devices)} x {devices[0].device_kind}"
 
 
 def interleave(methods: dict[str, Method], *, rounds: int, description: str) -> dict[str, float]:

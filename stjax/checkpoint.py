@@ -7,9 +7,12 @@ Among several hosts process 0 alone writes, and every process reads for itself: 
 arrays are stored whole, so any number of devices and hosts restores them.
 """
 
+import contextlib
+import errno
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ import orbax.checkpoint as ocp
 from data_prep.errors import InputError
 from stjax import distributed, manifest
 from stjax.manifest import MANIFEST
+
+_ROOM = 1 << 20  # bytes of a checkpoint beside its arrays, at most
 
 
 def save(folder: Path, step: int, state: Any, meta: dict[str, Any]) -> None:
@@ -41,13 +46,38 @@ def _write(folder: Path, step: int, state: Any, meta: dict[str, Any]) -> None:
     for leftover in (target, temporary):
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
-    with _checkpointer() as checkpointer:
-        checkpointer.save((temporary / "state").absolute(), jax.tree.map(np.asarray, state))
-    manifest.seal(temporary, {"step": step, "meta": meta})
-    manifest.sync(temporary)
-    os.replace(temporary, target)
+    try:
+        arrays = jax.tree.map(np.asarray, state)
+        _check_room(folder, sum(array.nbytes for array in jax.tree.leaves(arrays)))
+        with _checkpointer() as checkpointer, _without_logs():
+            checkpointer.save((temporary / "state").absolute(), arrays)
+        manifest.seal(temporary, {"step": step, "meta": meta})
+        manifest.sync(temporary)
+        os.replace(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     manifest.sync(folder)
     prune(folder)
+
+
+def _check_room(folder: Path, wanted: int) -> None:
+    """Raises OSError where the disk has no room for so many bytes and what goes with them. Orbax meets a full disk in
+    its threads, which go on for a while, each with a traceback."""
+    usage = shutil.disk_usage(folder)
+    if usage.total and usage.free < wanted + _ROOM:  # some network folders do not tell
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
+@contextlib.contextmanager
+def _without_logs() -> Iterator[None]:
+    """Without what Orbax logs of an error: it raises it too."""
+    logger = logging.getLogger("absl")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def prune(folder: Path) -> None:

@@ -11,7 +11,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from data_prep import cli
+from data_prep import cli, startup
 from data_prep.errors import InputError
 
 COMMANDS = {  # name: module, and what it does
@@ -69,7 +69,12 @@ def dispatch(arguments: list[str]) -> None:
     elif name == "completion":
         print(completion(rest[0] if rest else ""), end="")
     elif name in COMMANDS:
-        importlib.import_module(COMMANDS[name][0]).main(rest)
+        startup.begin()
+        try:
+            command = importlib.import_module(COMMANDS[name][0])
+        finally:
+            startup.over()
+        command.main(rest)
     elif not name:
         print(usage(), file=sys.stderr)
         sys.exit(2)

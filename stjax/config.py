@@ -12,6 +12,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from data_prep import cli
 from data_prep.errors import InputError
 from stjax.protocols import WITHOUT, Protocol
 
@@ -32,8 +33,31 @@ FREE_ON_RESUME = (
 )
 
 
+def built_in(name: str) -> Config:
+    """A config that comes with stjax, by its name in configs/, not yet resolved: what others build on.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name not in (known := built_in_names()):
+        raise InputError(f"stjax has no config {name!r}; it has {', '.join(known)}")
+    return runpy.run_path(str(_built_in_folder() / f"{name}.py"))["get_config"]()
+
+
+def built_in_names() -> list[str]:
+    """Of the configs that come with stjax."""
+    return sorted(path.stem for path in _built_in_folder().glob("*.py"))
+
+
+def _built_in_folder() -> Path:
+    """configs/: beside this package in a clone, within it where it is installed (see pyproject.toml). Never a module of
+    that name, which may be the user's own."""
+    installed = Path(__file__).parent / "configs"
+    return installed if installed.is_dir() else Path(__file__).parents[1] / "configs"
+
+
 def parse(arguments: Sequence[str], *, usage: str) -> tuple[Config, Path]:
-    """Reads `--config=FILE`, its `--config.KEY=VALUE` overrides and `--workdir=DIR`.
+    """Reads `--config=FILE`, its `--config.KEY=VALUE` overrides and `--workdir=DIR`; a blank does for the "=".
 
     Args:
         usage: what `--help` prints.
@@ -42,40 +66,95 @@ def parse(arguments: Sequence[str], *, usage: str) -> tuple[Config, Path]:
         The config, and the work directory: `runs/<config file's name>` unless given.
 
     Raises:
-        InputError: no config, an unknown key or flag, or a value of the wrong type.
+        InputError: no config, an unknown key or flag, one given twice, or a value of the wrong type.
     """
     if not arguments or {"--help", "-h", "-help"} & set(arguments):
         print(usage)
         sys.exit(0 if arguments else 2)
-    values = flags.FlagValues()
-    argv = ["train", *arguments]  # not those of the program that calls this
-    config_flags.DEFINE_config_file("config", None, "path of the config", flag_values=values, sys_argv=argv)
-    flags.DEFINE_string("workdir", None, "where the run lives", flag_values=values)
-    path = next((a.split("=", 1)[1] for a in arguments if a.startswith(("--config=", "-config="))), None)
-    if path is None:
+    given = options(arguments)
+    text, folder = given.pop("config", None), given.pop("workdir", None)
+    if not text:
         raise InputError("no config is given; add --config=configs/enet_b0_aux.py")
-    if not Path(path.split(":")[0]).is_file():
-        raise InputError(f"config file {path} does not exist; the ones shipped are in configs/")
-    sys.path.insert(0, str(Path(path).resolve().parent.parent))  # so that a config may import configs.default
+    path, _, argument = text.partition(":")
+    path = _config_file(path)
+    config = _config_in(path, argument)
+    values, argv = flags.FlagValues(), ["train", *as_arguments(given)]  # not those of the program that calls this
     try:
-        rest = values(argv)[1:]
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+        values(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(_explain(path, arguments, error)) from None
-    finally:
-        sys.path.pop(0)
-    if rest:
-        raise InputError(f"argument {rest[0]!r} is not understood; options are --config, --config.KEY=VALUE, --workdir")
-    return values.config, Path(values.workdir or Path("runs") / Path(path).stem)
+        raise InputError(_explain(config, path, list(given), error)) from None
+    return values.config, Path(folder or Path("runs") / path.stem)
 
 
-def _explain(path: str, arguments: Sequence[str], error: Exception) -> str:
-    """Which override the config has no place for, with the nearest key that exists."""
+def options(arguments: Sequence[str]) -> dict[str, str | None]:
+    """Options as {name: value}, from `--name=VALUE` or `--name VALUE`; None for one without a value.
+
+    Raises:
+        InputError: an option given twice, or something that is no option.
+    """
+    found: dict[str, str | None] = {}
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if not _is_option(argument):
+            raise InputError(f"argument {argument!r} is not understood; options are given as --NAME=VALUE")
+        name, equals, value = argument.lstrip("-").partition("=")
+        if not equals:
+            value = rest.pop(0) if rest and not _is_option(rest[0]) else None
+        for other in (name, f"no{name}", name.removeprefix("no")):  # --noconfig.augment is --config.augment=False
+            if other in found:
+                raise cli.given_twice(f"--{other}", found[other], value)
+        found[name] = value
+    return found
+
+
+def as_arguments(given: Mapping[str, str | None]) -> list[str]:
+    """What `options` reads as `given`."""
+    return [f"--{name}" if value is None else f"--{name}={value}" for name, value in given.items()]
+
+
+def _is_option(argument: str) -> bool:
+    return argument[:1] == "-" and argument.lstrip("-")[:1].isalpha()  # not so the value -1
+
+
+def _config_file(text: str) -> Path:
+    """The file that `--config` names. What is no file may be the name or the usual place of a config that comes with
+    stjax.
+
+    Raises:
+        InputError: it is neither.
+    """
+    path, known = Path(text), built_in_names()
+    if path.is_file():
+        return path
+    if path.parent in (Path(), Path("configs")) and path.suffix in ("", ".py") and path.stem in known:
+        print(f"note: {text} is no file here; the config {path.stem} that comes with stjax is used")
+        return _built_in_folder() / f"{path.stem}.py"
+    raise InputError(f"config file {text} does not exist; those that come with stjax are {', '.join(known)}")
+
+
+def _config_in(path: Path, argument: str) -> Config:
+    """What a file's `get_config` returns. Raises InputError, with the fault, when it fails."""
     try:
-        known = list(_flatten(runpy.run_path(path.split(":")[0])["get_config"]().to_dict()))
-    except Exception:  # a config file may fail in any way; what the parser said about it then stands
-        return f"{path}: {error}"
-    for argument in arguments:
-        name = argument.lstrip("-").split("=", 1)[0]
+        module = runpy.run_path(str(path))
+        if "get_config" not in module:
+            raise TypeError("it has no function get_config()")
+        config = module["get_config"](*filter(None, [argument]))
+        if not isinstance(config, ConfigDict):
+            raise TypeError(f"get_config() returns {type(config).__name__}, expected a ConfigDict")
+        return config
+    except Exception as error:  # a program, which may fail in any way
+        text = f"config file {path} fails: {type(error).__name__}: {error}"
+        if isinstance(error, ImportError) and (error.name or "").split(".")[0] == "configs":
+            text += "; to build on a config of stjax: from stjax.config import built_in, then built_in('default')"
+        raise InputError(text) from None
+
+
+def _explain(config: Config, path: Path, given: Sequence[str], error: Exception) -> str:
+    """Which override the config has no place for, with the nearest key that exists."""
+    known = list(_flatten(config.to_dict()))
+    for name in given:
         if name.startswith("config."):
             key = name.removeprefix("config.")
             if key not in known:
@@ -137,8 +216,9 @@ def load(path: Path) -> Config:
 
     Settings that stjax has only had since then are at their defaults, which are what it did before.
     """
+    defaults = built_in("default").to_dict() | WITHOUT  # what training did before it could do more
     try:
-        config = ConfigDict(_filled(json.loads(path.read_text()), _defaults()))
+        config = ConfigDict(_filled(json.loads(path.read_text()), defaults))
     except OSError:
         raise InputError(f"{path.parent} is no work directory: it has no {path.name}; train one first") from None
     except (ValueError, TypeError) as error:
@@ -147,12 +227,6 @@ def load(path: Path) -> Config:
         ) from None
     config.lock()
     return config
-
-
-def _defaults() -> dict[str, Any]:
-    """What configs/default.py, shipped beside this package, says, and what training did before it could do more."""
-    values = runpy.run_path(str(Path(__file__).parents[1] / "configs" / "default.py"))["get_config"]().to_dict()
-    return values | WITHOUT
 
 
 def _filled(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,6 +52,7 @@ from stjax.training import faults, job, together
 MODES = ("sequential", "processes", "together")
 CHOICES = ("validation", "published")
 OPTIONS = ("folds", "seeds", "mode", "processes", "gpus-per-process", "choice")
+PER_RUN = ("workdir", "config.fold", "config.seed")  # options of stjax.train that every run has its own of
 COLUMNS = ("pcc_median", "pcc_mean", "genes_pcc_above_0", "genes_pcc_above_0.5", "amae", "armse")
 BEST_OF = {"val_loss": min, "val_amae": min, "val_armse": min, "val_pcc_mean": max}
 FEWEST_EPOCHS = 3  # of the published choice
@@ -75,11 +76,11 @@ class Member:
 
 def main(arguments: list[str]) -> None:
     """The command line."""
-    own = {name: value for name in OPTIONS if (value := _option(arguments, name)) is not None}
-    rest = [a for a in arguments if not a.startswith(tuple(f"--{name}=" for name in OPTIONS))]
-    if not any(argument.startswith("--workdir") for argument in rest) and "--help" not in rest and rest:
+    given = configs.options(arguments)
+    own = {name: given.pop(name) or "" for name in OPTIONS if name in given}
+    if given and not {"workdir", "help", "h"} & set(given):
         raise InputError("no work directory is given; add --workdir=DIR for the folds and their table")
-    config, folder = configs.parse(rest, usage=__doc__ or "")
+    config, folder = configs.parse(configs.as_arguments(given), usage=__doc__ or "")
     demo_data.keep_compiled_programs()
     mode, processes = own.get("mode", MODES[0]), _whole(own.get("processes", "2"), "--processes")
     if mode not in MODES:
@@ -89,7 +90,8 @@ def main(arguments: list[str]) -> None:
         raise InputError(f"--choice is {choice!r}; choose one of {', '.join(CHOICES)}")
     distributed.initialise()
     quiet = contextlib.nullcontext() if distributed.is_writer() else contextlib.redirect_stdout(None)
-    with faults.exits_when_stopped(), quiet:
+    kept = "what is finished or saved is kept; the same command goes on"
+    with faults.exits_when_stopped(), cli.when_interrupted(lambda: kept), quiet:
         crossval(
             config,
             folder,
@@ -99,12 +101,8 @@ def main(arguments: list[str]) -> None:
             choice=choice,
             processes=processes,
             gpus_per_process=_whole(own.get("gpus-per-process", "0"), "--gpus-per-process"),
-            command=[argument for argument in rest if not argument.startswith("--workdir")],
+            command=configs.as_arguments({name: value for name, value in given.items() if name not in PER_RUN}),
         )
-
-
-def _option(arguments: Sequence[str], name: str) -> str | None:
-    return next((a.split("=", 1)[1] for a in arguments if a.startswith(f"--{name}=")), None)
 
 
 def _whole(text: str, name: str) -> int:

@@ -28,6 +28,7 @@ import numpy as np
 from packaging.requirements import Requirement
 
 from data_prep import cli
+from data_prep.errors import InputError
 
 OK, NOTE, WARN, FAIL = "ok", "note", "warn", "FAIL"
 OLDEST_PYTHON = (3, 11)
@@ -53,7 +54,7 @@ class Finding:
 
 def main(arguments: list[str]) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m stjax.doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="print JSON, for programs and for issues")
@@ -85,6 +86,8 @@ def examine(*, quick: bool = False) -> Iterator[Finding]:
     for check in checks if quick else [*checks, training]:
         try:
             yield from check()
+        except InputError as error:
+            yield Finding(check.__name__, FAIL, str(error))
         except Exception as error:  # whatever is wrong with the installation, the other checks are made
             text = " ".join(f"{type(error).__name__}: {error}".split())
             yield Finding(check.__name__, FAIL, text, "install stjax anew into a fresh environment")
@@ -163,7 +166,9 @@ def devices() -> Iterator[Finding]:
     import jax
     import jax.numpy as jnp
 
-    found = jax.devices()
+    from stjax import parallel
+
+    found = parallel.all_devices()
     text = f"{len(found)} x {found[0].device_kind} ({jax.default_backend()})"
     if jax.default_backend() == "cpu" and Path("/proc/driver/nvidia/version").exists():
         remedy = "for the GPU: pip install 'stjax[gpu]', and leave JAX_PLATFORMS unset"
@@ -214,12 +219,11 @@ def training() -> Iterator[Finding]:
 
 def _settings() -> tuple[Any, Any, Any]:
     """The small network of configs/tiny.py, a panel of a few genes, and the default protocol."""
-    from configs import tiny
     from stjax import config as configs
     from stjax.data.panel import Panel
     from stjax.protocols import get_protocol
 
-    config, genes = tiny.get_config(), 8
+    config, genes = configs.built_in("tiny"), 8
     config.model.aux = False
     protocol = get_protocol(config.protocol)
     panel = Panel(

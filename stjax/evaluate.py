@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import cli
+from data_prep import cli, system_errors
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from stjax import audit, distributed, intervals, progress, workdir
@@ -44,7 +44,7 @@ SYMMETRIES_HELP = "predict the mean over the eight symmetries of the square: eig
 
 def main(arguments: list[str]) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m stjax.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workdir", required=True, type=Path, help="a run of stjax.train")
@@ -119,6 +119,7 @@ def evaluate(
         )
     options = (symmetries, demo_truth, [str(other) for other in ensemble])
     asked = Request.of(run, data_dir=data_dir, sections=sections, sizes_um=sizes_um, options=options)
+    system_errors.check_folder(asked.target, "--workdir")
     if (sizes_um or beside) and run.data.tiles is None:
         raise InputError("--spot-size-um and --beside are for models of tiles; this one sees a patch around each spot")
 

@@ -39,7 +39,7 @@ import pandas as pd
 from flax import nnx
 from jax import export as jax_export
 
-from data_prep import cli
+from data_prep import cli, system_errors
 from data_prep.errors import InputError
 from stjax import manifest, model_card, models, progress, workdir
 from stjax.inference.model_folder import (
@@ -71,7 +71,7 @@ must have the right to, by the terms of both; MODEL_CARD.md says what they were.
 
 def main(arguments: list[str]) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m stjax.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workdir", required=True, type=Path, help="a run of stjax.train")
@@ -96,19 +96,16 @@ def export(folder: Path, out: Path) -> list[Path]:
     Raises:
         InputError: no trained model, or `out` cannot be made.
     """
+    for place in (out, out.parent):  # it is made beside its place
+        system_errors.check_folder(place, "--out")
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"--out {out} is not empty; choose another folder, or remove it first")
     run = workdir.Run.load(folder)
     progress.say(str(folder), run.progress)
-    if (out.exists() or out.is_symlink()) and not out.is_dir():
-        raise InputError(f"--out {out} is no folder; choose another")
     temporary = out.with_name(out.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of an export that was interrupted
     try:
-        if out.is_dir() and any(out.iterdir()):
-            raise InputError(f"--out {out} is not empty; choose another folder, or remove it first")
-        shutil.rmtree(temporary, ignore_errors=True)  # of an export that was interrupted
         temporary.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be made ({error.strerror}); choose another") from None
-    try:
         write(run, temporary)
         manifest.seal(temporary, {"format": FORMAT, "version": VERSION})
         manifest.sync(temporary)

@@ -17,8 +17,27 @@ def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     does. The devices keep their order: the rows of a batch are then those of the hosts, one after another."""
     keep_freed_memory()  # of use on CPUs alone, but before JAX starts its threads, when it is not known yet
     distributed.initialise()
-    devices = jax.devices() if devices is None else devices
-    return Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
+    chosen = all_devices() if devices is None else devices
+    return Mesh(np.asarray(chosen), ("data",), axis_types=(AxisType.Auto,))
+
+
+def all_devices() -> list[jax.Device]:
+    """Every device of every host.
+
+    Raises:
+        InputError: JAX finds none of the kind that it is told to use, or cannot start what it finds.
+    """
+    try:
+        return jax.devices()
+    except (AssertionError, RuntimeError) as error:  # without CUDA's plugin, an assertion that says nothing
+        found = " ".join(str(error).split("(set JAX_PLATFORMS")[0].split()).rstrip(".")
+        found = found or "no such device, or no plugin for it"
+        if not (asked := jax.config.jax_platforms):  # pyright: ignore[reportAttributeAccessIssue] -- made at run time
+            raise InputError(f"JAX cannot start: {found}; `stjax doctor` looks over the installation") from None
+        raise InputError(
+            f"JAX_PLATFORMS is {asked!r}, which JAX cannot use here: {found}; unset it to take what is there, or set "
+            "it to cpu; NVIDIA GPUs need pip install 'stjax[gpu]'"
+        ) from None
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

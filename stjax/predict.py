@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import cli, files
+from data_prep import cli, files, system_errors
 from data_prep.errors import InputError
 from data_prep.gene_lookup import GeneLookup
 from data_prep.section import Section
@@ -46,9 +46,10 @@ from stjax.inference.sources import Source, open_source, place_spots
 MOST_MAPS = 12  # of genes that --genes names; else the one that varies most is drawn
 
 
+@cli.when_interrupted(lambda: "finished sections are kept; the same command goes on")
 def main(arguments: list[str]) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m stjax.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     model = parser.add_mutually_exclusive_group(required=True)
@@ -165,10 +166,8 @@ def predict(
     )
     mine = found.shard(shard)
     print(f"{source}: {found.about}" + (f", {len(mine.names)} of {len(found.names)}" if shard[1] > 1 else ""))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(f"--out {out} is no folder; choose another") from None
+    system_errors.check_folder(out, "--out")
+    out.mkdir(parents=True, exist_ok=True)
 
     job = Job(
         model=model,

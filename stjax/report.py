@@ -16,7 +16,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep import cli
+from data_prep import cli, system_errors
 from data_prep.errors import InputError
 from stjax.config import names
 from stjax.reporting import page, read
@@ -26,7 +26,7 @@ MAX_MB = 20.0
 
 def main(arguments: list[str]) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m stjax.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
@@ -62,6 +62,7 @@ def report(
         raise InputError(f"--max-mb is {max_mb:g}; give at least 1")
     if out.is_dir():
         raise InputError(f"--out {out} is a folder; name a file in it, as {out / 'report.html'}")
+    system_errors.check_folder(out.parent, "--out")
     runs = read.read_runs(workdirs, names=labels, protocol=protocol)
     text = page.build(runs, limit=int(max_mb * 1e6))
     temporary = out.with_name(f"{out.name}.tmp")

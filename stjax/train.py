@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
     """The command line."""
     config, folder = configs.parse(arguments, usage=__doc__ or "")
     demo_data.keep_compiled_programs()
-    with faults.exits_when_stopped():
+    with faults.exits_when_stopped(), cli.when_interrupted(lambda: faults.saved_so_far(folder / workdir.CHECKPOINTS)):
         train(config, folder)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from data_prep import system_errors
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from stjax import checkpoint, parallel
@@ -193,10 +194,8 @@ def locked(workdir: Path) -> Iterator[None]:
     Raises:
         InputError: another process trains there, or something else has the folder's name.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(f"{workdir} is no folder; choose another --workdir") from None
+    system_errors.check_folder(workdir, "--workdir")
+    workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from data_prep import h5_file
 from stjax.inference.prediction import SectionPrediction, about, gene_names
 from stjax.inference.predictor import Predictor
 from stjax.intervals import LEVEL
@@ -30,7 +31,7 @@ def write_h5ad(path: Path, prediction: SectionPrediction, model: Predictor, *, g
         genes: columns of the main panel to write.
     """
     with whole(path) as temporary:
-        to_anndata(prediction, model, genes=genes).write_h5ad(temporary, compression="gzip")
+        h5_file.write_anndata(temporary, to_anndata(prediction, model, genes=genes))
 
 
 def to_anndata(prediction: SectionPrediction, model: Predictor, *, genes: np.ndarray) -> anndata.AnnData:

@@ -91,6 +91,13 @@ def exits_when_stopped() -> Iterator[None]:
         sys.exit(int(text))
 
 
+def saved_so_far(checkpoints: Path) -> str:
+    """What an interrupted run has saved, and how to go on."""
+    if not (found := checkpoint.steps(checkpoints)):
+        return "nothing is saved yet; the same command begins anew"
+    return f"the run is saved up to step {found[0]}; the same command resumes it there"
+
+
 class Watchdog:
     """Ends the process, with every thread's stack on stderr and exit code 1, when it makes no progress.
 

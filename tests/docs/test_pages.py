@@ -8,8 +8,8 @@ import re
 import pytest
 import yaml
 
-from configs import default
 from stjax import cli, protocols
+from stjax.config import built_in
 from tests.docs import protocol_tables
 from tests.docs.run_tutorial import PAGE as TUTORIAL
 from tests.docs.run_tutorial import ROOT, blocks, differences
@@ -103,7 +103,7 @@ def commands(page):
 
 
 def has_setting(name):
-    node = default.get_config()
+    node = built_in("default")
     for part in name.split("."):
         if part not in node:
             return False

@@ -7,12 +7,12 @@ import sys
 import numpy as np
 import pytest
 
-from configs import tiny
 from data_prep import cli
 from data_prep.errors import InputError
 from stjax import cli as stjax_cli
 from stjax import config as configs
 from stjax import evaluate, predict, train, workdir
+from stjax.config import built_in
 from tests.conftest import command
 
 
@@ -68,7 +68,7 @@ def test_help_shows_examples(module, run_main):
 
 
 def demo_config(dataset, **values):
-    config = tiny.get_config()
+    config = built_in("tiny")
     config.update({"data_dir": str(dataset), "batch_size": 16, "num_epochs": 1, **values})
     return config
 
@@ -102,7 +102,7 @@ def test_train_refuses_values_that_cannot_be(values, message, dataset, tmp_path)
 def test_a_work_directory_of_another_model_is_refused_and_left_alone(trained):
     folder, _ = trained
     before = (folder / "config.json").read_bytes()
-    config = tiny.get_config()
+    config = built_in("tiny")
     config.model.variant = "b1"
     with pytest.raises(InputError, match=r"holds another run: model.variant was 'tiny', is 'b1'"):
         train.train(config, folder)
@@ -129,7 +129,7 @@ def test_a_run_under_rules_that_have_changed_is_not_resumed_or_scored(trained, t
     with pytest.raises(InputError, match="other rules than protocol stjax now has"):
         evaluate.evaluate(copy)
     with pytest.raises(InputError, match="other rules than protocol stjax now has"):
-        train.train(tiny.get_config(), copy)
+        train.train(built_in("tiny"), copy)
 
 
 def test_a_data_set_without_manifest_is_no_data_set(dataset, tmp_path):

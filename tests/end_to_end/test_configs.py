@@ -4,7 +4,6 @@ Those of tiles (PixNet) have `test_tiles.py`.
 """
 
 import gc
-import importlib
 import json
 from pathlib import Path
 
@@ -13,9 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from configs import default
 from data_prep import build, demo
 from stjax import checkpoint, parallel, predict, train
+from stjax.config import built_in
 from stjax.models import weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,12 +38,12 @@ def test_there_is_a_config_for_each_model_of_the_papers():
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_differs_from_the_default_only_in_keys_it_knows(name):
-    config = importlib.import_module(f"configs.{name}").get_config()
-    assert set(config.to_dict()) == set(default.get_config().to_dict())
+    config = built_in(name)
+    assert set(config.to_dict()) == set(built_in("default").to_dict())
 
 
 def small_run(name, data):
-    config = importlib.import_module(f"configs.{name}").get_config()
+    config = built_in(name)
     config.update({"data_dir": str(data), "batch_size": 8, "eval_batch_size": 8, "num_epochs": 2})
     return config
 

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from configs import tiny
 from data_prep import build, demo
 from data_prep.errors import InputError
 from stjax import evaluate, predict, train
+from stjax.config import built_in
 from tests.conftest import command
 
 
@@ -179,7 +179,7 @@ def test_raw_sections_are_stain_normalised_as_the_training_slides_were(tmp_path)
     source = demo.make_demo(tmp_path / "source", patients=2, sections_per_patient=1, spots=40)
     data = tmp_path / "data"
     build.build(source, data, patch_size_px=32, stain="macenko", stain_target="A1", image_format="raw")
-    config = tiny.get_config()
+    config = built_in("tiny")
     config.update({"data_dir": str(data), "num_epochs": 1, "batch_size": 16})
     train.train(config, tmp_path / "run")
     predict.predict(tmp_path / "run", source, tmp_path / "out", sections=["B1"])
@@ -191,7 +191,7 @@ def test_raw_sections_are_stain_normalised_as_the_training_slides_were(tmp_path)
 
 @pytest.mark.parametrize("protocol", ["brstnet_paper", "brstnet_code"])
 def test_the_published_protocols_train_and_evaluate(protocol, dataset, tmp_path, capsys):
-    config = tiny.get_config()
+    config = built_in("tiny")
     config.update(
         {"data_dir": str(dataset), "protocol": protocol, "num_epochs": 1, "model": {"aux": protocol == "brstnet_code"}}
     )

@@ -10,16 +10,16 @@ import jax
 import numpy as np
 import pytest
 
-from configs import tiny
 from data_prep.errors import InputError
 from stjax import checkpoint, evaluate, parallel, train, workdir
+from stjax.config import built_in
 from stjax.training import faults, steps
 from tests.conftest import ROOT, command
 from tests.end_to_end.test_kill import last_checkpoint
 
 
 def config_of(dataset, **values):
-    config = tiny.get_config()
+    config = built_in("tiny")
     config.update({"data_dir": str(dataset), "batch_size": 16, "num_epochs": 2, "test_patients": "", **values})
     return config
 

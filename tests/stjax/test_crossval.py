@@ -7,15 +7,15 @@ import signal
 import numpy as np
 import pytest
 
-from configs import tiny
 from data_prep.errors import InputError
 from stjax import checkpoint, crossval, train
+from stjax.config import built_in
 from stjax.training import faults
 from tests.conftest import command
 
 
 def config_of(dataset, **values):
-    config = tiny.get_config()
+    config = built_in("tiny")
     config.update({"data_dir": str(dataset), "batch_size": 16, "num_epochs": 2, **values})
     return config
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from configs import tiny
 from data_prep.errors import InputError
 from stjax import config as configs
 from stjax import parallel, protocols
+from stjax.config import built_in
 from stjax.models import efficientnet, weights
 from stjax.training import steps
 from tests.training.test_steps import SIZE, batch, panel
@@ -18,7 +18,7 @@ __all__ = ["batch", "panel"]  # fixtures
 
 
 def state_of(panel, **values):
-    config = tiny.get_config()
+    config = built_in("tiny")
     config.update({"optimizer": "sgd", **values})
     config = configs.resolve(config, protocols.stjax, demo=True)
     mesh = parallel.make_mesh(jax.devices()[:1])

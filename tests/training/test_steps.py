@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import tiny
 from data_prep.errors import InputError
 from stjax import config as configs
 from stjax import parallel, protocols
+from stjax.config import built_in
 from stjax.data.panel import Panel
 from stjax.training import steps
 
@@ -17,7 +17,7 @@ GENES, SIZE, BATCH = 9, 32, 16
 
 @pytest.fixture(scope="module")
 def config():
-    return configs.resolve(tiny.get_config(), protocols.stjax, demo=True)
+    return configs.resolve(built_in("tiny"), protocols.stjax, demo=True)
 
 
 @pytest.fixture(scope="module")

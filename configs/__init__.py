@@ -1,1 +1,0 @@
-"""Configs: one small file per model, over the defaults of `default.py`."""
