@@ -16,6 +16,7 @@ from data_prep import cli, files, json_files, manifest, plan, readers, stain, sy
 from data_prep.dataset import MANIFEST, WORK_FOLDER, check_files, read_manifest
 from data_prep.errors import InputError
 from data_prep.execute import Execute, processes
+from data_prep.readers import _patients
 
 LOCK = "lock"  # in the work folder, where <split>.lock is that of a section
 EXAMPLES = """examples:
@@ -72,6 +73,8 @@ def build(
     skipped = _skipped(module.find_sections(source, **chosen.reading), chosen, names)
     for name, lack in skipped.items():
         print(f"left out: section {name}: {lack}", flush=True)
+    if strangers := _patients.unknown_sections(source, module.find_sections(source, **chosen.reading)):
+        print(f"warning: {strangers}", flush=True)
     about = {
         "layout": layout,
         "reason": reason,

@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import checks, cli, overlay, readers, slide, system_errors
+from data_prep import checks, cli, overlay, patients, readers, slide, system_errors
 from data_prep.errors import InputError
 from data_prep.genes import species_of
-from data_prep.readers import _text
+from data_prep.readers import _patients, _text
 from data_prep.section import SQUARE, Section
 
 MIN_READS = 1000  # what build asks of a spot unless told otherwise
@@ -36,6 +36,7 @@ class Finding:
 
     name: str
     patient: str | None = None
+    patient_source: str | None = None
     spots: int = 0
     genes: int = 0
     species: str | None = None
@@ -89,6 +90,7 @@ def check(
         _look(module, source, name, found[name], overlays, options)
         for name in cli.progress(names, description="check", unit="section")
     ]
+    strangers = [text] if (text := _patients.unknown_sections(source, found)) else []
     problems = checks.across([finding.found for finding in findings if finding.spots])
     errors = [problem.text for problem in problems if problem.level == checks.ERROR]
     return {
@@ -98,7 +100,7 @@ def check(
         "species": _species(findings),
         "sections": [_public(finding) for finding in findings],
         "errors": errors + (_fold_errors(findings, folds) if folds is not None else []),
-        "warnings": [problem.text for problem in problems if problem.level == checks.WARNING],
+        "warnings": [problem.text for problem in problems if problem.level == checks.WARNING] + strangers,
     }
 
 
@@ -153,7 +155,8 @@ def _describe(finding: Finding, section: Section) -> None:
     finding.um_per_px, finding.um_per_px_source = section.um_per_px, section.um_per_px_source
     finding.median_reads, finding.synthetic = float(np.median(total)), section.synthetic
     finding.notes = list(section.notes)
-    finding.found = checks.Found(section.name, section.patient)
+    finding.patient_source = section.patient_source
+    finding.found = checks.Found(section.name, section.patient, section.patient_source)
     low = float(np.mean(total < MIN_READS))
     if total.max() == 0 or section.spot_kind[0] == SQUARE:
         return  # an error of its own; and bins are as deep as they are large
@@ -209,6 +212,9 @@ def print_report(report: dict[str, Any]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    origins = {each["name"]: each["patient_source"] for each in report["sections"] if each["patient_source"]}
+    if origins:
+        print(f"patients: {patients.summary(origins)}")
     if report["species"]:
         print(f"species: {report['species']}")
     for kind in ("errors", "warnings", "notes"):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import scipy.spatial
 
-from data_prep import files, orientation, slide
+from data_prep import files, orientation, patients, slide
 from data_prep.genes import species_of, two_species
 from data_prep.section import DISC, SQUARE, Section
 from data_prep.slide_base import DEFAULT_SCALE_DOUBT, is_default_scale
@@ -62,6 +62,7 @@ class Found:
 
     name: str = ""
     patient: str = ""
+    patient_source: str = patients.UNKNOWN
     species: str = ""
     image_path: str = ""
     image_sha256: str = ""
@@ -98,6 +99,7 @@ def examine(section: Section, image: slide.Slide, small: np.ndarray) -> Found:
     return Found(
         name=section.name,
         patient=section.patient,
+        patient_source=section.patient_source,
         species=species_of(section.genes)[0],
         image_path=str(section.image_path.resolve()),
         image_sha256=files.sha256(section.image_path),
@@ -197,17 +199,15 @@ def across(sections: Sequence[Found]) -> list[Problem]:
     """Sections taken together: the same image or counts twice, one patient under two names, or only one patient; and
     two species."""
     problems = [*_twice("image", sections), *_twice("counts", sections)]
-    patients = {found.patient for found in sections if found.patient}
-    spellings = collections.defaultdict(set)
-    for patient in patients:
-        spellings["".join(patient.casefold().split()).replace("_", "").replace("-", "")].add(patient)
+    names = {found.patient for found in sections if found.patient}
     texts = [
-        f"patients {', '.join(sorted(names))}: one person under several names? Folds would not know"
-        for names in spellings.values()
-        if len(names) > 1
+        f"patients {', '.join(alike)}: one person under several names? Folds would not know"
+        for alike in patients.spelt_alike(names)
     ]
-    if len(patients) == 1:
-        texts.append(f"all sections are of patient {patients.pop()}: none can be held out")
+    if len(names) == 1:
+        texts.append(f"all sections are of patient {names.pop()}: none can be held out")
+    if guessed := patients.not_stated({found.name: found.patient_source for found in sections}):
+        texts.append(guessed)
     problems += [Problem("patients", WARNING, text) for text in texts]
     two = two_species({found.name: found.species for found in sections})
     return problems + [Problem("species", ERROR, two)] * bool(two)
@@ -221,14 +221,14 @@ def _twice(what: str, sections: Sequence[Found]) -> list[Problem]:
             groups[key].append(found)
     problems = []
     for group in groups.values():
-        names, patients = ", ".join(found.name for found in group), {found.patient for found in group}
+        names, of_patients = ", ".join(found.name for found in group), {found.patient for found in group}
         one_file = what == "image" and len({found.image_path for found in group}) == 1
-        if len(group) < 2 or (one_file and len(patients) == 1):
+        if len(group) < 2 or (one_file and len(of_patients) == 1):
             continue  # several sections may lie on one image: bin sizes of a sample, libraries of a slide
         if one_file:
             text = f"sections {names} of different patients lie on one image; keep them in one fold"
             problems.append(Problem("duplicates", WARNING, text))
-        elif len(patients) > 1:
+        elif len(of_patients) > 1:
             text = f"sections {names} of different patients have the same {what}: leakage; keep one"
             problems.append(Problem("duplicates", ERROR, text))
         else:

@@ -18,7 +18,10 @@ from array_record.python import array_record_module  # pyright: ignore[reportAtt
 from data_prep import files, json_files, records, stain
 from data_prep.errors import InputError
 from data_prep.json_files import Each, Lacking, Maybe
+from data_prep.patients import ORIGINS, UNKNOWN
 from data_prep.section import GeneTable
+
+Patients = dict[str, tuple[str, str]]  # section -> patient, and how that is known
 
 FORMAT, FORMAT_VERSION = "stjax-dataset", 1
 MANIFEST = "manifest.json"
@@ -31,6 +34,7 @@ _FILE = {"file": json_files.PLACE, "bytes": json_files.COUNT, "sha256": json_fil
 SECTION = {  # a section's entry in the manifest, as far as anything reads it
     "name": json_files.NAME,
     "patient": json_files.TEXT,
+    "patient_source": Lacking(json_files.one_of(*ORIGINS)),
     "split": json_files.NAME,
     "records": json_files.COUNT,
     "spots": json_files.COUNT,
@@ -215,6 +219,11 @@ class PatchDataset:
         for section in dataset.sections:
             check_files(path, section, verify=verify)
         return dataset
+
+    def patients(self, names: Sequence[str]) -> Patients:
+        """Patient of each of the named sections, and how that is known, a key of `data_prep.patients.ORIGINS`."""
+        entries = {name: self.section(name) for name in names}
+        return {name: (entry["patient"], entry.get("patient_source", UNKNOWN)) for name, entry in entries.items()}
 
     def section(self, name: str) -> dict[str, Any]:
         """The manifest's entry of a section."""

@@ -30,7 +30,7 @@ EXAMPLES = """examples:
   python -m data_prep.demo --out demo_hd --layout visium_hd --patients 2 --sections-per-patient 1
   python -m data_prep.demo --out demo_stnet --layout stnet --spots 60 --seed 1
 """
-VERSION = 1  # of what a recipe makes; a cache of demo data is named after it
+VERSION = 2  # of what a recipe makes and a build says of it; a cache of demo data is named after it
 _MARGIN_UM = 170.0  # a 224 px window around any spot stays inside the slide
 _TISSUE_SHARE = 0.42  # of the slide within its margin
 

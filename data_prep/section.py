@@ -7,6 +7,7 @@ import numpy as np
 import scipy.sparse
 
 from data_prep.errors import InputError
+from data_prep.patients import GUESSED
 
 DISC, SQUARE, POLYGON = 0, 1, 2  # codes of `spot_kind`
 
@@ -57,6 +58,7 @@ class Section:
         layout: the reader's name.
         polygons: one [N, 2] float64 ring (x, y) per polygon spot.
         synthetic: True for generated demo tissue.
+        patient_source: how the patient is known, a key of `data_prep.patients.ORIGINS`.
         notes: what the reader met and the user should know (spots without counts, unmapped genes, ...).
     """
 
@@ -74,6 +76,7 @@ class Section:
     layout: str
     polygons: tuple[np.ndarray, ...] = ()
     synthetic: bool = False
+    patient_source: str = GUESSED
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -183,6 +183,7 @@ def _write_files(task: Task, folder: Path) -> tuple[dict[str, Any], dict[str, Pa
     entry = {
         "name": section.name,
         "patient": section.patient,
+        "patient_source": section.patient_source,
         "split": task.split,
         "layout": section.layout,
         "synthetic": section.synthetic,

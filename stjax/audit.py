@@ -6,8 +6,9 @@ examples:
   python -m stjax.audit --workdir=runs/enet_b0_aux
   python -m stjax.audit --workdir=runs/c5 --sections=C4,C5
 
-Exit code 1 when there is a leak; `stjax.evaluate` makes the same checks and writes them into metrics.json. A check that
-finds nothing is no proof: two patients of one name, or one patient of two, are beyond it.
+Exit code 1 when there is a leak; 0 where sections of one patient are apart by your own choice (config.test_sections)
+and where something cannot be told, as patients that nothing states. `stjax.evaluate` makes the same checks and writes
+them into metrics.json. A check that finds nothing is no proof: it cannot see one patient under two unlike names.
 """
 
 import argparse
@@ -22,32 +23,24 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_prep import cli
-from data_prep.dataset import PatchDataset, SectionTable
+from data_prep import cli, patients
+from data_prep.dataset import PatchDataset, Patients, SectionTable
 from data_prep.errors import InputError
+from data_prep.patients import not_stated, spelling_key
 from stjax import checkpoint, progress, workdir
 from stjax import config as configs
 from stjax.config import Config
 from stjax.data.panel import Panel, fit_panel
 from stjax.data.tile_records import TileRecords
+from stjax.findings import CHOSEN, LEAK, OK, UNKNOWN, Finding, lines
 from stjax.protocols import Protocol, Split
 from stjax.workdir import DataRecord
 
-OK, LEAK, UNKNOWN = "ok", "leak", "cannot tell"
 SAME_PICTURE = 0.98  # correlation of 32 x 32 px: copies, scaled and compressed anew, 0.9998; other sections below 0.85
 SAME_SPOTS = 0.5  # of a section's spots with the very counts of a training spot
 _SIDE_PX = 32
 _TELLING_READS = 200  # spots with fewer may well have the same counts by chance
 _TOLERANCE = 1e-9
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """What one check found: verdict "ok", "leak" or "cannot tell"."""
-
-    check: str
-    verdict: str
-    detail: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,14 +75,21 @@ class Audited:
         """Whether the sections scored are of the data set trained on."""
         return self.scored_on.content_hash == self.data.content_hash
 
-    def patients(self, sections: Sequence[str]) -> set[str]:
-        """Of sections of the data set trained on."""
-        return {self.trained_on.section(name)["patient"] for name in sections} if self.trained_on else set()
+    @property
+    def trained_patients(self) -> Patients:
+        """Of the training sections; of patients whose sections are not at hand, of themselves."""
+        found = {} if self.trained_on is None else self.trained_on.patients(self.data.split.train)
+        known = {patient for patient, _ in found.values()}
+        origins = self.data.train_patient_origins
+        rest = {name: (name, origins.get(name, patients.UNKNOWN)) for name in self.data.train_patients}
+        return found | {name: each for name, each in rest.items() if name not in known}
 
     @property
-    def scored_patients(self) -> set[str]:
-        """Whose sections are scored."""
-        return {self.scored_on.section(name)["patient"] for name in self.sections}
+    def chosen(self) -> set[str]:
+        """Sections that the user named to be held out, whoever's they are."""
+        sections = (*self.data.split.test, *self.data.split.val)
+        named = [configs.names(self.config[key], sections) for key in ("test_sections", "val_sections")]
+        return {name for names in named for name in names} if self.same_data else set()
 
 
 def main(arguments: list[str]) -> None:
@@ -131,40 +131,18 @@ def opened(data: DataRecord) -> PatchDataset | None:
     return dataset if dataset.content_hash == data.content_hash else None
 
 
-def lines(findings: Sequence[Finding]) -> list[str]:
-    """A line a finding, leaks in capitals, and the verdict."""
-    result = [f"{'LEAK' if f.verdict == LEAK else f.verdict:12s}{f.check}: {f.detail}" for f in findings]
-    leaks = sum(finding.verdict == LEAK for finding in findings)
-    unknown = sum(finding.verdict == UNKNOWN for finding in findings)
-    if leaks:
-        return [*result, f"LEAKAGE FOUND: {leaks} of {len(findings)} checks found a leak"]
-    return [*result, f"no leak found in {len(findings) - unknown} checks" + f", {unknown} cannot tell" * bool(unknown)]
-
-
 def audit(run: Audited) -> list[Finding]:
     """Every check, in the order of the report."""
     return [
         sections_are_held_out(run),
         patients_are_apart(run),
+        validation_is_apart(run),
         images_are_apart(run),
         *panel_is_of_training(run),
         stain_target_is_of_training(run),
         checkpoint_is_not_chosen_on_test(run),
         starting_weights(run),
     ]
-
-
-def worst(audits: Sequence[list[Finding]], names: Sequence[str]) -> list[Finding]:
-    """The findings of several runs as one: of each check the worst verdict, and whose it is."""
-    order = (OK, UNKNOWN, LEAK)
-    result = []
-    for findings in zip(*audits, strict=True):
-        place = max(range(len(findings)), key=lambda i: order.index(findings[i].verdict))
-        found = findings[place]
-        sound = found.verdict == OK or len(names) == 1
-        detail = found.detail if sound else f"{names[place]}: {found.detail}"
-        result.append(dataclasses.replace(found, detail=detail))
-    return result
 
 
 def sections_are_held_out(run: Audited) -> Finding:
@@ -179,10 +157,42 @@ def sections_are_held_out(run: Audited) -> Finding:
 
 def patients_are_apart(run: Audited) -> Finding:
     """No patient scored is trained on."""
-    check = "patients"
-    if both := sorted(run.scored_patients & set(run.data.train_patients)):
-        return Finding(check, LEAK, f"patient {', '.join(both)} is scored, and in training")
-    return Finding(check, OK, f"scored {', '.join(sorted(run.scored_patients))}, none of them in training")
+    return _apart(run, "patients", run.scored_on.patients(run.sections), run.trained_patients, "scored", "in training")
+
+
+def validation_is_apart(run: Audited) -> Finding:
+    """No patient, image or counts that the checkpoint is chosen on are trained on."""
+    check, split, dataset = "validation", run.data.split, run.trained_on
+    if not split.val:
+        return Finding(check, OK, "there is none")
+    if dataset is None:
+        return Finding(check, UNKNOWN, "whose the validation sections are is gone with the data set")
+    if found := _duplicates(dataset, split.val, dataset, split.train):
+        return Finding(check, LEAK, "; ".join(found))
+    return _apart(run, check, dataset.patients(split.val), run.trained_patients, "validated on", "in training")
+
+
+def _apart(run: Audited, check: str, theirs: Patients, ours: Patients, used: str, where: str) -> Finding:
+    """Whether no patient is both among `theirs`, which are `used` for something, and `ours`, which are `where`."""
+    names = sorted({patient for patient, _ in theirs.values()})
+    shared, texts = [], []
+    for section, (patient, _) in theirs.items():
+        for other in sorted({other for other, _ in ours.values() if spelling_key(other) == spelling_key(patient)}):
+            shared.append(section)
+            same = other == patient
+            texts.append(
+                f"patient {patient} is {used}, and {where}"
+                if same
+                else f"patient {patient} is {used}, {other} {where}: one person under two names?"
+            )
+    origins = {name: origin for name, (_, origin) in ours.items()}
+    origins |= {f"{name} ({used})" if name in ours else name: origin for name, (_, origin) in theirs.items()}
+    unknown, detail = not_stated(origins), "; ".join(dict.fromkeys(texts))
+    if not texts:
+        return Finding(check, UNKNOWN if unknown else OK, unknown or f"{used} {', '.join(names)}, none of them {where}")
+    if unknown and not run.same_data:  # the names may be the same by chance
+        return Finding(check, UNKNOWN, f"{detail}, but {unknown}")
+    return Finding(check, CHOSEN if set(shared) <= run.chosen else LEAK, detail)
 
 
 def images_are_apart(run: Audited) -> Finding:
@@ -192,21 +202,26 @@ def images_are_apart(run: Audited) -> Finding:
         return Finding(check, UNKNOWN, "the training images are gone")
     ours = (*run.data.split.train, *run.data.split.val)
     theirs = [name for name in run.sections if not (run.same_data and name in ours)]
-    tables = {name: _telling_spots(run.trained_on.table(name), run.trained_on) for name in ours}
-    pictures = {name: _picture(run.trained_on, name) for name in ours}
+    if found := _duplicates(run.scored_on, theirs, run.trained_on, ours):
+        return Finding(check, LEAK, "; ".join(found))
+    return Finding(check, OK, f"no image or counts of {len(theirs)} sections are among the {len(ours)} of training")
+
+
+def _duplicates(dataset: PatchDataset, theirs: Sequence[str], training: PatchDataset, ours: Sequence[str]) -> list[str]:
+    """Which sections of a data set have the image or the counts of others."""
+    tables = {name: _telling_spots(training.table(name), training) for name in ours}
+    pictures = {name: _picture(training, name) for name in ours}
     found = []
     for name in theirs:
-        spots, picture = _telling_spots(run.scored_on.table(name), run.scored_on), _picture(run.scored_on, name)
+        spots, picture = _telling_spots(dataset.table(name), dataset), _picture(dataset, name)
         for other in ours:
-            if run.scored_on.section(name)["image"]["sha256"] == run.trained_on.section(other)["image"]["sha256"]:
+            if dataset.section(name)["image"]["sha256"] == training.section(other)["image"]["sha256"]:
                 found.append(f"{name} has the image of {other}")
             elif _likeness(picture, pictures[other]) > SAME_PICTURE:
                 found.append(f"{name} looks like a copy of {other}")
             if spots and len(spots & tables[other]) > SAME_SPOTS * len(spots):
                 found.append(f"{name} has the counts of {other}")
-    if found:
-        return Finding(check, LEAK, "; ".join(found))
-    return Finding(check, OK, f"no image or counts of {len(theirs)} sections are among the {len(ours)} of training")
+    return found
 
 
 def _telling_spots(table: SectionTable, dataset: PatchDataset) -> set[int]:
@@ -315,8 +330,10 @@ def checkpoint_is_not_chosen_on_test(run: Audited) -> Finding:
         return Finding(check, LEAK, f"{', '.join(both)}: scored, and the checkpoint was chosen on it")
     if run.trained_on is None:
         return Finding(check, UNKNOWN, "whose the validation sections are is gone with the data set")
-    if both := sorted(run.patients(split.val) & run.scored_patients):
-        return Finding(check, LEAK, f"patient {', '.join(both)} is scored, and the checkpoint was chosen on them")
+    theirs, ours = run.scored_on.patients(run.sections), run.trained_on.patients(split.val)
+    found = _apart(run, check, theirs, ours, "scored", "the checkpoint was chosen on them")
+    if found.verdict != OK:
+        return found
     steps = _validation_losses(run.folder)
     if not steps:
         return Finding(check, UNKNOWN, "logs/train.jsonl does not say how it was chosen")

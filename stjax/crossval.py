@@ -174,7 +174,9 @@ def folds_of(config: Config) -> tuple[protocols.Split, int]:
     protocol = protocols.get_protocol(config.protocol)
     dataset = PatchDataset.open(job.dataset_path(config))
     patients = {section["name"]: section["patient"] for section in dataset.sections}
-    split = protocols.split_sections(protocol, patients, test_patients=configs.names(config.test_patients))
+    split = protocols.split_sections(
+        protocol, patients, test_patients=configs.names(config.test_patients, patients.values())
+    )
     rest = {patient for name, patient in patients.items() if name not in split.test}
     count = min(protocol.num_folds, len(rest))
     if count < 2:

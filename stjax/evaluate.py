@@ -30,7 +30,7 @@ import numpy as np
 from data_prep import cli, system_errors
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from stjax import audit, distributed, intervals, progress, workdir
+from stjax import audit, distributed, findings, intervals, progress, workdir
 from stjax.config import names, numbers
 from stjax.data.tile_records import rounded
 from stjax.evaluation import comparison, conformal, credibility, results, scoring, statistics, under_protocols
@@ -172,7 +172,7 @@ def evaluate(
         **tested,
         "sizes_um": sizes_of(run, task, found),
         "audit": [
-            dataclasses.asdict(each) for each in audit.worst(audits, [each.workdir.resolve().name for each in runs])
+            dataclasses.asdict(each) for each in findings.worst(audits, [each.workdir.resolve().name for each in runs])
         ],
     }  # fmt: skip
     if not distributed.is_writer():

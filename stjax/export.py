@@ -41,6 +41,7 @@ from jax import export as jax_export
 
 from data_prep import cli, system_errors
 from data_prep.errors import InputError
+from data_prep.patients import ORIGINS
 from stjax import manifest, model_card, models, progress, workdir
 from stjax.inference.model_folder import (
     ADDITIVE,
@@ -196,7 +197,9 @@ def describe(run: workdir.Run, exported: jax_export.Exported, *, kind: str) -> d
         target_mean=data.panel.target_mean[main],
         target_std=data.panel.target_std[main],
     )
-    record = dataclasses.replace(data, data_dir="", split=Split((), (), ()), train_patients=(), panel=panel)
+    record = dataclasses.replace(
+        data, data_dir="", split=Split((), (), ()), train_patients=(), train_patient_origins={}, panel=panel
+    )
     settings = run.config.to_dict()
     private = ("data_dir", "test_patients", "test_sections", "val_sections", "init_from", "model")
     shape = f"[B, {data.panel.num_main}]" if kind == EXPRESSION else str(list(exported.out_avals[0].shape))
@@ -235,6 +238,9 @@ def describe(run: workdir.Run, exported: jax_export.Exported, *, kind: str) -> d
         "training": {key: value for key, value in settings.items() if key not in private}
         | {
             "patients": len(data.train_patients),
+            "patients_known": ", ".join(
+                ORIGINS[origin] for origin in ORIGINS if origin in data.train_patient_origins.values()
+            ),
             "sections": len(data.split.train),
             "progress": dataclasses.asdict(run.progress),
             "init_from": Path(settings["init_from"]).name,

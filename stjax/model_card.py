@@ -43,7 +43,7 @@ measured, to compare methods, to choose what to sequence.
   are, gene by gene, in the run's own report.
 
 ## Training data
-* Patients: {patients}; sections: {sections}{init}; data set `{content_hash}`.
+* Patients: {patients}{known}; sections: {sections}{init}; data set `{content_hash}`.
 * {panel_scope}
 * Settings of the training are in config.json under "training".
 
@@ -101,6 +101,7 @@ def card(run: Run, config: dict[str, Any]) -> str:
         protocol=run.protocol.name,
         source=run.protocol.source,
         patients=training["patients"],
+        known=f" ({known})" if (known := training.get("patients_known")) else "",
         sections=training["sections"],
         init=f", starting from the weights {training['init_from']}" if training["init_from"] else "",
         content_hash=data.content_hash,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.errors import InputError
+from data_prep.patients import not_stated, spelt_alike
 from stjax.targets import RANKINGS, TRANSFORMS
 
 # What no published recipe here has; also what runs were trained with before these settings existed.
@@ -325,6 +326,7 @@ def split_sections(
     protocol: Protocol,
     patient_of: Mapping[str, str],
     *,
+    origin_of: Mapping[str, str] | None = None,
     fold: int = 0,
     test_patients: Sequence[str] = (),
     test_sections: Sequence[str] = (),
@@ -334,6 +336,7 @@ def split_sections(
 
     Args:
         patient_of: section name to patient, in data set order.
+        origin_of: section name to how its patient is known, a key of `data_prep.patients.ORIGINS`.
         fold: which fold of the remaining patients validates.
         test_patients: overrides the protocol's held-out patients.
         test_sections, val_sections: name sections directly; no patient rule applies then, and validation is empty
@@ -375,11 +378,19 @@ def split_sections(
             f"{len(test)} held out for test; add patients, or name --config.test_sections"
         )
     for part, sections in (("test", test), ("validation", val)):
-        if shared := {patient_of[name] for name in sections} & {patient_of[name] for name in train}:
+        theirs, ours = {patient_of[name] for name in sections}, {patient_of[name] for name in train}
+        if shared := theirs & ours:
             warnings.append(
                 f"patient {', '.join(sorted(shared))} is in both training and {part}: "
                 f"{part} figures say how well the model does on tissue it knows, not on new patients"
             )
+        if alike := [names for names in spelt_alike(theirs | ours) if theirs & set(names) and ours & set(names)]:
+            warnings.append(
+                f"patients {'; '.join(', '.join(names) for names in alike)} are in training and {part}: one person "
+                "under several names? Correct them in patients.csv and build again"
+            )
+    if guessed := not_stated({name: origin for name, origin in (origin_of or {}).items() if name in patient_of}):
+        warnings.append(f"{guessed}. Training and test may hold tissue of one patient")
     if not val:
         warnings.append("no validation sections: the last checkpoint is used, none is selected")
     return Split(train, val, test, tuple(warnings))

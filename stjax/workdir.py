@@ -46,6 +46,8 @@ class DataRecord:
         um_per_px: physical size of its pixel, the training sections' median.
         synthetic: whether the data is the demo's.
         train_patients: whose sections the model is trained on.
+        train_patient_origins: how each of them is known, a key of `data_prep.patients.ORIGINS`; empty of runs trained
+            before that was recorded.
         tiles: of a model of tiles; None for patches.
     """
 
@@ -62,6 +64,7 @@ class DataRecord:
     split: Split
     panel: Panel
     tiles: TileFacts | None = None
+    train_patient_origins: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, exact."""

@@ -24,6 +24,7 @@ def read_section(
     name: str,
     *,
     patient: str,
+    patient_source: str,
     layout: str,
     image_path: Path,
     count_path: Path,
@@ -40,7 +41,7 @@ def read_section(
     """A section: its selected spots that were counted, in count-file order; what is left out is noted.
 
     Args:
-        name, patient, layout, image_path, synthetic, notes: as in `Section`.
+        name, patient, patient_source, layout, image_path, synthetic, notes: as in `Section`.
         count_path: spots x genes table.
         spot_path: where `spots` come from, for messages.
         spots: `id` [N] str, `grid_xy` [N, 2] in units of the pitch, `pixel_xy` [N, 2], `selected` [N] bool,
@@ -81,6 +82,7 @@ def read_section(
     return Section(
         name=name,
         patient=patient,
+        patient_source=patient_source,
         image_path=image_path,
         genes=named,
         counts=counts,

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.errors import InputError
-from data_prep.readers import _text
 from data_prep.slide_base import DEFAULT_SCALE_DOUBT, SLIDE_SUFFIXES, is_default_scale
 
 THEORETICAL_SPOT_UM = 65.0  # what Space Ranger's `spot_diameter_fullres` measures, of spots that are 55 um wide
@@ -119,12 +118,6 @@ def is_synthetic(root: Path) -> bool:
     return any((folder / SYNTHETIC_MARK).is_file() for folder in (root, *root.parents[:3]))
 
 
-def patient_of(name: str) -> str:
-    """The letters a section name starts with: `A1`, `A2` are sections of patient `A`."""
-    match = re.match(r"[A-Za-z]+", name)
-    return match.group() if match else name
-
-
 def grid_affine(grid_xy: np.ndarray, spot_xy: np.ndarray) -> np.ndarray | None:
     """[2, 2] pixels per step of the spot grid, row i for grid axis i, by least squares; None if spots span no plane.
 
@@ -197,24 +190,3 @@ def scale(
             "with --source-um-per-px"
         )
     return value, source, tuple(notes)
-
-
-def patient_from_table(root: Path, name: str, sample: str | None = None) -> tuple[str, tuple[str, ...]]:
-    """The patient of a section by `patients.csv` (columns section,patient) in `root`, and a note when not listed.
-
-    Without it every section counts as a patient of its own, which is wrong where one gave several: hence the note.
-
-    Args:
-        root: the source.
-        name: the section's.
-        sample: what else the table may call it.
-    """
-    path = (root if root.is_dir() else root.parent) / "patients.csv"
-    if path.is_file():
-        header, *rows = _text.read_rows(path, ",")
-        listed = dict(zip(*_text.columns(path, header, rows, ["section", "patient"]), strict=True))
-        patient = listed.get(name) or listed.get(sample or "")
-        if patient:
-            return patient, ()
-    alone = sample or name
-    return alone, (f"patient not stated: taken as {alone}; list section,patient in patients.csv if patients repeat",)

@@ -19,7 +19,8 @@ import pandas as pd
 
 from data_prep import genes, slide
 from data_prep.errors import InputError
-from data_prep.readers import _arrays, _h5ad, _h5ad_samples, _packed, _sections
+from data_prep.patients import USER
+from data_prep.readers import _arrays, _h5ad, _h5ad_samples, _packed, _patients, _sections
 from data_prep.readers._h5ad_file import as_text
 from data_prep.section import DISC, SQUARE, Section
 
@@ -118,7 +119,7 @@ def read_section(
         shape_notes += (
             f"bins are turned by {array.turned_degrees:.1f} degrees against the image and taken as upright",
         )
-    patient, patient_notes = _patient(path, file, name, obs)
+    patient, patient_source, patient_notes = _patient(path, file, name, obs)
     named, counts, gene_notes = genes.name_columns(
         table.gene_id.tolist(),
         table.counts[rows],
@@ -129,6 +130,7 @@ def read_section(
     return Section(
         name=name,
         patient=patient,
+        patient_source=patient_source,
         image_path=image_path,
         genes=named,
         counts=counts,
@@ -276,25 +278,22 @@ def _check_order(name: str, path: Path, spot_xy: np.ndarray, size: tuple[int, in
         )
 
 
-def _patient(path: Path, file: Path, name: str, obs: pd.DataFrame) -> tuple[str, tuple[str, ...]]:
+def _patient(path: Path, file: Path, name: str, obs: pd.DataFrame) -> tuple[str, str, tuple[str, ...]]:
     """By patients.csv, else by a column of `obs` that is the same for every spot.
 
     Raises:
-        InputError: a column names several patients.
+        InputError: a column names several patients, and patients.csv none.
     """
-    listed, unlisted = _sections.patient_from_table(path, name)
-    if not unlisted:
-        return listed, ()
     for column in (column for column in obs if _PATIENT_COLUMN.match(re.sub(r"[^a-z]", "", str(column).lower()))):
         values = [value for value in dict.fromkeys(as_text(obs[column]).tolist()) if value.lower() not in _NO_PATIENT]
-        if len(values) > 1:
+        if len(values) > 1 and (listed := _patients.find(path, name))[1] != USER:
             raise InputError(
                 f"{file}: section {name!r}: obs[{column!r}] names {len(values)} patients ({', '.join(values[:4])}), "
                 "expected one: name each spot's section in obs['library_id'], or list section,patient in patients.csv"
             )
         if values:
-            return values[0], ()
-    return listed, unlisted
+            return listed if len(values) > 1 else _patients.find(path, name, stated=values[0])
+    return _patients.find(path, name)
 
 
 def _files(path: Path) -> list[Path]:

@@ -5,7 +5,7 @@
     GSM4284316_P2_ST_rep1.jpg                             the slide, unpacked
 
 GEO's numbers may be left out. The arrays have 1,934 spots, discs 110 um wide on a 150 um grid, which gives the scale. A
-section's name begins with its patient.
+section's name begins with its patient, as published, unless patients.csv (section,patient) says otherwise.
 """
 
 import re
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import InputError
-from data_prep.readers import _legacy, _packed, _sections
+from data_prep.readers import _legacy, _packed, _patients, _sections
 from data_prep.section import Section
 from data_prep.slide_base import SLIDE_SUFFIXES
 
@@ -26,6 +26,7 @@ _PATTERNS = {
     "image": re.compile(rf"^(?:GSM\d+_)?(.+?)(?:{'|'.join(map(re.escape, SLIDE_SUFFIXES))})(\.gz)?$", re.IGNORECASE),
 }
 _EXPECTED = {"count table": "{}_stdata.tsv.gz", "spot file": "spot_data-selection-{}.tsv.gz", "image": "{}.jpg"}
+_PUBLISHED = re.compile(r"^(P\d+)_")  # P2_ST_rep1 is of patient P2; other names tell no patient
 _DEPTH = 2  # the archive has no folders; some sort it by kind or by patient
 
 
@@ -86,9 +87,14 @@ def read_section(
     path = Path(path)
     _sections.choose(find_sections(path), path, [name], False)
     files = {kind: found[name] for kind, found in _files(path).items()}
+    published = _PUBLISHED.match(name)
+    patient, patient_source, notes = _patients.find(
+        path, name, convention=published[1] if published else "", guess=name.split("_")[0]
+    )
     return _legacy.read_section(
         name,
-        patient=name.split("_")[0],
+        patient=patient,
+        patient_source=patient_source,
         layout="cscc",
         image_path=files["image"],
         count_path=files["count table"],
@@ -101,6 +107,7 @@ def read_section(
         resolve_aliases=resolve_aliases,
         synthetic=_sections.is_synthetic(path),
         notes=(
+            *notes,
             "spots are taken as 110 um wide and 150 um apart, as the layout's publication has them: no file says so",
         ),
     )

@@ -5,8 +5,9 @@
     ST-spotfiles/C2_selection.tsv        x, y, new_x, new_y, pixel_x, pixel_y, selected
 
 Zenodo's own folders, `count-matrices`, `spot-selections` and `images/HE/C2.jpg`, are read too. A count table with genes
-as rows, and spots named as R or others rename them (`X10x16`, `10_16`), are read and noted.
-Spots are discs 100 um wide on a 200 um grid, which gives the scale. The letter of a section is its patient.
+as rows, and spots named as R or others rename them (`X10x16`, `10_16`), are read and noted. Spots are discs 100 um wide
+on a 200 um grid, which gives the scale. The letter of a section is its patient, as published, unless patients.csv
+(section,patient) beside the folders says otherwise.
 """
 
 import re
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import InputError
-from data_prep.readers import _legacy, _packed, _sections
+from data_prep.readers import _legacy, _packed, _patients, _sections
 from data_prep.section import Section
 
 _FOLDERS = {  # as in almaan/her2st, or as Zenodo's archives unpack
@@ -24,6 +25,7 @@ _FOLDERS = {  # as in almaan/her2st, or as Zenodo's archives unpack
     "images": ("ST-imgs", "images/HE"),
 }
 _COUNTS = re.compile(r"^(.+?)\.tsv(\.gz)?$")
+_PUBLISHED = re.compile(r"^([A-Z])\d{1,2}$")  # patients A to H, sections numbered; other names tell no patient
 _SPOTS = re.compile(r"^(.+?)_selection\.tsv(\.gz)?$")
 
 
@@ -87,9 +89,14 @@ def read_section(
     root = _need_root(Path(path))
     _sections.choose(find_sections(root), root, [name], False)
     spot_path = _files(_folder(root, "spots"), _SPOTS)[name]
+    published = _PUBLISHED.match(name)
+    patient, patient_source, notes = _patients.find(
+        Path(path), name, convention=published[1] if published else "", guess=_letters(name)
+    )
     return _legacy.read_section(
         name,
-        patient=_sections.patient_of(name),
+        patient=patient,
+        patient_source=patient_source,
         layout="her2st",
         image_path=_sections.only_image(name, _images(root, name)),
         count_path=_files(_folder(root, "counts"), _COUNTS)[name],
@@ -99,6 +106,7 @@ def read_section(
         gene_table=gene_table,
         resolve_aliases=resolve_aliases,
         synthetic=_sections.is_synthetic(root),
+        notes=notes,
     )
 
 
@@ -128,9 +136,15 @@ def _files(folder: Path, pattern: re.Pattern[str]) -> dict[str, Path]:
     return {match[1]: file for match, file in matches if match}
 
 
+def _letters(name: str) -> str:
+    """What a section's name starts with: `C2` is in the folder `C`."""
+    match = re.match(r"[A-Za-z]+", name)
+    return match[0] if match else name
+
+
 def _image_folder(root: Path, name: str) -> Path:
     images = _folder(root, "images")
-    nested, flat = images / _sections.patient_of(name) / name, images / name
+    nested, flat = images / _letters(name) / name, images / name
     if images.name == "HE" and not (nested.is_dir() or flat.is_dir()):
         return images
     return flat if flat.is_dir() and not nested.is_dir() else nested

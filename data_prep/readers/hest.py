@@ -22,7 +22,7 @@ import scipy.spatial
 
 from data_prep import genes, slide
 from data_prep.errors import InputError
-from data_prep.readers import _h5ad, _matrix, _sections, _text
+from data_prep.readers import _h5ad, _matrix, _patients, _sections, _text
 from data_prep.section import DISC, SQUARE, Section
 
 # HEST pools these into squares as wide as their pitch; the others keep the spots they were measured with
@@ -125,7 +125,7 @@ def read_section(
     image_path = _sections.only_image(name, _images(path, name, image))
     _check_size(name, image_path, metadata, metadata_path)
     kind, size_px, shape_notes = _spot_shape(table, metadata, metadata_path, value)
-    patient, patient_notes = _patient(path, name, metadata)
+    patient, patient_source, patient_notes = _patient(path, name, metadata)
     named, counts, gene_notes = genes.name_columns(
         table.gene_id.tolist(),
         table.counts[np.flatnonzero(kept)],
@@ -137,6 +137,7 @@ def read_section(
     return Section(
         name=name,
         patient=patient,
+        patient_source=patient_source,
         image_path=image_path,
         genes=named,
         counts=counts,
@@ -170,21 +171,15 @@ def _spot_shape(
     return DISC, diameter / 2 / um_per_px, (note,)
 
 
-def _patient(path: Path, name: str, metadata: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+def _patient(path: Path, name: str, metadata: dict[str, Any]) -> tuple[str, str, tuple[str, ...]]:
     """By patients.csv; else study and patient; else the study alone, so that no patient lands in two folds."""
-    listed, unlisted = _sections.patient_from_table(path, name)
-    if not unlisted:
-        return listed, ()
     study, patient = (_words(metadata.get(key)) for key in ("dataset_title", "patient"))
     parts = [part for part in (study, patient) if part]
     made = ": ".join(map(_short, parts))
-    notes = () if made == ": ".join(parts) else (f"patient {made} stands for {': '.join(parts)}",)
-    if patient:
-        return made, notes
-    if study:
-        why = "patient not stated: all such sections of the study are kept together; see patients.csv"
-        return made, (why, *notes)
-    return listed, unlisted
+    why = "patient not stated: all such sections of the study are kept together; see patients.csv"
+    found = _patients.find(path, name, stated=made if patient else "", guess=study and made, why=why if study else "")
+    short = made != ": ".join(parts) and found[0] == made
+    return *found[:2], (*found[2], *((f"patient {made} stands for {': '.join(parts)}",) if short else ()))
 
 
 def _words(value: Any) -> str:

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from data_prep.errors import InputError
-from data_prep.readers import _legacy, _sections, _text
+from data_prep.patients import CONVENTION
+from data_prep.readers import _legacy, _patients, _sections, _text
 from data_prep.section import Section
 from data_prep.slide_base import SLIDE_SUFFIXES
 
@@ -27,6 +28,7 @@ _PATTERNS = {
     "spots": re.compile(r"^spots_(.+)\.csv(\.gz)?$"),
     "image": re.compile(rf"^HE_(.+)(?:{'|'.join(map(re.escape, SLIDE_SUFFIXES))})$", re.IGNORECASE),
 }
+_PUBLISHED = re.compile(r"^BC\d{5}_\w+$")  # patient and section, as published; other names tell no patient
 _EXPECTED = {"counts": "{}_stdata.tsv.gz", "spots": "spots_{}.csv.gz", "image": "HE_{}.jpg"}
 _DEPTH = 3  # the archive unpacks to a folder of its own; some sort it by kind or by patient
 
@@ -90,10 +92,21 @@ def read_section(
     _sections.choose(find_sections(path), path, [name], False)
     files = {kind: found[name] for kind, found in _files(path).items()}
     patients, _names = _metadata(path)
-    stated = patients.get(name) or patients.get(_patient(name))
+    of_name = _patient(name)
+    why = f"metadata.csv does not list the patient: taken as {of_name} from the name"
+    patient, patient_source, notes = _patients.find(
+        path,
+        name,
+        stated=patients.get(name) or patients.get(of_name, ""),
+        convention=of_name if _PUBLISHED.match(name) else "",
+        guess=of_name,
+        why=why,
+    )
+    notes = (why,) if patient_source == CONVENTION else notes
     return _legacy.read_section(
         name,
-        patient=stated or _patient(name),
+        patient=patient,
+        patient_source=patient_source,
         layout="stnet",
         image_path=files["image"],
         count_path=files["counts"],
@@ -103,7 +116,7 @@ def read_section(
         gene_table=gene_table,
         resolve_aliases=resolve_aliases,
         synthetic=_sections.is_synthetic(path),
-        notes=() if stated else (f"metadata.csv does not list the patient: taken as {_patient(name)} from the name",),
+        notes=notes,
     )
 
 

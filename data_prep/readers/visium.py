@@ -25,7 +25,7 @@ import numpy as np
 
 from data_prep import genes
 from data_prep.errors import InputError
-from data_prep.readers import _packed, _positions, _sections, _space_ranger
+from data_prep.readers import _packed, _patients, _positions, _sections, _space_ranger
 from data_prep.section import DISC, Section
 
 PITCH_UM, SPOT_RADIUS_UM = 100.0, 27.5
@@ -110,10 +110,11 @@ def read_section(
         gene_table_path=gene_table,
         resolve_aliases=resolve_aliases,
     )
-    patient, patient_notes = _sections.patient_from_table(path, name)
+    patient, patient_source, patient_notes = _patients.find(path, name)
     return Section(
         name=name,
         patient=patient,
+        patient_source=patient_source,
         image_path=image_path,
         genes=named,
         counts=counts,

@@ -21,7 +21,7 @@ import numpy as np
 
 from data_prep import genes
 from data_prep.errors import InputError
-from data_prep.readers import _packed, _positions, _sections, _space_ranger
+from data_prep.readers import _packed, _patients, _positions, _sections, _space_ranger
 from data_prep.readers._space_ranger import Outputs
 from data_prep.section import SQUARE, Section
 
@@ -123,11 +123,12 @@ def read_section(
         gene_table_path=gene_table,
         resolve_aliases=resolve_aliases,
     )
-    patient, patient_notes = _sections.patient_from_table(path, name, sample.name)
+    patient, patient_source, patient_notes = _patients.find(path, name, sample=sample.name)
     bin_notes = (*_turn_notes(positions), *_cell_notes(sample))
     return Section(
         name=name,
         patient=patient,
+        patient_source=patient_source,
         image_path=image_path,
         genes=named,
         counts=counts,

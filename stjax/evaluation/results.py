@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from stjax import outputs, workdir
-from stjax.audit import LEAK, Finding, lines
+from stjax.findings import CHOSEN, LEAK, Finding, lines
 from stjax.inference.prediction import SectionPrediction, gene_names
 from stjax.intervals import LEVEL
 from stjax.outputs._map import write_map
@@ -174,5 +174,5 @@ def print_notes(result: Mapping[str, Any]) -> None:
     if ours is not None and theirs is not None and ours <= theirs:
         print("The model does NOT beat a ridge regression on the colour of the patch.")
     findings = [Finding(**entry) for entry in result["audit"]]
-    shown = [finding for finding in findings if finding.verdict == LEAK]
+    shown = [finding for finding in findings if finding.verdict in (LEAK, CHOSEN)]
     print("\n".join([*lines(shown)[: len(shown)], f"leakage audit: {lines(findings)[-1]}"]))

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from stjax.findings import CHOSEN, LEAK, OK, UNKNOWN, WORSE
 from stjax.reporting.markup import MINUS, escape, listed, notice, number, table
 from stjax.reporting.read import RunResults
 
@@ -32,19 +33,26 @@ def audit(run: RunResults) -> str:
     if not entries:
         text = "This run was scored by a version without an audit; run <code>python -m stjax.evaluate</code> again."
         return notice("warning", "Not audited.", text) + said
-    count = {kind: sum(entry["verdict"] == kind for entry in entries) for kind in ("leak", "cannot tell", "ok")}
-    if count["leak"]:
-        head = notice("danger", "LEAKAGE FOUND.", f"{count['leak']} of {len(entries)} checks found a leak.")
-    elif count["cannot tell"]:
-        text = f"No leak found, but {count['cannot tell']} of {len(entries)} checks could not be made."
+    count = {kind: sum(entry["verdict"] == kind for entry in entries) for kind in WORSE}
+    if count[LEAK]:
+        head = notice("danger", "LEAKAGE FOUND.", f"{count[LEAK]} of {len(entries)} checks found a leak.")
+    elif count[CHOSEN]:
+        text = "Sections of one patient are in training and scored or validated on, as you named them: the figures are "
+        text += "of tissue of a patient that the model knows, not of new patients."
+        text += f" {count[UNKNOWN]} of {len(entries)} checks could not be made." * bool(count[UNKNOWN])
+        head = notice("warning", "Same patient, by your choice.", text)
+    elif count[UNKNOWN]:
+        text = f"No leak found, but {count[UNKNOWN]} of {len(entries)} checks could not be made."
         head = notice("warning", "Not everything could be checked.", text)
     else:
-        text = f"All {len(entries)} checks passed. They cannot see one patient under two names, or two under one."
+        text = (
+            f"All {len(entries)} checks passed. They cannot see one patient under two unlike names, or two under one."
+        )
         head = notice("good", "No leak found.", text)
     rows = [
         [
             escape(entry["check"]),
-            f'<span class="chip {entry["verdict"].split()[0] if entry["verdict"] in count else "cannot"}">'
+            f'<span class="chip {entry["verdict"] if entry["verdict"] in (OK, LEAK) else "cannot"}">'
             f"{escape(entry['verdict'])}</span>",
             escape(entry["detail"]),
         ]

@@ -10,6 +10,7 @@ import numpy as np
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from data_prep.gene_reference import several_species
+from data_prep.patients import weakest
 from stjax import checkpoint, distributed, parallel, protocols, workdir
 from stjax import config as configs
 from stjax.config import Config
@@ -132,13 +133,16 @@ def dataset_path(config: Config) -> Path:
 
 def describe_data(config: Config, protocol: protocols.Protocol, dataset: PatchDataset) -> workdir.DataRecord:
     """Split, panel and statistics of a run."""
+    whose = dataset.patients([section["name"] for section in dataset.sections])
+    patient_of = {name: patient for name, (patient, _) in whose.items()}
     split = protocols.split_sections(
         protocol,
-        {section["name"]: section["patient"] for section in dataset.sections},
+        patient_of,
+        origin_of={name: origin for name, (_, origin) in whose.items()},
         fold=config.fold,
-        test_patients=configs.names(config.test_patients),
-        test_sections=configs.names(config.test_sections),
-        val_sections=configs.names(config.val_sections),
+        test_patients=configs.names(config.test_patients, patient_of.values()),
+        test_sections=configs.names(config.test_sections, patient_of),
+        val_sections=configs.names(config.val_sections, patient_of),
     )
     if species := several_species(dataset.genes.ensembl_id.tolist()):
         raise InputError(
@@ -155,7 +159,8 @@ def describe_data(config: Config, protocol: protocols.Protocol, dataset: PatchDa
         image_size_px=dataset.size_px,
         um_per_px=float(parameters.get("um_per_px") or np.median(scales)),
         synthetic=bool(dataset.manifest["synthetic"]),
-        train_patients=tuple(sorted({s["patient"] for s in dataset.sections if s["name"] in split.train})),
+        train_patients=tuple(sorted({patient_of[name] for name in split.train})),
+        train_patient_origins=weakest([whose[name] for name in split.train]),
         protocol=protocol.name,
         protocol_hash=protocol.hash,
         split=split,

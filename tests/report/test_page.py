@@ -142,6 +142,13 @@ def test_what_must_be_seen_is_said(one, tmp_path):
     assert "SYNTHETIC DATA" in loud.visible
     assert loud.visible.index("LEAKAGE FOUND.") < loud.visible.index("genes, under protocol")
     assert "1 of 1 checks found a leak" in main_text
+    chosen = {"check": "patients", "verdict": "same patient, by your choice", "detail": "patient A"}
+    amber = written(tmp_path, make_run(tmp_path / "chosen", audit=[chosen]))
+    assert "Same patient, by your choice." in amber.visible
+    assert "LEAKAGE FOUND." not in amber.visible
+    guessed = {"check": "patients", "verdict": "cannot tell", "detail": "nothing states whose tissue S1 is"}
+    unsure = written(tmp_path, make_run(tmp_path / "guessed", audit=[guessed]))
+    assert "1 of 1 checks could not be made" in unsure.visible
 
 
 def edited(run, **values):

@@ -1,5 +1,6 @@
 """A sound run passes; every kind of leak, put into it on purpose, is caught."""
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -7,8 +8,9 @@ import shutil
 import pytest
 from PIL import Image
 
+from data_prep import json_files
 from data_prep.dataset import PatchDataset
-from stjax import audit, workdir
+from stjax import audit, findings, workdir
 from stjax import config as configs
 from stjax.data.panel import fit_panel
 from stjax.protocols import Split
@@ -34,20 +36,20 @@ def with_data(run, **changes):
 
 
 def test_a_sound_run_passes_every_check(run):
-    findings = audit.audit(run)
-    assert {finding.verdict for finding in findings} == {"ok"}
-    assert {finding.check for finding in findings} == {
-        "sections", "patients", "duplicates", "gene panel", "statistics", "stain target", "checkpoint",
+    found = audit.audit(run)
+    assert {finding.verdict for finding in found} == {"ok"}
+    assert {finding.check for finding in found} == {
+        "sections", "patients", "validation", "duplicates", "gene panel", "statistics", "stain target", "checkpoint",
         "starting weights",
     }  # fmt: skip
-    assert audit.lines(findings)[-1] == "no leak found in 8 checks"
+    assert findings.lines(found)[-1] == "no leak found in 9 checks"
 
 
 def test_evaluation_holds_the_audit(trained):
     folder, output = trained
     result = json.loads((folder / "evaluation" / "stjax" / "metrics.json").read_text())
     assert {entry["verdict"] for entry in result["audit"]} == {"ok"}
-    assert "no leak found in 8 checks" in output
+    assert "no leak found in 9 checks" in output
 
 
 def test_scored_training_sections_are_a_leak(run):
@@ -61,36 +63,107 @@ def test_shared_patients_are_a_leak(run):
     assert found == {"patients": "patient C is scored, and in training"}
 
 
+def verdicts(run):
+    return {finding.check: finding.verdict for finding in audit.audit(run)}
+
+
+def with_patients(run, changes):
+    """The run, with its data set saying otherwise whose some sections are, or how that is known."""
+    manifest = copy.deepcopy(run.trained_on.manifest)
+    for entry in manifest["sections"]:
+        entry |= changes.get(entry["name"], {})
+    data = PatchDataset(run.trained_on.path, manifest, run.trained_on.content_hash)
+    return dataclasses.replace(run, trained_on=data, scored_on=data)
+
+
+def with_config(run, **changes):
+    config = run.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.update(changes)
+    return dataclasses.replace(run, config=config)
+
+
+def test_a_patient_split_by_the_users_own_choice_is_no_accident(run):
+    split = dataclasses.replace(run.data.split, train=("B1", "C2"), val=(), test=("C1",))
+    run = dataclasses.replace(with_data(run, split=split, train_patients=("B", "C")), sections=("C1",))
+    assert verdicts(run)["patients"] == "leak"  # nobody asked for it
+    chosen = with_config(run, test_sections="C1")
+    assert verdicts(chosen)["patients"] == "same patient, by your choice"
+    assert not {"patients"} & set(leaks(chosen))
+    other = dataclasses.replace(chosen, data=dataclasses.replace(chosen.data, content_hash="of another data set"))
+    assert verdicts(other)["patients"] == "leak"  # of another data set it is an accident again
+    found = [finding for finding in audit.audit(chosen) if finding.check == "patients"]
+    assert findings.lines(found) == [
+        "same patient, by your choice patients: patient C is scored, and in training",
+        "no leak found in 0 checks, 1 same patient, by your choice",
+    ]
+
+
+def test_guessed_patients_cannot_be_told_apart(run):
+    for name in ("C1", "B1"):  # scored, and in training
+        guessed = with_patients(run, {name: {"patient_source": "guessed"}})
+        assert verdicts(guessed)["patients"] == "cannot tell"
+        (detail,) = [finding.detail for finding in audit.audit(guessed) if finding.check == "patients"]
+        assert detail.startswith(f"nothing states whose tissue {name} is")
+
+
+def test_patients_of_a_data_set_that_does_not_say_how_they_are_known_cannot_be_told_apart(run):
+    old = with_patients(run, {})
+    for entry in old.trained_on.manifest["sections"]:
+        del entry["patient_source"]
+    assert verdicts(old)["patients"] == "cannot tell"
+    gone = with_data(dataclasses.replace(run, trained_on=None), train_patient_origins={})
+    assert verdicts(gone)["patients"] == "cannot tell"
+    assert verdicts(with_data(gone, train_patient_origins={"B": "file"}))["patients"] == "ok"
+
+
+def test_a_patient_under_two_spellings_is_a_leak(run):
+    spelt = with_patients(run, {"C1": {"patient": "b"}})
+    assert leaks(spelt)["patients"] == "patient b is scored, B in training: one person under two names?"
+
+
+def test_validation_is_audited_too(run):
+    assert run.data.split.val == ("A1", "A2")
+    assert leaks(with_patients(run, {"A1": {"patient": "B"}}))["validation"] == (
+        "patient B is validated on, and in training"
+    )
+    chosen = with_config(with_patients(run, {"A1": {"patient": "B"}}), test_sections="C1,C2", val_sections="A1, A2")
+    assert verdicts(chosen)["validation"] == "same patient, by your choice"
+    assert verdicts(with_patients(run, {"A1": {"patient_source": "guessed"}}))["validation"] == "cannot tell"
+    image = run.trained_on.section("B1")["image"]
+    assert leaks(with_patients(run, {"A1": {"image": image}}))["validation"] == "A1 has the image of B1"
+
+
 def copied(run, tmp_path):
     """The data set once more, and its manifest."""
-    copy = tmp_path / "data"
-    shutil.copytree(run.trained_on.path, copy)
-    manifest = json.loads((copy / "manifest.json").read_text())
-    return copy, manifest, {entry["name"]: entry for entry in manifest["sections"]}
+    folder = tmp_path / "data"
+    shutil.copytree(run.trained_on.path, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    return folder, manifest, {entry["name"]: entry for entry in manifest["sections"]}
 
 
 @pytest.mark.parametrize("how", ["the same file", "compressed anew", "mirrored"])
 def test_a_duplicate_image_is_a_leak(run, tmp_path, how):
-    copy, manifest, entries = copied(run, tmp_path)
+    folder, manifest, entries = copied(run, tmp_path)
     if how == "the same file":
         entries["C1"]["image"]["sha256"] = entries["B2"]["image"]["sha256"]
-        (copy / "manifest.json").write_text(json.dumps(manifest))
+        (folder / "manifest.json").write_text(json.dumps(json_files.sealed(manifest)))
     else:
-        with Image.open(copy / entries["B2"]["thumbnail"]) as picture:
+        with Image.open(folder / entries["B2"]["thumbnail"]) as picture:
             small = picture.resize((picture.width // 2, picture.height // 2))
         small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if how == "mirrored" else small
-        small.save(copy / entries["C1"]["thumbnail"], quality=40)
-    found = leaks(dataclasses.replace(run, scored_on=PatchDataset.open(copy)))
+        small.save(folder / entries["C1"]["thumbnail"], quality=40)
+    found = leaks(dataclasses.replace(run, scored_on=PatchDataset.open(folder)))
     assert set(found) == {"duplicates"}
     assert "C1" in found["duplicates"]
     assert "B2" in found["duplicates"]
 
 
 def test_a_duplicate_count_table_is_a_leak(run, tmp_path):
-    copy, manifest, entries = copied(run, tmp_path)
+    folder, manifest, entries = copied(run, tmp_path)
     entries["C2"]["table"] = entries["B1"]["table"]
-    (copy / "manifest.json").write_text(json.dumps(manifest))
-    found = leaks(dataclasses.replace(run, scored_on=PatchDataset.open(copy)))
+    (folder / "manifest.json").write_text(json.dumps(json_files.sealed(manifest)))
+    found = leaks(dataclasses.replace(run, scored_on=PatchDataset.open(folder)))
     assert found == {"duplicates": "C2 has the counts of B1"}
 
 
@@ -151,7 +224,7 @@ def test_a_checkpoint_that_is_not_the_best_on_validation_cannot_be_told(run):
 def test_without_the_training_data_most_cannot_be_told(run):
     verdicts = {f.check: f.verdict for f in audit.audit(dataclasses.replace(run, trained_on=None))}
     assert [check for check, verdict in verdicts.items() if verdict == "cannot tell"] == [
-        "duplicates", "gene panel", "statistics", "checkpoint"
+        "validation", "duplicates", "gene panel", "statistics", "checkpoint"
     ]  # fmt: skip
 
 
@@ -161,12 +234,12 @@ def test_the_command_exits_with_one_on_a_leak_and_says_so(run, capsys):
     with pytest.raises(SystemExit) as stopped:
         audit.main([f"--workdir={run.folder}", "--sections=B1"])
     assert stopped.value.code == 1
-    assert "LEAKAGE FOUND: 2 of 8" in capsys.readouterr().out
+    assert "LEAKAGE FOUND: 2 of 9" in capsys.readouterr().out
 
 
 def test_of_several_runs_the_worst_verdict_counts_and_is_named(run):
     sound, leaky = audit.audit(run), audit.audit(with_data(run, train_patients=("B", "C")))
-    found = {finding.check: finding for finding in audit.worst([sound, leaky], ["first", "second"])}
-    assert found["patients"] == audit.Finding("patients", "leak", "second: patient C is scored, and in training")
+    found = {finding.check: finding for finding in findings.worst([sound, leaky], ["first", "second"])}
+    assert found["patients"] == findings.Finding("patients", "leak", "second: patient C is scored, and in training")
     assert found["sections"] in sound
-    assert audit.worst([leaky], ["only"]) == leaky
+    assert findings.worst([leaky], ["only"]) == leaky

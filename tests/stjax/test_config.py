@@ -148,3 +148,20 @@ def test_options_that_cannot_be_meant_are_refused(arguments, message):
 def test_a_config_must_be_given(arguments):
     with pytest.raises(InputError, match="no config is given"):
         parse(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("A, B", ("A", "B")),
+        ("Study, part 2: P1", ("Study, part 2: P1",)),
+        ("Study,part 2: P1, B", ("Study, part 2: P1", "B")),
+        ('B, "Study, part 2: P1"', ("B", "Study, part 2: P1")),
+        ('"Other, unknown", A', ("Other, unknown", "A")),
+        ("Study, part 3: P1", ("Study", "part 3: P1")),
+        ("", ()),
+        (" , ", ()),
+    ],
+)
+def test_names_with_commas_in_them_are_found(text, found):
+    assert configs.names(text, ["A", "B", "Study, part 2: P1"]) == found

@@ -121,3 +121,13 @@ def test_hest_panel_is_fifty_of_the_variable_genes(dataset):
     assert panel.num_main == 50
     mean_ranked = fit_panel(protocols.stjax, data, protocols.Split(("B1", "B2"), (), ("C1",)))
     assert 5 < len(set(panel.ensembl_id[:50]) & set(mean_ranked.ensembl_id[:250])) < 50
+
+
+def test_a_split_says_that_patients_are_guessed_or_spelt_twice():
+    patients = {"S1": "S1", "S2": "S2", "S3": "S3"}
+    split = protocols.split_sections(protocols.stnet, patients, origin_of=dict.fromkeys(patients, "guessed"))
+    assert any(text.startswith("nothing states whose tissue S1, S2, S3 is") for text in split.warnings)
+    split = protocols.split_sections(protocols.stnet, patients, origin_of=dict.fromkeys(patients, "user"))
+    assert not any("tissue S1" in text for text in split.warnings)
+    split = protocols.split_sections(protocols.stnet, {"S1": "P1", "S2": "p-01"}, test_patients=("p-01",))
+    assert any(text.startswith("patients P1, p-01 are in training and test: one person") for text in split.warnings)
