@@ -139,6 +139,7 @@ def copied(run, tmp_path):
     folder = tmp_path / "data"
     shutil.copytree(run.trained_on.path, folder)
     manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest[json_files.SEAL]
     return folder, manifest, {entry["name"]: entry for entry in manifest["sections"]}
 
 
