@@ -50,7 +50,7 @@ def load(path: str | Path) -> "Model":
         InputError: there is no trained model, or a damaged one.
 
     Warns:
-        UserWarning: its training was stopped before its end, or nobody knows (`Model.finished`).
+        UserWarning: its training was stopped before its end (`Model.finished`).
 
     Example:
         >>> model = stjax.load("runs/enet_b0_aux")
@@ -58,8 +58,8 @@ def load(path: str | Path) -> "Model":
         ('ACTB', 'ACTG1', 'APOE')
     """
     model = predictor.load(Path(path))
-    if text := model.progress.warning(str(path)):
-        warnings.warn(text, stacklevel=2)
+    if model.progress.finished is False:
+        warnings.warn(model.progress.warning(str(path)), stacklevel=2)
     return Model(model)
 
 

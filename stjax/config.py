@@ -238,7 +238,8 @@ def load(path: Path) -> Config:
     try:
         config = ConfigDict(_filled(json.loads(path.read_text()), defaults))
     except OSError:
-        raise InputError(f"{path.parent} is no work directory: it has no {path.name}; train one first") from None
+        lacks = f"it has no {path.name}" if path.parent.is_dir() else "there is no such folder"
+        raise InputError(f"{path.parent} is no work directory: {lacks}; train one first") from None
     except (ValueError, TypeError) as error:
         raise InputError(
             f"{path} is not readable JSON ({error}); restore it or train in a new work directory"

@@ -35,7 +35,7 @@ from data_prep.slide import Slide, open_slide
 from stjax import outputs, progress
 from stjax.config import names
 from stjax.inference import grid, predictor
-from stjax.inference.dense import TILE_PX, predict_dense
+from stjax.inference.dense import SINGLE_SPOTS, TILE_PX, predict_dense
 from stjax.inference.domain import check_scale
 from stjax.inference.prediction import SectionPrediction, gene_names
 from stjax.inference.predictor import Predictor
@@ -43,6 +43,7 @@ from stjax.inference.records import Record, spots_sha256
 from stjax.inference.slide_prediction import predict_slide, window_px
 from stjax.inference.sources import Source, open_source, place_spots
 
+_LEAST_BYTES = 2  # that a spot's value of a gene takes in a file, compressed
 MOST_MAPS = 12  # of genes that --genes names; else the one that varies most is drawn
 
 
@@ -67,7 +68,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--genes", default="", help="comma-separated, by any name (HER2 is ERBB2); default the main panel"
     )
-    parser.add_argument("--um_per_px", type=float, help="the slides' scale, where nothing else tells it")
+    parser.add_argument("--um_per_px", "--um-per-px", type=float, help="the slides' scale, where nothing else tells it")
     parser.add_argument("--shard", default="1/1", help="i/n: every n-th slide from the i-th on, for array jobs")
     parser.add_argument("--overwrite", action="store_true", help="replace results of another model or other options")
     parser.add_argument("--symmetries", action="store_true", help="predict means over the eight symmetries")
@@ -153,8 +154,12 @@ def predict(
     writers = outputs.get_formats(formats)
     if not writers and not dense:
         raise InputError(f"--formats names nothing to write; choose some of {', '.join(outputs.format_names())}")
+    grid.check(array, min_tissue=min_tissue)
+    system_errors.check_folder(out, "--out")
     model = predictor.load(folder)
     progress.say(str(folder), model.progress)
+    if dense and model.data.tiles is None:
+        raise InputError(f"{folder} {SINGLE_SPOTS.format(model.model_name)}")
     plain, model = model, model.over_symmetries() if symmetries else model
     columns = gene_columns(model, genes)
     found = open_source(
@@ -166,7 +171,8 @@ def predict(
     )
     mine = found.shard(shard)
     print(f"{source}: {found.about}" + (f", {len(mine.names)} of {len(found.names)}" if shard[1] > 1 else ""))
-    system_errors.check_folder(out, "--out")
+    if not mine.names:
+        print(f"nothing to do for part {shard[0]} of {shard[1]}: there are {len(found.names)} slides or sections")
     out.mkdir(parents=True, exist_ok=True)
 
     job = Job(
@@ -269,12 +275,14 @@ class Job:
     def predict(self, section: Section, slide: Slide, *, bare: bool) -> SectionPrediction:
         """Predicts the section's spots, or of a bare slide those laid on its tissue."""
         if not bare:
+            outputs.require_space(self.out, len(section.spot_id) * len(self.columns) * _LEAST_BYTES)
             return predict_slide(self.model, section, slide, plain=self.plain)
         check_scale(self.model, slide, section.um_per_px)  # before tissue is looked for at a scale that cannot be
         window = window_px(self.model, section.um_per_px)
         section, laid = place_spots(section, slide, self.array, min_tissue=self.min_tissue, window_px=window)
         spacing = f"{self.array.spot_um:g} um, {self.array.pitch_um:g} um apart"
         print(f"{section.name}: {len(laid)} spots of {spacing}, on tissue")
+        outputs.require_space(self.out, len(laid) * len(self.columns) * _LEAST_BYTES)
         prediction = predict_slide(self.model, section, slide, plain=self.plain)
         column, row = np.char.partition(prediction.spot_id, "x")[:, ::2].astype(np.int64).T
         return dataclasses.replace(prediction, columns={"array_row": row, "array_col": column})

@@ -62,6 +62,8 @@ def report(
         raise InputError(f"--max-mb is {max_mb:g}; give at least 1")
     if out.is_dir():
         raise InputError(f"--out {out} is a folder; name a file in it, as {out / 'report.html'}")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--out {out} does not end in .html, so that no browser would show it; name it {out}.html")
     system_errors.check_folder(out.parent, "--out")
     runs = read.read_runs(workdirs, names=labels, protocol=protocol)
     text = page.build(runs, limit=int(max_mb * 1e6))

@@ -226,6 +226,11 @@ def load_data_record(workdir: Path) -> DataRecord:
     try:
         return DataRecord.from_json(json.loads(path.read_text()))
     except OSError:
+        if (workdir / "model.stablehlo").exists():
+            raise InputError(
+                f"{workdir} is no work directory but an exported model, which predicts (stjax predict, stjax.load); "
+                "give the work directory it was exported from"
+            ) from None
         raise InputError(f"{workdir} is no work directory: it has no {DATA}; train one first") from None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not readable ({error}); train in a new work directory") from None

@@ -33,6 +33,7 @@ from stjax.ops.elementwise import compiler_options
 from stjax.training import steps
 
 TILE_PX = 1536
+SINGLE_SPOTS = "holds a model of single spots ({}); --dense needs one of tiles: train with configs/pixnet.py"
 SCALE_TOLERANCE = 0.05  # a slide whose scale is further than this from the training's is resampled
 _PROBE_PX = 4096  # wider than twice the reach of any encoder that has one
 _BLOCK_PX = 256  # resampled at a time, on a grid of its own: pixels do not depend on the tiles
@@ -69,10 +70,7 @@ def predict_dense(
     """
     model: Any = predictor.network()
     if not isinstance(model, PixNet):
-        raise InputError(
-            f"{predictor.folder} holds a model of single spots ({predictor.model_name}); --dense needs one of tiles: "
-            "train with configs/pixnet.py"
-        )
+        raise InputError(f"{predictor.folder} {SINGLE_SPOTS.format(predictor.model_name)}")
     if predictor.protocol.test_symmetries:
         print("note: the dense map is of the slide as it is, not a mean over symmetries as the protocol's predictions")
     px_scale, transform = scale_and_stain(predictor, slide, um_per_px)

@@ -141,13 +141,8 @@ def lay_grid(
     Raises:
         InputError: sizes that cannot be, a spot or window wider than the image, or no spot on tissue.
     """
-    for name, value in (("um_per_px", um_per_px), ("spot_um", spot_um), ("pitch_um", pitch_um)):
-        if not (math.isfinite(value) and value > 0):
-            raise InputError(f"{name} is {value}, expected a positive number")
-    if pattern not in (SQUARE_GRID, HEXAGONAL_GRID):
-        raise InputError(f"the grid's pattern is {pattern!r}, expected {SQUARE_GRID} or {HEXAGONAL_GRID}")
-    if not 0 <= min_tissue <= 1:
-        raise InputError(f"min_tissue is {min_tissue}, expected a share from 0 to 1")
+    _check_positive("um_per_px", um_per_px)
+    check(Array(spot_um, pitch_um, pattern), min_tissue=min_tissue)
     grid = _every_spot(slide, um_per_px, max(spot_um / um_per_px, window_px), pitch_um, pattern)
     if min_tissue > 0:
         mask = find_tissue(slide, um_per_px=um_per_px, spot_um=spot_um)
@@ -160,6 +155,21 @@ def lay_grid(
                 "Check the image, or lower --min-tissue (0 takes all of the image)"
             )
     return grid
+
+
+def check(array: Array, *, min_tissue: float) -> None:
+    """Raises InputError for an array, or a least share of tissue, that cannot be."""
+    _check_positive("spot_um", array.spot_um)
+    _check_positive("pitch_um", array.pitch_um)
+    if array.pattern not in (SQUARE_GRID, HEXAGONAL_GRID):
+        raise InputError(f"the grid's pattern is {array.pattern!r}, expected {SQUARE_GRID} or {HEXAGONAL_GRID}")
+    if not 0 <= min_tissue <= 1:
+        raise InputError(f"min_tissue is {min_tissue:g}, expected a share from 0 to 1")
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise InputError(f"{name} is {value}, expected a positive number of micrometres")
 
 
 def _every_spot(slide: Slide, um_per_px: float, needed_px: float, pitch_um: float, pattern: str) -> Grid:

@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from data_prep import cli
-from data_prep.dataset import PatchDataset
+from data_prep.dataset import PatchDataset, SectionTable
 from data_prep.errors import InputError
-from data_prep.section import DISC
+from data_prep.section import DISC, POLYGON
 from stjax import baselines, workdir
 from stjax.config import numbers
 from stjax.data import input_pipeline
@@ -20,6 +20,7 @@ from stjax.inference import dense, stream
 from stjax.inference.prediction import SectionPrediction
 from stjax.ops.spot_pool import Shapes
 
+ST_SPOT_UM = 100.0  # Spatial Transcriptomics': taken for polygons where there is nothing else
 RIDGE_SPOTS = 3_000  # of a training section and size
 SURROUNDINGS_PX = 64  # at least, of a spot of a tile
 
@@ -140,25 +141,32 @@ def predict_sections(
                 yield image
 
         table = dataset.table(name)
-        discs = table.spot_size_px[table.spot_kind == DISC]
+        usable = usable_spots(run.protocol, table, train=False)
         um_per_px = dataset.section(name)["um_per_px"]
-        radius = float(np.median(discs)) if len(discs) else 50 / um_per_px
+        size_um = spot_sizes_um(table, usable, um_per_px)
         expression = np.concatenate(list(stream.predict_patches(run, patches(), len(records))))
         prediction = SectionPrediction(
             section=name,
             spot_id=records.spot_id,
             spot_xy=records.spot_xy,
-            spot_radius_px=radius,
-            spot_size_um=np.full(len(records), 2 * radius * um_per_px),
+            spot_radius_px=float(np.median(size_um)) / 2 / um_per_px,
+            spot_size_um=size_um,
             expression=expression,
             truth=records.main_expression(run.data.panel, run.protocol),
             total=records.total,
             **slide_facts(dataset, name),
         )
-        white = table.white_fraction[table.record_of_spot][usable_spots(run.protocol, table, train=False)]
+        white = table.white_fraction[table.record_of_spot][usable]
         depth = records.total.astype(np.float64)
         found.append(Found(prediction, np.concatenate(features), records.main_counts(), depth, white))
     return found
+
+
+def spot_sizes_um(table: SectionTable, rows: np.ndarray, um_per_px: float) -> np.ndarray:
+    """[S] diameters of discs and sides of squares among some spots of a section of patches."""
+    kind, size = table.spot_kind[rows], table.spot_size_px[rows].astype(np.float64) * um_per_px
+    across, known = np.where(kind == DISC, 2 * size, size), kind != POLYGON  # whose outlines patches do not keep
+    return np.where(known, across, np.median(across[known]) if known.any() else ST_SPOT_UM)
 
 
 def comparable(patch_model: workdir.Run, run: workdir.Run) -> workdir.Run:

@@ -38,7 +38,7 @@ def format_names() -> list[str]:
 def get_formats(names: Sequence[str]) -> dict[str, ModuleType]:
     """The modules of some formats, by name. Raises InputError for an unknown one, or one whose extra is missing."""
     known, found = format_names(), {}
-    for name in names:
+    for name in (name.lower().removeprefix(".") for name in names):
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
@@ -51,6 +51,15 @@ def get_formats(names: Sequence[str]) -> dict[str, ModuleType]:
                 "pip install 'stjax[interop]'"
             ) from error
     return found
+
+
+def require_space(out: Path, size: int) -> None:
+    """Raises InputError when the disk of a folder has less room than the `size` bytes that are sure to be needed."""
+    if (free := shutil.disk_usage(out).free) < size:
+        raise InputError(
+            f"--out {out}: the disk has {free / 1e6:,.0f} MB free, results take at least {size / 1e6:,.0f} MB; make "
+            "room, choose another, or write fewer genes (--genes)"
+        )
 
 
 @contextlib.contextmanager

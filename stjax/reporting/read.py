@@ -112,6 +112,8 @@ def read_run(workdir: Path, label: str, *, protocol: str = "") -> RunResults:
     """
     if not (workdir / "config.json").is_file():
         raise InputError(f"{workdir} is no work directory: it has no config.json; train one first (stjax.train)")
+    if (workdir / "model.stablehlo").exists():
+        raise InputError(f"{workdir} is an exported model, which has no results; give the work directory of its run")
     config, data = read_json(workdir / "config.json"), read_json(workdir / "data.json")
     folder = _evaluation(workdir, protocol or str(data.get("protocol", "")), asked=bool(protocol))
     metrics = read_json(folder / "metrics.json")

@@ -404,3 +404,19 @@ def test_map_is_an_ome_zarr_with_scale_names_and_origin(slide_path, tmp_path):
     assert about["data_sha256"] == hashlib.sha256(slide_path.read_bytes()).hexdigest()
     assert len(about["model_sha256"]) == len(about["protocol_sha256"]) == 64
     assert found.about == about
+
+
+def test_channels_that_do_not_vary_are_known_and_shown_in_one_grey(tmp_path):
+    rng = np.random.default_rng(0)
+    block = rng.normal(size=(3, 8, 8)).astype(np.float32)
+    block[1] = 0.3 + rng.normal(scale=1e-8, size=(8, 8))
+    block[2] = 0
+    with MapWriter(tmp_path / "map", {"of": "x"}, shape=block.shape, core=(8, 8)) as writer:
+        writer.write(block)
+        np.testing.assert_array_equal(writer.constant(), [False, True, True])
+        writer.finish(name="x", channels=["A", "B", "C"], um_per_cell=1.0, um_offset=0.0)
+    ome = json.loads((tmp_path / "map" / "zarr.json").read_text())["attributes"]["ome"]
+    varies, same, zero = (channel["window"] for channel in ome["omero"]["channels"])
+    assert (varies["start"], varies["end"]) == (varies["min"], varies["max"]) == (block[0].min(), block[0].max())
+    for window, value in ((same, 0.3), (zero, 0.0)):
+        assert window["start"] < value - 0.1 < value + 0.1 < window["end"]  # rounding errors are no pattern

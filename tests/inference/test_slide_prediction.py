@@ -1,7 +1,12 @@
 """Bare slides: what is predicted where, what is left alone when called again, and what is refused."""
 
 import dataclasses
+import errno
 import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import anndata
@@ -361,6 +366,78 @@ def test_a_slide_without_scale_is_refused_and_says_how_to_give_it(suffix, tmp_pa
 def test_the_files_scale_goes_before_the_users(slide_path, tmp_path, capsys):
     run(f"--source={slide_path}", f"--out={tmp_path / 'out'}", "--um_per_px=3", "--formats=csv")
     assert "states 1 um per px, which is used, not --um_per_px 3" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--min-tissue=50"], r"min_tissue is 50, expected a share from 0 to 1"),
+        (["--spot-um=0"], r"spot_um is 0\.0, expected a positive number"),
+        (["--pitch-um=nan"], r"pitch_um is nan, expected a positive number"),
+        (["--dense"], r"fake holds a model of single spots \(mean colour\); --dense needs one of tiles"),
+        (["--formats=xlsx"], r"format 'xlsx' is not known"),
+    ],
+)
+def test_a_mistake_is_told_by_its_own_name_even_where_results_are(arguments, said, slide_path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "slides").mkdir()
+    slide_path.rename(tmp_path / "slides" / "S1.tif")
+    usual = ["--source=slides/S1.tif", "--out=out", "--spot-um=20", "--pitch-um=80", "--formats=csv"]
+    run(*usual)
+    with pytest.raises(InputError, match=said):
+        run(*usual, *arguments)
+
+
+@pytest.mark.usefixtures("model")
+def test_formats_are_known_by_their_endings_too(slide_path, tmp_path):
+    run(f"--source={slide_path}", f"--out={tmp_path / 'out'}", "--formats=.CSV,Parquet")
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".csv", ".parquet", ".json"}
+
+
+@pytest.mark.usefixtures("model")
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_predicted(slide_path, tmp_path, monkeypatch):
+    monkeypatch.setattr(predictor, "load", lambda _: pytest.fail("loaded the model first"))
+    (tmp_path / "file").write_text("")
+    for out, said in (
+        (tmp_path / "file", "is no folder"),
+        (tmp_path / "file" / "out", "is no folder"),
+        (tmp_path / ("x" * 300), "File name too long"),
+    ):
+        with pytest.raises(InputError, match=said):
+            run(f"--source={slide_path}", f"--out={out}")
+
+    def full(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(InputError, match="cannot be written: .*Read-only file system"):
+        run(f"--source={slide_path}", f"--out={tmp_path / 'out'}")
+
+
+def test_a_disk_without_room_is_told_before_the_model_runs(model, slide_path, tmp_path, monkeypatch):
+    class Never(MeanColour):
+        def predict(self, batch):
+            pytest.fail(f"predicted {len(batch['image'])} patches")
+
+    model.run = Never()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 5))
+    with pytest.raises(InputError, match="the disk has 0 MB free, results take at least"):
+        run(f"--source={slide_path}", f"--out={tmp_path / 'out'}", "--spot-um=20", "--pitch-um=40")
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize("form", ["h5ad", "geojson", "csv", "parquet", "png", "svg"])
+def test_a_disk_that_is_full_leaves_nothing_half_written(form, slide_path, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)  # the last moment
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(f"--source={slide_path}", f"--out={tmp_path / 'out'}", "--spot-um=20", f"--formats={form}")
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.usefixtures("model")

@@ -164,6 +164,21 @@ def test_map_is_changed_by_its_controls(browser, files):
         assert pixels(browser) not in seen
 
 
+def test_a_map_that_does_not_vary_is_in_one_colour_and_says_so(browser, files):
+    def said():
+        return [title.text for title in browser.find_elements("css selector", ".panel h3")]
+
+    with opened(browser, files / "one.html"):
+        assert said() == ["Measured", "Predicted", "Predicted \u2212 measured"]
+        entry = click(browser, "#map-gene")
+        entry.send_keys("ERBB3", webdriver.Keys.ENTER)  # whose prediction `make_run` made constant
+        settle(browser)
+        assert said() == ["Measured", "Predicted: does not vary", "Predicted \u2212 measured"]
+        click(browser, "#map-view label:has([value=interval])")  # predictions -1 and +1, each with its own rounding
+        assert said() == ["Width of the prediction interval: does not vary"]
+        assert "does not vary" in browser.find_element("css selector", ".panel canvas").get_attribute("aria-label")
+
+
 def test_spots_say_their_values_to_pointer_and_keys(browser, files):
     with opened(browser, files / "one.html"):
         canvas = browser.find_element("css selector", ".panel canvas")

@@ -179,7 +179,7 @@ function describe() {
     ends[0].textContent = number(limits[0], 2);
     ends[1].textContent = `${kind === "difference" && limits[1] > 0 ? "+" : ""}${number(limits[1], 2)}`;
     const flat = viewer.flat?.[kind] ? "does not vary" : "";
-    note.textContent = flat && ` ${flat}`;
+    note.textContent = flat && `: ${flat}`;
     target.setAttribute("aria-label", `${NAMES[kind]} expression of ${name} (${units}) in section ${section.name}, ${section.ids.length} spots, ${flat || `colours from ${number(limits[0], 2)} to ${number(limits[1], 2)}`}`);
   }
   if (document.activeElement !== $("#map-gene")) $("#map-gene").value = name;
