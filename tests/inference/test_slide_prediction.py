@@ -64,6 +64,12 @@ def run(*arguments):
     predict.main(["--workdir=fake", *map(str, arguments)])
 
 
+def unless(given, *usual):
+    """The usual options, but those given, and these."""
+    names = {argument.split("=")[0] for argument in given}
+    return [*(argument for argument in usual if argument.split("=")[0] not in names), *given]
+
+
 # ------------------------------------------------------------------------------------------------------- predictions
 
 
@@ -193,7 +199,7 @@ def again(model, slide_path, tmp_path, capsys):
 
     def call(*arguments):
         capsys.readouterr()
-        run(f"--source={slide_path}", f"--out={tmp_path / 'out'}", "--spot-um=20", "--pitch-um=80", *arguments)
+        run(f"--source={slide_path}", f"--out={tmp_path / 'out'}", *unless(arguments, "--spot-um=20", "--pitch-um=80"))
         return capsys.readouterr().out
 
     call.model, call.out = model, tmp_path / "out"
@@ -386,7 +392,7 @@ def test_a_mistake_is_told_by_its_own_name_even_where_results_are(arguments, sai
     usual = ["--source=slides/S1.tif", "--out=out", "--spot-um=20", "--pitch-um=80", "--formats=csv"]
     run(*usual)
     with pytest.raises(InputError, match=said):
-        run(*usual, *arguments)
+        run(*unless(arguments, *usual))
 
 
 @pytest.mark.usefixtures("model")
@@ -411,7 +417,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_predict
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
-    with pytest.raises(InputError, match="cannot be written: .*Read-only file system"):
+    with pytest.raises(InputError, match=r"cannot be written: .*Read-only file system"):
         run(f"--source={slide_path}", f"--out={tmp_path / 'out'}")
 
 

@@ -327,8 +327,10 @@ def test_bad_usage_is_explained(tmp_path, run, old):
             main([*map(str, arguments), f"--out={tmp_path / 'x.html'}"])
     with pytest.raises(InputError, match="is a folder"):
         main([f"--workdir={run}", f"--out={tmp_path}"])
+    with pytest.raises(InputError, match=r"does not end in \.html"):
+        main([f"--workdir={run}", f"--out={tmp_path / 'report'}"])
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="is no folder"):
         main([f"--workdir={run}", f"--out={tmp_path / 'file' / 'x.html'}"])
 
 
