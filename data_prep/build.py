@@ -12,7 +12,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from data_prep import cli, files, json_files, manifest, plan, readers, stain, system_errors, writer
+from data_prep import (
+    build_checks,
+    checks,
+    cli,
+    files,
+    json_files,
+    manifest,
+    plan,
+    readers,
+    stain,
+    system_errors,
+    writer,
+)
 from data_prep.dataset import MANIFEST, WORK_FOLDER, check_files, read_manifest
 from data_prep.errors import InputError
 from data_prep.execute import Execute, processes
@@ -36,6 +48,7 @@ def build(
     workers: int = 1,
     shard: tuple[int, int] | None = None,
     merge: bool = False,
+    ignore_checks: Sequence[str] = (),
     execute: Execute | None = None,
     **options: Any,
 ) -> Path:
@@ -47,6 +60,7 @@ def build(
         workers: processes, each with one section at a time.
         shard: (i, n), i from 1: write only every n-th section, for array jobs that share `out`.
         merge: write no section, only the manifest over what array jobs wrote.
+        ignore_checks: of `data_prep.checks.NAMES`, whose errors do not stop the build; the manifest keeps them.
         execute: runs the sections in place of `workers`, see `data_prep.beam`.
         options: see `data_prep.plan.Options`.
 
@@ -54,7 +68,8 @@ def build(
         The manifest's path; with `shard`, where it will be.
 
     Raises:
-        InputError: a bad source, bad options, or an `out` that holds something else or that another build is at.
+        InputError: a bad source, errors that checks find in it, bad options, or an `out` that holds something else or
+            that another build is at.
     """
     source, out = Path(source), Path(out)
     chosen = plan.Options(**options)
@@ -64,6 +79,7 @@ def build(
         raise InputError(f"--shard is {shard[0]}/{shard[1]}, expected i/n with i from 1 to n")
     if shard is not None and merge:
         raise InputError("--shard writes sections, --merge only gathers them; give one of the two")
+    build_checks.check_names(ignore_checks)
     module, reason = readers.find_layout(source, chosen.layout)
     layout = module.__name__.rpartition(".")[2]
     print(f"{source}: layout {layout} ({reason})", flush=True)
@@ -91,7 +107,8 @@ def build(
                 try:
                     fresh |= _begin(out, chosen, source, names, alone=alone)
                     with contextlib.nullcontext(execute) if execute else processes(workers) as run:
-                        content = _write_sections(source, out, module, names, chosen, run, shard=shard, merge=merge)
+                        job = {"shard": shard, "merge": merge, "ignore_checks": ignore_checks}
+                        content = _write_sections(source, out, module, names, chosen, run, **job)
                 except InputError:
                     if alone and fresh and not any((out / WORK_FOLDER).glob("sections/*.json")):
                         _clear(out)  # nothing worth resuming: leave no trace of a build that could not start
@@ -118,8 +135,6 @@ def _finish(
     manifest.write_tfds_metadata(out, content)
     json_files.write(out / MANIFEST, json_files.sealed(content), lines=True, sync=True)
     _remove_work(out)
-    for warning in content["warnings"]:
-        print(f"warning: {warning}")
     return out / MANIFEST
 
 
@@ -133,11 +148,13 @@ def _write_sections(
     *,
     shard: tuple[int, int] | None,
     merge: bool,
+    ignore_checks: Sequence[str],
 ) -> dict[str, Any]:
-    """Plan all sections, then write those of this job.
+    """Plan and check all sections, then write those of this job.
 
     Returns:
-        "genes", "genes_removed", "empty" (section -> why it is left out), "entries" and the stain "target".
+        "genes", "genes_removed", "empty" (section -> why it is left out), "entries", the stain "target", "warnings" and
+        "ignored_errors".
     """
     layout = module.__name__.rpartition(".")[2]
     target = _stain_target(source, out, module, options)
@@ -147,19 +164,11 @@ def _write_sections(
     planning = cli.progress(run(_plan, tasks), total=len(tasks), description="reading", unit="section")
     made = {plan.name: plan for plan in planning}
     plans = [made[name] for name in names]
-    empty = [entry.name for entry in plans if not entry.spots]
+    empty = build_checks.refuse_empty(source, plans, options)
     kept = [entry for entry in plans if entry.spots]
-    if empty and not (options.skip_incomplete and kept):
-        others = ",".join(entry.name for entry in kept)
-        rest = (
-            f", drop such sections with --skip-incomplete, or name the others with --sections {others}" if kept else ""
-        )
-        raise InputError(
-            f"{source}: no spot is left of section {', '.join(empty)} ({empty[0]}: of {made[empty[0]].read} spots "
-            f"removed {made[empty[0]].removed}); lower --min-counts{rest}"
-        )
     for name in empty:
         print(f"left out: section {name}: no spot left after filtering", flush=True)
+    warnings, ignored_errors = build_checks.refuse_errors(source, kept, ignore_checks)
     genes, genes_removed = plan.choose_genes(kept, min_spot_fraction=options.min_spot_fraction)
     print(manifest.removal_table(plans, genes, genes_removed, options=options), flush=True)
 
@@ -175,10 +184,11 @@ def _write_sections(
         written = {}
         for entry in run(writer.write_section, mine):
             written[entry["name"]] = entry
-            _report(entry)
+            _report(entry, made[entry["name"]].found)
         entries = [written[task.name] for task in mine]
     left_out = dict.fromkeys(empty, "no spot left after filtering")
-    return {"genes": genes, "genes_removed": genes_removed, "empty": left_out, "entries": entries, "target": target}
+    chosen = {"genes": genes, "genes_removed": genes_removed, "empty": left_out, "entries": entries, "target": target}
+    return chosen | {"warnings": warnings, "ignored_errors": ignored_errors}
 
 
 def _stain_target(source: Path, out: Path, module: ModuleType, options: plan.Options) -> stain.Profile | None:
@@ -216,11 +226,12 @@ def _finished(tasks: Sequence[writer.Task]) -> list[dict[str, Any]]:
     return [entry for entry in entries.values() if entry is not None]
 
 
-def _report(entry: dict[str, Any]) -> None:
+def _report(entry: dict[str, Any], found: checks.Found) -> None:
     scale = f"{entry['um_per_px']:.3g} um/px from the {entry['um_per_px_source']}"
     shards = f"{len(entry['shards'])} shard" + "s" * (len(entry["shards"]) > 1)
     print(f"{entry['name']}: {entry['records']} records in {shards}, {scale}", flush=True)
-    for note in entry["notes"]:
+    said = [note for note, problem in zip(found.notes(), found.problems, strict=True) if problem.level != checks.NOTE]
+    for note in (note for note in entry["notes"] if note not in said):
         print(f"{entry['name']}: {note}", flush=True)
 
 
@@ -348,6 +359,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--layout", default="auto", help="auto, or one of " + ", ".join(readers.layout_names()))
     made.add_argument("--sections", type=_names, metavar="A,B", help="build only these")
     made.add_argument("--skip-incomplete", action="store_true", help="leave out sections that lack a file or any spot")
+    made.add_argument("--ignore-check", dest="ignore_checks", type=_names, default=(), metavar="A,B",
+                      help=f"go on in spite of the errors of these checks: {', '.join(checks.NAMES)}")  # fmt: skip
     group = made.add_argument_group("records")
     group.add_argument("--patch-size-px", type=int, default=224, metavar="N", help="side of a patch (224)")
     group.add_argument("--tile-size-px", type=int, metavar="N", help="make tiles with many spots, not patches")

@@ -31,6 +31,7 @@ NAMES = {
 }
 THUMBNAIL_PX = 1400  # what orientation is seen on
 COARSE_UM_PER_PX, USUAL_UM_PER_PX = 2.0, 0.5  # a nucleus, about 8 um, is 4 px wide; and what models are made for
+_ENLARGED = 2.0  # times that an image may be without a word
 _OTHER_IMAGE = 1.5  # times that two scales of one image do not differ by
 _SAMPLE, _MANY = 20_000, 200_000  # spots: plenty to see how they lie; more than a search tree is built of
 
@@ -72,6 +73,13 @@ class Found:
     um_per_px: float = 0.0
     on_tissue: float = 0.0
     problems: tuple[Problem, ...] = ()
+
+    def notes(self) -> list[str]:
+        """What the manifest keeps of a section that is built; its errors were passed over then."""
+        return [
+            f"passed over by --ignore-check {problem.check}: {problem.text}" if problem.level == ERROR else problem.text
+            for problem in self.problems
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """For `from_json`."""
@@ -193,6 +201,28 @@ def of_image(image: slide.Slide, um_per_px: float) -> list[Problem]:
         )
         found.append(Problem("scale", WARNING, text))
     return found
+
+
+def resampled(um_per_px: float, target_um_per_px: float) -> list[Problem]:
+    """What resampling makes of an image.
+
+    Args:
+        um_per_px: of the image.
+        target_um_per_px: of the records.
+    """
+    text = ""
+    if target_um_per_px > COARSE_UM_PER_PX:
+        times = target_um_per_px / USUAL_UM_PER_PX
+        text = (
+            f"records have {target_um_per_px:.3g} um per px, {times:.3g} times coarser than {USUAL_UM_PER_PX}: no "
+            "nucleus can be seen in them"
+        )
+    elif um_per_px > _ENLARGED * target_um_per_px:
+        text = (
+            f"records of {target_um_per_px:.3g} um per px are enlarged {um_per_px / target_um_per_px:.3g} times from "
+            f"an image of {um_per_px:.3g}: they show no more than it does"
+        )
+    return [Problem("scale", WARNING, text)] if text else []
 
 
 def across(sections: Sequence[Found]) -> list[Problem]:

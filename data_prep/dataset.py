@@ -71,6 +71,7 @@ _MANIFEST = {
     "removed": Lacking(Each(json_files.COUNT)),
     "skipped": Lacking(Each(json_files.TEXT)),
     "warnings": Lacking(json_files.TEXTS),
+    "ignored_errors": Lacking(json_files.TEXTS),
     "sections": [SECTION],
 }
 

@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.metadata
 import platform
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +48,8 @@ def make_manifest(
     skipped: Mapping[str, str],
     entries: Sequence[Mapping[str, Any]],
     target: stain.Profile | None,
+    warnings: Sequence[str],
+    ignored_errors: Sequence[str],
 ) -> dict[str, Any]:
     """Everything a reader of the data set may want to know, without a second pass over the records.
 
@@ -56,6 +57,8 @@ def make_manifest(
         source: "layout", "reason" it was recognised, "name" and "fingerprint".
         skipped: section -> why it is left out.
         target: the slide that stains are normalised to, fitted.
+        warnings: about sections taken together; those about one are its notes.
+        ignored_errors: that checks found and the user passed over.
     """
     synthetic = any(entry["synthetic"] for entry in entries)
     citation = CITATIONS.get(source["layout"], "")
@@ -75,23 +78,10 @@ def make_manifest(
         "stain_target": None if target is None else dataclasses.asdict(target),
         "removed": {reason: sum(entry["removed"][reason] for entry in entries) for reason in entries[0]["removed"]},
         "skipped": dict(skipped),
-        "warnings": same_image_warnings(entries),
+        "warnings": list(warnings),
+        "ignored_errors": list(ignored_errors),
         "sections": list(entries),
     }
-
-
-def same_image_warnings(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line per image that several sections have, unless they are Visium HD bin sizes of one slide."""
-    images: dict[str, list[Mapping[str, Any]]] = {}
-    for entry in entries:
-        images.setdefault(entry["image"]["sha256"], []).append(entry)
-    warnings = []
-    for group in images.values():
-        slides = {(entry["patient"], re.sub(r"_\d{3,}um$", "", entry["name"])) for entry in group}
-        if len(slides) > 1:
-            names = ", ".join(entry["name"] for entry in group)
-            warnings.append(f"sections {names} have the same image; keep them in one fold")
-    return warnings
 
 
 def write_tfds_metadata(out: Path, manifest: Mapping[str, Any]) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from data_prep import counts, files, patches, readers, slide, stain, tiles, tissue
+from data_prep import checks, counts, files, patches, readers, slide, stain, tiles, tissue
 from data_prep.errors import InputError
 from data_prep.genes import species_of, two_species
 from data_prep.readers._space_ranger import REDUCED
 from data_prep.records import IMAGE_FORMATS
 from data_prep.section import GeneTable, Section
+from data_prep.slide_base import ABSURD_UM_PER_PX, check_stated_scale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +74,11 @@ class Options:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"--{name.replace('_', '-')} is {value}, expected at least {least}")
-        for name in ("um_per_px", "source_um_per_px"):
-            value = getattr(self, name)
-            if value is not None and not (np.isfinite(value) and value > 0):
-                raise InputError(f"--{name.replace('_', '-')} is {value}, expected a positive number of micrometres")
+        if self.source_um_per_px is not None:
+            check_stated_scale(self.source_um_per_px, "--source-um-per-px")
+        # Of patches, what is wrong with a scale too large is said beside the slide's own size.
+        if self.um_per_px is not None and (self.kind == "tiles" or not self.um_per_px > ABSURD_UM_PER_PX):
+            check_stated_scale(self.um_per_px, "--um-per-px")
         for name in ("min_spot_fraction", "max_white_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}, expected a share from 0 to 1")
@@ -180,6 +182,7 @@ class SectionPlan:
         spots, records: how many are kept.
         read: spots before any filter.
         removed: by reason.
+        found: what checks found.
     """
 
     name: str
@@ -190,6 +193,7 @@ class SectionPlan:
     records: int
     read: int
     removed: dict[str, int]
+    found: checks.Found = dataclasses.field(default_factory=checks.Found)
 
 
 def frame_section(
@@ -247,7 +251,7 @@ def _without_white(frames: Frames, image: slide.Slide, options: Options, transfo
 def plan_section(
     source: Path, layout: str, name: str, options: Options, *, target: stain.Profile | None = None
 ) -> SectionPlan:
-    """Read a section and count what would be kept of it.
+    """Read a section, check it, and count what would be kept of it.
 
     Args:
         target: the slide to normalise stains to, fitted.
@@ -258,6 +262,10 @@ def plan_section(
     with slide.open_slide(section.image_path) as image:
         transform = stain_transform(options, image, target) if options.max_white_fraction < 1 else None
         frames = frame_section(section, image, options, transform=transform)
+        found = checks.examine(section, image, image.thumbnail(checks.THUMBNAIL_PX))
+    if options.um_per_px is not None:
+        resampled = checks.resampled(section.um_per_px, options.um_per_px)
+        found = dataclasses.replace(found, problems=(*found.problems, *resampled))
     rows = frames.rows
     gene_sums, gene_spots = counts.column_totals(section.counts, rows)
     return SectionPlan(
@@ -269,6 +277,7 @@ def plan_section(
         records=len(frames.members),
         read=len(section.spot_id),
         removed=frames.removed,
+        found=found,
     )
 
 

@@ -22,6 +22,7 @@ SLIDE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".btf", ".tf8", *VEN
 # A stored resolution is taken for a physical scale only in the range of microscopes. It leaves out the 72, 96, 300
 # dots per inch every camera and editor writes (85 um per pixel and more), which say nothing about the tissue.
 _PLAUSIBLE_UM_PER_PX = (0.02, 10.0)
+ABSURD_UM_PER_PX = 100.0  # and more is no scale of a picture of tissue, but most likely a number of nanometres
 # 10,000 and 1,000 pixels per cm, and the 1 um of an OME-XML whose writer knew no size.
 _DEFAULTS_UM_PER_PX = (1.0, 10.0)
 DEFAULT_SCALE_DOUBT = "the image file says exactly {:g} um per px, which programs write where they know no scale"
@@ -192,6 +193,15 @@ def drop_alpha(pixels: np.ndarray) -> np.ndarray:
 def is_default_scale(um_per_px: float) -> bool:
     """Whether a scale is one that programs write where they know none."""
     return any(abs(um_per_px / default - 1) < 1e-4 for default in _DEFAULTS_UM_PER_PX)
+
+
+def check_stated_scale(um_per_px: float, flag: str) -> None:
+    """Raise `InputError` when what the user states as a scale, by `flag`, is none."""
+    if not (math.isfinite(um_per_px) and um_per_px > 0):
+        raise InputError(f"{flag} is {um_per_px:g}, expected a positive number of micrometres")
+    if um_per_px > ABSURD_UM_PER_PX:
+        nearest = f"; did you mean {um_per_px / 1000:.4g}?" if um_per_px < 10 * ABSURD_UM_PER_PX else ""
+        raise InputError(f"{flag} is {um_per_px:g} um per px, expected about 0.2 to 10{nearest}")
 
 
 def one_scale(um_per_px: list[float]) -> float | None:

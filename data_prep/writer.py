@@ -15,7 +15,7 @@ import scipy.sparse
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 from PIL import Image
 
-from data_prep import cli, counts, files, json_files, patches, plan, readers, records, slide, stain, tissue
+from data_prep import checks, cli, counts, files, json_files, patches, plan, readers, records, slide, stain, tissue
 from data_prep.dataset import SECTION, WORK_FOLDER, SectionTable, check_files
 from data_prep.errors import InputError
 from data_prep.section import POLYGON, GeneTable, Section
@@ -81,7 +81,7 @@ def save_plan(path: Path, made: plan.SectionPlan) -> None:
             symbol=made.genes.symbol,
             gene_sums=made.gene_sums,
             gene_spots=made.gene_spots,
-            rest=json.dumps(numbers | {"removed": made.removed}),
+            rest=json.dumps(numbers | {"removed": made.removed, "found": made.found.to_json()}),
         )
 
 
@@ -91,6 +91,7 @@ def load_plan(path: Path) -> plan.SectionPlan | None:
         with np.load(path, allow_pickle=False) as file:
             genes = GeneTable(file["ensembl_id"], file["symbol"])
             rest = json_files.parse(str(file["rest"]), str(path), remedy="remove it")
+            rest["found"] = checks.Found.from_json(rest["found"])
             return plan.SectionPlan(genes=genes, gene_sums=file["gene_sums"], gene_spots=file["gene_spots"], **rest)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, InputError):
         return None
@@ -196,7 +197,7 @@ def _write_files(task: Task, folder: Path) -> tuple[dict[str, Any], dict[str, Pa
         "um_per_px_source": section.um_per_px_source,
         "px_scale": float(frames.px_scale),
         "context_px": frames.context_px,
-        "image": {"file": section.image_path.name, "sha256": files.sha256(section.image_path), **size},
+        "image": {"file": section.image_path.name, "sha256": task.plan.found.image_sha256, **size},
         "otsu_threshold": threshold,
         "stain": None if transform is None else transform.to_dict()["source"],
         "gene_sums": counts.column_totals(table.counts, np.arange(len(table.spot_id)))[0].tolist(),
@@ -205,7 +206,7 @@ def _write_files(task: Task, folder: Path) -> tuple[dict[str, Any], dict[str, Pa
             "mean": mean.mean(axis=0).tolist(),
             "mean_square": mean_square.mean(axis=0).tolist(),
         },
-        "notes": list(section.notes),
+        "notes": [*section.notes, *task.plan.found.notes()],
         "shards": [
             {"file": str(places[name]), "records": count} | _size_and_hash(folder / name)
             for name, count in zip(names, sizes, strict=True)

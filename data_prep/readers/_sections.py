@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.errors import InputError
-from data_prep.slide_base import DEFAULT_SCALE_DOUBT, SLIDE_SUFFIXES, is_default_scale
+from data_prep.slide_base import DEFAULT_SCALE_DOUBT, SLIDE_SUFFIXES, check_stated_scale, is_default_scale
 
 THEORETICAL_SPOT_UM = 65.0  # what Space Ranger's `spot_diameter_fullres` measures, of spots that are 55 um wide
 _DIAMETER_TOLERANCE = 0.2  # some tools write the 55 um of the spot itself
@@ -168,6 +168,8 @@ def scale(
     Returns:
         The scale; "user", "file", "spot pitch", "image file" or "spot diameter"; notes.
     """
+    if user_um is not None:
+        check_stated_scale(user_um, "--source-um-per-px")
     doubtful = image_um is not None and is_default_scale(image_um)
     ranked = [(user_um, "user"), (file_um, "file"), (pitch_um, "spot pitch")]
     rest = [(image_um, "image file"), (diameter_um, "spot diameter")]

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from data_prep import files as locking
-from data_prep import manifest, plan, stain, writer
+from data_prep import plan, stain, writer
 from data_prep.build import build
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
@@ -204,7 +204,13 @@ def test_an_out_that_holds_something_else_is_refused(built, source, tmp_path):
     ("options", "message"),
     [
         ({"patch_size_px": 4}, "--patch-size-px is 4"),
-        ({"um_per_px": 0.0}, "--um-per-px is 0.0"),
+        ({"um_per_px": 0.0}, "--um-per-px is 0"),
+        ({"source_um_per_px": float("nan")}, "--source-um-per-px is nan"),
+        ({"source_um_per_px": 688.0}, "--source-um-per-px is 688 .* did you mean 0.688?"),
+        ({"um_per_px": 688.0, "tile_size_px": 64}, "--um-per-px is 688 .* did you mean 0.688?"),
+        ({"um_per_px": 688.0}, "no spot is left .*96 px at 688 um per px is 66 mm wide.*did you mean 0.688?"),
+        ({"patch_size_px": 2000}, "2000 px at 5 um per px is 10 mm wide, the slide 2 x 2 mm .*smaller --patch-size-px"),
+        ({"ignore_checks": ("pich",)}, "--ignore-check is pich, expected some of .*pitch"),
         ({"min_spot_fraction": 1.5}, "--min-spot-fraction is 1.5"),
         ({"image_format": "gif"}, "--image-format is 'gif'"),
         ({"jpeg_quality": 0}, "--jpeg-quality is 0"),
@@ -263,24 +269,6 @@ def test_help_has_examples_and_a_bad_flag_exits_with_2(source, tmp_path):
     assert "examples:" in done.stdout
     assert "--skip-incomplete" in done.stdout
     assert run(source, tmp_path / "out", "--shard", "half").returncode == 2
-
-
-def test_same_image_in_two_sections_is_said(tmp_path, capsys):
-    source = write_source(tmp_path / "source", sections=("A1", "B1"))
-    shutil.copy(source / "ST-imgs/A/A1/slide.png", source / "ST-imgs/B/B1/slide.png")
-    manifest = PatchDataset.open(build(source, tmp_path / "out", **OPTIONS).parent).manifest
-    assert "sections A1, B1 have the same image" in manifest["warnings"][0]
-    assert "warning: sections A1, B1" in capsys.readouterr().out
-
-
-def test_bin_sizes_of_one_slide_may_have_the_same_image():
-    def warnings(*sections: tuple[str, str]) -> list[str]:
-        entries = [{"name": name, "patient": patient, "image": {"sha256": "0"}} for name, patient in sections]
-        return manifest.same_image_warnings(entries)
-
-    assert warnings(("S_002um", "P"), ("S_008um", "P")) == []
-    assert "S_008um, S_016um have" in warnings(("S_008um", "P"), ("S_016um", "Q"))[0]
-    assert "S_008um, S_016um, T_008um have" in warnings(("S_008um", "P"), ("S_016um", "P"), ("T_008um", "P"))[0]
 
 
 def test_workers_and_array_jobs_give_the_same_bytes(built, source, tmp_path, capsys):
