@@ -32,6 +32,8 @@ NAMES = {
 THUMBNAIL_PX = 1400  # what orientation is seen on
 COARSE_UM_PER_PX, USUAL_UM_PER_PX = 2.0, 0.5  # a nucleus, about 8 um, is 4 px wide; and what models are made for
 _ENLARGED = 2.0  # times that an image may be without a word
+_BEYOND = 0.05  # of the spots, over the right and over the lower border, and none over the others: a smaller copy
+_CORNER, _ENOUGH = 0.3, 20  # the share of an image's sides that so many spots reach at least, from the upper left
 _OTHER_IMAGE = 1.5  # times that two scales of one image do not differ by
 _SAMPLE, _MANY = 20_000, 200_000  # spots: plenty to see how they lie; more than a search tree is built of
 
@@ -132,14 +134,24 @@ def placed(section: Section, image: slide.Slide) -> list[Problem]:
 
 
 def _outside(section: Section, image: slide.Slide) -> list[Problem]:
+    """Spots beyond the image, or all in one corner of it: signs of a copy in another resolution."""
     x, y = section.spot_xy.T
     outside = int(np.sum((x < 0) | (y < 0) | (x >= image.width) | (y >= image.height)))
-    if not outside:
-        return []
-    text = f"{outside} of {len(x)} spots lie outside the image ({image.width} x {image.height} px)"
-    if outside > len(x) / 2:
-        return [Problem("outside", ERROR, f"{text}: it is another image, or another resolution of it")]
-    return [Problem("outside", WARNING, text)]
+    size = f"({image.width} x {image.height} px)"
+    if outside:
+        text = f"{outside} of {len(x)} spots lie outside the image {size}"
+        beyond = min(np.mean(x >= image.width), np.mean(y >= image.height))
+        if outside > len(x) / 2 or (beyond > _BEYOND and x.min() >= 0 and y.min() >= 0):
+            return [Problem("outside", ERROR, f"{text}: it is another image, or another resolution of it")]
+        return [Problem("outside", WARNING, text)]
+    reach = max(x.max() / image.width, y.max() / image.height)
+    if reach < _CORNER and len(x) >= _ENOUGH:
+        text = (
+            f"all spots lie in the upper left {reach:.0%} of the image's width and height {size}: were they placed on "
+            "a smaller copy of it?"
+        )
+        return [Problem("outside", ERROR if reach < _CORNER / 2 else WARNING, text)]
+    return []
 
 
 def _pitch(section: Section) -> list[Problem]:

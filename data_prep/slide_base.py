@@ -198,7 +198,7 @@ def is_default_scale(um_per_px: float) -> bool:
 def check_stated_scale(um_per_px: float, flag: str) -> None:
     """Raise `InputError` when what the user states as a scale, by `flag`, is none."""
     if not (math.isfinite(um_per_px) and um_per_px > 0):
-        raise InputError(f"{flag} is {um_per_px:g}, expected a positive number of micrometres")
+        raise InputError(f"{flag} is {um_per_px}, expected a positive number of micrometres")
     if um_per_px > ABSURD_UM_PER_PX:
         nearest = f"; did you mean {um_per_px / 1000:.4g}?" if um_per_px < 10 * ABSURD_UM_PER_PX else ""
         raise InputError(f"{flag} is {um_per_px:g} um per px, expected about 0.2 to 10{nearest}")

@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--genes", default="", help="comma-separated, by any name (HER2 is ERBB2); default the main panel"
     )
-    parser.add_argument("--um_per_px", "--um-per-px", type=float, help="the slides' scale, where nothing else tells it")
+    parser.add_argument("--um_per_px", "--um-per-px", type=float, help="the slides' scale, whatever files say")
     parser.add_argument("--shard", default="1/1", help="i/n: every n-th slide from the i-th on, for array jobs")
     parser.add_argument("--overwrite", action="store_true", help="replace results of another model or other options")
     parser.add_argument("--symmetries", action="store_true", help="predict means over the eight symmetries")

@@ -177,7 +177,7 @@ def scale(
     if not known:
         raise InputError(f"Section {name!r}: um_per_px is not known; {remedy}")
     value, source = known[0]
-    if not (np.isfinite(value) and value > 0):
+    if isinstance(value, bool | str) or not (np.isreal(value) and np.isfinite(value) and value > 0):
         raise InputError(f"Section {name!r}: um_per_px from the {source} is {value}, expected a positive number")
     notes = [
         f"um_per_px is {value:.4g} from the {source}; the {other_source} says {other:.4g}"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from data_prep import cli, files, patches, tiles
+from data_prep import checks, cli, files, patches, tiles
 from data_prep.errors import InputError
 from data_prep.section import DISC, POLYGON, Section
 from data_prep.slide import Slide
@@ -42,7 +42,7 @@ def predict_slide(
     Raises:
         InputError: a slide far too coarse for the model, or no spot that can be predicted.
     """
-    warnings = domain.check_scale(model, slide, section.um_per_px)
+    warnings = domain.check_scale(model, slide, section.um_per_px) + _about_image(section, slide)
     px_scale, transform = scale_and_stain(model, slide, section.um_per_px)
     warnings += domain.check_species(model, section)
     warnings += domain.check_stain(slide, transform)
@@ -72,6 +72,22 @@ def constant_warnings(model: Predictor, slide: Slide, expression: np.ndarray) ->
         f"{slide.path.name}: {count} of {genes} genes do not vary over the spots of this slide{named}: "
         "the model says the same everywhere, whatever the image"
     ]
+
+
+def _about_image(section: Section, slide: Slide) -> list[str]:
+    """Warnings about the image, its scale, and how spots that were measured lie on it.
+
+    Raises:
+        InputError: they do not lie on this image, or not at this scale.
+    """
+    bare = section.layout == SLIDES
+    problems = checks.of_image(slide, section.um_per_px) if bare else checks.placed(section, slide)
+    if errors := [problem.text for problem in problems if problem.level == checks.ERROR]:
+        raise InputError(
+            f"Section {section.name!r}: {'; '.join(errors)}; if you know the scale, state it with --um_per_px"
+        )
+    texts = [*(section.notes if bare else ()), *(problem.text for problem in problems)]
+    return [f"{slide.path.name}: {text}" for text in texts]
 
 
 def _inside(model: Predictor, section: Section, slide: Slide, px_scale: float) -> np.ndarray:

@@ -11,13 +11,10 @@ from data_prep import readers
 from data_prep.errors import InputError
 from data_prep.section import DISC, GeneTable, Section
 from data_prep.slide import Slide, open_slide
+from data_prep.slide_base import DEFAULT_SCALE_DOUBT, SLIDE_SUFFIXES, check_stated_scale, is_default_scale
 from stjax.inference import grid
 
 SLIDES = "slides"  # the layout of bare slides, and of their sections
-SUFFIXES = (  # of what `data_prep.slide` reads
-    *(".bif", ".czi", ".dcm", ".jpeg", ".jpg", ".mrxs", ".ndpi", ".png", ".scn", ".svs", ".svslide", ".tif", ".tiff"),
-    *(".vms", ".vmu"),
-)
 _SAME_SCALE = 0.01
 
 
@@ -51,15 +48,17 @@ def open_source(
         path: a slide, a folder of slides, or raw sections in a layout that data_prep reads.
         layout: of the latter; "slides" for slides in a folder that looks like something else, "auto" finds out.
         sections: names of some; default all, of a layout those whose files are complete.
-        um_per_px: the scale, where nothing else tells it.
+        um_per_px: the scale as the user states it, which wins over what files say.
         resolve_aliases: as the model's training data was read.
 
     Raises:
         InputError: nothing there, neither slides nor a known layout, or a section that is not there.
     """
-    if um_per_px is not None and not 0 < um_per_px < float("inf"):
-        raise InputError(f"--um_per_px is {um_per_px}, expected a positive number")
-    alone = path.is_file() and path.suffix.lower() in SUFFIXES
+    if um_per_px is not None:
+        check_stated_scale(um_per_px, "--um_per_px")
+    if not path.exists():
+        raise InputError(readers.missing(path, "a slide, or the folder that holds slides or a data set"))
+    alone = path.is_file() and path.suffix.lower() in SLIDE_SUFFIXES
     if alone or layout == SLIDES:
         return _slides(path, sections, um_per_px, "a slide" if alone else "given by --layout")
     try:
@@ -68,7 +67,7 @@ def open_source(
         if layout != "auto" or not path.is_dir():
             raise
         if not _images(path):
-            raise InputError(f"{error}; nor is it a folder of slides ({', '.join(SUFFIXES)})") from None
+            raise InputError(f"{error}; {_no_slides(path)}") from None
         return _slides(path, sections, um_per_px, "images, and no layout with spots")
     options = {"um_per_px": um_per_px, "resolve_aliases": resolve_aliases}
     names = reader.list_sections(path, sections=list(sections) or None, skip_incomplete=not sections, **options)
@@ -105,13 +104,23 @@ def place_spots(
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in SUFFIXES)
+    return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in SLIDE_SUFFIXES)
+
+
+def _no_slides(path: Path) -> str:
+    """That a folder holds no slides, and which below it do."""
+    below = [
+        folder for folder in sorted(path.iterdir()) if folder.is_dir() and folder.name[0] != "." and _images(folder)
+    ]
+    if below:
+        return f"its images lie deeper, give the folder with the slides: {', '.join(map(str, below[:3]))}"
+    return f"nor is it a folder of slides ({', '.join(SLIDE_SUFFIXES)})"
 
 
 def _slides(path: Path, chosen: Sequence[str], um_per_px: float | None, reason: str) -> Source:
     files = _images(path) if path.is_dir() else [path]
     if not files:
-        raise InputError(f"{path} holds no slide, expected files ending in {', '.join(SUFFIXES)}")
+        raise InputError(f"{path} holds no slide: {_no_slides(path)}")
     paths: dict[str, Path] = {}
     for file in files:
         if file.stem in paths:
@@ -130,14 +139,17 @@ def _bare(name: str, path: Path, um_per_px: float | None) -> Section:
     """A slide as a section without spots. Raises InputError when its scale is not known."""
     with open_slide(path) as slide:
         stated = slide.um_per_px
-    scale = stated or um_per_px
+    scale = um_per_px or stated
     if scale is None:
         raise InputError(
             f"{path}: the scale is not known, the file does not state it; give it with --um_per_px (of most scanners "
             "0.25 at 40x, 0.5 at 20x)"
         )
-    if stated and um_per_px and abs(um_per_px / stated - 1) > _SAME_SCALE:
-        print(f"note: {path.name} states {stated:.4g} um per px, which is used, not --um_per_px {um_per_px:g}")
+    notes = []
+    if um_per_px and stated and abs(um_per_px / stated - 1) > _SAME_SCALE:
+        notes.append(f"{um_per_px:.4g} um per px is used, as you state it; the file says {stated:.4g}")
+    elif not um_per_px and is_default_scale(scale):
+        notes.append(f"the scale is doubtful: {DEFAULT_SCALE_DOUBT.format(scale)}; state it with --um_per_px")
     nothing = np.zeros(0)
     return Section(
         name=name,
@@ -150,6 +162,7 @@ def _bare(name: str, path: Path, um_per_px: float | None) -> Section:
         spot_kind=nothing.astype(np.uint8),
         spot_size_px=nothing.astype(np.float32),
         um_per_px=scale,
-        um_per_px_source="file" if stated else "user",
+        um_per_px_source="user" if um_per_px else "image file",
         layout=SLIDES,
+        notes=tuple(notes),
     )

@@ -204,7 +204,7 @@ def test_an_out_that_holds_something_else_is_refused(built, source, tmp_path):
     ("options", "message"),
     [
         ({"patch_size_px": 4}, "--patch-size-px is 4"),
-        ({"um_per_px": 0.0}, "--um-per-px is 0"),
+        ({"um_per_px": 0.0}, "--um-per-px is 0.0"),
         ({"source_um_per_px": float("nan")}, "--source-um-per-px is nan"),
         ({"source_um_per_px": 688.0}, "--source-um-per-px is 688 .* did you mean 0.688?"),
         ({"um_per_px": 688.0, "tile_size_px": 64}, "--um-per-px is 688 .* did you mean 0.688?"),

@@ -91,10 +91,23 @@ def test_an_orientation_tag_and_notes_of_the_reader_are_said(section: Section) -
     assert found(section, turn) == [("scale", NOTE), ("orientation", WARNING)]
 
 
-@pytest.mark.parametrize(("factor", "level"), [(1.25, WARNING), (4.0, ERROR)])
-def test_spots_outside_the_image_are_counted(section: Section, factor: float, level: str) -> None:
-    larger = dataclasses.replace(section, spot_xy=section.spot_xy * factor, um_per_px=2.0 / factor)
-    assert ("outside", level) in found(larger)
+@pytest.mark.parametrize(
+    ("factor", "shift", "level"),
+    [
+        (1.0, (300, 0), WARNING),  # over one border: cropped, perhaps
+        (1.0, (-60, -60), WARNING),
+        (1.25, (0, 0), ERROR),  # over the right and the lower one: the image is smaller than where spots were placed
+        (4.0, (0, 0), ERROR),
+        (0.3, (0, 0), WARNING),  # all in the upper left: it is larger
+        (0.1, (0, 0), ERROR),
+        (0.3, (400, 0), None),
+    ],
+)
+def test_spots_that_do_not_fit_the_image_are_seen(
+    section: Section, factor: float, shift: tuple[int, int], level: str | None
+) -> None:
+    moved = dataclasses.replace(section, spot_xy=section.spot_xy * factor + shift, um_per_px=2.0 / factor)
+    assert [found_level for check, found_level in found(moved) if check == "outside"] == ([level] if level else [])
 
 
 def only(section: Section, rows: np.ndarray) -> Section:

@@ -369,9 +369,35 @@ def test_a_slide_without_scale_is_refused_and_says_how_to_give_it(suffix, tmp_pa
 
 
 @pytest.mark.usefixtures("model")
-def test_the_files_scale_goes_before_the_users(slide_path, tmp_path, capsys):
+def test_the_users_scale_goes_before_the_files_and_the_contradiction_is_said(slide_path, tmp_path, capsys):
     run(f"--source={slide_path}", f"--out={tmp_path / 'out'}", "--um_per_px=3", "--formats=csv")
-    assert "states 1 um per px, which is used, not --um_per_px 3" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "resampled from 3.000 to 1.000 um per px" in printed
+    assert "warning: S1.tif: 3 um per px is used, as you state it; the file says 1" in printed
+    assert "warning: S1.tif: the image has 3 um per px, 6 times coarser than 0.5: no nucleus can be seen" in printed
+
+
+@pytest.mark.usefixtures("model")
+def test_a_scale_that_writers_put_where_they_know_none_is_called_doubtful(slide_path, tmp_path, capsys):
+    run(f"--source={slide_path}", f"--out={tmp_path / 'out'}", "--formats=csv")
+    doubt = "warning: S1.tif: the scale is doubtful: the image file says exactly 1 um per px"
+    assert doubt in capsys.readouterr().out
+    run(f"--source={slide_path}", f"--out={tmp_path / 'again'}", "--formats=csv", "--um_per_px=1")
+    assert "doubtful" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("model")
+def test_an_orientation_tag_is_said_and_a_pattern_or_a_folder_too_high_named(tmp_path, capsys):
+    folder = tmp_path / "raw" / "slides"
+    folder.mkdir(parents=True)
+    options = {"photometric": "rgb", "resolution": (5e3, 5e3), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(folder / "S1.tif", picture(), extratags=[(274, 3, 1, 6, True)], **options)
+    run(f"--source={folder}", f"--out={tmp_path / 'out'}", "--formats=csv")
+    assert "warning: S1.tif: the image file asks viewers to turn it (orientation tag 6)" in capsys.readouterr().out
+    said = refused(f"--source={folder}/*.tif", f"--out={tmp_path / 'out'}")
+    assert "is a pattern, which nobody expands here; give a slide, or the folder that holds slides" in said
+    assert said.endswith(str(folder))
+    assert f"give the folder with the slides: {folder}" in refused(f"--source={folder.parent}", f"--out={tmp_path}/o")
 
 
 @pytest.mark.usefixtures("model")

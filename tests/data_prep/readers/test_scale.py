@@ -35,10 +35,12 @@ def test_a_writers_default_is_believed_last_and_called_doubtful(default: float) 
     assert _sections.scale("A1", user_um=default, remedy="")[2] == ()
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), "0.5", True])
 def test_a_scale_that_is_none_is_refused(value: float) -> None:
     with pytest.raises(InputError, match="expected a positive number"):
         _sections.scale("A1", user_um=None, file_um=value, remedy="")
+    with pytest.raises(InputError, match=r"--source-um-per-px is 688 .* did you mean 0\.688"):
+        _sections.scale("A1", user_um=688.0, remedy="")
     with pytest.raises(InputError, match="not known; give it"):
         _sections.scale("A1", user_um=None, remedy="give it")
 
