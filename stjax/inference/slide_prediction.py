@@ -75,7 +75,7 @@ def constant_warnings(model: Predictor, slide: Slide, expression: np.ndarray) ->
 
 
 def _about_image(section: Section, slide: Slide) -> list[str]:
-    """Warnings about the image, its scale, and how spots that were measured lie on it.
+    """Warnings about the image, its scale, and how spots that were measured lie on it; prints what is less.
 
     Raises:
         InputError: they do not lie on this image, or not at this scale.
@@ -86,8 +86,10 @@ def _about_image(section: Section, slide: Slide) -> list[str]:
         raise InputError(
             f"Section {section.name!r}: {'; '.join(errors)}; if you know the scale, state it with --um_per_px"
         )
-    texts = [*(section.notes if bare else ()), *(problem.text for problem in problems)]
-    return [f"{slide.path.name}: {text}" for text in texts]
+    notes = [*(section.notes if bare else ()), *(problem.text for problem in problems if problem.level == checks.NOTE)]
+    for text in notes:
+        print(f"note: {slide.path.name}: {text}")
+    return [f"{slide.path.name}: {problem.text}" for problem in problems if problem.level == checks.WARNING]
 
 
 def _inside(model: Predictor, section: Section, slide: Slide, px_scale: float) -> np.ndarray:

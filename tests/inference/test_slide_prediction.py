@@ -373,14 +373,14 @@ def test_the_users_scale_goes_before_the_files_and_the_contradiction_is_said(sli
     run(f"--source={slide_path}", f"--out={tmp_path / 'out'}", "--um_per_px=3", "--formats=csv")
     printed = capsys.readouterr().out
     assert "resampled from 3.000 to 1.000 um per px" in printed
-    assert "warning: S1.tif: 3 um per px is used, as you state it; the file says 1" in printed
+    assert "note: S1.tif: 3 um per px is used, as you state it; the file says 1" in printed
     assert "warning: S1.tif: the image has 3 um per px, 6 times coarser than 0.5: no nucleus can be seen" in printed
 
 
 @pytest.mark.usefixtures("model")
 def test_a_scale_that_writers_put_where_they_know_none_is_called_doubtful(slide_path, tmp_path, capsys):
     run(f"--source={slide_path}", f"--out={tmp_path / 'out'}", "--formats=csv")
-    doubt = "warning: S1.tif: the scale is doubtful: the image file says exactly 1 um per px"
+    doubt = "note: S1.tif: the scale is doubtful: the image file says exactly 1 um per px"
     assert doubt in capsys.readouterr().out
     run(f"--source={slide_path}", f"--out={tmp_path / 'again'}", "--formats=csv", "--um_per_px=1")
     assert "doubtful" not in capsys.readouterr().out
