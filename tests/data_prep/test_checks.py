@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse
 from PIL import Image
 
-from data_prep import checks, slide
+from data_prep import checks, patients, slide
 from data_prep.checks import ERROR, NOTE, WARNING, Found
 from data_prep.section import DISC, GeneTable, Section
 
@@ -133,7 +133,7 @@ def test_what_is_found_survives_json(section: Section) -> None:
 
 
 def one(name: str, patient: str, *, image: str = "", path: str = "", counts: str = "") -> Found:
-    return Found(name, patient, image_path=path, image_sha256=image, counts_sha256=counts)
+    return Found(name, patient, patients.FILE, image_path=path, image_sha256=image, counts_sha256=counts)
 
 
 @pytest.mark.parametrize(
