@@ -209,9 +209,7 @@ def print_report(report: dict[str, Any]) -> None:
             str(len(section["errors"])),
             str(len(section["warnings"])),
         ))  # fmt: skip
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print("\n".join(cli.table(rows, align="<<>>><>>>>")))
     origins = {each["name"]: each["patient_source"] for each in report["sections"] if each["patient_source"]}
     if origins:
         print(f"patients: {patients.summary(origins)}")

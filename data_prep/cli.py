@@ -103,12 +103,13 @@ def progress(
     return tqdm(items, total=total, desc=description, unit=unit, disable=not sys.stderr.isatty(), leave=False)
 
 
-def table(rows: Sequence[Sequence[str]], *, align: str, least: Sequence[int]) -> list[str]:
+def table(rows: Sequence[Sequence[str]], *, align: str, least: Sequence[int] = ()) -> list[str]:
     """Lines of a table, as `table_line` makes them, in columns as wide as their widest cell.
 
     Args:
         least: width of each column, unless a cell needs more.
     """
+    least = least or [0] * len(align)
     widths = [max(low, *(len(row[place]) for row in rows)) for place, low in enumerate(least)]
     return [table_line(row, align=align, widths=widths) for row in rows]
 

@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_info, naming, splits
 
-from data_prep import plan, records, stain
+from data_prep import cli, plan, records, stain
 from data_prep.dataset import FORMAT, FORMAT_VERSION
 from data_prep.genes import species_of
 from data_prep.section import GeneTable
@@ -136,11 +136,7 @@ def removal_table(
     if len(plans) > 1:
         columns = list(zip(*rows[1:], strict=True))[1:]
         rows.append(["all", *(str(sum(int(cell) for cell in column)) for column in columns)])
-    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
-    lines = []
-    for name, *numbers in rows:
-        cells = [number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True)]
-        lines.append("  ".join([name.ljust(widths[0]), *cells]))
+    lines = cli.table(rows, align="<" + ">" * (len(rows[0]) - 1))
     dropped = f"{genes_removed['never_expressed']} without counts in the kept spots"
     if genes_removed["in_too_few_spots"]:
         dropped += f", {genes_removed['in_too_few_spots']} in fewer than {options.min_spot_fraction:.0%} of them"

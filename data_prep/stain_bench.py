@@ -202,10 +202,11 @@ def _measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def _print_report(report: dict[str, Any]) -> None:
     print(f"stain normalisation of {report['case']} px, fit of both slides and transform; {_machine()}")
     columns = ("decode s", "fit s", "transform s", "total s", "CPU s", "peak GB")
-    print(f"{'method':<12}" + "".join(f"{c:>13}" for c in columns) + "  SHA-256 of the output")
+    rows = [["method", *columns, "SHA-256 of the output"]]
     for run in report["runs"]:
         figures = [*run["seconds"].values(), _total(run), run["cpu_seconds"], run["peak_bytes"] / 1e9]
-        print(f"{run['method']:<12}" + "".join(f"{f:>13.2f}" for f in figures) + f"  {run['sha256'][:16]}")
+        rows.append([run["method"], *(f"{figure:.2f}" for figure in figures), run["sha256"][:16]])
+    print("\n".join(cli.table(rows, align="<" + ">" * len(columns) + "<", least=(12, *[11] * len(columns), 0))))
     for run in report["runs"]:
         h_e = " | ".join(" ".join(f"{v:.3f}" for row in slide for v in row) for slide in run["stains"])
         print(f"{run['method']:<12}stains (H, E) of target | source: {h_e}")

@@ -275,10 +275,10 @@ def _panel(run: Audited, split: Split) -> Panel:
     """The panel that the training sections of a split give."""
     assert run.trained_on is not None
     rules = dataclasses.replace(run.protocol, panel_scope="train")
-    panel = fit_panel(rules, run.trained_on, split)
+    sizes = configs.numbers(run.config.spot_sizes_um, "spot_sizes_um")
+    panel = fit_panel(rules, run.trained_on, split, sizes_um=sizes)
     if run.data.tiles is None:
         return panel
-    sizes = configs.numbers(run.config.spot_sizes_um, "spot_sizes_um")
     return TileRecords(run.trained_on, split.train, panel, rules, sizes_um=sizes).refit(panel, rules)
 
 

@@ -19,7 +19,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +64,11 @@ def main(arguments: list[str]) -> None:
     keep_freed_memory()
     rows: list[Row] = []
     print(f"{machine()}, jax {jax.__version__}{bench_torch.version()}")
-    print(f"{'what':12}{'case':40}{'method':16}{'seconds':>10}{'speed-up':>10}{'temp MB':>10}  notes")
+    print(_line(("what", "case", "method", "seconds", "speed-up", "temp MB", "notes")))
     for what in options.what:
         for row in CASES[what](options):
             rows.append({"what": what, **row, "machine": machine()})
-            print(_line(rows[-1]), flush=True)
+            print(_line(_cells(rows[-1])), flush=True)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(rows, indent=1))
@@ -251,17 +251,22 @@ CASES: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
 }
 
 
-def _line(row: Row) -> str:
+def _line(cells: Sequence[str]) -> str:
+    """A line of the table, which appears as it is measured."""
+    return cli.table_line(cells, align="<<<>>><", widths=(10, 38, 16, 8, 8, 8, 0))
+
+
+def _cells(row: Row) -> tuple[str, ...]:
     speedup = "" if row["speedup"] is None else f"{row['speedup']:.2f}"
     temp = "" if row["temp_bytes"] is None else f"{row['temp_bytes'] / 1e6:.0f}"
-    line = f"{row['what']:12}{row['case']:40}{row['method']:16}{row['seconds']:10.4f}{speedup:>10}{temp:>10}"
+    notes = []
     if "images_per_second" in row:
-        line += f"  {row['images_per_second']:.1f} images/s, {row['utilisation']:.0%} of the matrix product's rate"
+        notes.append(f"{row['images_per_second']:.1f} images/s, {row['utilisation']:.0%} of the matrix product's rate")
     if "note" in row:
-        line += f"  {row['note']}"
+        notes.append(row["note"])
     if "compile_seconds" in row:
-        line += f", compiled in {row['compile_seconds']:.1f} s"
-    return line
+        notes.append(f"compiled in {row['compile_seconds']:.1f} s")
+    return row["what"], row["case"], row["method"], f"{row['seconds']:.4f}", speedup, temp, ", ".join(notes)
 
 
 if __name__ == "__main__":

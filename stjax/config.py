@@ -257,14 +257,20 @@ def _filled(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str,
     return result
 
 
-def check_same_run(saved: Config, asked: Config, workdir: Path) -> None:
-    """Raises InputError when a work directory holds a run of another config, naming what differs."""
+def check_same_run(saved: Config, asked: Config, workdir: Path, *, data: str = "") -> None:
+    """Raises InputError when a work directory holds a run of another config or on other data, naming what differs.
+
+    Args:
+        data: how the data differ, which is said first.
+    """
     before, now = _flatten(saved.to_dict()), _flatten(asked.to_dict())
     differing = [
         f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(before | now)
         if key.split(".")[0] not in FREE_ON_RESUME and before.get(key) != now.get(key)
     ]
+    if data:
+        differing.insert(0, data)
     if differing:
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise InputError(

@@ -317,18 +317,17 @@ def print_table(result: dict[str, Any]) -> None:
     """A row a run, then mean and spread."""
     names = ("epoch", "val_loss", "val_pcc_median", *COLUMNS)
     titles = [name.replace("genes_pcc_above_", "> ").replace("_", " ") for name in names]
-    print(f"\n{'':16s}" + "".join(f"{title:>15s}" for title in titles))
 
-    def line(label: str, values: Sequence[Any]) -> None:
-        cells = ["-" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in values]
-        print(f"{label:16s}" + "".join(f"{cell:>15s}" for cell in cells))
+    def row_of(label: str, values: Sequence[Any]) -> list[str]:
+        return [label, *("-" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in values)]
 
-    for each in result["runs"]:
-        line(f"fold {each['fold']} seed {each['seed']}", [each[name] for name in names])
+    rows = [["", *titles]]
+    rows += [row_of(f"fold {each['fold']} seed {each['seed']}", [each[n] for n in names]) for each in result["runs"]]
     for what in ("mean", "spread"):
-        line(what, [None, *(result["summary"][name][what] for name in names[1:])])
-    for each in result.get("retrained", []):
-        line("all patients", [each[name] for name in names])
+        rows.append(row_of(what, [None, *(result["summary"][name][what] for name in names[1:])]))
+    rows += [row_of("all patients", [each[name] for name in names]) for each in result.get("retrained", [])]
+    lines = cli.table(rows, align="<" + ">" * len(names), least=(16, *[13] * len(names)))
+    print("\n".join(["", *lines]))
     for each in [*result["runs"], *result.get("retrained", [])]:
         if each.get("training_finished") is not True:
             print(f"NOT FINISHED: {each['run']} is trained for {each['trained']}; its figures are of that state")

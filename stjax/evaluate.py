@@ -21,7 +21,7 @@ and `--beside=RUN` adds a model of patches, applied to a patch around every spot
 import argparse
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +117,22 @@ def evaluate(
             f"{folder} was trained under protocol {run.data.protocol}; give --protocol=all to score it under every "
             f"protocol that fits, or train under {protocol} with --config.protocol"
         )
-    options = (symmetries, demo_truth, [str(other) for other in ensemble])
+    if (sizes_um or beside or max_spots != MAX_SPOTS) and run.data.tiles is None:
+        raise InputError(
+            "--spot-size-um, --max-spots and --beside are for models of tiles; this one sees a patch around each spot"
+        )
+    if max_spots < 0:
+        raise InputError(f"--max-spots is {max_spots}, expected a number of spots, or 0 for all")
+    options = {
+        "--symmetries": symmetries or None,
+        "--demo-truth": demo_truth,
+        "--ensemble": ",".join(map(str, ensemble)) or None,
+        "--max-spots": None if max_spots == MAX_SPOTS else max_spots,
+        "--beside": beside,
+    }
+    options = {name: str(value) for name, value in options.items() if value is not None}
     asked = Request.of(run, data_dir=data_dir, sections=sections, sizes_um=sizes_um, options=options)
     system_errors.check_folder(asked.target, "--workdir")
-    if (sizes_um or beside) and run.data.tiles is None:
-        raise InputError("--spot-size-um and --beside are for models of tiles; this one sees a patch around each spot")
 
     # -------------------------------------------------------------------------------------------------- prediction
     runs = [each.over_symmetries() if symmetries else each for each in members.load(ensemble, run)]
@@ -186,6 +197,8 @@ def evaluate(
         workdir.write_json(run.workdir / intervals.FILE, conformal.travelling(calibration, run).to_json())
     written = results.write(asked.target, asked.pictures, result, per_gene, [each.prediction for each in found], run)
     results.print_table(result)
+    if not asked.own:
+        print(f"Not the run's own evaluation ({', '.join(asked.differs)}): kept apart, in {asked.target}")
     if protocol == "all":
         entries = under_protocols.score(run, audit.opened(run.data), everywhere, training)
         workdir.write_json(asked.protocols, {**run.progress.facts(), "protocols": entries})
@@ -204,7 +217,7 @@ class Request:
     Attributes:
         sizes_um: of spots of tiles.
         target: folder of metrics.json; pictures: of predictions; protocols: the file of --protocol=all.
-        own: whether they are the run's own result.
+        differs: the options that make them another than the run's own result.
     """
 
     dataset: PatchDataset
@@ -213,14 +226,28 @@ class Request:
     target: Path
     pictures: Path
     protocols: Path
-    own: bool
+    differs: tuple[str, ...]
+
+    @property
+    def own(self) -> bool:
+        """Whether they are the run's own result."""
+        return not self.differs
 
     @classmethod
     def of(
-        cls, run: workdir.Run, *, data_dir: str, sections: Sequence[str], sizes_um: Sequence[float], options: Any
+        cls,
+        run: workdir.Run,
+        *,
+        data_dir: str,
+        sections: Sequence[str],
+        sizes_um: Sequence[float],
+        options: Mapping[str, str],
     ) -> "Request":
         """Checked. Only the sections held out by default, without any of the options, go where the run's own result
         lives.
+
+        Args:
+            options: of the others that change what is scored, those that are not at their defaults.
 
         Raises:
             InputError: no such section, none held out, or a data set prepared otherwise.
@@ -237,12 +264,18 @@ class Request:
         sizes = tuple(sizes_um) or trained_sizes
         everything = run.workdir / "evaluation"
         target = everything / run.data.protocol
-        own = not (data_dir or any(options)) and sizes == trained_sizes and set(chosen) == set(run.data.split.test)
-        if own:
-            return cls(dataset, chosen, sizes, target, run.workdir / "predictions", everything / "protocols.json", own)
-        text = f"{dataset.content_hash}{sorted(chosen)}{sorted(sizes)}{options}"
+        changed = {
+            "--data_dir": bool(data_dir),
+            "--sections": set(chosen) != set(run.data.split.test),
+            "--spot-size-um": sizes != trained_sizes,
+        }
+        differs = (*(name for name, other in changed.items() if other), *options)
+        if not differs:
+            own = run.workdir / "predictions", everything / "protocols.json"
+            return cls(dataset, chosen, sizes, target, *own, differs)
+        text = f"{dataset.content_hash}{sorted(chosen)}{sorted(sizes)}{sorted(options.items())}"
         target = target / hashlib.sha256(text.encode()).hexdigest()[:12]
-        return cls(dataset, chosen, sizes, target, target / "predictions", target / "protocols.json", own)
+        return cls(dataset, chosen, sizes, target, target / "predictions", target / "protocols.json", differs)
 
 
 def head(run: workdir.Run, asked: Request, found: Sequence[prepared.Found]) -> dict[str, Any]:

@@ -3,26 +3,36 @@
 import functools
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
+
+_OPERATORS = ("nms", "qnms")  # that torchvision looks for as it is imported
 
 
 @functools.cache
 def import_torchvision() -> Any:
-    """torchvision, or None where it or torch is not installed. Its wheel built for GPUs imports beside a torch without
-    them once the two operators it looks for have a name; classification models use neither."""
+    """torchvision, or None where it or torch is not installed.
+
+    Its wheel built for GPUs does not import beside a torch without them: its own operators are then not loaded, which
+    it looks for. It does once these have a name; classification models use neither. Where they are loaded a second
+    definition would abort the process, so that the plain import is tried first.
+    """
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("torchvision") is None:
         return None
-    import torch
-
-    if not torch.cuda.is_available():
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _kept.append(library)  # the names live as long as it does
-    import torchvision
-
-    return torchvision
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]  # what of it was imported before it failed
+    torch = importlib.import_module("torch")
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in _OPERATORS:
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _kept.append(library)  # the names live as long as it does
+    return importlib.import_module("torchvision")
 
 
 _kept: list[Any] = []

@@ -16,6 +16,7 @@ from absl import flags
 
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
+from stjax.data.images import Images
 from stjax.data.panel import Panel, usable_spots
 from stjax.data.tile_records import Batch, TileRecords
 from stjax.protocols import Protocol
@@ -25,6 +26,7 @@ class PatchRecords:
     """The patches of some sections that a protocol uses, addressable by position, with their panel counts in memory.
 
     Attributes:
+        images: by position.
         left_out: spots of these sections that the protocol does not use (few reads, white patch).
         section, spot_id: [N] str; spot_xy: [N, 2] full-resolution pixels of the section's slide.
     """
@@ -53,17 +55,12 @@ class PatchRecords:
             every[:, columns[present]] @ _columns_to(present, len(columns)), dtype=np.float32
         )
         self._total = np.concatenate(totals).astype(np.float32)
-        self._rows = np.concatenate(rows)
-        self._source = dataset.source(tuple(sections))
+        self.images = Images(dataset.source(tuple(sections)), np.concatenate(rows))
         self.section, self.spot_id = np.concatenate(names), np.concatenate(spot_id)
         self.spot_xy = np.concatenate(spot_xy)
 
     def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> Batch:
-        """{"image": [H, W, 3] uint8, "index": []}; what grain's threads and processes run."""
-        return {"image": self._source[int(self._rows[index])]["image"], "index": np.int64(index)}
+        return len(self.images)
 
     @property
     def total(self) -> np.ndarray:
@@ -173,14 +170,14 @@ class _Rows(grain.transforms.Map):
     """Reads and decodes this host's rows of a batch of positions; what grain's threads and processes run."""
 
     def __init__(self, records: Records, batch_size: int):
-        self._records = records
+        self._images = records.images  # alone: each process gets a copy, and counts may take gigabytes
         per_host = batch_size // jax.process_count()
         self._rows = slice(jax.process_index() * per_host, (jax.process_index() + 1) * per_host)
 
     def map(self, element: np.ndarray) -> Any:
         """[B] positions to the images [B / hosts, H, W, 3] uint8 of this host's rows, and their positions."""
         index = element[self._rows]
-        return np.stack([self._records[int(i)]["image"] for i in index]), index
+        return np.stack([self._images[int(i)] for i in index]), index
 
 
 def evaluation_batches(records: Records, *, batch_size: int) -> Iterator[tuple[Batch, np.ndarray]]:
@@ -194,5 +191,5 @@ def evaluation_batches(records: Records, *, batch_size: int) -> Iterator[tuple[B
         start = first + jax.process_index() * per_host
         index = np.arange(min(start, len(records)), min(start + per_host, len(records)))
         # A host may have no row of the last batch; its images, all padding, take the shape of the first's.
-        images = np.stack([records[int(i)]["image"] for i in (index if len(index) else [0])])[: len(index)]
+        images = np.stack([records.images[int(i)] for i in (index if len(index) else [0])])[: len(index)]
         yield records.batch(images, index, size=per_host), index

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
@@ -12,6 +12,7 @@ from data_prep.errors import InputError
 from data_prep.genes import species_of
 from data_prep.section import GeneTable
 from stjax import metrics
+from stjax.data import tile_spots
 from stjax.protocols import Protocol, Split
 
 
@@ -99,28 +100,102 @@ def usable_spots(protocol: Protocol, table: SectionTable, *, train: bool, tiles:
     return usable
 
 
-def fit_panel(protocol: Protocol, dataset: PatchDataset, split: Split) -> Panel:
+def require_spots(protocol: Protocol, dataset: PatchDataset, sections: Sequence[str], part: str) -> None:
+    """Makes sure that the protocol uses a patch at least of the sections that a run is to be validated or scored on.
+
+    Args:
+        part: "val" or "test".
+
+    Raises:
+        InputError: it uses none, and why.
+    """
+    count = few = 0
+    for name in sections:
+        table = dataset.table(name)
+        if usable_spots(protocol, table, train=False).any():
+            return
+        count += len(table.total_counts)
+        few += int(np.sum(table.total_counts < protocol.min_counts))
+    if sections:
+        why = f"{few} have fewer than {protocol.min_counts} reads"
+        why += f", {count - few} a patch that is white" if count > few else ""
+        raise InputError(
+            f"protocol {protocol.name} uses none of the {count} spots of {', '.join(sections)}, the {part} sections: "
+            f"{why}; choose others (--config.test_sections, --config.val_sections, --config.fold) or another protocol"
+        )
+
+
+class _Spots(NamedTuple):
+    """Spots of some sections that a protocol uses: counts [S, G], totals [S], and the pixels' moments [R, 3] of the
+    records that hold them."""
+
+    counts: Any
+    total: np.ndarray
+    channel_mean: np.ndarray
+    channel_mean_square: np.ndarray
+
+    @classmethod
+    def of(
+        cls, protocol: Protocol, dataset: PatchDataset, names: Sequence[str], *, train: bool, sizes_um: Sequence[float]
+    ) -> "_Spots":
+        """As the data set has them, or, with `sizes_um`, as a model of tiles is trained on them."""
+        if sizes_um:
+            return cls._of_sizes(protocol, dataset, names, sizes_um)
+        tables, tiles = [dataset.table(name) for name in names], dataset.kind == "tiles"
+        kept = [usable_spots(protocol, table, train=train, tiles=tiles) for table in tables]
+        records = [np.unique(table.record_of_spot[rows]) for table, rows in zip(tables, kept, strict=True)]
+        return cls(
+            _stack([table.counts[rows] for table, rows in zip(tables, kept, strict=True)]),
+            np.concatenate([table.total_counts[rows] for table, rows in zip(tables, kept, strict=True)]),
+            np.concatenate([table.channel_mean[rows] for table, rows in zip(tables, records, strict=True)]),
+            np.concatenate([table.channel_mean_square[rows] for table, rows in zip(tables, records, strict=True)]),
+        )
+
+    @classmethod
+    def _of_sizes(
+        cls, protocol: Protocol, dataset: PatchDataset, names: Sequence[str], sizes_um: Sequence[float]
+    ) -> "_Spots":
+        counts, totals, records = [], [], set()
+        every_gene = np.arange(len(dataset.genes))
+        for tiles, found in tile_spots.slides(dataset, names, every_gene, sizes_um=sizes_um):
+            for spots in found:
+                kept = np.flatnonzero(spots.total >= protocol.min_counts)
+                counts.append(spots.counts[kept].astype(np.int32))  # whole numbers, as tables have them
+                totals.append(spots.total[kept])
+                records |= {tiles[tile].record for tile in np.unique(spots.tile[kept])}
+        tables = [dataset.table(name) for name in names]
+        rows = np.array(sorted(records), np.int64)  # of all the sections' records, one after the other
+        return cls(
+            _stack(counts),
+            np.concatenate(totals),
+            np.concatenate([table.channel_mean for table in tables])[rows],
+            np.concatenate([table.channel_mean_square for table in tables])[rows],
+        )
+
+
+def fit_panel(protocol: Protocol, dataset: PatchDataset, split: Split, *, sizes_um: Sequence[float] = ()) -> Panel:
     """Selects the genes and measures targets and images, on the training spots of the split.
+
+    Args:
+        sizes_um: of tiles, the sizes of spots that the model is trained on; default all there are.
 
     Raises:
         InputError: fewer usable spots or genes than the protocol needs.
     """
-    tables = {name: dataset.table(name) for name in split.train}
-    tiles = dataset.kind == "tiles"
-    kept = {name: usable_spots(protocol, table, train=True, tiles=tiles) for name, table in tables.items()}
-    counts = _stack([table.counts[kept[name]] for name, table in tables.items()])
-    total = np.concatenate([table.total_counts[kept[name]] for name, table in tables.items()])
+    sizes_um = sizes_um if dataset.kind == "tiles" else ()
+    training = _Spots.of(protocol, dataset, split.train, train=True, sizes_um=sizes_um)
+    counts, total = training.counts, training.total
     if counts.shape[0] < 2:
+        of = f" of {', '.join(f'{size:g}' for size in sizes_um)} um" if sizes_um else ""
         raise InputError(
-            f"{counts.shape[0]} training spots have at least {protocol.min_counts} reads, which protocol "
+            f"{counts.shape[0]} training spots{of} have at least {protocol.min_counts} reads, which protocol "
             f"{protocol.name} asks for; add sections or choose another protocol"
         )
 
-    scope = counts
-    if protocol.panel_scope == "all":  # as published: the panel sees the test patients
-        others = [dataset.table(name) for name in (*split.val, *split.test)]
-        seen = [table.counts[usable_spots(protocol, table, train=False, tiles=tiles)] for table in others]
-        scope = _stack([counts, *seen])
+    scope, others = counts, (*split.val, *split.test)
+    if protocol.panel_scope == "all" and others:  # as published: the panel sees the test patients
+        seen = _Spots.of(protocol, dataset, others, train=False, sizes_um=sizes_um)
+        scope = _stack([counts, seen.counts])
     fraction = np.bincount(scope.indices, weights=scope.data > 0, minlength=scope.shape[1]) / scope.shape[0]
     eligible = np.flatnonzero((fraction > 0) & (fraction >= protocol.min_spot_fraction))
     if len(eligible) < protocol.num_main_genes:
@@ -139,9 +214,7 @@ def fit_panel(protocol: Protocol, dataset: PatchDataset, split: Split) -> Panel:
     if protocol.standardise_aux:
         target_mean[num_main:], target_std[num_main:] = _moments(protocol, counts, total, columns[num_main:])
 
-    records = {name: np.unique(table.record_of_spot[kept[name]]) for name, table in tables.items()}
-    pixel_mean = np.concatenate([tables[name].channel_mean[index] for name, index in records.items()])
-    pixel_square = np.concatenate([tables[name].channel_mean_square[index] for name, index in records.items()])
+    pixel_mean, pixel_square = training.channel_mean, training.channel_mean_square
     image_mean = pixel_mean.mean(axis=0)
     if protocol.image_std == "mean_of_images":
         image_std = np.sqrt(np.maximum(pixel_square - pixel_mean**2, 0)).mean(axis=0)

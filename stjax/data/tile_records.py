@@ -15,6 +15,7 @@ from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from stjax import metrics
 from stjax.data import tile_spots
+from stjax.data.images import Images
 from stjax.data.panel import Panel
 from stjax.models.pixnet import STRIDE
 from stjax.ops.spot_pool import (
@@ -74,15 +75,13 @@ class TileTables:
     def _table(self, spots: Shapes) -> SpotTable:
         return table_of_matrix(*self._matrix(spots), layout=self.layout)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_cache": None}  # decoding processes need no tables
-
 
 class TileRecords:
     """The tiles of some sections with the spots that a protocol uses, addressable by position.
 
     Attributes:
         left_out: spots of these sections that are not used: few reads, no pixel of the tile, or not drawn.
+        images: of the tiles, by position.
         tables: of the tiles' spots.
         start: [tiles + 1] where each tile's spots begin.
         spot_id [N] str, spot_xy [N, 2] full-resolution pixels, size_um [N], total [N] float32 reads, section [N] and
@@ -110,7 +109,6 @@ class TileRecords:
         """
         columns = panel.columns(dataset.genes)[: panel.num_main]
         self._absent = columns < 0
-        self._source = dataset.source(tuple(sections))
         self.size_px, self.left_out = dataset.size_px, 0
         tiles: list[tile_spots.Tile] = []
         parts: list[tile_spots.Spots] = []
@@ -143,6 +141,7 @@ class TileRecords:
             self.tables = TileTables(by_tile, size_px=dataset.size_px)
         self.shapes = by_tile
         self._tiles = [tiles[i] for i in used]
+        self.images = Images(dataset.source(tuple(sections)), np.array([tile.record for tile in self._tiles]))
         self.start = np.concatenate([[0], np.cumsum([len(each) for each in by_tile])])
         self._counts: Any = scipy.sparse.csr_array(scipy.sparse.vstack([part.counts for part in parts]))[order]
         self.total = np.concatenate([part.total for part in parts])[order].astype(np.float32)
@@ -167,10 +166,6 @@ class TileRecords:
         """Names a tile, for messages."""
         x, y = self._tiles[index].origin_xy
         return f"tile of {self.section[self.start[index]]} at {x:.0f}, {y:.0f}"
-
-    def __getitem__(self, index: int) -> Batch:
-        """{"image": [H, W, 3] uint8, "index": []}; what grain's threads and processes run."""
-        return {"image": self._source[self._tiles[index].record]["image"], "index": np.int64(index)}
 
     def batch(self, images: np.ndarray, index: np.ndarray, *, size: int) -> Batch:
         """A batch of `size` tiles; missing ones, and missing spots of a tile, are zeros under a zero mask."""

@@ -105,7 +105,7 @@ def slides(
                 origin, scale = content["origin_xy"].astype(np.float64), float(content["px_scale"])
                 key = (round(origin[0]), round(origin[1]), content["width"])
                 tile = tiles.setdefault(key, (len(tiles), Tile(first[name] + record, origin, scale)))
-                shapes.append(_shapes(content))
+                shapes.append(shapes_of(content))
                 place.append(np.full(len(shapes[-1]), tile[0]))
             measured.append(_measured(entry, table, concatenate(*shapes), np.concatenate(place), tiles, columns))
         found = [tile for _, tile in tiles.values()]
@@ -125,7 +125,7 @@ def same_size(size_um: Any, other_um: float) -> Any:
     return np.abs(size_um / other_um - 1) < _SAME_SIZE
 
 
-def _shapes(record: dict[str, Any]) -> Shapes:
+def shapes_of(record: dict[str, Any]) -> Shapes:
     """A record's spots. Its coordinates count from the image's corner, shapes' from the first pixel's centre."""
     bounds, outlines = record["polygon_indptr"], record["polygon_xy"] - 0.5
     polygons = tuple(outlines[start:end] for start, end in itertools.pairwise(bounds))
@@ -141,9 +141,6 @@ def _measured(
     columns: np.ndarray,
 ) -> Spots:
     scale = np.array([each.px_scale for _, each in tiles.values()])[tile] * entry["um_per_px"]
-    across = np.where(shapes.kind == DISC, 2 * shapes.size_px, shapes.size_px)
-    for spot in np.flatnonzero(shapes.kind == POLYGON):
-        across[spot] = 2 * np.sqrt(sum(map(_area, shapes.rings(spot))) / np.pi)
     order = np.argsort(tile, kind="stable")
     spots = Spots(
         section=entry["name"],
@@ -151,13 +148,21 @@ def _measured(
         slide_section=entry["name"],
         tile=tile,
         shapes=shapes,
-        size_um=across * scale,
+        size_um=across_px(shapes) * scale,
         spot_xy=table.spot_xy,
         spot_id=table.spot_id,
         counts=_columns(table.counts, columns),
         total=table.total_counts,
     )
     return spots if np.all(order[1:] > order[:-1]) else spots[order]
+
+
+def across_px(shapes: Shapes) -> np.ndarray:
+    """[S] a disc's diameter, a square's side, the diameter of the disc of a polygon's area: in the shapes' pixels."""
+    across = np.where(shapes.kind == DISC, 2 * shapes.size_px, shapes.size_px)
+    for spot in np.flatnonzero(shapes.kind == POLYGON):
+        across[spot] = 2 * np.sqrt(sum(map(_area, shapes.rings(spot))) / np.pi)
+    return across
 
 
 def _area(ring: np.ndarray) -> float:

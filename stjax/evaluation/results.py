@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from data_prep import cli
 from stjax import outputs, workdir
 from stjax.findings import CHOSEN, LEAK, Finding, lines
 from stjax.inference.prediction import SectionPrediction, gene_names
@@ -71,6 +72,11 @@ def number(value: float | int | None) -> str:
     return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
+def with_interval(value: float | int | None, ends: Sequence[float] | None) -> str:
+    """A figure of a table, and its interval where it has one."""
+    return number(value) + (f" ({short(ends[0])} to {short(ends[1])})" if ends else "")
+
+
 def short(value: float) -> str:
     """An end of an interval: two digits, without the leading zero."""
     return f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2f}"
@@ -87,9 +93,10 @@ def print_table(result: Mapping[str, Any]) -> None:
         trained = "trained on" if figures["trained_on"] else "not trained on"
         ratio = "" if figures["total_ratio"] is None else f", expected / measured reads {figures['total_ratio']:.3f}"
         print(f"spots of {size} um ({trained}): {figures['spots']}{ratio}")
-        print(f"{'':{_NAME}s}" + "".join(f"{title:>12s}" for title in SIZE_COLUMNS.values()))
-        for method, summary in figures["methods"].items():
-            print(f"{method:{_NAME}s}" + "".join(f"{number(summary[key]):>12s}" for key in SIZE_COLUMNS))
+        rows = [["", *SIZE_COLUMNS.values()]]
+        rows += [[method, *(number(of[key]) for key in SIZE_COLUMNS)] for method, of in figures["methods"].items()]
+        columns = len(SIZE_COLUMNS)
+        print("\n".join(cli.table(rows, align="<" + ">" * columns, least=(_NAME, *[10] * columns))))
     print_credibility(result)
     print_notes(result)
     print()
@@ -97,16 +104,14 @@ def print_table(result: Mapping[str, Any]) -> None:
 
 def print_methods(methods: Mapping[str, Any], uses_test_expression: Sequence[str]) -> None:
     """A row a method; intervals beside their figures."""
-    widths = {key: 20 if key in WITH_INTERVAL else 8 for key in COLUMNS}
-    print(f"{'':{_NAME}s}" + "".join(f"{title:>{widths[key]}s}" for key, title in COLUMNS.items()))
+    rows = [["", *COLUMNS.values()]]
     for method, summary in methods.items():
         mark = "*" if method in uses_test_expression else ""
-        cells = []
-        for key in COLUMNS:
-            ends = summary.get("intervals", {}).get(key) if key in WITH_INTERVAL else None
-            spread = f" ({short(ends[0])} to {short(ends[1])})" if ends else ""
-            cells.append(f"{number(summary[key]) + spread:>{widths[key]}s}")
-        print(f"{method + mark:{_NAME}s}" + "".join(cells))
+        ends = summary.get("intervals", {})
+        cells = [with_interval(summary[key], ends.get(key) if key in WITH_INTERVAL else None) for key in COLUMNS]
+        rows.append([method + mark, *cells])
+    least = (_NAME, *(18 if key in WITH_INTERVAL else 6 for key in COLUMNS))
+    print("\n".join(cli.table(rows, align="<" + ">" * len(COLUMNS), least=least)))
 
 
 def print_targets(targets: Mapping[str, Any]) -> None:

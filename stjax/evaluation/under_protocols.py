@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from data_prep import cli
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from stjax import protocols
+from stjax.config import numbers
 from stjax.data.panel import fit_panel
 from stjax.evaluation import comparison, results
 from stjax.evaluation.comparison import Task
@@ -70,7 +72,8 @@ def _under(
     own = protocol.name == run.data.protocol
     panel = run.data.panel
     try:
-        ranked = panel if own else fit_panel(protocol, trained_on, run.data.split)
+        sizes = numbers(run.config.spot_sizes_um, "spot_sizes_um")
+        ranked = panel if own else fit_panel(protocol, trained_on, run.data.split, sizes_um=sizes)
     except InputError as error:
         return {"fits": False, "why": str(error), **head, "methods": {}}
     wanted = set(zip(ranked.ensembl_id[: ranked.num_main], ranked.symbol[: ranked.num_main], strict=True))
@@ -115,19 +118,19 @@ def _deviations(protocol: Protocol, run: Run, found: Sequence[Found], genes: str
 
 def print_table(entries: Mapping[str, Mapping[str, Any]]) -> None:
     """Every protocol, with the model and the ridge beside it."""
-    print(f"\none prediction under every protocol\n{'':42s}{'spots':>7s}{'genes':>7s}", end="")
-    print("".join(f"{title:>21s}" for title in _TITLES.values()) + "  PCC")
+    content: list[list[str] | str] = [["", "spots", "genes", *_TITLES.values(), "PCC"]]  # rows, and lines between them
     for name, entry in entries.items():
         if not entry["fits"]:
-            print(f"{name}: does not fit: {entry['why']}")
+            content.append(f"{name}: does not fit: {entry['why']}")
             continue
         for method in ("model", "ridge on colour"):
             summary = entry["methods"][method]
-            cells = []
-            for key in _TITLES:
-                ends = summary["intervals"][key]
-                spread = f" ({results.short(ends[0])} to {results.short(ends[1])})" if ends else ""
-                cells.append(f"{results.number(summary[key]) + spread:>21s}")
+            cells = [results.with_interval(summary[key], summary["intervals"][key]) for key in _TITLES]
             label = f"{name} ({entry['target']})" if method == "model" else f"  {method}"
-            print(f"{label:42s}{entry['spots']:>7d}{entry['genes']:>7d}" + "".join(cells) + f"  {entry['pcc_pooling']}")
-        print(f"  {entry['why']}")
+            content.append([label, str(entry["spots"]), str(entry["genes"]), *cells, entry["pcc_pooling"]])
+        content.append(f"  {entry['why']}")
+    rows = [line for line in content if not isinstance(line, str)]
+    lines = iter(cli.table(rows, align="<>>>>><", least=(42, 5, 5, 19, 19, 19, 0)))
+    print("\none prediction under every protocol")
+    for line in content:
+        print(line if isinstance(line, str) else next(lines))

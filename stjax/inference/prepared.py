@@ -8,19 +8,19 @@ import numpy as np
 from PIL import Image
 
 from data_prep import cli
-from data_prep.dataset import PatchDataset, SectionTable
+from data_prep import records as stored
+from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from data_prep.section import DISC, POLYGON
 from stjax import baselines, workdir
 from stjax.config import numbers
-from stjax.data import input_pipeline
+from stjax.data import input_pipeline, tile_spots
 from stjax.data.panel import usable_spots
 from stjax.data.tile_records import TileRecords
 from stjax.inference import dense, stream
 from stjax.inference.prediction import SectionPrediction
 from stjax.ops.spot_pool import Shapes
 
-ST_SPOT_UM = 100.0  # Spatial Transcriptomics': taken for polygons where there is nothing else
 RIDGE_SPOTS = 3_000  # of a training section and size
 SURROUNDINGS_PX = 64  # at least, of a spot of a tile
 
@@ -87,7 +87,7 @@ def training(run: workdir.Run) -> Training | None:
         sizes = numbers(run.config.spot_sizes_um, "spot_sizes_um")
         records = TileRecords(dataset, run.data.split.train, panel, run.protocol, sizes_um=sizes, max_spots=RIDGE_SPOTS)
         colours = np.concatenate(
-            [surroundings(records[tile]["image"], records.shapes[tile]) for tile in range(len(records))]
+            [surroundings(records.images[tile], records.shapes[tile]) for tile in range(len(records))]
         )
     return Training(colours, records.main_counts(), records.total.astype(np.float64))
 
@@ -95,7 +95,7 @@ def training(run: workdir.Run) -> Training | None:
 def images(records: input_pipeline.PatchRecords, description: str) -> Iterator[np.ndarray]:
     """Every patch in order, [H, W, 3] uint8, under a progress bar."""
     for index in cli.progress(range(len(records)), description=description, unit="spot"):
-        yield records[index]["image"]
+        yield records.images[index]
 
 
 def surroundings(image: np.ndarray, shapes: Shapes) -> np.ndarray:
@@ -141,32 +141,34 @@ def predict_sections(
                 yield image
 
         table = dataset.table(name)
-        usable = usable_spots(run.protocol, table, train=False)
-        um_per_px = dataset.section(name)["um_per_px"]
-        size_um = spot_sizes_um(table, usable, um_per_px)
+        used = usable_spots(run.protocol, table, train=False)
+        across = spots_across_px(dataset, name)
         expression = np.concatenate(list(stream.predict_patches(run, patches(), len(records))))
         prediction = SectionPrediction(
             section=name,
             spot_id=records.spot_id,
             spot_xy=records.spot_xy,
-            spot_radius_px=float(np.median(size_um)) / 2 / um_per_px,
-            spot_size_um=size_um,
+            spot_radius_px=float(np.median(across)) / 2,
+            spot_size_um=across[used] * dataset.section(name)["um_per_px"],
             expression=expression,
             truth=records.main_expression(run.data.panel, run.protocol),
             total=records.total,
             **slide_facts(dataset, name),
         )
-        white = table.white_fraction[table.record_of_spot][usable]
+        white = table.white_fraction[table.record_of_spot][used]
         depth = records.total.astype(np.float64)
         found.append(Found(prediction, np.concatenate(features), records.main_counts(), depth, white))
     return found
 
 
-def spot_sizes_um(table: SectionTable, rows: np.ndarray, um_per_px: float) -> np.ndarray:
-    """[S] diameters of discs and sides of squares among some spots of a section of patches."""
-    kind, size = table.spot_kind[rows], table.spot_size_px[rows].astype(np.float64) * um_per_px
-    across, known = np.where(kind == DISC, 2 * size, size), kind != POLYGON  # whose outlines patches do not keep
-    return np.where(known, across, np.median(across[known]) if known.any() else ST_SPOT_UM)
+def spots_across_px(dataset: PatchDataset, name: str) -> np.ndarray:
+    """[S] as `tile_spots.across_px`, of a section's spots in full-resolution pixels, each in a patch of its own."""
+    table, source = dataset.table(name), dataset.source((name,))
+    across = np.where(table.spot_kind == DISC, 2, 1) * table.spot_size_px.astype(np.float64)
+    for spot in np.flatnonzero(table.spot_kind == POLYGON):  # their outlines are in the records
+        content = stored.decode_record(source.read(table.record_of_spot[spot]), image=False)
+        across[spot] = tile_spots.across_px(tile_spots.shapes_of(content))[0] * content["px_scale"]
+    return across
 
 
 def comparable(patch_model: workdir.Run, run: workdir.Run) -> workdir.Run:
@@ -192,7 +194,7 @@ def predict_patches_of(patch_model: workdir.Run, run: workdir.Run, records: Tile
 
     def windows() -> Iterator[np.ndarray]:
         for tile in cli.progress(range(len(records)), description="patches", unit="tile"):
-            image = records[tile]["image"]
+            image = records.images[tile]
             bounds = records.shapes[tile].bounds()
             middle = (bounds[:, :2] + bounds[:, 2:]) / 2 + 0.5
             corner = np.round(middle - side / 2).astype(int)
@@ -229,7 +231,7 @@ def predict_tile_sections(
     features: list[np.ndarray] = []
 
     def image(tile: int) -> np.ndarray:
-        pixels, shapes = records[tile]["image"], records.shapes[tile]
+        pixels, shapes = records.images[tile], records.shapes[tile]
         features.append(surroundings(pixels, shapes) if colours else np.empty((len(shapes), 0)))
         return pixels
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from data_prep.dataset import PatchDataset
+from data_prep.dataset import PatchDataset, read_manifest
 from data_prep.errors import InputError
 from data_prep.gene_reference import several_species
 from data_prep.patients import weakest
@@ -15,7 +15,7 @@ from stjax import checkpoint, distributed, parallel, protocols, workdir
 from stjax import config as configs
 from stjax.config import Config
 from stjax.data import demo_data, input_pipeline
-from stjax.data.panel import fit_panel
+from stjax.data.panel import fit_panel, require_spots
 from stjax.data.tile_records import TileRecords
 from stjax.ops.spot_pool import merge_layouts
 from stjax.training import optim, run_log, steps
@@ -62,7 +62,8 @@ def prepare(config: Config, folder: Path, mesh: jax.sharding.Mesh) -> Job:
     protocol = protocols.get_protocol(config.protocol)
     config = configs.resolve(config, protocol, demo=not config.data_dir)
     if (folder / workdir.CONFIG).exists():
-        configs.check_same_run(configs.load(folder / workdir.CONFIG), config, folder)
+        before = configs.load(folder / workdir.CONFIG)
+        configs.check_same_run(before, config, folder, data=other_data(before, config, folder))
     elif any(entry.suffix != ".tmp" and entry.name != workdir.LOCK for entry in folder.iterdir()):
         raise InputError(f"{folder} is in use by something else than a run of stjax; choose another --workdir")
     parallel.check_batch_size(config.batch_size, config.micro_batch, mesh)
@@ -77,6 +78,9 @@ def prepare(config: Config, folder: Path, mesh: jax.sharding.Mesh) -> Job:
             raise InputError(f"{folder} was trained on other data than {path}; choose another --workdir")
     else:
         data = describe_data(config, protocol, dataset)
+    if dataset.kind == "patches":  # tiles are refused as they are opened
+        require_spots(protocol, dataset, data.split.val, "val")
+        require_spots(protocol, dataset, data.split.test, "test")
     sizes = configs.numbers(config.spot_sizes_um, "config.spot_sizes_um")
     kwargs = {"panel": data.panel, "protocol": protocol, "sizes_um": sizes}
     train_records = input_pipeline.open_records(dataset, data.split.train, train=True, **kwargs)
@@ -122,6 +126,23 @@ def prepare(config: Config, folder: Path, mesh: jax.sharding.Mesh) -> Job:
     return Job(config, folder, protocol, data, train_records, val_records, schedule, graphdef, state, template, meta)
 
 
+def other_data(before: Config, asked: Config, folder: Path) -> str:
+    """How the data set that a run was trained on differs from the one asked for now, "" if it does not."""
+    if not (folder / workdir.DATA).exists():
+        return ""
+    known = workdir.load_data_record(folder)
+    if not asked.data_dir:
+        same = not before.data_dir  # which demo data, the config says too
+    else:
+        same = read_manifest(Path(asked.data_dir))[1] == known.content_hash
+    if same:
+        return ""
+    if asked.data_dir and Path(asked.data_dir).resolve() == Path(known.data_dir):
+        return f"the data set {asked.data_dir} has changed since"
+    was, now = (each.data_dir or "the built-in demo data" for each in (before, asked))
+    return f"its data set was {was}, is {now}"
+
+
 def dataset_path(config: Config) -> Path:
     """The data set a config names; the demo's is made where it is not there yet."""
     if config.data_dir:
@@ -149,6 +170,7 @@ def describe_data(config: Config, protocol: protocols.Protocol, dataset: PatchDa
             f"the data set {dataset.path} has genes of {' and '.join(species)}, which share none; build one of each "
             "species, naming its --sections, and train on one"
         )
+    sizes = configs.numbers(config.spot_sizes_um, "config.spot_sizes_um")
     parameters = dataset.manifest["parameters"]
     scales = [section["um_per_px"] for section in dataset.sections if section["name"] in split.train]
     return workdir.DataRecord(
@@ -164,7 +186,7 @@ def describe_data(config: Config, protocol: protocols.Protocol, dataset: PatchDa
         protocol=protocol.name,
         protocol_hash=protocol.hash,
         split=split,
-        panel=fit_panel(protocol, dataset, split),
+        panel=fit_panel(protocol, dataset, split, sizes_um=sizes),
     )
 
 

@@ -1,4 +1,5 @@
 import itertools
+import pickle
 
 import numpy as np
 import pytest
@@ -56,6 +57,13 @@ def test_starting_at_a_step_continues_the_same_stream(records):
 
 def test_worker_processes_change_nothing(records):
     assert positions(records, batches=4, start_step=2, num_workers=2) == positions(records, batches=4, start_step=2)
+
+
+def test_worker_processes_get_no_counts(records):
+    sent = len(pickle.dumps(input_pipeline._Rows(records, BATCH)))
+    assert sent < 2_000 + 8 * len(records)  # of a process, whatever the number of genes
+    counts = records._counts
+    assert sent < counts.data.nbytes / 10
 
 
 def test_seeds_give_other_orders(records):

@@ -81,6 +81,20 @@ def test_white_patches_are_left_out_of_training_only_or_of_everything_as_the_pro
         assert panels.usable_spots(protocol, table, train=train).sum() == expected
 
 
+def test_sections_without_a_spot_to_validate_or_score_on_are_refused_with_the_cause():
+    data = Tables()
+    panels.require_spots(protocols.stjax, data, ("A", "B"), "val")
+    panels.require_spots(protocols.stjax, data, (), "val")
+    data.tables["A"].total_counts = np.full(40, 999)
+    panels.require_spots(protocols.stjax, data, ("A", "B"), "val")  # B has some
+    with pytest.raises(InputError, match="none of the 40 spots of A, the val sections: 40 have fewer than 1000"):
+        panels.require_spots(protocols.stjax, data, ("A",), "val")
+    data.tables["A"].total_counts = np.r_[np.full(10, 999), np.full(30, 5000)]
+    data.tables["A"].white_fraction = np.full(40, 0.9)
+    with pytest.raises(InputError, match=r"10 have fewer than 1000 reads, 30 a patch that is white; choose others"):
+        panels.require_spots(protocols.brstnet_paper, data, ("A",), "test")
+
+
 def test_image_deviation_follows_the_protocol():
     data, split = Tables(), protocols.Split(("A",), (), ("C",))
     table = data.table("A")

@@ -1,5 +1,6 @@
 """Tiles as records: which spots they hold, of which size, with which counts; and models trained on them."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,7 +10,7 @@ from data_prep import build, demo
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from stjax import protocols
-from stjax.data import input_pipeline
+from stjax.data import input_pipeline, tile_spots
 from stjax.data.panel import fit_panel
 from stjax.data.tile_records import TileFacts, TileRecords, rounded, size_weights
 from stjax.ops.spot_pool import spot_pool
@@ -67,7 +68,7 @@ def test_counts_follow_their_spots_and_every_bin_is_its_parts(hd, panel, records
 def test_a_batch_places_spots_where_they_are_on_the_tile(hd, records):
     """The pooled coordinate of every spot is its centre."""
     index = np.array([1, 0])
-    images = np.stack([records[int(i)]["image"] for i in index])
+    images = np.stack([records.images[int(i)] for i in index])
     batch = records.batch(images, index, size=3)
     assert batch["image"].shape == (3, SIDE, SIDE, 3)
     assert not batch["mask"][2].any()
@@ -107,6 +108,34 @@ def test_sizes_that_are_not_there_are_made_of_the_finest_bins(hd, panel):
             assert made.total[spot] == fine.total_counts[inside(away) <= size / 2 + 1e-6].sum()
     with pytest.raises(InputError, match="no spot of 3 um in section A1_002um"):
         TileRecords(hd, names(hd, "A"), panel, protocols.pixnet, sizes_um=(3,))
+
+
+def test_a_panel_is_fitted_to_the_spots_that_are_trained_on(hd):
+    split = protocols.Split(names(hd, "A"), (), names(hd, "B"))
+    least = 1 + max(int(hd.table(name).total_counts.max()) for name in split.train)  # no bin has so many
+    rules = dataclasses.replace(protocols.stjax, num_main_genes=20, min_counts=least)
+    with pytest.raises(InputError, match=f"0 training spots have at least {least} reads"):
+        fit_panel(rules, hd, split)
+    fitted = fit_panel(rules, hd, split, sizes_um=(100,))
+    ((_, (spots,)),) = tile_spots.slides(hd, split.train, np.arange(len(hd.genes)), sizes_um=(100,))
+    used = spots[spots.total >= least]
+    best = np.sort(np.argsort(-used.counts.toarray().astype(float).mean(axis=0), kind="stable")[:20])
+    np.testing.assert_array_equal(fitted.symbol[:20], hd.genes.symbol[best])
+    trained_on = TileRecords(hd, split.train, fitted, rules, sizes_um=(100,))
+    np.testing.assert_allclose(fitted.train_mean, trained_on.main_expression(fitted, rules).mean(axis=0))
+    # Genes and images of bins of one size are those of a data set that has no other.
+    of_size, alone = split.train[-1:], hd.table(split.train[-1])
+    chosen = fit_panel(protocols.pixnet, hd, split, sizes_um=(16,))
+    expected = fit_panel(protocols.pixnet, hd, protocols.Split(of_size, (), ()))
+    assert len(alone.spot_id) == trained_on_size(hd, split.train, 16)
+    np.testing.assert_array_equal(chosen.symbol, expected.symbol)
+    np.testing.assert_allclose(chosen.image_mean, expected.image_mean)
+
+
+def trained_on_size(dataset, sections, size_um):
+    columns = np.zeros(1, np.int64)
+    found = tile_spots.slides(dataset, sections, columns, sizes_um=(size_um,))
+    return sum(len(spots.tile) for _, every in found for spots in every)
 
 
 def test_chosen_sizes_leave_the_others_out(hd, panel):

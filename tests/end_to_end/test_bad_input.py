@@ -1,5 +1,6 @@
 """Bad input ends with one clear line and exit code 2, never a traceback; nothing half-written is taken for whole."""
 
+import dataclasses
 import importlib
 import shutil
 import sys
@@ -11,8 +12,10 @@ from data_prep import cli
 from data_prep.errors import InputError
 from stjax import cli as stjax_cli
 from stjax import config as configs
-from stjax import evaluate, predict, train, workdir
+from stjax import evaluate, predict, protocols, train, workdir
 from stjax.config import built_in
+from stjax.data.panel import fit_panel
+from stjax.training import job
 from tests.conftest import command
 
 
@@ -109,6 +112,32 @@ def test_a_work_directory_of_another_model_is_refused_and_left_alone(trained):
     assert (folder / "config.json").read_bytes() == before
 
 
+def test_other_data_are_named_before_other_settings(trained, dataset, tmp_path):
+    copy = tmp_path / "data"
+    shutil.copytree(dataset, copy)
+    manifest = copy / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"synthetic": true', '"synthetic":  true'))
+    config = built_in("tiny")
+    config.data_dir = str(copy)  # not the demo's: its own recipe holds
+    with pytest.raises(InputError, match=r"its data set was the built-in demo data, is .*data; batch_size was 16, is"):
+        train.train(config, trained[0])
+    before = built_in("tiny")
+    before.data_dir, config = str(dataset), built_in("tiny")
+    assert job.other_data(before, config, trained[0]) == f"its data set was {dataset}, is the built-in demo data"
+    assert not job.other_data(before, before, trained[0])
+    assert not job.other_data(config, config, trained[0])
+
+
+def test_validation_without_a_spot_is_refused_before_training(dataset, tmp_path):
+    protocol = dataclasses.replace(protocols.stjax, max_white_fraction=0.0, white_filter_scope="all")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocols, "get_protocol", lambda _: protocol)
+        patch.setattr(job, "fit_panel", lambda _, *rest, **sizes: fit_panel(protocols.stjax, *rest, **sizes))
+        with pytest.raises(InputError, match=r"uses none of the .* spots of .*, the val sections: 0 have fewer"):
+            train.train(demo_config(dataset), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_a_folder_in_use_by_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(InputError, match="in use by something else"):
@@ -165,6 +194,30 @@ def test_evaluate_refuses_unknown_sections_and_foreign_protocols(trained):
         evaluate.evaluate(folder, sections=("Q9",))
     with pytest.raises(InputError, match="trained under protocol stjax; give --protocol=all"):
         evaluate.evaluate(folder, protocol="brstnet_paper")
+
+
+def test_evaluate_refuses_options_of_tiles_for_a_model_of_patches(trained):
+    for options in ({"max_spots": 50}, {"sizes_um": (8.0,)}, {"beside": trained[0]}):
+        with pytest.raises(InputError, match="--spot-size-um, --max-spots and --beside are for models of tiles"):
+            evaluate.evaluate(trained[0], **options)
+
+
+def test_results_of_other_options_are_not_the_runs_own(trained):
+    run = workdir.Run.load(trained[0])
+    default = {"data_dir": "", "sections": (), "sizes_um": (), "options": {}}
+    own = evaluate.Request.of(run, **default)
+    assert own.own
+    assert own.target == trained[0] / "evaluation" / "stjax"
+    changes = [
+        {"sections": ("A1",)},
+        {"data_dir": run.data.data_dir},
+        *({"options": {name: "5"}} for name in ("--max-spots", "--beside", "--symmetries")),
+        {"options": {"--max-spots": "6"}},
+    ]
+    others = [evaluate.Request.of(run, **default | change) for change in changes]
+    assert not any(each.own for each in others)
+    assert len({each.target for each in (own, *others)}) == 1 + len(changes)
+    assert others[2].differs == ("--max-spots",)
 
 
 def test_evaluate_refuses_damaged_checkpoints(trained, tmp_path):

@@ -83,6 +83,18 @@ def test_evaluation_at_every_size_beside_the_nearest_spot_and_a_model_of_patches
         assert figures["methods"]["model"]["mse"] > 0
 
 
+def test_evaluation_of_some_spots_leaves_the_runs_own_results_alone(run, cache):
+    folder, _ = run
+    own = [folder / "evaluation/pixnet/metrics.json", folder / "evaluation/pixnet/per_gene.csv"]
+    own += sorted((folder / "predictions").iterdir()) + sorted(folder.glob("intervals.json"))
+    before = {path: path.read_bytes() for path in own}
+    result = command("stjax.evaluate", f"--workdir={folder}", "--max-spots=15", cache=cache)
+    assert {path: path.read_bytes() for path in own} == before
+    path = Path(next(line for line in result.stdout.splitlines() if line.endswith("metrics.json")))
+    assert f"Not the run's own evaluation (--max-spots): kept apart, in {path.parent}" in result.stdout
+    assert json.loads(path.read_text())["spots"] == 15
+
+
 def test_prediction_of_the_raw_slide_equals_that_of_its_tiles(run, slides, cache, tmp_path):
     folder, _ = run
     result = command("stjax.evaluate", f"--workdir={folder}", "--spot-size-um=16", "--max-spots=0", cache=cache)

@@ -1,4 +1,9 @@
 import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +13,45 @@ from data_prep.errors import InputError
 from stjax import bench
 from stjax.benchmarks import flops
 from stjax.benchmarks import pytorch as bench_torch
+
+
+@pytest.mark.parametrize("operators", ["loaded", "missing"])
+def test_torchvision_gets_names_for_its_operators_only_where_it_does_not_import(operators, tmp_path):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch/__init__.py").write_text(
+        "import types\ndefined = []\n"
+        "class Library:\n    def __init__(self, *_): ...\n    def define(self, text): defined.append(text[:4])\n"
+        "library = types.SimpleNamespace(Library=Library)\n"
+        "cuda = types.SimpleNamespace(is_available=lambda: False)\n"
+    )
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision/extension.py").write_text("tries = []")
+    fault = {  # what PyTorch does: the first ends the process
+        "loaded": "if torch.defined: raise SystemExit('operators registered a second time')\n",
+        "missing": "if not torch.defined: raise RuntimeError('operator torchvision::nms does not exist')\n",
+    }
+    (tmp_path / "torchvision/__init__.py").write_text(
+        f"import torch, torchvision.extension\n{fault[operators]}models = torch.defined\n"
+    )
+    code = "from stjax.benchmarks import pytorch; print(pytorch.import_torchvision().models)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("[]\n" if operators == "loaded" else "['nms(', 'qnms']\n", "")
+
+
+def test_lines_of_the_table_keep_their_columns_apart():
+    row = {
+        "what": "spot_pool", "case": "20000 discs of a radius of 1 to 40 pixels, all at once", "method": "spot_pool",
+        "seconds": 123456.789, "speedup": 12.3, "temp_bytes": 65e12, "note": "a note", "compile_seconds": 1.0,
+    }  # fmt: skip
+    assert re.split(r" {2,}", bench._line(bench._cells(row))) == [
+        *("spot_pool", row["case"], "spot_pool", "123456.7890", "12.30", "65000000", "a note, compiled in 1.0 s"),
+    ]
 
 
 def test_flops_count_multiply_adds_twice_and_depthwise_once_a_channel():
