@@ -357,9 +357,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--source", required=True, type=Path, metavar="DIR", help="the sections' folder")
     made.add_argument("--out", required=True, type=Path, metavar="DIR", help="the data set's folder")
     made.add_argument("--layout", default="auto", help="auto, or one of " + ", ".join(readers.layout_names()))
-    made.add_argument("--sections", type=_names, metavar="A,B", help="build only these")
+    made.add_argument("--sections", type=cli.names, metavar="A,B", help="build only these")
     made.add_argument("--skip-incomplete", action="store_true", help="leave out sections that lack a file or any spot")
-    made.add_argument("--ignore-check", dest="ignore_checks", type=_names, default=(), metavar="A,B",
+    made.add_argument("--ignore-check", dest="ignore_checks", type=cli.names, default=(), metavar="A,B",
                       help=f"go on in spite of the errors of these checks: {', '.join(checks.NAMES)}")  # fmt: skip
     group = made.add_argument_group("records")
     group.add_argument("--patch-size-px", type=int, default=224, metavar="N", help="side of a patch (224)")
@@ -389,10 +389,6 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--shard", type=_shard, metavar="I/N", help="write every N-th section, as array job I of N")
     group.add_argument("--merge", action="store_true", help="finish what array jobs wrote")
     return made
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -233,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--source", type=Path, required=True, help="the data set's folder")
     parser.add_argument("--layout", default="auto", help=f"auto or one of {', '.join(readers.layout_names())}")
     parser.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
-    parser.add_argument("--sections", type=_names, metavar="A,B", help="look at these only")
+    parser.add_argument("--sections", type=cli.names, metavar="A,B", help="look at these only")
     parser.add_argument("--folds", type=Path, metavar="FILE", help="CSV of section,fold to look for leakage in")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the overlays (check_<source>)")
     parser.add_argument("--no-overlays", action="store_true", help="draw none")
@@ -245,12 +245,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _numbers(text: str) -> list[int]:
-    return [int(number) for number in _names(text)]
+    return [int(number) for number in cli.names(text)]
 
 
 def main(arguments: list[str]) -> None:

@@ -2,10 +2,11 @@
 
 import argparse
 import contextlib
+import csv
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -94,6 +95,29 @@ def one_line(message: str) -> str:
     do. What a terminal would take for a command is shown as "?": files are quoted in messages."""
     text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(message.split()))
     return text if len(text) <= _MOST_LETTERS else f"{text[:_START]} ... {text[_START + 5 - _MOST_LETTERS :]}"
+
+
+def names(text: str, known: Collection[str] = ()) -> tuple[str, ...]:
+    """ "A, B" to ("A", "B"); of names with commas in them, those in double quotes or `known` stay whole.
+
+    `Study, 2020: P1, B` is two names where the first is known, as is `"Study, 2020: P1", B` in any case.
+    """
+    rows = csv.reader(text.splitlines(), skipinitialspace=True)
+    parts = [part.strip() for row in rows for part in row]
+    whole_of = {_spaceless(name): name for name in known}
+    found: list[str] = []
+    while parts:
+        lengths = range(len(parts), 0, -1)
+        length = next((each for each in lengths if ",".join(parts[:each]) in whole_of), 1)
+        name = ",".join(parts[:length])
+        found.append(whole_of.get(name, name))
+        del parts[:length]
+    return tuple(name for name in found if name)
+
+
+def _spaceless(name: str) -> str:
+    """Without the spaces around commas, which may be typed or not."""
+    return ",".join(part.strip() for part in name.split(","))
 
 
 def progress(

@@ -1,12 +1,11 @@
 """Configs: read from a Python file and the command line, filled from the protocol, then fixed and kept as JSON."""
 
-import csv
 import difflib
 import json
 import math
 import runpy
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from data_prep import cli
+from data_prep.cli import names
 from data_prep.errors import InputError
 from stjax.protocols import WITHOUT, Protocol
 
@@ -194,28 +194,6 @@ def resolve(config: Config, protocol: Protocol, *, demo: bool) -> Config:
         raise InputError(f"config.learning_rate is {config.learning_rate}, expected a positive number")
     config.lock()
     return config
-
-
-def names(text: str, known: Collection[str] = ()) -> tuple[str, ...]:
-    """ "A, B" to ("A", "B"); of names with commas in them, those in quotes or `known` stay whole.
-
-    `Study, 2020: P1, B` is two names where the first is known, as is `"Study, 2020: P1", B` in any case.
-    """
-    parts = [part.strip() for part in next(csv.reader([text], skipinitialspace=True), [])]
-    whole_of = {_spaceless(name): name for name in known}
-    found: list[str] = []
-    while parts:
-        lengths = range(len(parts), 0, -1)
-        length = next((each for each in lengths if ",".join(parts[:each]) in whole_of), 1)
-        name = ",".join(parts[:length])
-        found.append(whole_of.get(name, name))
-        del parts[:length]
-    return tuple(name for name in found if name)
-
-
-def _spaceless(name: str) -> str:
-    """Without the spaces around commas, which may be typed or not."""
-    return ",".join(part.strip() for part in name.split(","))
 
 
 def numbers(text: str, name: str) -> tuple[float, ...]:

@@ -28,6 +28,7 @@ _COLUMN = re.compile(
 _AROUND = r"^(.*?)(?:[ACGTN]{10,}|\d{5}_\d{5}|\d+x\d+)(.*)$"
 _REMEDY = "name each spot's sample in obs['library_id'], or write an .h5ad file for each"
 SPOT_IDS = "the spot ids"
+_FEW = 0.02  # of the spots: a slip, and not another sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +67,14 @@ def find(path: Path, has_images: Callable[[Iterable[str]], bool]) -> Samples:
         has_images: whether there is a slide for each of some sections.
 
     Raises:
-        InputError: the file has several libraries, and nothing says which spots are whose.
+        InputError: nothing says which spots are whose: the file has several libraries, or the column has gaps.
     """
     status = path.stat()
-    libraries, columns, labels = _facts(path, (status.st_mtime_ns, status.st_size))
+    libraries, columns, gaps, labels = _facts(path, (status.st_mtime_ns, status.st_size))
+    if gaps and gaps.keys() == columns.keys():
+        name, missing = next(iter(gaps.items()))
+        raise InputError(f"{path}: obs[{name!r}] is missing for {missing} spots: whose are they? {_REMEDY}")
+    columns = {name: values for name, values in columns.items() if name not in gaps}
     dividing = {name: values for name, values in columns.items() if len(values) > 1}
     if dividing:
         by = _choose(dividing, libraries, lambda values: has_images(_section_names(path, values).values()))
@@ -98,7 +103,7 @@ def check_one(path: Path, name: str, obs: pd.DataFrame, spot_xy: np.ndarray, spo
     found, ids = "", obs.index.to_numpy(dtype=str)
     labels = sorted(set(_id_labels(obs.index).tolist()))
     levels = len(np.unique(spot_z[np.isfinite(spot_z)]))
-    if (repeated := len(ids) - len(np.unique(ids))) > max(1, 0.02 * len(ids)):
+    if (repeated := len(ids) - len(np.unique(ids))) > max(1, _FEW * len(ids)):
         found = f"{repeated} spot ids appear again"
     elif len(labels) > 1:
         found = f"spot ids differ around their barcodes ({', '.join(map(repr, labels[:4]))})"
@@ -118,9 +123,11 @@ def check_one(path: Path, name: str, obs: pd.DataFrame, spot_xy: np.ndarray, spo
 
 
 @functools.lru_cache(maxsize=256)
-def _facts(path: Path, version: tuple[int, int]) -> tuple[dict[str, str], dict[str, list[str]], list[str]]:
+def _facts(
+    path: Path, version: tuple[int, int]
+) -> tuple[dict[str, str], dict[str, list[str]], dict[str, int], list[str]]:
     """Keys of `uns["spatial"]` -> file name of the slide, "" where not said; columns of `obs` that may name samples ->
-    their values; labels in the spot ids.
+    their values; such columns that many spots lack -> how many; labels in the spot ids.
 
     Args:
         path: the file.
@@ -134,12 +141,15 @@ def _facts(path: Path, version: tuple[int, int]) -> tuple[dict[str, str], dict[s
     known = sorted(things, key=lambda name: _THINGS.index(things[name]))
     others = [name for name in obs if name not in known and len(entries) > 1 and obs[name].dtype.kind == "O"]
     libraries = {name: re.split(r"[/\\]", entry["slide"])[-1] for name, entry in entries.items()}
-    columns = {}
+    columns, gaps = {}, {}
     for name in known + others:
-        values = [value for value in dict.fromkeys(as_text(obs[name]).tolist()) if value]
+        column = as_text(obs[name])
+        values = [value for value in dict.fromkeys(column.tolist()) if value]
         if values and (name in known or set(values) <= set(entries)) and len(values) <= max(2, len(obs) / 2):
             columns[name] = values
-    return libraries, columns, sorted(set(_id_labels(obs.index).tolist()))
+            missing = int(np.sum(column == ""))
+            gaps |= {name: missing} if missing > max(1, _FEW * len(obs)) else {}
+    return libraries, columns, gaps, sorted(set(_id_labels(obs.index).tolist()))
 
 
 def _choose(
@@ -181,9 +191,11 @@ def _id_labels(index: Any) -> np.ndarray:
     labels = encoded.dictionary.to_pylist()
     if not all("\t" in label for label in labels) or len(labels) < 2:
         return np.full(len(ids), "", dtype=object).astype(str)
-    short = [re.sub(r"^[\s\-_.:#]+|[\s\-_.:#]+$", "", label.replace("\t", " ")) for label in labels]
-    bare = [re.sub(r"^1[\-_.:#]+", "", label) for label in short]  # "-1-A": Cell Ranger's own suffix, then concat's
-    distinct = bare if len(set(bare)) == len(set(labels)) else short if len(set(short)) == len(set(labels)) else labels
+    parts = [[part.strip(" -_.:#") for part in label.split("\t")] for label in labels]
+    bare = ["_".join(filter(None, (before, re.sub(r"^1($|[-_.:#]+)", "", after)))) for before, after in parts]
+    # "-1-A" is Cell Ranger's own suffix, then the sample; where that is all there is, it stays
+    distinct = bare if len(set(bare)) == len(labels) and "" not in bare else ["_".join(filter(None, p)) for p in parts]
+    distinct = distinct if len(set(distinct)) == len(labels) else labels
     return np.array(distinct, dtype=str)[encoded.indices.to_numpy()]
 
 

@@ -46,7 +46,7 @@ def find_sections(path: Path, *, image: Path | None = None, **_: Any) -> dict[st
     path = Path(path)
     found = {}
     for name, (file, samples) in _places(path, image).items():
-        if samples is None:
+        if _is_packed(file):
             found[name] = f"{file.name} is gzipped: unpack it: {_packed.remedy(file)}"
             continue
         several = "" if samples.by is None else f", which holds {len(samples.names)} samples by {samples.describe()}"
@@ -90,12 +90,11 @@ def read_section(
     path = Path(path)
     _sections.choose(find_sections(path, image=image), path, [name], False)
     file, samples = _places(path, image)[name]
-    assert samples is not None  # or it would lack something
     table = _h5ad.read(file)
     rows, row_notes = _rows(table, name, samples)
     obs, spot_xy = table.obs.iloc[rows], table.spot_xy[rows]
     _h5ad_samples.check_one(file, name, obs, spot_xy, table.spot_z[rows])
-    entry = table.spatial.get(samples.entry.get(name, ""), {})
+    entry = table.spatial[samples.entry[name]] if name in samples.entry else {}
     factors = entry.get("scalefactors", {})
     image_path = _sections.only_image(name, _images(name, file, samples, image))
     with slide.open_slide(image_path) as opened:
@@ -115,10 +114,6 @@ def read_section(
         remedy=_scale_remedy(array),
     )
     kind, size_px, shape_notes = _spot_shape(spot_xy, factors, array, value)
-    if kind == SQUARE and array is not None and array.turned_degrees > 2:
-        shape_notes += (
-            f"bins are turned by {array.turned_degrees:.1f} degrees against the image and taken as upright",
-        )
     patient, patient_source, patient_notes = _patient(path, file, name, obs)
     named, counts, gene_notes = genes.name_columns(
         table.gene_id.tolist(),
@@ -143,7 +138,8 @@ def read_section(
         layout="anndata",
         synthetic=_sections.is_synthetic(file),
         notes=(
-            *patient_notes, *scale_notes, *diameter_notes, *shape_notes, *row_notes, *table.notes, *gene_notes
+            *patient_notes, *scale_notes, *diameter_notes, *shape_notes, *_turn_notes(kind, array), *row_notes,
+            *table.notes, *gene_notes,
         ),
     )  # fmt: skip
 
@@ -152,10 +148,12 @@ def _rows(table: _h5ad.SpotTable, name: str, samples: _h5ad_samples.Samples) -> 
     """Rows of the section under tissue."""
     kept, notes = samples.rows(table.obs, name), ()
     if samples.by is not None:
+        nobody = len(table.obs) - sum(int(samples.rows(table.obs, each).sum()) for each in samples.names)
         notes = (f"{table.path.name} holds {len(samples.names)} samples by {samples.describe()}: this is "
                  f"{samples.names[name]!r}",)  # fmt: skip
         if table.spatial and name not in samples.entry:
             notes += (f"uns['spatial'] ({', '.join(table.spatial)}) has no entry of that name and is not used",)
+        notes += (f"{nobody} spots are of no sample and were left out",) if nobody else ()
     kept, tissue_notes = _h5ad.under_tissue(table.obs, kept, table.path)
     if not kept.any():
         raise InputError(f"{table.path}: section {name!r} has no spot under tissue; check obs['in_tissue']")
@@ -163,12 +161,14 @@ def _rows(table: _h5ad.SpotTable, name: str, samples: _h5ad_samples.Samples) -> 
 
 
 def _array(obs: pd.DataFrame, spot_xy: np.ndarray) -> _arrays.Array | None:
-    """The array that `array_row` and `array_col` describe, if they are there."""
-    if not {"array_row", "array_col"} <= set(obs.columns):
+    """The array that `array_row` and `array_col` describe, or Seurat's `row` and `col`, if they are there."""
+    names = next((names for names in (("array_col", "array_row"), ("col", "row")) if set(names) <= set(obs)), None)
+    if names is None:
         return None
-    array_xy = obs[["array_col", "array_row"]].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+    array_xy = obs[list(names)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
     known = np.isfinite(array_xy).all(axis=1)
-    return _arrays.measure(array_xy[known], spot_xy[known])
+    found = _arrays.measure(array_xy[known], spot_xy[known])
+    return None if found and found.kind == "unknown" and names == ("col", "row") else found
 
 
 def _pitch_um(array: _arrays.Array | None, factors: dict[str, float]) -> float | None:
@@ -252,6 +252,13 @@ def _spot_shape(
     return (SQUARE, pitch, (note,)) if square else (DISC, pitch / 2, (note,))
 
 
+def _turn_notes(kind: int, array: _arrays.Array | None) -> tuple[str, ...]:
+    """A note when squares do not lie along the image's axes."""
+    if kind != SQUARE or array is None or array.turned_degrees <= 2:
+        return ()
+    return (f"bins are turned by {array.turned_degrees:.1f} degrees against the image and taken as upright",)
+
+
 def _check_size(name: str, image: Path, size: tuple[int, int], entry: dict[str, Any]) -> None:
     """Compare the image with the size the file's own small picture and scale factor declare."""
     for which, shape in entry.get("images", {}).items():
@@ -308,18 +315,22 @@ def _files(path: Path) -> list[Path]:
     return sorted(plain + packed, key=lambda file: _sections.natural(file.name))
 
 
-def _places(path: Path, image: Path | None) -> dict[str, tuple[Path, _h5ad_samples.Samples | None]]:
-    """Section -> its file, and how that is divided into samples; None for a gzipped file."""
+def _is_packed(file: Path) -> bool:
+    return file.suffix.lower() == ".gz"
+
+
+def _places(path: Path, image: Path | None) -> dict[str, tuple[Path, _h5ad_samples.Samples]]:
+    """Section -> its file, and how that is divided into samples."""
     files = _files(path)
     if not files:
         raise InputError(f"{path}: no .h5ad file found; give one, or the folder that holds them")
-    found: dict[str, tuple[Path, _h5ad_samples.Samples | None]] = {}
+    found: dict[str, tuple[Path, _h5ad_samples.Samples]] = {}
     for file in files:
-        samples, names = None, [file.name.split(".h5ad")[0]]
-        if file.suffix.lower() == ".h5ad":
+        if _is_packed(file):
+            samples = _h5ad_samples.Samples(None, {Path(file.stem).stem: ""}, {}, {})
+        else:
             samples = _h5ad_samples.find(file, lambda names, at=file: _have_images(names, at, image))
-            names = list(samples.names)
-        for name in names:
+        for name in samples.names:
             if name in found:
                 raise InputError(f"{path}: section {name!r} is both in {found[name][0].name} and in {file.name}")
             found[name] = (file, samples)

@@ -200,3 +200,20 @@ def test_folders_that_cannot_be_written_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(system_errors.tempfile, "TemporaryFile", refuse)
     with pytest.raises(InputError, match=r"--out .*new cannot be written: .*: Read-only file system; choose another"):
         system_errors.check_folder(tmp_path / "new", "--out")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("A,B", ("A", "B")),
+        (" A , B,", ("A", "B")),
+        ('"Breast, left",B', ("Breast, left", "B")),
+        ('B, "Breast, left"', ("B", "Breast, left")),
+        ('5" disc,B', ('5" disc', "B")),
+        ("A\nB", ("A", "B")),
+        ("", ()),
+        (" , ", ()),
+    ],
+)
+def test_names_are_separated_by_commas_outside_quotes(text: str, names: tuple[str, ...]) -> None:
+    assert cli.names(text) == names

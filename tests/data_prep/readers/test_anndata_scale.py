@@ -113,6 +113,12 @@ def test_a_lost_array_row_does_not_move_the_scale(tmp_path: Path) -> None:
     assert reader.read_section(write(tmp_path, "A", made), "A").um_per_px == pytest.approx(2.0)
 
 
+def test_seurats_rows_and_columns_are_an_array_too(tmp_path: Path) -> None:
+    made = visium()
+    made.obs = made.obs.rename(columns={"array_row": "row", "array_col": "col"})
+    assert reader.read_section(write(tmp_path, "A", made), "A").um_per_px == pytest.approx(2.0)
+
+
 def test_files_without_array_or_factors_ask_for_the_scale(tmp_path: Path) -> None:
     _, spot_xy = hexagonal()
     made = ad.AnnData(np.ones((len(spot_xy), 2), np.float32), obsm={"spatial": spot_xy})

@@ -9,7 +9,7 @@ import pytest
 
 from data_prep.errors import InputError
 from data_prep.readers import anndata as reader
-from tests.data_prep.readers.tiny_h5ad import visium, write
+from tests.data_prep.readers.tiny_h5ad import square, table, visium, write
 
 SHIFT_PX = 17.0  # of sample B's spots against A's: each has its own slide
 
@@ -104,6 +104,34 @@ def test_patients_are_each_samples_own(tmp_path: Path) -> None:
     joined.obs["donor_id"] = ["P7"] * (joined.n_obs // 2) + ["P9"] * (joined.n_obs // 2)
     root = write(tmp_path, "both", joined, images=("A", "B"))
     assert [section.patient for section in reader.read_sections(root)] == ["P7", "P9"]
+
+
+def test_a_column_of_samples_with_gaps_is_refused(tmp_path: Path) -> None:
+    made = visium()
+    made.obs["sample"] = ["A"] * 20 + [None] * (made.n_obs - 20)  # joined with a file that has no such column
+    with pytest.raises(InputError, match=r"obs\['sample'\] is missing for 16 spots: whose are they\?"):
+        reader.list_sections(write(tmp_path, "A", made))
+    made.obs["library_id"] = "A"  # which says it of all
+    assert reader.list_sections(write(tmp_path, "A", made)) == ["A"]
+
+
+def test_a_spot_of_no_sample_is_left_out_and_counted(tmp_path: Path) -> None:
+    joined = two(label="sample", index_unique="-")
+    joined.obs["sample"] = joined.obs["sample"].astype(object)
+    joined.obs.iloc[0, joined.obs.columns.get_loc("sample")] = None
+    section = reader.read_section(write(tmp_path, "both", joined, images=("A", "B")), "A")
+    assert len(section.spot_id) == joined.n_obs // 2 - 1
+    assert "1 spots are of no sample and were left out" in section.notes
+
+
+def test_bins_of_two_sizes_are_told_apart(tmp_path: Path) -> None:
+    tables = {}
+    for size in ("008", "016"):
+        array_xy, spot_xy = square()
+        tables[size] = table(array_xy, spot_xy, bin_size_um=8.0)
+        tables[size].obs_names = [f"s_{size}um_{row:05d}_{column:05d}-1" for column, row in array_xy]
+    with pytest.raises(InputError, match=r"'s_008um'.*which holds 2 samples by the spot ids.*'s_016um'"):
+        reader.list_sections(write(tmp_path, "A", ad.concat(list(tables.values()))))
 
 
 @pytest.mark.parametrize("column", ["patient", "donor_id", "Patient.ID", "mouse_id"])
