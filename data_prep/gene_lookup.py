@@ -99,6 +99,19 @@ class GeneLookup:
         raise InputError(f"{self._what} {name!r}{called}: {where}")
 
 
+def other_names(ensembl_id: Sequence[str], symbol: Sequence[str]) -> list[list[str]]:
+    """[G] of each gene its other names, in lower case and without dashes, dots, slashes and spaces.
+
+    Args:
+        ensembl_id, symbol: [G], "" where there is none.
+    """
+    found: dict[str, set[str]] = {name: set() for name in symbol}
+    for name, symbols in _meant(find_species(ensembl_id, symbol)[0], len(_SPELLINGS) - 1).items():
+        for each in symbols & found.keys():
+            found[each].add(name)
+    return [sorted(found[name] - {_bare(name)}) for name in symbol]
+
+
 @functools.cache
 def _meant(species: str, level: int) -> dict[str, set[str]]:
     """What a name may mean, spelt in one of `_SPELLINGS`: the symbol of that name, else those it is an alias of."""

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
+from data_prep.gene_lookup import other_names
 from stjax.evaluation import statistics
 from stjax.reporting import compare, fragments, maps, origins
 from stjax.reporting.markup import DASH, escape, interval, listed, notice, number, table, with_ends
@@ -171,6 +172,8 @@ def _payload(run: RunResults) -> dict[str, Any]:
         "uses_test_expression": metrics.get("uses_test_expression", []),
         "level": metrics.get("level"),
         "genes": genes,
+        # Found where they are typed whole: HER2 is ERBB2, and "er" is not every gene that some alias has it in.
+        "aliases": [f" {' '.join(names)} " for names in other_names(genes.get("ensembl_id", []), genes["gene"])],
         "suffixes": {method: _suffix(method, run) for method in metrics["methods"]},
         "log": _log(run.log),
     }

@@ -3,7 +3,7 @@
 import pytest
 
 from data_prep.errors import InputError
-from data_prep.gene_lookup import GeneLookup
+from data_prep.gene_lookup import GeneLookup, other_names
 from data_prep.gene_reference import shipped_reference
 
 HUMAN = ("ERBB2", "MKI67", "MS4A1", "CD274", "TP53", "HLA-A", "AES", "NKX2-1", "SERF2", "PDCD1", "C4A")
@@ -84,3 +84,11 @@ def test_genes_of_an_unknown_species_are_found_by_their_own_names() -> None:
     assert found.find("GENE1") == (0, "GENE1 is taken as gene_1")
     with pytest.raises(InputError, match="nearest names: gene_"):
         found.find("gene_3")
+
+
+def test_other_names_of_genes_are_listed_as_they_are_looked_for() -> None:
+    erbb2, unknown = other_names(["ENSG00000141736", ""], ["ERBB2", "AC004381.6"])
+    assert {"her2", "her2neu", "cd340"} <= set(erbb2)
+    assert "erbb2" not in erbb2
+    assert unknown == []
+    assert other_names(["", ""], ["gene_1", "gene_2"]) == [[], []]

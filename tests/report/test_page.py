@@ -85,6 +85,7 @@ def test_data_round_trips(one, run):
         else:
             values = np.array([np.nan if value is None else value for value in found["genes"][name]])
             np.testing.assert_allclose(values, table[name], rtol=1e-6)
+    assert len(found["aliases"]) == len(table)
     assert one.data["bits"] == 16
     for section in found["sections"]:
         adata = anndata.read_h5ad(run / "predictions" / f"{section['name']}.h5ad")

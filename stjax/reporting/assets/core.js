@@ -106,3 +106,9 @@ const ofMethod = (figure, method) => current().genes[`${figure}${current().suffi
 
 const baselines = () => Object.keys(current().methods).filter((name) => name !== "model" && ofMethod("pcc", name)?.some(known));
 const usesTestExpression = (method) => current().uses_test_expression.includes(method);
+
+/** Whether a gene has this other name: HER2 for ERBB2. */
+function calledSo(row, name) {
+  const bare = name.toLowerCase().replaceAll(/[-_ ./]/g, "");
+  return bare !== "" && current().aliases[row].includes(` ${bare} `);
+}

@@ -281,7 +281,7 @@ function genesLike(typed) {
   const { gene, ensembl_id: id, pcc } = current().genes, wanted = typed.trim().toLowerCase();
   const rows = [...current().mapped].sort((a, b) => (pcc[b] ?? -2) - (pcc[a] ?? -2));
   const begins = (row) => gene[row].toLowerCase().startsWith(wanted);
-  const found = rows.filter((row) => gene[row].toLowerCase().includes(wanted) || id[row].toLowerCase().includes(wanted));
+  const found = rows.filter((row) => gene[row].toLowerCase().includes(wanted) || id[row].toLowerCase().includes(wanted) || calledSo(row, wanted));
   return [...found.filter(begins), ...found.filter((row) => !begins(row))];
 }
 

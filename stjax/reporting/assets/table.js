@@ -37,7 +37,7 @@ function sortedRows() {
 function matches(row, words) {
   const { gene, ensembl_id: id } = current().genes;
   const text = `${gene[row]} ${id?.[row] ?? ""}`.toLowerCase();
-  return words.every((word) => text.includes(word));
+  return words.every((word) => text.includes(word) || calledSo(row, word));
 }
 
 const wordsOf = (text) => text.toLowerCase().split(/[\s,;]+/).filter(Boolean);
