@@ -65,7 +65,7 @@ NPZ_ARRAY = Budget("an array it declares", 256 * _MB, 120)
 # Weights: all tensors together as they are seen, storages shared between them counted as often as they are shared.
 TENSORS = Budget("its tensors", 64 * _MB, 8)
 # A pickle's operations: released models have up to a hundred thousand.
-PICKLE_OPERATIONS = Budget("its pickle", 2_000_000, unit="operations")
+PICKLE_OPERATIONS = Budget("its pickle", 1_000_000, unit="operations")
 # A safetensors header: released models have up to a megabyte.
 TENSORS_HEADER = Budget("its header", 16 * _MB)
 

@@ -27,6 +27,7 @@ from stjax.config import Config
 from stjax.data.panel import Panel
 from stjax.data.tile_records import TileFacts
 from stjax.intervals import Intervals
+from stjax.models import weight_files
 from stjax.progress import UNKNOWN, Progress
 from stjax.protocols import Protocol, Split, get_protocol
 from stjax.training import steps
@@ -124,6 +125,7 @@ class Run:
         )
         step = meta["best_step"] or meta["step"]  # 0: saved before the end of the first epoch
         state = steps.weights_of(checkpoint.restore(folder, step, template))
+        weight_files.check_finite(_arrays(state), f"checkpoint {folder / str(step)}")
         progress = Progress.of(meta, config.num_epochs, workdir)
         return cls(workdir, config, data, protocol, graphdef, state, step, mesh, progress)
 
@@ -145,9 +147,8 @@ class Run:
     @functools.cached_property
     def _model_sha256(self) -> str:
         digest = hashlib.sha256(json.dumps(self.config.model.to_dict(), sort_keys=True).encode())
-        state = {name: nnx.to_pure_dict(self.state[name]) for name in ("params", "statistics")}
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-            digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        for name, leaf in _arrays(self.state):
+            digest.update(f"{name} {leaf.dtype} {leaf.shape}".encode())
             digest.update(np.ascontiguousarray(leaf).data)
         return digest.hexdigest()
 
@@ -188,6 +189,12 @@ class Run:
                 "name the one to use with --data_dir"
             )
         return dataset
+
+
+def _arrays(state: Mapping[str, Any]) -> list[tuple[str, jax.Array]]:
+    """Parameters and statistics, each under its place in the model."""
+    parts = {name: nnx.to_pure_dict(state[name]) for name in ("params", "statistics")}
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(parts)]
 
 
 @contextlib.contextmanager

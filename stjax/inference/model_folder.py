@@ -83,8 +83,9 @@ class ModelFolder:
             raise InputError(
                 f"{folder} runs on {', '.join(exported.platforms)}, this is {platform}; set JAX_PLATFORMS=cpu"
             )
-        weights = parallel.put_replicated(weight_files.read(folder / WEIGHTS), mesh)
-        return cls(folder, config, data, protocol, exported, weights, mesh)
+        weights = weight_files.read(folder / WEIGHTS)
+        weight_files.check_finite(weights.items(), f"{folder / WEIGHTS}")
+        return cls(folder, config, data, protocol, exported, parallel.put_replicated(weights, mesh), mesh)
 
     @property
     def step(self) -> int:

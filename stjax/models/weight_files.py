@@ -1,23 +1,26 @@
 """Reads tensors, and nothing else, from `.safetensors` and PyTorch's `.pth` of both generations; writes the former.
 
-PyTorch's files are pickles, which can ask for any Python function to be called. The unpickler here knows five names,
-all of them data: anything else is refused before it is looked up. Neither torch nor safetensors is needed.
+PyTorch's files are pickles, which can ask for any Python function to be called; `torch_pickle` interprets them as
+data. What is read takes the memory of the file, and no tensor is believed before its place in the file is: arrays are
+read-only views of the file's bytes. Neither torch nor safetensors is needed.
 """
 
-import collections
+import itertools
 import json
 import math
-import pickle
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 
+from data_prep import budgets, files, json_files
 from data_prep.errors import InputError
+from stjax.models import torch_pickle
+from stjax.models.torch_pickle import RefusedError, Tensor
 
 Tensors = dict[str, np.ndarray]
 
@@ -33,45 +36,60 @@ _SAFETENSORS = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
-_STORAGES = {
-    "DoubleStorage": np.float64,
-    "FloatStorage": np.float32,
-    "HalfStorage": np.float16,
-    "BFloat16Storage": ml_dtypes.bfloat16,
-    "LongStorage": np.int64,
-    "IntStorage": np.int32,
-    "ShortStorage": np.int16,
-    "CharStorage": np.int8,
-    "ByteStorage": np.uint8,
-    "BoolStorage": np.bool_,
-}
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-_MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
+_COPY = "copy or download it again"
+_SPAN = json_files.numbers(0, whole=True, length=2)
+_ENTRY = {"dtype": json_files.one_of(*_SAFETENSORS), "shape": json_files.numbers(0, whole=True), "data_offsets": _SPAN}
 
 
 def read(path: Path) -> Tensors:
-    """All tensors of a weights file by name; its kind is told by its content.
+    """All tensors of a weights file by name, read-only; its kind is told by its content.
 
     Raises:
-        InputError: missing, damaged, truncated, not a weights file, or a pickle that asks for more than tensors.
+        InputError: missing, damaged, truncated, not a weights file, a pickle that asks for more than tensors, or one
+            that asks for more memory than a file of its size should (`data_prep.budgets`).
     """
     try:
         with path.open("rb") as file:
+            size = path.stat().st_size
             start = file.read(9)
             file.seek(0)
             if start[8:9] == b"{":  # first: the length before it may begin as the others do
-                return _read_safetensors(file, path.stat().st_size)
+                return _read_safetensors(path, file, size)
             if start[:2] == b"PK":
-                return _named(_read_zip(file), path)
+                return _read_zip(path, file, size)
             if start[:1] == b"\x80":
-                return _named(_read_legacy(file), path)
+                return _read_legacy(path, file, size)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"weights file {path} cannot be read: {error.strerror or error}") from None
-    except _RefusedError as error:
+    except RefusedError as error:
         raise InputError(f"weights file {path} is refused: {error}; nothing in it was executed") from None
     except Exception as error:  # whatever a damaged file makes of the parsers, it is a damaged file
-        raise InputError(f"weights file {path} is damaged or truncated: {error}") from None
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"weights file {path} is damaged or truncated: {reason}; {_COPY}") from None
     raise InputError(f"{path} is neither a .safetensors nor a PyTorch .pth file; give one of these")
+
+
+def check_finite(tensors: Iterable[tuple[str, Any]], origin: str) -> None:
+    """Refuses parameters and statistics that are no numbers: whatever a network makes of them is none either.
+
+    Args:
+        tensors: (name, array).
+        origin: whose they are, for the message.
+
+    Raises:
+        InputError: naming those that hold NaN or infinity.
+    """
+    with np.errstate(over="ignore"):
+        odd = [name for name, array in tensors if not np.all(np.isfinite(np.asarray(array, np.float32)))]
+    if odd:
+        more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+        raise InputError(
+            f"{origin}: {', '.join(name[:60] for name in odd[:3])}{more} hold NaN or infinity; its training has "
+            "diverged, or it is damaged: use another checkpoint"
+        )
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], *, metadata: Mapping[str, str]) -> None:
@@ -85,128 +103,44 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], *, metadata
         offset += array.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # the format asks for an aligned start of the data
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
+    with files.whole(path) as temporary, temporary.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for array in tensors.values():
             file.write(np.ascontiguousarray(array).tobytes())
-    temporary.replace(path)
 
 
-def _read_safetensors(file: BinaryIO, size: int) -> Tensors:
+def _read_safetensors(path: Path, file: BinaryIO, size: int) -> Tensors:
     (length,) = struct.unpack("<Q", file.read(8))
-    if length > min(size - 8, _MAX_HEADER_BYTES):
+    if length > size - 8:
         raise ValueError(f"its header claims {length} bytes of {size}")
-    header = json.loads(file.read(length))
+    budgets.TENSORS_HEADER.check(path, length, file_bytes=size)
+    header = json_files.parse(file.read(length), f"weights file {path}", remedy=_COPY)
+    header.pop("__metadata__", None)
+    json_files.require(header, json_files.Each(_ENTRY), f"weights file {path}", remedy=_COPY)
     data = file.read()
-    tensors = {}
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
+    tensors, end = {}, 0
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         dtype, shape, (start, stop) = np.dtype(_SAFETENSORS[entry["dtype"]]), entry["shape"], entry["data_offsets"]
-        if not 0 <= start <= stop <= len(data) or stop - start != math.prod(shape) * dtype.itemsize:
-            raise ValueError(f"tensor {name} of shape {shape} lies at bytes {start} to {stop} of {len(data)}")
-        tensors[name] = np.frombuffer(data[start:stop], dtype).reshape(shape)
-    return tensors
+        if not start <= stop <= len(data) or stop - start != math.prod(shape) * dtype.itemsize:
+            raise ValueError(
+                f"tensor {files.shown(name)} of shape {shape[:8]} lies at bytes {start} to {stop} of {len(data)}"
+            )
+        if start != end:
+            raise ValueError(f"tensor {files.shown(name)} begins at byte {start}, the one before it ends at {end}")
+        tensors[name] = np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape)
+        end = stop
+    if end != len(data):
+        raise ValueError(f"{len(data) - end} bytes at its end belong to no tensor")
+    return {name: tensors[name] for name in header}
 
 
 # -------------------------------------------------------------------------------------------------- PyTorch's pickles
 
 
-class _RefusedError(Exception):
-    """A file asks for something else than tensors."""
-
-
-class _Storage(NamedTuple):
-    """Numbers to come, in the file under `key`."""
-
-    key: str
-    dtype: np.dtype
-    length: int
-
-
-class _Tensor(NamedTuple):
-    """A view of a storage."""
-
-    storage: _Storage
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-
-    def array(self, storages: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The numbers, copied out."""
-        if self.storage.key not in storages:
-            raise ValueError(f"storage {self.storage.key} is missing")
-        data = storages[self.storage.key]
-        numbers = (self.offset, *self.shape, *self.stride)
-        if len(self.shape) != len(self.stride) or not all(isinstance(n, int) and n >= 0 for n in numbers):
-            raise ValueError(f"a tensor has shape {self.shape} and strides {self.stride}")
-        last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
-        if math.prod(self.shape) and last >= data.size:
-            raise ValueError(f"a tensor of shape {self.shape} reaches beyond its {data.size} numbers")
-        strides = [step * data.itemsize for step in self.stride]
-        return np.lib.stride_tricks.as_strided(data[self.offset :], self.shape, strides).copy()
-
-
-class _Named:
-    """What a name in the pickle stands for; without attributes, so that a pickle can leave nothing on it."""
-
-    __slots__ = ("_call", "dtype")
-
-    def __init__(self, call: Callable[..., Any] | None = None, dtype: Any = None):
-        object.__setattr__(self, "_call", call)
-        object.__setattr__(self, "dtype", dtype)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise _RefusedError(f"it sets the attribute {name}")
-
-    def __call__(self, *arguments: Any) -> Any:
-        if self._call is None:
-            raise _RefusedError("it calls a storage")
-        return self._call(*arguments)
-
-
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> _Tensor:
-    if not isinstance(storage, _Storage):
-        raise _RefusedError("a tensor is made of something else than a storage")
-    return _Tensor(storage, offset, tuple(shape), tuple(stride))
-
-
-def _rebuild_parameter(tensor: Any, *_: Any) -> Any:
-    return tensor
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows tensors, their storages and ordered dictionaries."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        if module == "torch" and name in _STORAGES:
-            return _Named(dtype=np.dtype(_STORAGES[name]))
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _Named(_rebuild_tensor)
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return _Named(_rebuild_parameter)
-        if (module, name) == ("torch", "Size"):
-            return _Named(tuple)
-        raise _RefusedError(f"it asks for {module}.{name}, where only tensors are read")
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        kind, storage, key, _, count = pid[:5]
-        if kind != "storage" or not isinstance(storage, _Named) or storage.dtype is None:
-            raise _RefusedError("it refers to something else than a storage")
-        if len(pid) > 5 and pid[5] is not None:
-            raise ValueError("its storages are views of others, as only torch before 0.4 wrote them")
-        return _Storage(str(key), storage.dtype, int(count))
-
-
-def _read_zip(file: BinaryIO) -> Any:
+def _read_zip(path: Path, file: BinaryIO, size: int) -> Tensors:
     """torch.save since 1.6: a zip of `NAME/data.pkl` and `NAME/data/KEY`, not compressed."""
     with zipfile.ZipFile(file) as archive:
-        entries = {entry.filename: entry for entry in archive.infolist()}
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
-            raise ValueError("it is compressed, which torch.save never does")
+        entries = _entries(archive, size)
         pickles = [name for name in entries if name.split("/", 1)[-1] == "data.pkl"]
         if len(pickles) != 1:
             raise ValueError("it is a zip file without one data.pkl")
@@ -214,62 +148,110 @@ def _read_zip(file: BinaryIO) -> Any:
         if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
             raise ValueError("it was written on a big-endian machine")
         with archive.open(pickles[0]) as stream:
-            content = _Unpickler(stream).load()
+            reader = torch_pickle.Reader(path, stream, entries[pickles[0]], file_bytes=size)
+            tensors = _named(reader.read(), path)
         storages = {}
-        for tensor in _tensors(content):
+        for tensor in tensors.values():
             key, dtype, count = tensor.storage
             if key not in storages:
-                storages[key] = np.frombuffer(archive.read(f"{root}data/{key}"), dtype)
-                if storages[key].size != count:
-                    raise ValueError(f"storage {key} has {storages[key].size} numbers, not {count}")
-    return _resolve(content, storages)
+                name = f"{root}data/{key}"
+                if entries.get(name) != count * dtype.itemsize:
+                    found = "is missing" if name not in entries else f"has {entries[name]} bytes"
+                    raise ValueError(f"storage {files.shown(key)} {found}, expected {count * dtype.itemsize}")
+                storages[key] = np.frombuffer(archive.read(name), dtype)
+    return _viewed(tensors, storages, path, size)
 
 
-def _read_legacy(file: BinaryIO) -> Any:
+def _entries(archive: zipfile.ZipFile, size: int) -> dict[str, int]:
+    """{name: bytes} of an archive whose members lie in the file of `size` bytes as they are."""
+    entries = {entry.filename: entry.file_size for entry in archive.infolist()}
+    if len(entries) != len(archive.infolist()):
+        raise ValueError("a name appears twice in its archive")
+    for entry in archive.infolist():
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+            raise ValueError("it is compressed, which torch.save never does")
+    if sum(entries.values()) > size:
+        raise ValueError(f"its archive claims {sum(entries.values())} bytes of {size}")
+    return entries
+
+
+def _read_legacy(path: Path, file: BinaryIO, size: int) -> Tensors:
     """torch.save before 1.6: pickles one after the other, then the storages."""
-    if _Unpickler(file).load() != _LEGACY_MAGIC or _Unpickler(file).load() != _LEGACY_PROTOCOL:
+    reader = torch_pickle.Reader(path, file, size, file_bytes=size)
+    if reader.read() != _LEGACY_MAGIC or reader.read() != _LEGACY_PROTOCOL:
         raise ValueError("it is a pickle, but not torch.save's")
-    if not _Unpickler(file).load()["little_endian"]:
+    system = reader.read()
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise ValueError("it was written on a big-endian machine")
-    content = _Unpickler(file).load()
-    dtypes = {tensor.storage.key: tensor.storage.dtype for tensor in _tensors(content)}
-    storages = {}
-    for key in _Unpickler(file).load():
-        if key not in dtypes:
-            raise ValueError(f"storage {key} belongs to no tensor")
-        (count,) = struct.unpack("<q", file.read(8))
-        data = file.read(count * dtypes[key].itemsize)
-        storages[key] = np.frombuffer(data, dtypes[key])
-        if storages[key].size != count:
-            raise ValueError(f"storage {key} ends early")
-    return _resolve(content, storages)
+    tensors = _named(reader.read(), path)
+    known, keys = dict(reader.storages), reader.read()
+    if not isinstance(keys, list) or any(not isinstance(key, str) or key not in known for key in keys):
+        raise ValueError("it lists storages that belong to no tensor")
+    if len(set(keys)) != len(keys):
+        raise ValueError("it lists a storage twice")
+    needed, storages = {tensor.storage.key for tensor in tensors.values()}, {}
+    for key in keys:
+        _, dtype, count = known[key]
+        if file.read(8) != struct.pack("<q", count):
+            raise ValueError(f"storage {files.shown(key)} has another length than its tensors say")
+        if key not in needed:  # of an optimiser, in a training checkpoint
+            file.seek(count * dtype.itemsize, 1)
+            continue
+        data = file.read(min(count * dtype.itemsize, size - file.tell()))
+        if len(data) != count * dtype.itemsize:
+            raise ValueError(f"storage {files.shown(key)} ends early")
+        storages[key] = np.frombuffer(data, dtype)
+    return _viewed(tensors, storages, path, size)
 
 
-def _tensors(content: Any) -> list[_Tensor]:
-    if isinstance(content, _Tensor):
-        return [content]
-    if isinstance(content, Mapping):
-        return [tensor for value in content.values() for tensor in _tensors(value)]
-    return []
-
-
-def _resolve(content: Any, storages: Mapping[str, np.ndarray]) -> Any:
-    if isinstance(content, _Tensor):
-        return content.array(storages)
-    if isinstance(content, Mapping):
-        return {key: _resolve(value, storages) for key, value in content.items()}
-    return content
-
-
-def _named(content: Any, path: Path) -> Tensors:
+def _named(content: Any, path: Path) -> dict[str, Tensor]:
     """A state dict, bare or inside a training checkpoint, without DataParallel's prefix."""
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not content:
         raise InputError(f"weights file {path} holds no state dict; save one with torch.save(model.state_dict(), ...)")
-    if odd := [name for name, value in content.items() if not isinstance(value, np.ndarray)]:
-        raise InputError(f"weights file {path}: {odd[0]} is no tensor; save model.state_dict() alone")
-    if all(str(name).startswith("module.") for name in content):
-        content = {str(name).removeprefix("module."): value for name, value in content.items()}
-    return dict(content)
+    if odd := [name for name, value in content.items() if not isinstance(value, Tensor)]:
+        raise InputError(f"weights file {path}: {files.shown(odd[0])} is no tensor; save model.state_dict() alone")
+    names = [str(name) for name in content]
+    if all(name.startswith("module.") for name in names):
+        names = [name.removeprefix("module.") for name in names]
+    if len(set(names)) != len(names):
+        raise ValueError("two tensors have the same name")
+    return dict(zip(names, content.values(), strict=True))
+
+
+def _viewed(tensors: Mapping[str, Tensor], storages: Mapping[str, np.ndarray], path: Path, size: int) -> Tensors:
+    """The tensors as read-only views of their storages, where they lie in them."""
+    for name, tensor in tensors.items():
+        _check_place(name, tensor)
+    seen = sum(math.prod(tensor.shape) * tensor.storage.dtype.itemsize for tensor in tensors.values())
+    budgets.TENSORS.check(path, seen, file_bytes=size)
+    found = {}
+    for name, tensor in tensors.items():
+        data = storages.get(tensor.storage.key)
+        if data is None:
+            raise ValueError(f"storage {files.shown(tensor.storage.key)} is missing")
+        if not math.prod(tensor.shape):
+            found[name] = np.zeros(tensor.shape, data.dtype)
+            continue
+        strides = [step * data.itemsize for step in tensor.stride]
+        found[name] = np.lib.stride_tricks.as_strided(data[tensor.offset :], tensor.shape, strides, writeable=False)
+    return found
+
+
+def _check_place(name: str, tensor: Tensor) -> None:
+    """That a tensor lies inside its storage."""
+    sides = (tensor.shape, tensor.stride)
+    whole = isinstance(tensor.shape, tuple) and isinstance(tensor.stride, tuple)
+    if not whole or not all(type(n) is int and 0 <= n < 2**62 for n in (tensor.offset, *itertools.chain(*sides))):
+        raise ValueError(
+            f"tensor {files.shown(name)} has a shape, strides or an offset that are no whole numbers from 0"
+        )
+    if len(tensor.shape) != len(tensor.stride) or len(tensor.shape) > 32:
+        raise ValueError(f"tensor {files.shown(name)} has {len(tensor.shape)} sides and {len(tensor.stride)} strides")
+    last = tensor.offset + sum((n - 1) * step for n, step in zip(*sides, strict=True))
+    if math.prod(tensor.shape) and last >= tensor.storage.length:
+        raise ValueError(
+            f"tensor {files.shown(name)} of shape {tensor.shape[:8]} reaches beyond its {tensor.storage.length} numbers"
+        )

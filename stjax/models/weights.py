@@ -90,17 +90,10 @@ def load(backbone: Any, path: Path) -> Report:
     for path_here, name in names.items():
         if name not in given:
             continue
-        expected = leaves[path_here][...]
-        found = _from_torch(path_here, given[name].astype(np.float32))
-        if path_here == "positions" and found.shape != expected.shape and found.shape[1:] == expected.shape[1:]:
-            found, note = _fit_positions(found, expected.shape[0])
-            notes.append(note)
-        if found.shape != expected.shape:
-            there = _to_torch(path_here, np.empty(expected.shape, np.float32)).shape
-            problems.append(f"{name} has shape {_shape(given[name].shape)}, expected {_shape(there)}")
-        elif not np.all(np.isfinite(found)):
-            problems.append(f"{name} holds numbers that are not finite")
+        found, fault, note = _fitted(path_here, name, given[name], leaves[path_here].shape)
         arrays[path_here] = found
+        problems += [fault] if fault else []
+        notes += [note] if note else []
     if len(missing) == len(names):
         raise InputError(
             f"weights file {path} is of another model: it has {_some(list(given))}; "
@@ -114,6 +107,32 @@ def load(backbone: Any, path: Path) -> Report:
     for path_here, array in arrays.items():
         leaves[path_here][...] = jnp.asarray(array)
     return Report(source, len(arrays), tuple(unused), tuple(notes))
+
+
+def _fitted(path_here: str, name: str, given: np.ndarray, expected: tuple[int, ...]) -> tuple[np.ndarray, str, str]:
+    """A file's array as it is kept here, in float32; what is wrong with it, and what was changed, "" for nothing."""
+    found = _from_torch(path_here, given)  # a view: what a file says of shapes costs nothing yet
+    moved = path_here == "positions" and found.shape != expected and found.shape[1:] == expected[1:]
+    if found.shape != expected and not moved:
+        there = _to_torch(path_here, np.broadcast_to(np.float32(0), expected)).shape
+        return found, f"{name} has shape {_shape(given.shape)}, expected {_shape(there)}", ""
+    if not jnp.issubdtype(given.dtype, jnp.floating):
+        return (
+            found,
+            f"{name} holds {given.dtype}, expected numbers with a fraction (quantised weights are not read)",
+            "",
+        )
+    with np.errstate(over="ignore"):  # then it is not finite, which is said
+        found, note = found.astype(np.float32), ""
+    if not np.all(np.isfinite(found)):
+        return found, f"{name} holds numbers that are not finite", ""
+    if name.endswith(_ARRAYS["var"]) and (found < 0).any():
+        return found, f"{name} holds a negative variance", ""
+    if moved:
+        found, note = _fit_positions(found, expected[0])
+        if found.shape != expected:
+            return found, f"{name} has shape {_shape(given.shape)}, whose {note}", ""
+    return found, "", note
 
 
 def tensors(backbone: Any) -> weight_files.Tensors:

@@ -19,7 +19,7 @@ from tests.fuzz import worker
 from tests.fuzz.worker import Job, Limits
 
 _START_SECONDS = 600  # of imports and making the sound input
-_WALL = 4  # times the limit of a case: on a busy machine it may not get a whole processor
+_WALL = 10  # times the limit of a case: on a busy machine it may not get a whole processor
 _TICK_SECONDS = 0.5
 FINDINGS = ("exception", "hang", "death", "memory", "sealed", "outside", "long message", "harness")
 SAMPLES = 12

@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_prep import cli
 from data_prep.errors import InputError
 from tests.fuzz import targets
 
@@ -135,7 +136,7 @@ def try_case(
         found |= {"outcome": "refused", "message": str(error)[:600]}
         if _asked_for_too_much(error):
             found |= _finding("memory", error)
-        elif len(str(error)) > limits.message_characters:
+        elif len(f"error: {cli.one_line(str(error))}") > limits.message_characters:
             found |= _finding("long message", error)
     except BaseException as error:  # whatever it is, it is what is looked for
         found |= _finding("memory" if _asked_for_too_much(error) else "exception", error)

@@ -79,9 +79,11 @@ def damage_folder(folder: Path, rng: random.Random, *, only: Sequence[str] = ("*
     """
     done = []
     for _ in range(1 if rng.random() < 0.9 else 2):
-        files: list[Path] = []
-        while not files:
-            files = sorted(file for file in folder.rglob(rng.choice(only)) if file.is_file())
+        everything = sorted(file for file in folder.rglob("*") if file.is_file())
+        pattern = rng.choice(only)
+        files = [file for file in everything if file.match(pattern)] or everything
+        if not files:
+            break
         file = rng.choice(files)
         done.append(_whole_file(file, files, rng) if rng.random() < 0.03 else damage_file(file, rng))
     return "; ".join(done)

@@ -89,7 +89,7 @@ def damage_operations(data: bytes, rng: random.Random) -> tuple[bytes, str]:
             other = rng.randrange(len(parts))
             parts[place], parts[other] = parts[other], parts[place]
         elif action == "grow":  # a pair of the pair before, 40 times over: small here, endless for whoever walks it
-            parts.insert(place, b")q\xf0" + b"h\xf0h\xf0\x86q\xf0" * 40)
+            parts.insert(place, b")q\xf0" + b"h\xf0\x86q\xf0" * 40)
         else:
             parts[place] = parts[place][:1] + raw.damage(parts[place][1:] or b"\0", rng)[0]
         parts = parts or [b"."]
