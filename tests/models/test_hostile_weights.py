@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import struct
 import time
 import tracemalloc
@@ -14,9 +15,12 @@ import pytest
 from flax import nnx
 
 from data_prep.errors import InputError
+from stjax import manifest
+from stjax.inference import model_folder, predictor
 from stjax.models import weight_files, weights
 from tests.models.test_weights import as_legacy, build
 from tests.models.test_weights import write as write_safetensors
+from tests.stjax.make_exported import FOLDER as EXPORTED
 
 NUMBERS = np.arange(6, dtype=np.float32)
 
@@ -360,3 +364,16 @@ def test_check_finite_names_what_is_not():
     arrays = {"a": np.ones(2), "b": np.array([1, np.nan]), "c": jnp.array([jnp.inf]), "d": np.arange(3)}
     with pytest.raises(InputError, match="the model: b, c hold NaN or infinity"):
         weight_files.check_finite(arrays.items(), "the model")
+
+
+def test_an_exported_model_with_a_nan_is_not_loaded(tmp_path):
+    folder = shutil.copytree(EXPORTED, tmp_path / "model")
+    tensors = weight_files.read(folder / "weights.safetensors")
+    name = next(name for name, array in tensors.items() if array.dtype == np.float32)
+    odd = tensors[name].copy()
+    odd.flat[0] = np.nan
+    weight_files.write_safetensors(folder / "weights.safetensors", tensors | {name: odd}, metadata={})
+    (folder / "manifest.json").unlink()
+    manifest.seal(folder, {"format": model_folder.FORMAT, "version": model_folder.VERSION})
+    with pytest.raises(InputError, match=f"{name} hold NaN or infinity"):
+        predictor.load(folder)
