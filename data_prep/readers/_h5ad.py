@@ -11,7 +11,7 @@ import scipy.sparse
 
 from data_prep.errors import InputError
 from data_prep.readers import _h5ad_counts, _h5ad_places
-from data_prep.readers._h5ad_file import as_text, element, opened
+from data_prep.readers._h5ad_file import as_text, element, opened, table
 
 _INSIDE, _OUTSIDE = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")
 
@@ -50,7 +50,7 @@ def read(path: Path) -> SpotTable:
         InputError: not an .h5ad file, damaged, or without coordinates or raw counts.
     """
     with opened(path) as file:
-        obs = element(file, "obs", path)
+        obs = table(file, "obs", path)
         spot_id = obs.index.astype(str).to_numpy(dtype=str)
         xy, z, notes = _h5ad_places.read(file, obs, path)
         counts, gene_id, symbol, count_notes = _h5ad_counts.read(file, path, spot_id)
@@ -98,11 +98,13 @@ def libraries(file: Any, path: Path) -> dict[str, dict[str, Any]]:
 
 def _library(file: Any, place: str, path: Path) -> dict[str, Any]:
     factors = element(file, f"{place}/scalefactors", path) if f"{place}/scalefactors" in file else {}
-    images = file.get(f"{place}/images", {})
+    factors = factors if isinstance(factors, dict) else {}
+    pictures: Any = file.get(f"{place}/images")
+    images = dict(pictures.items()) if isinstance(pictures, h5py.Group) else {}
     slide = f"{place}/metadata/source_image_path"
     return {
         "scalefactors": {key: float(np.ravel(value)[0]) for key, value in factors.items() if _is_number(value)},
-        "images": {name: images[name].shape[:2] for name in images},
+        "images": {name: image.shape[:2] for name, image in images.items() if isinstance(image, h5py.Dataset)},
         "slide": str(element(file, slide, path)) if slide in file else "",
     }
 

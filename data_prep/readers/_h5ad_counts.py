@@ -9,7 +9,7 @@ import scipy.sparse
 
 from data_prep.errors import InputError
 from data_prep.readers import _matrix, _species
-from data_prep.readers._h5ad_file import as_text, element
+from data_prep.readers._h5ad_file import as_text, element, table
 
 # Where tools keep raw counts, in the order they are tried: layers, the matrix itself, what scanpy and Seurat call raw
 _PLACES = ("layers/counts", "X", "raw/X", "raw.X", "layers/raw_counts", "layers/raw", "layers/count", "layers/umi")
@@ -29,10 +29,8 @@ def read(
         InputError: no raw counts, a matrix of another size than its names, or genes of several species.
     """
     matrix, var, notes = _raw(file, path, spot_id)
-    if matrix.shape != (len(spot_id), len(var)):
-        raise InputError(
-            f"{path}: the matrix is {matrix.shape}, but obs and var are {len(spot_id)} and {len(var)} long"
-        )
+    if (shape := np.shape(matrix)) != (len(spot_id), len(var)):
+        raise InputError(f"{path}: the matrix is {shape}, but obs and var are {len(spot_id)} and {len(var)} long")
     symbol = var.index.astype(str).to_numpy(dtype=str)
     column = next((name for name in var.columns if str(name).lower() in _ID_COLUMNS), None)
     gene_id = symbol if column is None else as_text(var[column])
@@ -62,7 +60,7 @@ def _raw(file: Any, path: Path, spot_id: np.ndarray) -> tuple[Any, pd.DataFrame,
 
 
 def _var(file: Any, place: str, path: Path) -> pd.DataFrame:
-    return element(file, place[:-1] + "var" if place.startswith("raw") else "var", path)
+    return table(file, place[:-1] + "var" if place.startswith("raw") else "var", path)
 
 
 def _no_counts(file: Any, path: Path, places: list[str], spot_id: np.ndarray) -> str:

@@ -55,6 +55,18 @@ def element(file: Any, key: str, path: Path) -> Any:
         raise InputError(f"{path}: {key} cannot be read ({reason}); copy or download it again") from error
 
 
+def table(file: Any, key: str, path: Path) -> pd.DataFrame:
+    """A part that must be a table.
+
+    Raises:
+        InputError: it is not there, cannot be read, or is something else.
+    """
+    found = element(file, key, path)
+    if not isinstance(found, pd.DataFrame):
+        raise InputError(f"{path}: {key} is a {type(found).__name__}, expected a table; write the file again")
+    return found
+
+
 def as_text(values: Any) -> np.ndarray:
     """[S] str: missing values, and words for them, as ""."""
     codes, distinct = pd.factorize(values)  # of millions of spots, few values

@@ -14,7 +14,7 @@ import pyarrow.compute
 
 from data_prep.errors import InputError
 from data_prep.readers import _arrays, _h5ad, _matrix
-from data_prep.readers._h5ad_file import as_text, element, opened
+from data_prep.readers._h5ad_file import as_text, opened, table
 
 # What tools and people call the column that names a spot's sample, the likelier first; letters alone are compared
 _THINGS = (
@@ -136,7 +136,7 @@ def _facts(
     del version
     with opened(path) as file:
         entries = _h5ad.libraries(file, path)
-        obs = element(file, "obs", path)
+        obs = table(file, "obs", path)
     things = {name: match[1] for name in obs if (match := _COLUMN.match(_letters(name)))}
     known = sorted(things, key=lambda name: _THINGS.index(things[name]))
     others = [name for name in obs if name not in known and len(entries) > 1 and obs[name].dtype.kind == "O"]

@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 
 from data_prep.errors import InputError
@@ -83,3 +84,25 @@ def test_other_hdf5_files_are_named(tmp_path: Path, group: str, message: str) ->
         file.create_group(group)
     with pytest.raises(InputError, match=rf"A.h5ad: obs not found \(it holds {group}\).*{message}"):
         reader.read_section(root, "A")
+
+
+@pytest.mark.parametrize("place", ["obs", "var", "obsm/spatial", "X"])
+@pytest.mark.parametrize("value", [3, "text", np.arange(4.0)])
+def test_parts_of_another_kind_are_refused(tmp_path: Path, place: str, value: object) -> None:
+    root = write(tmp_path, "A", visium())
+    with h5py.File(root / "A.h5ad", "a") as file:
+        del file[place]
+        file[place] = value
+    with pytest.raises(InputError, match=r"A\.h5ad: "):
+        reader.read_section(root, "A")
+
+
+@pytest.mark.parametrize(
+    "place", ["uns/spatial/L/scalefactors", "uns/spatial/L/images", "uns/spatial/L", "uns/spatial"]
+)
+def test_parts_that_are_not_needed_may_be_of_another_kind(tmp_path: Path, place: str) -> None:
+    root = write(tmp_path, "A", visium())
+    with h5py.File(root / "A.h5ad", "a") as file:
+        file.pop(place, None)
+        file[place] = 3
+    assert reader.read_section(root, "A").um_per_px == pytest.approx(2.0)
