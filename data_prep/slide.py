@@ -30,8 +30,10 @@ from data_prep.slide_base import (
     scale_from_density,
     scale_from_tiff,
 )
+from data_prep.slide_limits import check_decoding, check_scans
 from data_prep.slide_tiff import TiffSlide
 from data_prep.slide_tiff_pages import Storage, load_stored, orientation_of, seek_slide, stored_size
+from data_prep.slide_tiff_scan import check_directories
 
 __all__ = ["DEFAULT_MAX_PIXELS", "Slide", "open_slide"]
 
@@ -45,6 +47,7 @@ FORMATS = "JPEG, PNG, TIFF, OME-TIFF or a whole-slide format OpenSlide reads"
 
 _TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _JPEG_HEAD, _PNG_HEAD = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+_BAND_PX = 1 << 22
 _HARMLESS_JPEG = ("extraneous bytes", "Invalid SOS parameters", "Adobe color transform")
 
 
@@ -72,27 +75,28 @@ class _WholeSlide(Slide):
                 dots = image.info.get("dpi")
                 um_per_px = scale_from_density(dots, "inch") if dots else None
             self.orientation = _exif_orientation(image)
-        check_budget(path, width, height, max_pixels, "the image")
+            check_budget(path, width, height, max_pixels, "the image")
+            check_decoding(path, image)
         super().__init__(path, width, height, um_per_px, max_pixels)
 
     def _decode(self) -> np.ndarray:
-        with decoding(self.path):
-            if self.format == "jpeg" and simplejpeg is not None:
+        # The plugin's class, not Image.open: our budget is checked above, Pillow's process-wide one is left alone.
+        with decoding(self.path), self.path.open("rb") as file, self._plugin(file) as image:
+            if self.format == "tiff":
+                seek_slide(self.path, image)
+                return self._checked(_to_rgb(load_stored(image)))
+            if self.format == "jpeg":
                 data = self.path.read_bytes()
-                if simplejpeg.decode_jpeg_header(data, strict=False)[2] != "CMYK":
-                    try:
-                        return simplejpeg.decode_jpeg(data, "RGB")
-                    except ValueError as error:
-                        if not any(word in str(error) for word in _HARMLESS_JPEG):
-                            raise
-                        return simplejpeg.decode_jpeg(data, "RGB", strict=False)
-            # The plugin's class, not Image.open: our budget is checked above, Pillow's process-wide one is left alone.
-            with self.path.open("rb") as file, self._plugin(file) as image:
-                if self.format == "tiff":
-                    seek_slide(self.path, image)
-                    return _to_rgb(load_stored(image))
-                image.load()
-                return _to_rgb(image)
+                check_decoding(self.path, image, scans=check_scans(self.path, data))
+                if image.mode != "CMYK" and simplejpeg is not None:
+                    return self._checked(_decode_jpeg(data, image.size))
+            image.load()
+            return self._checked(_to_rgb(image))
+
+    def _checked(self, pixels: np.ndarray) -> np.ndarray:
+        if pixels.shape != (self.height, self.width, 3):
+            raise ValueError(f"decoded to {pixels.shape[1]} x {pixels.shape[0]} px")
+        return pixels
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         del level  # one only
@@ -107,12 +111,25 @@ class _WholeSlide(Slide):
         self._pixels = None
 
 
+def _decode_jpeg(data: bytes, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [H, W, 3] of a JPEG whose size, as Pillow found it, has been checked."""
+    height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    if (width, height) != size or colours == "CMYK":
+        raise ValueError(f"two headers, {size[0]} x {size[1]} px and {width} x {height} px in {colours}")
+    try:
+        return simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError as error:
+        if not any(word in str(error) for word in _HARMLESS_JPEG):
+            raise
+        return simplejpeg.decode_jpeg(data, "RGB", strict=False)
+
+
 class _OpenSlideSlide(Slide):
     """Vendor pyramids (Aperio, Hamamatsu, MIRAX, Leica, ...) through OpenSlide."""
 
     def __init__(self, path: Path, openslide: Any, max_pixels: int) -> None:
-        with decoding(path):
-            self._slide = openslide.OpenSlide(str(path))
+        with decoding(path), contextlib.ExitStack() as stack:
+            self._slide = stack.enter_context(openslide.OpenSlide(str(path)))
             properties = self._slide.properties
             mpp = [
                 float(properties[k])
@@ -121,20 +138,22 @@ class _OpenSlideSlide(Slide):
             ]
             width, height = self._slide.dimensions
             um_per_px = one_scale(mpp) if mpp else _scale_from_openslide_tiff(properties)
-        self.format = f"openslide:{properties.get(openslide.PROPERTY_NAME_VENDOR, 'unknown')}"
-        super().__init__(path, width, height, um_per_px, max_pixels)
-        tile = (properties.get(f"openslide.level[0].tile-{side}") for side in ("width", "height"))
-        self.segment_px = tuple(int(side or default) for side, default in zip(tile, self.segment_px, strict=True))
+            self.format = f"openslide:{properties.get(openslide.PROPERTY_NAME_VENDOR, 'unknown')}"
+            super().__init__(path, width, height, um_per_px, max_pixels)
+            tile = (properties.get(f"openslide.level[0].tile-{side}") for side in ("width", "height"))
+            self.segment_px = tuple(int(side or default) for side, default in zip(tile, self.segment_px, strict=True))
+            stack.pop_all()  # opened: from here on `close` closes the file
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        downsample = self._slide.level_downsamples[level]
         with decoding(self.path):
+            downsample = self._slide.level_downsamples[level]
             corner = (round(x * downsample), round(y * downsample))
             return _to_rgb(self._slide.read_region(corner, level, (width, height)))
 
     def _level(self, factor: float) -> tuple[int, int, int]:
-        level = self._slide.get_best_level_for_downsample(factor * 1.01)
-        return level, *self._slide.level_dimensions[level]
+        with decoding(self.path):
+            level = self._slide.get_best_level_for_downsample(factor * 1.01)
+            return level, *self._slide.level_dimensions[level]
 
     def close(self) -> None:
         """Release the file and the decoded pixels."""
@@ -180,7 +199,10 @@ def _open_by_content(path: Path, head: bytes, max_pixels: int) -> Slide:
 def _png_bits(path: Path) -> int:
     """Bits a sample, as the header says; Pillow would cut 16 to 8 in RGB without a word."""
     with path.open("rb") as file:
-        return file.read(25)[24]
+        head = file.read(25)
+    if head[12:16] != b"IHDR":
+        raise ValueError("it does not begin with a header")
+    return head[24]
 
 
 def _exif_orientation(image: Image.Image) -> int:
@@ -191,25 +213,33 @@ def _exif_orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    """uint8 [H, W, 3]; transparent pixels over white."""
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        return drop_alpha(np.asarray(image.convert("RGBA")))
-    if image.mode not in ("RGB", "L", "P", "1", "CMYK", "YCbCr"):
+    """uint8 [H, W, 3]; transparent pixels over white. Made band by band, as some copies take more than the picture."""
+    transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    if not transparent and image.mode not in ("RGB", "L", "P", "1", "CMYK", "YCbCr"):
         raise ValueError(f"found pixels of mode {image.mode}, expected 8-bit RGB or grey")
-    return np.array(image.convert("RGB"))
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(1, _BAND_PX // width)
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(top + rows, height)))
+        here = pixels[top : top + rows]
+        here[...] = drop_alpha(np.asarray(band.convert("RGBA"))) if transparent else np.asarray(band.convert("RGB"))
+    return pixels
 
 
 def _open_tiff(path: Path, max_pixels: int) -> Slide:
     openslide, tifffile = _optional("openslide"), _optional("tifffile")
     vendor = _vendor(path, openslide)
     if vendor not in (None, "generic-tiff"):  # a vendor's pyramid under the name .tif: OpenSlide knows its layout
-        return _OpenSlideSlide(path, openslide, max_pixels)
+        return _open_pyramid(path, openslide, vendor, max_pixels)
     if not tifffile:
         try:
+            check_directories(path)
             return _WholeSlide(path, TiffImagePlugin.TiffImageFile, "tiff", max_pixels)
         except InputError as error:
             hint = f"; if it is a pyramid, {WSI_HINT}" if "cannot be read" in str(error) else ""
             raise InputError(f"{error}{hint}") from error
+    check_directories(path)
     with contextlib.ExitStack() as stack:
         slide = stack.enter_context(TiffSlide(path, tifffile, max_pixels))
         other = None if slide.decodable else _open_undecodable(slide, openslide if vendor else None)
@@ -230,6 +260,15 @@ def _open_undecodable(slide: TiffSlide, openslide: ModuleType | None) -> Slide |
     return None
 
 
+def _open_pyramid(path: Path, openslide: ModuleType, vendor: str, max_pixels: int) -> Slide:
+    """A vendor's file, which is often a TIFF; but in Hamamatsu's, offsets are not where TIFF has them."""
+    with path.open("rb") as file:
+        is_tiff = file.read(4) in _TIFF_HEADS
+    if is_tiff and vendor != "hamamatsu":
+        check_directories(path)
+    return _OpenSlideSlide(path, openslide, max_pixels)
+
+
 def _vendor(path: Path, openslide: ModuleType | None) -> str | None:
     """Whose format it is, as far as OpenSlide knows."""
     if openslide is None:
@@ -243,7 +282,7 @@ def _open_vendor(path: Path, head: bytes, max_pixels: int) -> Slide:
     openslide = _optional("openslide")
     vendor = _vendor(path, openslide)
     if vendor not in (None, "generic-tiff"):
-        return _OpenSlideSlide(path, openslide, max_pixels)
+        return _open_pyramid(path, openslide, vendor, max_pixels)
     suffix = path.suffix.lower()
     picture = head.startswith((_JPEG_HEAD, _PNG_HEAD)) and suffix != ".mrxs"  # whose file is a preview, in JPEG
     reason = ""

@@ -28,6 +28,7 @@ _DEFAULTS_UM_PER_PX = (1.0, 10.0)
 DEFAULT_SCALE_DOUBT = "the image file says exactly {:g} um per px, which programs write where they know no scale"
 _UM = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3, "inch": 25_400.0}
 _BLOCK_PX = 1 << 22  # of a thumbnail, read at a time
+_MOST_REASON = 160  # letters
 _TIFF_UNITS = {2: "inch", 3: "cm"}
 
 
@@ -160,12 +161,19 @@ def decoding(path: Path) -> Iterator[None]:
             "which is read by regions"
         ) from error
     except Exception as error:  # decoders raise anything from struct.error to SyntaxError on damaged files
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = _clean(str(error)) or type(error).__name__
         if "imagecodecs" in reason:
             remedy = "its compression needs a decoder: pip install imagecodecs"
         else:
             remedy = "it is damaged or truncated; copy or download it again, or convert it"
         raise InputError(f"{path}: the image cannot be read ({reason}); {remedy}") from error
+
+
+def _clean(text: str) -> str:
+    """A decoder's message on one short line, without what a terminal would take for a command."""
+    line = " ".join(text.split())
+    shown = "".join(letter if letter.isprintable() else "?" for letter in line)
+    return shown if len(shown) <= _MOST_REASON else shown[:_MOST_REASON] + "..."
 
 
 def check_budget(path: Path, width: int, height: int, max_pixels: int, what: str) -> None:
@@ -224,8 +232,10 @@ def scale_from_density(density: tuple[float, ...], unit: str) -> float | None:
 def scale_from_tiff(x_density: Any, y_density: Any, unit: int, description: Any) -> float | None:
     """um per pixel from TIFF tags: OME-XML, then Aperio's MPP, then ImageJ's unit, then the resolution tags."""
     text = str(description)
-    pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", text)
-    ome = dict(re.findall(r"""(PhysicalSize\w+)=["']([^"']*)["']""", pixels.group())) if pixels else {}
+    # Without a pattern that would go over a long text again and again.
+    pixels = re.search(r"<(?:\w{1,99}:)?Pixels\b", text)
+    element = text[pixels.end() :].partition(">")[0] if pixels else ""
+    ome = dict(re.findall(r"""(PhysicalSize[XYZ](?:Unit)?)=["']([^"']*)["']""", element))
     if ome:
         with contextlib.suppress(KeyError, ValueError):  # a unit that is no length ("pixel"), or one size missing
             return one_scale(

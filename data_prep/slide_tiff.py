@@ -1,10 +1,14 @@
 """TIFF and OME-TIFF slides through `tifffile`: only the tiles or strips a region touches are decoded."""
 
 import contextlib
+import importlib.util
 import logging
+import lzma
 import mmap
 import threading
+import zlib
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +16,17 @@ import numpy as np
 
 from data_prep.errors import InputError
 from data_prep.slide_base import Slide, decoding, drop_alpha, scale_from_tiff
-from data_prep.slide_tiff_pages import Storage, orientation_of, straight_alpha
+from data_prep.slide_limits import check_scans
+from data_prep.slide_tiff_pages import JPEG, Storage, orientation_of, straight_alpha
 
 # What it logs of a damaged file is raised too, as one message.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 _CACHE_BYTES = 32 << 20  # decoded tiles kept, so that overlapping patches do not decode a tile again
+_LZMA_BYTES = 256 << 20  # what unpacking LZMA may take itself
+_SLACK_BYTES = 64 << 10  # beside the pixels of a tile or strip
+# Kinds of files that tifffile knows, no bright-field slides, some of which lead it to other files.
+_NOT_SLIDES = ("lsm", "mmstack", "ndtiff", "fluoview", "stk", "sis", "eer", "scanimage", "nih", "mdgel")
 
 
 class TiffSlide(Slide):
@@ -34,10 +43,14 @@ class TiffSlide(Slide):
         self._cache: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._cached_bytes = 0
         with decoding(path), contextlib.ExitStack() as stack:
-            self._file = stack.enter_context(tifffile.TiffFile(path))
+            others = {f"is_{kind}": False for kind in _NOT_SLIDES}
+            self._file = stack.enter_context(tifffile.TiffFile(path, _multifile=False, **others))
             series = max(self._file.series, key=lambda s: s.keyframe.imagewidth * s.keyframe.imagelength)
             self._levels = [self._planes(path, level) for level in series.levels]
             page = self._levels[0][0]
+            for smaller, *_ in self._levels:
+                if not (0 < smaller.imagewidth <= page.imagewidth and 0 < smaller.imagelength <= page.imagelength):
+                    raise ValueError(f"a level of {smaller.imagewidth} x {smaller.imagelength} px")
             tiff = tifffile.TIFF
             self.decodable = _has(tiff.DECOMPRESSORS, page.compression) and page.predictor in tiff.UNPREDICTORS
             tags = {
@@ -47,9 +60,23 @@ class TiffSlide(Slide):
             um_per_px = scale_from_tiff(tags.get(282), tags.get(283), int(tags.get(296, 2)), description)
             self.orientation = orientation_of(tags.get(274), tags.get(700))
             self._storage = Storage.of(lambda code, default: tag.value if (tag := page.tags.get(code)) else default)
+            self._bounded: dict[int, _Decompress] = {}
+            for plane in (plane for level in self._levels for plane in level):
+                self._take_over(plane)
             stack.pop_all()  # opened: from here on `close` closes the file
         super().__init__(path, page.imagewidth, page.imagelength, um_per_px, max_pixels)
         self.segment_px = self._segment_size(page)
+
+    def _take_over(self, page: Any) -> None:
+        """Has a page's tiles unpacked here where tifffile would do so without a limit."""
+        if (unpack := _BOUNDED.get(page.compression)) is None:
+            return
+        if page.fillorder == 2:  # bits from right to left
+            page.fillorder = 1
+            self._bounded[page.offset] = lambda data, most: unpack(data.translate(_REVERSED), most)
+        else:
+            self._bounded[page.offset] = unpack
+        page.compression = 1  # for its `decode`, which is given what is no longer compressed
 
     @property
     def interleaved(self) -> bool:
@@ -64,7 +91,10 @@ class TiffSlide(Slide):
         page = pages[0].aspage()
         Storage.of(lambda code, default: tag.value if (tag := page.tags.get(code)) else default).check(path)
         if page.samplesperpixel == 1 and len(pages) == 3:
-            return [p.aspage() for p in pages]
+            planes = [p.aspage() for p in pages]
+            if len({(p.imagewidth, p.imagelength, *TiffSlide._segment_size(p)) for p in planes}) > 1:
+                raise ValueError("colour channels of several sizes")
+            return planes
         if len(pages) > 1:
             raise InputError(
                 f"{path}: found {page.samplesperpixel * len(pages)} channels or planes, expected one RGB or grey "
@@ -81,7 +111,7 @@ class TiffSlide(Slide):
 
     def _segment(self, page: Any, index: int) -> np.ndarray | None:
         """uint8 [h, w, samples] of tile or strip `index`, None where the file stores none."""
-        key = (page.index, index)
+        key = (page.offset, index)  # not `page.index`: pages below pages count from 0 again
         with self._lock:
             if key in self._cache:
                 self._cache.move_to_end(key)
@@ -90,14 +120,25 @@ class TiffSlide(Slide):
             if size == 0:
                 return None
             handle = self._file.filehandle
-            handle.seek(offset)
-            data = handle.read(size)
-            if len(data) < size:
+            if offset + size > handle.size:
                 raise ValueError("the file ends in the middle of the image")
+            width, height = self._segment_size(page)
+            declared = width * height * (1 if page.planarconfig == 2 else page.samplesperpixel)
+            handle.seek(offset)
+            data = handle.read(min(size, 2 * declared + _SLACK_BYTES))  # none is twice as long as its pixels
+            if (bounded := self._bounded.get(page.offset)) is not None:
+                data = bounded(data, declared + _SLACK_BYTES)
+            elif page.compression in JPEG:
+                check_scans(self.path, data)
             decoded = page.decode(data, index, jpegtables=page.jpegtables)[0]
             if decoded is None:
                 return None
-            segment = _own_pages(np.asarray(decoded)[0])
+            segment = np.asarray(decoded)[0]
+            if segment.shape[0] > height or segment.shape[1] > width:
+                raise ValueError(
+                    f"a tile or strip of {segment.shape[1]} x {segment.shape[0]} px among {width} x {height}"
+                )
+            segment = _own_pages(segment)
             self._cache[key] = segment
             self._cached_bytes += segment.nbytes
             while self._cached_bytes > _CACHE_BYTES and len(self._cache) > 1:
@@ -165,3 +206,30 @@ def _own_pages(pixels: np.ndarray) -> np.ndarray:
     copy = np.frombuffer(mmap.mmap(-1, pixels.nbytes), np.uint8).reshape(pixels.shape)
     copy[...] = pixels
     return copy
+
+
+def _inflate(data: bytes, most: int) -> bytes:
+    """Deflate's stream, unpacked to at most `most` bytes."""
+    stream = zlib.decompressobj()
+    return _whole(stream.decompress(data, most + 1), most, stream.eof)
+
+
+def _unpack_lzma(data: bytes, most: int) -> bytes:
+    stream = lzma.LZMADecompressor(memlimit=_LZMA_BYTES)
+    return _whole(stream.decompress(data, most + 1), most, stream.eof)
+
+
+def _whole(unpacked: bytes, most: int, ended: bool) -> bytes:
+    if len(unpacked) > most:
+        raise ValueError("a tile or strip unpacks to more than its pixels")
+    if not ended:
+        raise ValueError("a tile or strip is incomplete")
+    return unpacked
+
+
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+_Decompress = Callable[[bytes, int], bytes]
+# Codecs whose decoders in tifffile unpack without a limit; those of imagecodecs have one.
+_BOUNDED: dict[int, _Decompress] = (
+    {} if importlib.util.find_spec("imagecodecs") else {8: _inflate, 32946: _inflate, 34925: _unpack_lzma}
+)

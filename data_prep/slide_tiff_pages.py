@@ -17,7 +17,7 @@ from data_prep.errors import InputError
 from data_prep.slide_base import WSI_HINT
 
 GREY, RGB, YCBCR = 1, 2, 6  # photometric interpretation
-_JPEG = (7, 33003, 33004, 33005, 34712)  # compression whose decoders turn YCbCr into RGB: JPEG and JPEG 2000
+JPEG = (7, 33003, 33004, 33005, 34712)  # compression whose decoders turn YCbCr into RGB: JPEG and JPEG 2000
 _UNNAMED, _PREMULTIPLIED = 0, 1  # extra samples
 
 # What Pillow's reader does by the orientation tag, undone.
@@ -72,7 +72,7 @@ class Storage:
         if set(self.bits) != {8} or set(self.sample_format) != {1}:
             kind = {1: "", 2: "signed ", 3: "floating point "}.get(self.sample_format[0], "other ")
             raise InputError(f"{path}: found {kind}pixels of {self.bits[0]} bits a sample, {expected}")
-        plain = self.photometric in (GREY, RGB) or (self.photometric == YCBCR and self.compression in _JPEG)
+        plain = self.photometric in (GREY, RGB) or (self.photometric == YCBCR and self.compression in JPEG)
         if not plain:
             names = {0: "white is zero", 3: "a palette", 5: "CMYK", YCBCR: "YCbCr that is not JPEG", 8: "CIELab"}
             found = names.get(self.photometric, str(self.photometric))

@@ -40,6 +40,7 @@ BY_SUFFIX: dict[str, Damage] = {
     ".h5": hdf5.damage_hdf5,
     ".h5ad": hdf5.damage_hdf5,
     ".tif": _imported("images", "damage_tiff"),
+    ".svs": _imported("images", "damage_tiff"),
     ".tiff": _imported("images", "damage_tiff"),
     ".png": _imported("images", "damage_png"),
     ".jpg": _imported("images", "damage_jpeg"),

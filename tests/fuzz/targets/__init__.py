@@ -17,6 +17,20 @@ TARGETS = {
     "weights_safetensors": "weights:Safetensors",
     "weights_pth_zip": "weights:PthZip",
     "weights_pth_legacy": "weights:PthLegacy",
+    "slide_jpeg": "slides:Jpeg",
+    "slide_jpeg_cmyk": "slides:JpegBaseline",
+    "slide_png": "slides:Png",
+    "slide_png_palette": "slides:PngPalette",
+    "slide_tiff_tiles": "slides:TiffTiles",
+    "slide_tiff_strips": "slides:TiffStrips",
+    "slide_tiff_pyramid": "slides:TiffPyramid",
+    "slide_tiff_ome": "slides:TiffOme",
+    "slide_tiff_jpeg": "slides:TiffJpeg",
+    "slide_tiff_lzw": "slides:TiffLzw",
+    "slide_svs": "slides:Svs",
+    "slide_tiff_tiles_base": "slides:TiffTilesPillow",
+    "slide_tiff_strips_base": "slides:TiffStripsPillow",
+    "slide_tiff_jpeg_base": "slides:TiffJpegPillow",
 }
 
 Facts = dict[str, str]
