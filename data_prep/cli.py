@@ -70,7 +70,7 @@ class Parser(argparse.ArgumentParser):
         for name in (None, "store"):
             self.register("action", name, _StoreOnce)
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """argparse's, which `parse_args` calls too."""
         self.given = set()
         return super().parse_known_args(args, namespace)

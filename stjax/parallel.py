@@ -21,7 +21,7 @@ def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     return Mesh(np.asarray(chosen), ("data",), axis_types=(AxisType.Auto,))
 
 
-def all_devices() -> list[jax.Device]:
+def all_devices() -> list[Any]:
     """Every device of every host.
 
     Raises:

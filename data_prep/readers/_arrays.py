@@ -83,7 +83,7 @@ def overlap(spot_xy: np.ndarray) -> bool:
         return False
     tree = scipy.spatial.KDTree(spot_xy)
     rows = np.arange(len(spot_xy)) if len(spot_xy) <= _SAMPLE else np.linspace(0, len(spot_xy) - 1, _SAMPLE).astype(int)
-    distance, neighbour = tree.query(spot_xy[rows], k=7)
+    distance, neighbour = (np.asarray(found) for found in tree.query(spot_xy[rows], k=7))
     nearest = distance[:, 1]
     if np.mean(nearest == 0) > 0.02:
         return True  # spots of one array never share a place

@@ -61,7 +61,7 @@ def read(path: Path) -> SpotTable:
     if not placed.all():
         lost = np.flatnonzero(~placed)
         notes += (f"{len(lost)} spots without coordinates were left out (e.g. {spot_id[lost[0]]})",)
-        obs, xy, z, counts = obs[placed], xy[placed], z[placed], counts[np.flatnonzero(placed)]
+        obs, xy, z, counts = obs.loc[placed], xy[placed], z[placed], counts[np.flatnonzero(placed)]
     return SpotTable(path, obs, xy, z, gene_id, symbol, counts, spatial, (*notes, *count_notes))
 
 

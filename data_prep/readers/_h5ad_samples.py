@@ -111,9 +111,9 @@ def check_one(path: Path, name: str, obs: pd.DataFrame, spot_xy: np.ndarray, spo
         found = f"the third coordinate has {levels} values, as slices have"
     elif {"array_row", "array_col"} <= set(obs.columns):
         places = obs[["array_row", "array_col"]].dropna()
-        twice = places[places.duplicated()]
+        twice = places.to_numpy()[places.duplicated().to_numpy()]
         if len(twice):
-            row, column = twice.iloc[0]
+            row, column = twice[0]
             found = f"{len(twice)} array positions are taken twice (e.g. array_row {row}, array_col {column})"
     if not found and _arrays.overlap(spot_xy):
         found = "one half of the spots lies on the other"

@@ -189,7 +189,7 @@ def read_mtx(folder: Path, prefix: str = "") -> CountMatrix:
         matrix = scipy.io.mmread(io.BytesIO(_text.read_text(matrix_path).encode()), spmatrix=False)
     except ValueError as error:
         raise InputError(f"{matrix_path}: damaged Matrix Market file ({error}); copy or download it again") from error
-    if sorted(matrix.shape) != sorted((len(features), len(barcodes))):
+    if set(matrix.shape or ()) != {len(features), len(barcodes)}:
         barcodes, features = (rows[rows[0][0].strip().casefold() in _HEADERS :] for rows in (barcodes, features))
     barcode = np.array([row[0] for row in barcodes])
     gene_id = np.array([row[0] for row in features])

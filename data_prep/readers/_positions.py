@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow
-import pyarrow.compute
 import pyarrow.parquet
 
 from data_prep.errors import InputError
@@ -54,7 +53,7 @@ def read_positions(path: Path) -> Positions:
     """
     table = _parquet(path) if path.name.removesuffix(".gz").endswith(".parquet") else _csv(path)
     values = np.column_stack([table[name] for name in COLUMNS[1:]])
-    whole = np.isfinite(values).all(axis=1)
+    whole: np.ndarray = np.isfinite(values).all(axis=1)
     lost = np.flatnonzero(~whole)
     if len(lost) > _trifle(len(whole)):
         column = int(np.flatnonzero(~np.isfinite(values[lost[0]]))[0])
@@ -128,7 +127,7 @@ def _numbers(path: Path, name: str, texts: Sequence[str], repeated: np.ndarray, 
     plain = [_FLAGS.get(key := text.strip().casefold(), key) if name == COLUMNS[1] else text.strip() for text in texts]
     there = np.flatnonzero(~repeated & np.array([text.casefold() not in _MISSING for text in plain]))
     values = np.full(len(texts), np.nan)
-    values[there] = _text.numbers(path, name, [plain[row] for row in there], lines=there + first_line)
+    values[there] = _text.numbers(path, name, [plain[row] for row in there], lines=(there + first_line).tolist())
     return values
 
 
@@ -218,7 +217,7 @@ def _suffixes(names: np.ndarray) -> set[str]:
     if not len(names):
         return set()
     first = match.group() if (match := _SUFFIX.search(names[0])) else ""
-    if first and pyarrow.compute.all(pyarrow.compute.ends_with(pyarrow.array(names), first)).as_py():
+    if first and np.char.endswith(names.astype(str), first).all():
         return {first}
     return {match.group() if (match := _SUFFIX.search(name)) else "" for name in names.tolist()}
 

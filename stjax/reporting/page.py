@@ -163,6 +163,10 @@ def _payload(run: RunResults) -> dict[str, Any]:
         name: column.tolist() if column.dtype == object else [_rounded(value) for value in column]
         for name, column in run.genes.items()
     }
+
+    def names_of(column: str) -> list[str]:
+        return run.genes[column].fillna("").astype(str).tolist() if column in run.genes else []
+
     return {
         "label": run.label,
         "model": metrics.get("model", ""),
@@ -173,7 +177,7 @@ def _payload(run: RunResults) -> dict[str, Any]:
         "level": metrics.get("level"),
         "genes": genes,
         # Found where they are typed whole: HER2 is ERBB2, and "er" is not every gene that some alias has it in.
-        "aliases": [f" {' '.join(names)} " for names in other_names(genes.get("ensembl_id", []), genes["gene"])],
+        "aliases": [f" {' '.join(names)} " for names in other_names(names_of("ensembl_id"), names_of("gene"))],
         "suffixes": {method: _suffix(method, run) for method in metrics["methods"]},
         "log": _log(run.log),
     }
