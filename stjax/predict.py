@@ -40,7 +40,7 @@ from stjax.inference.domain import check_scale
 from stjax.inference.prediction import SectionPrediction, gene_names
 from stjax.inference.predictor import Predictor
 from stjax.inference.records import Record, spots_sha256
-from stjax.inference.slide_prediction import predict_slide, window_px
+from stjax.inference.slide_prediction import about_image, predict_slide, window_px
 from stjax.inference.sources import Source, open_source, place_spots
 
 _LEAST_BYTES = 2  # that a spot's value of a gene takes in a file, compressed
@@ -233,6 +233,8 @@ class Job:
         if missing or self.tile_px:
             with open_slide(section.image_path) as slide:
                 if self.tile_px:
+                    for warning in () if missing else about_image(section, slide):  # else the spots' prediction says it
+                        print(f"warning: {warning}")
                     written.append(self.write_dense(section, slide, self.tile_px))
                 if missing:
                     prediction = self.predict(section, slide, bare=source.bare)

@@ -42,7 +42,7 @@ def predict_slide(
     Raises:
         InputError: a slide far too coarse for the model, or no spot that can be predicted.
     """
-    warnings = domain.check_scale(model, slide, section.um_per_px) + _about_image(section, slide)
+    warnings = domain.check_scale(model, slide, section.um_per_px) + about_image(section, slide)
     px_scale, transform = scale_and_stain(model, slide, section.um_per_px)
     warnings += domain.check_species(model, section)
     warnings += domain.check_stain(slide, transform)
@@ -74,7 +74,7 @@ def constant_warnings(model: Predictor, slide: Slide, expression: np.ndarray) ->
     ]
 
 
-def _about_image(section: Section, slide: Slide) -> list[str]:
+def about_image(section: Section, slide: Slide) -> list[str]:
     """Warnings about the image, its scale, and how spots that were measured lie on it; prints what is less.
 
     Raises:

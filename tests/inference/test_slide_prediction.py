@@ -17,12 +17,16 @@ from PIL import Image
 
 from data_prep import patches, stain
 from data_prep.errors import InputError
+from data_prep.readers import her2st
 from data_prep.section import GeneTable
 from data_prep.slide import open_slide
 from stjax import outputs, predict
-from stjax.inference import domain, predictor
+from stjax.inference import domain, grid, predictor
+from stjax.inference.slide_prediction import about_image
+from stjax.inference.sources import open_source
 from stjax.outputs import _map
 from stjax.progress import Progress
+from tests.data_prep.tiny_source import write_source
 from tests.inference.fake_predictor import GENES, SIZE_PX, UM, MeanColour, data_record
 
 tifffile = pytest.importorskip("tifffile", reason="the extra wsi is not installed")
@@ -470,6 +474,31 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(form, slide_path, tmp_p
     with pytest.raises(OSError, match="No space left"):
         run(f"--source={slide_path}", f"--out={tmp_path / 'out'}", "--spot-um=20", f"--formats={form}")
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_map_alone_is_warned_of_its_slide_too(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(predict.Job, "write_dense", lambda job, *_: job.out)
+    path = save_tiff(tmp_path / "S1.tif", picture(), um_per_px=2.5)
+    source = open_source(path, layout="auto", sections=(), um_per_px=None, resolve_aliases=False)
+    options = {"all_drawn": False, "array": grid.PRESETS["st"], "min_tissue": 0.5, "overwrite": False}
+    job = predict.Job(MeanColour(), None, tmp_path, writers={}, columns=np.arange(3), tile_px=64, **options)
+    job.run(source, "S1")
+    assert "warning: S1.tif: the image has 2.5 um per px, 5 times coarser than 0.5" in capsys.readouterr().out
+
+
+def test_measured_spots_on_another_image_are_refused(tmp_path, capsys):
+    source = write_source(tmp_path / "source", sections=("A1",))
+    section = her2st.read_section(source, "A1")
+    with open_slide(section.image_path) as slide:
+        assert "no nucleus can be seen" in about_image(section, slide)[0]
+    with Image.open(section.image_path) as image:
+        image.resize((100, 100)).save(section.image_path)
+    refused = pytest.raises(InputError, match=r"'A1': \d+ of 64 spots lie outside the image .*another resolution of it")
+    with open_slide(section.image_path) as slide, refused:
+        about_image(section, slide)
+    wrong = her2st.read_section(source, "A1", um_per_px=1.0)
+    assert any("the spot pitch says 5" in note for note in wrong.notes)
+    capsys.readouterr()
 
 
 @pytest.mark.usefixtures("model")
