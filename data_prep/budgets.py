@@ -71,16 +71,18 @@ TENSORS_HEADER = Budget("its header", 16 * _MB)
 # Slides decoded whole: all that decoder, decoded picture and RGB take together. Scanners' pictures shrink ten- to
 # thirtyfold as JPEG, less as PNG; a small file may be blank.
 SLIDE_DECODED = Budget("decoding it whole", 1024 * _MB, 120)
-# One tile or strip of a TIFF, which is decoded as a whole.
-SLIDE_SEGMENT = Budget("a tile or strip it declares", 384 * _MB, 120)
+# One strip or tile of a TIFF, which is decoded as a whole, tiles again and again; none is known above 4096 px a side.
+TIFF_STRIP = Budget("a strip it declares", 256 * _MB, 120)
+TIFF_TILE = Budget("a tile it declares", 64 * _MB, 40)
 # All pixels of a TIFF's page: pyramids may leave out most tiles, where there is no tissue.
-TIFF_IMAGE = Budget("the image it declares", 2048 * _MB, 2000)
+TIFF_IMAGE = Budget("the image it declares", 1024 * _MB, 2000)
 # What a TIFF's tags hold: each byte of a sound file belongs to one tag at most.
 TIFF_TAGS = Budget("the values of its tags", 32 * _MB, 1)
 TIFF_DESCRIPTION = Budget("its description", 16 * _MB)
 TIFF_PAGES = Budget("its directory", 4096, unit="pages")
 # A progressive JPEG's scans: encoders write about ten; each goes over the whole picture.
 JPEG_SCANS = Budget("decoding its progressive JPEG", 100, unit="scans")
+JPEG_SCANNED = Budget("decoding its progressive JPEG", 2_000_000_000, 2000, unit="pixels in all scans together")
 
 
 def factor() -> float:

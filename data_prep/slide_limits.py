@@ -30,6 +30,7 @@ def check_decoding(path: Path, image: Image.Image, *, scans: int = 1) -> None:
             per_px += 4
         if scans > 1 or "progressive" in image.info:
             per_px += 2 * len(image.getbands())  # all coefficients at once
+        budgets.JPEG_SCANNED.check(path, scans * width * height)
     else:
         per_px += 1 if image.mode in ("1", "L", "P") else 4
     budgets.SLIDE_DECODED.check(path, per_px * width * height)

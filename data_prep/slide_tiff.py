@@ -60,6 +60,8 @@ class TiffSlide(Slide):
             um_per_px = scale_from_tiff(tags.get(282), tags.get(283), int(tags.get(296, 2)), description)
             self.orientation = orientation_of(tags.get(274), tags.get(700))
             self._storage = Storage.of(lambda code, default: tag.value if (tag := page.tags.get(code)) else default)
+            # Kept even if they are larger than the cache: of one place, the tile or strip of each separate channel.
+            self._channels = page.samplesperpixel if page.planarconfig == 2 else len(self._levels[0])
             self._bounded: dict[int, _Decompress] = {}
             for plane in (plane for level in self._levels for plane in level):
                 self._take_over(plane)
@@ -141,7 +143,7 @@ class TiffSlide(Slide):
             segment = _own_pages(segment)
             self._cache[key] = segment
             self._cached_bytes += segment.nbytes
-            while self._cached_bytes > _CACHE_BYTES and len(self._cache) > 1:
+            while self._cached_bytes > _CACHE_BYTES and len(self._cache) > self._channels:
                 self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
             return segment
 

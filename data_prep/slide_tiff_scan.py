@@ -188,7 +188,7 @@ def _check_page(directories: _Directories, tags: dict[int, _Tag]) -> None:
     in_segment = 1 if said.get(284, 1) == 2 else samples
     depth = said.get(32998, 1) if tiled else 1
     segment = across * down * depth * in_segment * bits // 8
-    budgets.SLIDE_SEGMENT.check(path, segment, file_bytes=directories.size)
+    (budgets.TIFF_TILE if tiled else budgets.TIFF_STRIP).check(path, segment, file_bytes=directories.size)
     budgets.TIFF_IMAGE.check(path, width * height * samples * bits // 8, file_bytes=directories.size)
     count = -(-width // across) * -(-height // down) * (samples if in_segment != samples else 1)
     offsets = tags.get(324 if tiled else 273)

@@ -98,7 +98,7 @@ LIES = {
     "a tile of enormous depth": (TILED | {DEPTH: (LONG, [2**31])}, "over the budget"),
     "an enormous strip": (PAGE | {WIDTH: (LONG, [60_000]), LENGTH: (LONG, [60_000]), ROWS: (LONG, [60_000])}, "strip"),
     "an enormous image": (
-        PAGE | {LENGTH: (LONG, [2**31]), ROWS: (LONG, [2**21]), STRIP_OFFSETS: (LONG, [8] * 1024)},
+        PAGE | {LENGTH: (LONG, [2**31]), ROWS: (LONG, [2**20]), STRIP_OFFSETS: (LONG, [8] * 2048)},
         "the image it declares",
     ),
     "tiles that are not listed": (TILED | {TILE_W: (LONG, [16]), TILE_H: (LONG, [16])}, "1 tiles, expected 12"),
@@ -192,6 +192,22 @@ def test_tiles_that_unpack_to_more_or_less_than_their_pixels_are_refused(tmp_pat
     refused(path, "cannot be read")
 
 
+@pytest.mark.parametrize("options", [{"planarconfig": "separate"}, {"metadata": {"axes": "CYX"}}])
+def test_separate_channels_larger_than_the_cache_are_decoded_once(tmp_path, monkeypatch, options):
+    tifffile = pytest.importorskip("tifffile", reason="the extra wsi is not installed")
+    from data_prep import slide_tiff
+
+    monkeypatch.setattr(slide_tiff, "_CACHE_BYTES", 100)
+    kind = "rgb" if "planarconfig" in options else "minisblack"
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.moveaxis(PIXELS, 2, 0), photometric=kind, rowsperstrip=48, **options)
+    with open_slide(tmp_path / "a.ome.tif") as slide:
+        np.testing.assert_array_equal(slide.read_region(0, 0, 64, 48), PIXELS)
+        kept = [id(segment) for segment in slide._cache.values()]
+        slide.read_region(8, 8, 9, 9)
+        assert [id(segment) for segment in slide._cache.values()] == kept
+        assert len(kept) == 3
+
+
 def test_levels_below_a_page_are_not_taken_for_it(tmp_path):
     tifffile = pytest.importorskip("tifffile", reason="the extra wsi is not installed")
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
@@ -258,6 +274,14 @@ def test_a_progressive_jpeg_of_a_thousand_scans_is_refused(tmp_path, monkeypatch
     last = data[data.rindex(b"\xff\xda") : -2]
     (tmp_path / "a.jpg").write_bytes(data[:-2] + last * 1000 + data[-2:])
     refused(tmp_path / "a.jpg", r"1,0\d\d scans, over the budget of 100 .*STJAX_BUDGET=11")
+
+
+def test_few_scans_of_many_pixels_are_refused(tmp_path):
+    data = bytearray(jpeg(progressive=True))
+    struct.pack_into(">HH", data, data.index(b"\xff\xc2") + 5, 10_000, 10_000)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    (tmp_path / "a.jpg").write_bytes(data[:-2] + last * 20 + data[-2:])
+    refused(tmp_path / "a.jpg", "pixels in all scans together")
 
 
 def test_what_looks_like_scans_in_metadata_is_none(tmp_path):

@@ -28,6 +28,7 @@ TARGETS = {
     "slide_tiff_jpeg": "slides:TiffJpeg",
     "slide_tiff_lzw": "slides:TiffLzw",
     "slide_svs": "slides:Svs",
+    "slide_svs_jpeg2000": "slides:SvsJpeg2000",
     "slide_tiff_tiles_base": "slides:TiffTilesPillow",
     "slide_tiff_strips_base": "slides:TiffStripsPillow",
     "slide_tiff_jpeg_base": "slides:TiffJpegPillow",

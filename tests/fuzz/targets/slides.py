@@ -133,24 +133,26 @@ class TiffJpeg(_Slide):
 
     name = "slide.tif"
     description: str | None = None
+    compression = 7, 6
+
+    @staticmethod
+    def encode(pixels: np.ndarray) -> bytes:
+        """One tile."""
+        data = io.BytesIO()
+        Image.fromarray(pixels).save(data, "JPEG", quality=90, subsampling=0)
+        return data.getvalue()
 
     def make(self, folder: Path) -> None:
         import tifffile
 
         padded = np.pad(_pixels(), ((0, 16), (0, 16), (0, 0)), mode="edge")
-        tiles = [_jpeg(padded[y : y + 32, x : x + 32]) for y in (0, 32, 64) for x in (0, 32, 64, 96)]
+        tiles = [self.encode(padded[y : y + 32, x : x + 32]) for y in (0, 32, 64) for x in (0, 32, 64, 96)]
         options = {"tile": (32, 32), "compression": "zlib", "predictor": False, "photometric": "rgb"}
         said = {"description": self.description, "metadata": None} if self.description else {}
         tifffile.imwrite(folder / self.name, iter(tiles), shape=(80, 112, 3), dtype=np.uint8, **options, **said)
         with tifffile.TiffFile(folder / self.name, mode="r+") as file:  # it writes no JPEG without imagecodecs
-            file.pages.first.tags["Compression"].overwrite(7)
-            file.pages.first.tags["PhotometricInterpretation"].overwrite(6)
-
-
-def _jpeg(pixels: np.ndarray) -> bytes:
-    data = io.BytesIO()
-    Image.fromarray(pixels).save(data, "JPEG", quality=90, subsampling=0)
-    return data.getvalue()
+            file.pages.first.tags["Compression"].overwrite(self.compression[0])
+            file.pages.first.tags["PhotometricInterpretation"].overwrite(self.compression[1])
 
 
 class Svs(TiffJpeg):
@@ -158,6 +160,18 @@ class Svs(TiffJpeg):
 
     name = "slide.svs"
     description = "Aperio Image Library v1\r\n112x80 [0,0 112x80] (32x32)|AppMag = 20|MPP = 0.4990"
+
+
+class SvsJpeg2000(Svs):
+    """Aperio's with tiles in JPEG 2000."""
+
+    compression = 33005, 2
+
+    @staticmethod
+    def encode(pixels: np.ndarray) -> bytes:
+        data = io.BytesIO()
+        Image.fromarray(pixels).save(data, "JPEG2000", no_jp2=True, mct=0)
+        return data.getvalue()
 
 
 class TiffLzw(_Slide):
