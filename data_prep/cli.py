@@ -3,9 +3,12 @@
 import argparse
 import contextlib
 import csv
+import functools
 import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -26,6 +29,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A log file shows how far a run is, as a terminal does; and a name may hold what the locale cannot write.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+    previous = sys.unraisablehook
+    sys.unraisablehook = functools.partial(_unraisable, previous)
     try:
         startup.over()
         main(sys.argv[1:])
@@ -45,6 +50,19 @@ def run(main: Callable[[list[str]], None]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)  # as they end, libraries would go on failing: with tracebacks, or, as HDF5, a segmentation fault
+    finally:
+        sys.unraisablehook = previous
+
+
+def _unraisable(otherwise: Callable[[Any], None], found: Any) -> None:
+    """What becomes of an error that Python has nobody to raise to, in a destructor, a callback of garbage collection or
+    a library's thread; else it is printed and forgotten."""
+    if found.exc_type is KeyboardInterrupt:
+        # Ctrl-C is not to be forgotten: it comes once more, a moment later, when Python is out of here.
+        again = (threading.main_thread().ident, signal.SIGINT)
+        threading.Timer(0.05, signal.pthread_kill, again).start()
+    elif str(found.exc_value) != "Event loop is closed":  # of threads that go on when Orbax has met a full disk
+        otherwise(found)
 
 
 def _fail(line: str, code: int) -> None:

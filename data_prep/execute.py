@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,7 +32,8 @@ def processes(workers: int) -> Iterator[Execute]:
     )
 
     def execute(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
-        futures = [pool.submit(function, task) for task in tasks]
+        with deaf():
+            futures = [pool.submit(function, task) for task in tasks]
         try:
             for future in concurrent.futures.as_completed(futures):
                 yield future.result()
@@ -43,8 +45,23 @@ def processes(workers: int) -> Iterator[Execute]:
 
     try:
         yield execute
+    except KeyboardInterrupt:
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def deaf() -> Iterator[None]:
+    """Processes and threads started within do not hear Ctrl-C, which a terminal sends to all: who started them hears it
+    and ends them, and they print no traceback each."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_with(parent: int) -> None:

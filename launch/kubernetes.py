@@ -40,6 +40,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("rest", nargs="*", help="after --: stjax.train's own arguments")
     given = parser.parse_args(arguments)
+    given.rest = joined(given.rest)
     if given.nodes < 1 or given.gpus_per_node < 1 or given.max_restarts < 0:
         parser.error("--nodes and --gpus-per-node must be at least 1, --max-restarts at least 0")
     for what in ("name", "claim"):
@@ -55,6 +56,17 @@ def main(arguments: list[str]) -> int:
         print(manifest, end="")
         return 0
     return subprocess.run(["kubectl", "apply", "-f", "-"], input=manifest, text=True, check=False).returncode
+
+
+def joined(arguments: list[str]) -> list[str]:
+    """Arguments of stjax.train, `--workdir DIR` as `--workdir=DIR`."""
+    found: list[str] = []
+    for argument in arguments:
+        if found and found[-1] in ("--config", "--workdir"):
+            found[-1] += f"={argument}"
+        else:
+            found.append(argument)
+    return found
 
 
 def render(given: argparse.Namespace) -> str:

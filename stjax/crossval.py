@@ -249,8 +249,8 @@ def in_processes(members: Sequence[Member], processes: int, gpus_per_process: in
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, own))
         line = [sys.executable, "-m", "stjax.train", *command, f"--workdir={each.folder}", *each.overrides]
         with subprocess.Popen(
-            line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as process:
+            line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
+        ) as process:  # in a group of its own, which Ctrl-C does not reach: it is told to save
             running.append(process)
             for text in process.stdout or ():
                 print(f"[{each.folder.name}] {text}", end="", flush=True)

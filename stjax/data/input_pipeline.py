@@ -5,6 +5,8 @@ reads of each spot, and `mask` [B, S], 1 for a measured spot. S is 1 for patches
 the main genes only, masks that weigh spots by their size, and `spots`, the stacked `SpotTable` of the tiles.
 """
 
+import contextlib
+import signal
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 import scipy.sparse
 from absl import flags
 
+from data_prep import execute
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from stjax.data.images import Images
@@ -156,14 +159,23 @@ def training_batches(
     mine = order.slice(slice(start_step, None)).map(_Rows(records, batch_size))
     stream = mine.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
     if num_workers:
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers), worker_init_fn=_started)
     iterator = iter(stream)
     try:
-        for images, index in iterator:
+        with execute.deaf() if num_workers else contextlib.nullcontext():  # the first batch starts the processes
+            images, index = next(iterator)
+        while True:
             yield records.batch(images, index, size=len(index)), index
+            images, index = next(iterator)
     finally:
         if close := getattr(iterator, "close", None):
             close()
+
+
+def _started(worker: int, workers: int) -> None:
+    """What each decoding process begins with: Ctrl-C, which a terminal sends to all, is for the main one to hear."""
+    del worker, workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Rows(grain.transforms.Map):

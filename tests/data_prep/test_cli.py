@@ -2,13 +2,14 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from data_prep import cli, system_errors
+from data_prep import cli, execute, system_errors
 from data_prep.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,6 +75,28 @@ def test_ctrl_c_says_what_is_kept(monkeypatch, capsys):
         raise KeyboardInterrupt
 
     assert ended(main, monkeypatch, capsys) == (130, "interrupted: half of it is kept\n")
+
+
+def test_ctrl_c_in_a_destructor_is_not_forgotten(tmp_path):
+    code = (
+        "import signal, sys, time; from data_prep import cli\n"
+        "class Held:\n    def __del__(self):\n        signal.raise_signal(signal.SIGINT)\n"
+        "def main(_):\n    held = Held()\n    del held\n    time.sleep(30)\n"
+        "cli.run(main)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+def test_processes_started_out_of_hearing_do_not_hear_ctrl_c():
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGINT); print('went on')"
+    with execute.deaf():
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert child.communicate()[0] == "went on\n"
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 @pytest.mark.parametrize(

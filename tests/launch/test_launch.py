@@ -100,6 +100,17 @@ def test_local_passes_sigterm_on_to_every_process(module, tmp_path):
     assert (tmp_path / "1").exists()
 
 
+def test_a_blank_does_for_the_equals_sign():
+    apart = [part for argument in TRAIN for part in argument.split("=")]
+    slurm = [call(LAUNCH / "slurm.sh", "--dry-run", "--folds=0-4", "--", *given).stdout for given in (TRAIN, apart)]
+    assert slurm[0] == slurm[1]
+    kubernetes = [sys.executable, LAUNCH / "kubernetes.py", "--image=i", "--claim=share", "--dry-run", "--"]
+    jobs = [call(*kubernetes, "--config", "configs/tiny.py", "--workdir", "/share/x").stdout]
+    jobs.append(call(*kubernetes, "--config=configs/tiny.py", "--workdir=/share/x").stdout)
+    assert jobs[0] == jobs[1]
+    assert jobs[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,6 +1,10 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +14,8 @@ import pytest
 from data_prep.errors import InputError
 from stjax import checkpoint
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 @pytest.fixture
 def state():
@@ -18,6 +24,30 @@ def state():
 
 def template(state):
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+
+
+def test_a_disk_without_room_is_told_before_orbax_meets_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: types.SimpleNamespace(total=10**12, free=10**6))
+    with pytest.raises(OSError, match="No space left on device"):
+        checkpoint.save(tmp_path / "checkpoints", 3, {"a": np.zeros(10)}, {"best_step": 3})
+    assert not list((tmp_path / "checkpoints").iterdir())  # nothing half-written
+
+
+def test_a_disk_that_takes_no_more_ends_with_a_line(tmp_path):
+    """What `disk_usage` does not see: quotas, limits. Orbax meets them in its threads, which print pages."""
+    code = (
+        "import resource, numpy; from pathlib import Path; from data_prep import cli; from stjax import checkpoint\n"
+        "def main(_):\n    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "    state = {str(i): numpy.random.default_rng(i).normal(size=50_000) for i in range(20)}\n"
+        "    checkpoint.save(Path('checkpoints'), 3, state, {'best_step': 3})\n"
+        "cli.run(main)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "error: File too large; write to another disk, whose file system takes larger files\n"
 
 
 def test_restore_gives_back_every_bit_and_the_plain_state(tmp_path, state):

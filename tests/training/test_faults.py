@@ -179,3 +179,11 @@ def test_a_steps_time_is_split_and_starving_is_said():
     assert "starves the device" in sentence
     assert profiling.starved({"input": 0.2, "host": 0.1, "device": 0.5}) is None
     assert profiling.starved({"input": 0.02, "host": 0.1, "device": 0.01}) is None
+
+
+def test_an_interrupted_run_says_what_is_saved(tmp_path):
+    assert faults.saved_so_far(tmp_path / "none") == "nothing is saved yet; the same command begins anew"
+    for step in (8, 16):
+        (tmp_path / str(step)).mkdir()
+        (tmp_path / str(step) / "manifest.json").touch()
+    assert faults.saved_so_far(tmp_path) == "the run is saved up to step 16; the same command resumes it there"
