@@ -32,6 +32,16 @@ TARGETS = {
     "slide_tiff_tiles_base": "slides:TiffTilesPillow",
     "slide_tiff_strips_base": "slides:TiffStripsPillow",
     "slide_tiff_jpeg_base": "slides:TiffJpegPillow",
+    "her2st": "layouts:Her2st",
+    "stnet": "layouts:Stnet",
+    "cscc": "layouts:Cscc",
+    "visium_h5": "layouts:VisiumH5",
+    "visium_mtx": "layouts:VisiumMtx",
+    "visium_hd": "layouts:VisiumHd",
+    "hest": "layouts:Hest",
+    "anndata": "layouts:Anndata",
+    "patients": "layouts:Patients",
+    "gene_table": "layouts:GeneTable",
 }
 
 Facts = dict[str, str]

@@ -1,0 +1,144 @@
+"""Every layout a reader knows, as the demo writes it: looked over as `check` does, read, and its slide cut into."""
+
+import shutil
+from pathlib import Path
+from typing import Any, ClassVar
+
+from data_prep import check, demo, readers
+from data_prep.section import Section
+from data_prep.slide import open_slide
+from tests.fuzz.targets import Facts, Target, facts
+
+_RECIPE = {"patients": 1, "sections_per_patient": 1, "spots": 3, "um_per_px": 4.0, "seed": 1, "workers": 1}
+
+
+class Layout(Target):
+    """A folder of one section."""
+
+    layout: ClassVar[str]
+    options: ClassVar[dict[str, Any]] = {}
+    only = ("*",)
+
+    def make(self, folder: Path) -> None:
+        demo.make_demo(folder / "source", layout=self.layout, **_RECIPE)
+        shutil.rmtree(folder / "source" / "truth")
+
+    def use(self, folder: Path) -> Facts:
+        source = folder / "source"
+        check.check(source, **self.options)
+        module, _ = readers.find_layout(source)
+        read = list(module.read_sections(source, **self.options))
+        return facts({f"{section.name} {key}": value for section in read for key, value in _facts(section).items()})
+
+
+def _facts(section: Section) -> dict[str, Any]:
+    names = ("patient", "counts", "spot_id", "spot_xy", "spot_kind", "spot_size_px", "um_per_px", "um_per_px_source")
+    with open_slide(section.image_path) as slide:
+        x, y = (int(place) for place in section.spot_xy[0])
+        seen = {"thumbnail": slide.thumbnail(64), "patch": slide.read_region(x - 20, y - 20, 40, 40)}
+    genes = {"symbol": section.genes.symbol, "ensembl_id": section.genes.ensembl_id}
+    return {name: getattr(section, name) for name in names} | genes | seen
+
+
+class Her2st(Layout):
+    """her2st."""
+
+    layout = "her2st"
+    only = ("*.tsv.gz", "*_selection.tsv", "*_selection.tsv", "*")
+
+
+class Stnet(Layout):
+    """STNet."""
+
+    layout = "stnet"
+    only = ("*_stdata.tsv.gz", "spots_*.csv.gz", "spots_*.csv.gz", "metadata.csv", "*")
+
+
+class Cscc(Layout):
+    """cSCC."""
+
+    layout = "cscc"
+    only = ("*.tsv.gz", "*")
+
+
+class VisiumH5(Layout):
+    """Space Ranger's outputs with the matrix as HDF5."""
+
+    layout = "visium"
+    only = ("*.h5", "*.h5", "*.h5", "*.json", "tissue_positions*", "*")
+
+    def make(self, folder: Path) -> None:
+        super().make(folder)
+        for other in (folder / "source").rglob("*_feature_bc_matrix"):
+            shutil.rmtree(other)
+
+
+class VisiumMtx(Layout):
+    """Space Ranger's outputs with the matrix as Matrix Market."""
+
+    layout = "visium"
+    only = ("*.mtx.gz", "*.mtx.gz", "*.tsv.gz")
+
+    def make(self, folder: Path) -> None:
+        super().make(folder)
+        for other in (folder / "source").rglob("*.h5"):
+            other.unlink()
+
+
+class VisiumHd(Layout):
+    """Visium HD's bins of 16 um."""
+
+    layout = "visium_hd"
+    options: ClassVar = {"bin_um": (16,)}
+    only = ("*.h5", "*.h5", "*.json", "*.parquet", "*.parquet")
+
+    def make(self, folder: Path) -> None:
+        super().make(folder)
+        for size in ("002", "008"):
+            for other in (folder / "source").rglob(f"square_{size}um"):
+                shutil.rmtree(other)
+
+
+class Hest(Layout):
+    """HEST-1k."""
+
+    layout = "hest"
+    only = ("*.h5ad", "*.h5ad", "*.json", "*.tif", "*.h5")
+
+
+class Anndata(Layout):
+    """An .h5ad with its slide beside it."""
+
+    layout = "anndata"
+    only = ("*.h5ad",)
+
+
+class Patients(Layout):
+    """patients.csv beside a source whose files do not say whose tissue it is."""
+
+    layout = "visium"
+    only = ("patients.csv",)
+
+    def make(self, folder: Path) -> None:
+        super().make(folder)
+        for other in (folder / "source").rglob("*_feature_bc_matrix"):
+            shutil.rmtree(other)
+
+
+class GeneTable(Layout):
+    """A user's own HGNC complete set."""
+
+    layout = "her2st"
+    only = ("genes.txt",)
+
+    def make(self, folder: Path) -> None:
+        super().make(folder)
+        rows = ["symbol\tensembl_gene_id\talias_symbol\tprev_symbol\tlocus_group"]
+        rows += [f"GENE{i}\tENSG{i:011d}\tOLD{i}|OTHER{i}\tPREV{i}\tprotein-coding gene" for i in range(40)]
+        (folder / "genes.txt").write_text("\n".join(rows) + "\n")
+
+    def use(self, folder: Path) -> Facts:
+        source = folder / "source"
+        module, _ = readers.find_layout(source)
+        read = list(module.read_sections(source, gene_table=folder / "genes.txt", resolve_aliases=True))
+        return facts({f"{section.name} {key}": getattr(section, key) for section in read for key in ("genes", "notes")})
