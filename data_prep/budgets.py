@@ -57,7 +57,9 @@ class Budget:
 _MB = 1 << 20
 
 # Text: tables of counts are mostly zeros and shrink a hundredfold; deflate's limit is 1032.
-UNPACKED_TEXT = Budget("what it unpacks to", 256 * _MB, 120)
+UNPACKED = Budget("what it unpacks to", 256 * _MB, 120)
+# Small tables become lists of cells, which take fifty times their text.
+TABLE = Budget("its table", 32 * _MB, 12)
 # HDF5: one dataset, as it declares itself; matrices of counts shrink up to fiftyfold.
 HDF5_DATASET = Budget("a data set it declares", 256 * _MB, 120)
 # Archives of arrays (.npz): one array, as its header declares it.

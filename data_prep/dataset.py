@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
-from data_prep import files, json_files, records, stain
+from data_prep import csr, files, json_files, npz, records, stain
 from data_prep.errors import InputError
 from data_prep.json_files import Each, Lacking, Maybe
 from data_prep.patients import ORIGINS, UNKNOWN
@@ -76,6 +76,23 @@ _MANIFEST = {
 }
 
 
+_TABLE = {  # arrays of a section's table: the kinds of their types, and dimensions
+    "spot_id": ("U", 1),
+    "spot_xy": ("f", 2),
+    "spot_kind": ("u", 1),
+    "spot_size_px": ("f", 1),
+    "total_counts": ("iu", 1),
+    "record_of_spot": ("iu", 1),
+    "white_fraction": ("f", 1),
+    "channel_mean": ("f", 2),
+    "channel_mean_square": ("f", 2),
+    "counts_data": ("iu", 1),
+    "counts_indices": ("iu", 1),
+    "counts_indptr": ("iu", 1),
+    "counts_shape": ("iu", 1),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class SectionTable:
     """The spots of a section in record order, and figures of its records.
@@ -116,14 +133,42 @@ class SectionTable:
 
     @classmethod
     def load(cls, path: Path) -> "SectionTable":
-        """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        shape = tuple(int(side) for side in arrays.pop("counts_shape"))
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: damaged, or no table of a section.
+        """
+        arrays = npz.read(path, _TABLE, remedy=_REMEDY)
+        shape = arrays.pop("counts_shape")
         data, indices, indptr = (arrays.pop(f"counts_{name}") for name in ("data", "indices", "indptr"))
-        index_type = np.int32 if max(len(data), *shape) < 2**31 else np.int64
-        matrix = (data.astype(np.int32), indices.astype(index_type), indptr.astype(index_type))
-        return cls(counts=scipy.sparse.csr_array(matrix, shape=shape), **arrays)
+        if len(data) and not (data.min() >= 0 and data.max() < 2**31):
+            raise InputError(f"{path}: counts from {data.min()} to {data.max()}; {_REMEDY}")
+        counts = csr.make(data.astype(np.int32), indices, indptr, shape, origin=f"{path}")
+        table = cls(counts=counts, **arrays)
+        if fault := table.fault():
+            raise InputError(f"{path}: {fault}; {_REMEDY}")
+        return table
+
+    def fault(self) -> str:
+        """Why its parts are not those of one section, "" if they are."""
+        spots, records = len(self.spot_id), len(self.white_fraction)
+        expected = {
+            "counts": (spots, self.counts.shape[1]),
+            "spot_xy": (spots, 2),
+            **dict.fromkeys(("spot_kind", "spot_size_px", "total_counts", "record_of_spot"), (spots,)),
+            **dict.fromkeys(("channel_mean", "channel_mean_square"), (records, 3)),
+        }
+        for name, shape in expected.items():
+            if getattr(self, name).shape != shape:
+                return f"{name} has the shape {getattr(self, name).shape}, expected {shape}"
+        for name in ("spot_xy", "spot_size_px", "white_fraction", "channel_mean", "channel_mean_square"):
+            if not np.isfinite(getattr(self, name)).all():
+                return f"{name} holds what is no number"
+        if (self.total_counts < 0).any():
+            return "a total of counts is negative"
+        if spots and not (self.record_of_spot.min() >= 0 and self.record_of_spot.max() < records):
+            return f"a spot is in a record that is none of its {records}"
+        return ""
 
 
 def _smallest(values: np.ndarray) -> np.ndarray:

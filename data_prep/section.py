@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse
 
+from data_prep import csr
 from data_prep.errors import InputError
 from data_prep.patients import GUESSED
 
@@ -81,6 +82,7 @@ class Section:
 
     def __post_init__(self) -> None:
         spots = len(self.spot_id)
+        csr.check(self.counts, origin=f"Section {self.name!r}")
         expected = {
             "counts": (spots, len(self.genes)),
             "spot_xy": (spots, 2),

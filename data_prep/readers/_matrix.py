@@ -11,11 +11,11 @@ import h5py
 import numpy as np
 import pyarrow
 import pyarrow.compute
-import scipy.io
 import scipy.sparse
 
+from data_prep import csr
 from data_prep.errors import InputError
-from data_prep.readers import _packed, _species, _text
+from data_prep.readers import _hdf5_structure, _mtx, _packed, _species, _text
 
 GENE_EXPRESSION = "Gene Expression"
 # What R and pandas write above the names of barcodes and features
@@ -59,6 +59,7 @@ def hdf5(path: Path, what: str) -> Iterator[Any]:
         with path.open("rb") as opened:
             packed = opened.read(2) == _packed.GZIP
         with h5py.File(io.BytesIO(_packed.read_bytes(path)) if packed else path) as file:
+            _hdf5_structure.check(file, path)
             yield file
     except (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -76,8 +77,7 @@ def as_counts(matrix: Any, path: Path, names: Callable[[int, int], str]) -> scip
     Raises:
         InputError: an entry that is no non-negative whole number.
     """
-    counts = scipy.sparse.csr_array(matrix)
-    counts.sum_duplicates()
+    counts = _as_csr(matrix, path)
     data = counts.data
     wrong = ~(np.isfinite(data) & (data >= 0) & (data < 2**31) & (data == np.floor(data)))
     if wrong.any():
@@ -85,11 +85,35 @@ def as_counts(matrix: Any, path: Path, names: Callable[[int, int], str]) -> scip
         row = int(np.searchsorted(counts.indptr, entry, side="right")) - 1
         raise InputError(
             f"{path}: {names(row, int(counts.indices[entry]))}: count is {data[entry]}, expected a non-negative whole "
-            "number; give the raw counts, not normalised ones"
+            "number below 2,147,483,648; give the raw counts, not normalised ones"
         )
     whole = scipy.sparse.csr_array(counts, dtype=np.int32)
     whole.eliminate_zeros()
     return whole
+
+
+def _as_csr(matrix: Any, path: Path) -> scipy.sparse.csr_array:
+    """[S, G] CSR with sorted indices, one entry a place: entries that share one are added up, in a type that holds it.
+
+    Raises:
+        InputError: no matrix of numbers, or a damaged one.
+    """
+    if scipy.sparse.issparse(matrix):
+        csr.check(matrix, origin=f"{path}")
+    else:
+        matrix = np.asarray(matrix)
+        if matrix.ndim != 2 or matrix.dtype.kind not in "iufb":
+            raise InputError(
+                f"{path}: the matrix is {matrix.ndim}-dimensional, of type {matrix.dtype}, expected numbers, a row a "
+                "spot and a column a gene; give the raw counts"
+            )
+    counts = scipy.sparse.csr_array(matrix)
+    counts.sort_indices()
+    if not counts.has_canonical_format:  # sorted, so a place has several entries
+        wide = np.float64 if counts.dtype.kind == "f" else np.int64
+        counts = scipy.sparse.csr_array(counts, dtype=wide)
+        counts.sum_duplicates()
+    return counts
 
 
 def check_unique(names: np.ndarray, path: Path, what: str) -> None:
@@ -128,11 +152,7 @@ def read_h5(path: Path) -> CountMatrix:
             f"{path}: matrix is {shape} but there are {len(gene_id)} features and {len(barcode)} barcodes; "
             "copy or download it again"
         )
-    try:
-        matrix = scipy.sparse.csr_array(parts, shape=shape[::-1])
-        matrix.check_format()
-    except ValueError as error:
-        raise InputError(f"{path}: damaged matrix ({error}); copy or download it again") from error
+    matrix = csr.make(*parts, shape[::-1], origin=f"{path}")
     return _finish(path, barcode, gene_id, symbol, kind, matrix, genome=genome)
 
 
@@ -185,10 +205,7 @@ def read_mtx(folder: Path, prefix: str = "") -> CountMatrix:
     """
     matrix_path, barcode_path, feature_path = mtx_files(folder, prefix)
     barcodes, features = _text.read_rows(barcode_path, "\t"), _text.read_rows(feature_path, "\t")
-    try:
-        matrix = scipy.io.mmread(io.BytesIO(_text.read_text(matrix_path).encode()), spmatrix=False)
-    except ValueError as error:
-        raise InputError(f"{matrix_path}: damaged Matrix Market file ({error}); copy or download it again") from error
+    matrix = _mtx.read(matrix_path)
     if set(matrix.shape or ()) != {len(features), len(barcodes)}:
         barcodes, features = (rows[rows[0][0].strip().casefold() in _HEADERS :] for rows in (barcodes, features))
     barcode = np.array([row[0] for row in barcodes])

@@ -1,14 +1,15 @@
 """Files that are packed, or not what their name says: what they are by their first bytes, and how to unpack them."""
 
-import gzip
 import shlex
 import zlib
 from pathlib import Path
 
+from data_prep import budgets
 from data_prep.errors import InputError
 from data_prep.slide_base import SLIDE_SUFFIXES
 
 GZIP = b"\x1f\x8b"
+_PIECE = 1 << 16  # of gzipped data given to zlib at a time; it copies what it has not used
 _TAR_PLACE, _TAR = slice(257, 262), b"ustar"
 _ARCHIVES = (".tar.gz", ".tgz", ".tar", ".tar.bz2", ".tar.xz", ".zip")
 # First bytes -> what such a file is, and what to do with it; {} is the file
@@ -24,22 +25,54 @@ _KINDS = {
 }
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, budget: budgets.Budget = budgets.UNPACKED) -> bytes:
     """The bytes of a file; of a gzipped one, told by content as names lie, what it holds.
 
+    Args:
+        budget: of what it may hold.
+
     Raises:
-        InputError: missing, unreadable, truncated or corrupt gzip, or another kind of file or archive.
+        InputError: missing, unreadable, truncated or corrupt gzip, or over the budget.
     """
     try:
         data = path.read_bytes()
-        whole = gzip.decompress(data) if data.startswith(GZIP) else data
+        whole = _unpacked(path, data, budget) if data.startswith(GZIP) else data
     except FileNotFoundError as error:
         raise InputError(f"{path}: file not found; the layout needs it, add it or leave its section out") from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except (EOFError, zlib.error) as error:
         raise InputError(f"{path}: truncated or corrupt gzip ({error}); copy or download the file again") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from error
     return whole
+
+
+def _unpacked(path: Path, data: bytes, budget: budgets.Budget) -> bytes:
+    """What gzipped data holds, one member or many, never more than the budget.
+
+    Raises:
+        EOFError, zlib.error: truncated or corrupt.
+    """
+    most = budget.limit(len(data))
+    parts, total, place, member = [], 0, 0, None
+    while place < len(data) or member is not None:
+        if member is None:
+            rest = data[place : place + _PIECE].lstrip(b"\0")  # as `gzip` pads
+            if not rest:
+                place += _PIECE
+                continue
+            place += len(data[place : place + _PIECE]) - len(rest)
+            member = zlib.decompressobj(wbits=31)
+        piece = data[place : place + _PIECE]
+        if not piece:
+            raise EOFError("it ends in the middle")
+        parts.append(member.decompress(piece, most - total + 1))
+        total += len(parts[-1])
+        if total > most:
+            budget.check(path, total, file_bytes=len(data))
+        place += len(piece) - len(member.unused_data)
+        if member.eof:
+            member = None
+    return b"".join(parts)
 
 
 def check_kind(path: Path, data: bytes, expected: str = "a table") -> None:

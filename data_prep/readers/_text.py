@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse
 
+from data_prep import budgets
 from data_prep.errors import InputError
 from data_prep.readers import _packed
 
@@ -18,17 +19,22 @@ _BOMS = {  # the longer first: UTF-32 begins as UTF-16 does
     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
 }  # fmt: skip
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
+_LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+_MOST_LINES, _MOST_GENES = 12_000_000, 1_000_000
 _DECIMAL_COMMA = re.compile(r"^[+-]?\d+(,\d+)?([eE][+-]?\d+)?$")
 _THOUSANDS = re.compile(r"^[+-]?\d{1,3}(,\d{3})+$")
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, budget: budgets.Budget = budgets.UNPACKED) -> str:
     """A text file, gzipped or not (told by content, as names lie), in UTF-8, UTF-16 or Windows' and Latin-1's letters.
 
+    Args:
+        budget: of what it may unpack to.
+
     Raises:
-        InputError: missing, truncated, corrupt, empty, or no text.
+        InputError: missing, truncated, corrupt, empty, no text, or over the budget.
     """
-    data = _packed.read_bytes(path)
+    data = _packed.read_bytes(path, budget)
     _packed.check_kind(path, data)
     try:
         text = data.decode(_encoding(data))
@@ -68,7 +74,7 @@ def read_rows(path: Path, separator: str, *, row_names: bool = False) -> list[li
     Raises:
         InputError: unreadable, or a line with another number of fields than the first.
     """
-    lines = read_text(path).splitlines()
+    lines = _lines(path, read_text(path, budgets.TABLE))
     try:
         rows = [row for row in csv.reader(lines, delimiter=_separator(lines, separator)) if row]
     except csv.Error as error:
@@ -82,6 +88,14 @@ def read_rows(path: Path, separator: str, *, row_names: bool = False) -> list[li
                 "the table is ragged or cut short, copy or download it again"
             )
     return rows
+
+
+def _lines(path: Path, text: str) -> list[str]:
+    """The lines of a text. Raises InputError where they are more than any table has."""
+    number = sum(map(text.count, _LINE_ENDS))
+    if number > _MOST_LINES:
+        raise InputError(f"{path}: {number:,} lines, expected at most {_MOST_LINES:,}; check that this is a table")
+    return text.splitlines()
 
 
 def _separator(lines: Sequence[str], expected: str) -> str:
@@ -137,9 +151,10 @@ def numbers(path: Path, column: str, values: Sequence[str], *, lines: Sequence[i
 
 
 def number(text: str) -> float:
-    """A number as files write it, NaN for anything else (also for `10_13`, which Python takes for 1013)."""
+    """A number as files write it, NaN for anything else (also for `10_13` and digits of other scripts, which Python
+    takes for numbers)."""
     try:
-        return np.nan if "_" in text else float(text)
+        return float(text) if text.isascii() and "_" not in text else np.nan
     except ValueError:
         return np.nan
 
@@ -153,8 +168,13 @@ def read_count_table(path: Path) -> tuple[list[str], list[str], scipy.sparse.csr
     Raises:
         InputError: unreadable or ragged, or a count that is no non-negative whole number, with its line and gene.
     """
-    lines = read_text(path).replace('"', "").splitlines()
+    lines = _lines(path, read_text(path).replace('"', ""))
     mark = _separator(lines, "\t")
+    if lines[0].count(mark) > _MOST_GENES:
+        raise InputError(
+            f"{path}: its first line has {lines[0].count(mark) + 1:,} fields, expected a gene each, at most "
+            f"{_MOST_GENES:,}; check that this is the count table"
+        )
     genes = lines[0].split(mark)
     fields = lines[1].count(mark) + 1 if len(lines) > 1 else 0
     genes = genes if len(genes) == fields - 1 else genes[1:]  # R leaves out the corner cell
@@ -165,12 +185,12 @@ def read_count_table(path: Path) -> tuple[list[str], list[str], scipy.sparse.csr
         )
     spots, data, indices, indptr = [], [], [], [0]
     for line_number, line in enumerate(lines[1:], start=2):
-        cells = line.split(mark)
-        if len(cells) != len(genes) + 1:
+        if (fields := line.count(mark) + 1) != len(genes) + 1:
             raise InputError(
-                f"{path}: line {line_number} has {len(cells)} fields, expected {len(genes) + 1} (a spot and "
+                f"{path}: line {line_number} has {fields} fields, expected {len(genes) + 1} (a spot and "
                 f"{len(genes)} genes); the table is ragged or cut short, copy or download it again"
             )
+        cells = line.split(mark)
         row = _counts(path, line_number, cells[1:], genes)
         nonzero = np.flatnonzero(row)
         spots.append(cells[0].strip())
@@ -183,8 +203,10 @@ def read_count_table(path: Path) -> tuple[list[str], list[str], scipy.sparse.csr
 
 def _counts(path: Path, line_number: int, cells: list[str], genes: list[str]) -> np.ndarray:
     """[G] float64: one row of whole, non-negative, finite counts."""
+    text = "".join(cells)
     try:
-        row = np.array(cells, dtype=np.float64) if "_" not in "".join(cells) else np.array([number(c) for c in cells])
+        plain = text.isascii() and "_" not in text
+        row = np.array(cells, dtype=np.float64) if plain else np.array([number(cell) for cell in cells])
     except ValueError:
         row = np.array([number(cell) for cell in cells])
     wrong = np.flatnonzero(~((row >= 0) & (row < 2**31) & (row == np.floor(row))))

@@ -1,0 +1,81 @@
+"""Sparse matrices from files: SciPy takes row pointers and column indices as they are, and writes where they lead.
+
+Whatever came from outside is seen by `check` before SciPy computes anything with it.
+"""
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+from data_prep.errors import InputError
+
+
+def make(data: Any, indices: Any, indptr: Any, shape: Any, *, origin: str) -> scipy.sparse.csr_array:
+    """The matrix that three arrays describe.
+
+    Args:
+        data, indices, indptr: what SciPy calls so: the entries, their columns, and where each row begins.
+        shape: (rows, columns).
+        origin: file and place, for the message.
+
+    Raises:
+        InputError: they describe none.
+    """
+    if fault := fault_of(data, indices, indptr, shape):
+        raise InputError(f"{origin}: damaged sparse matrix ({fault}); copy or download it again")
+    rows, columns = (int(side) for side in shape)
+    index_type = np.int32 if max(len(data), rows, columns) < 2**31 else np.int64  # one for both, or SciPy copies
+    parts = (data, indices.astype(index_type, copy=False), indptr.astype(index_type, copy=False))
+    return scipy.sparse.csr_array(parts, shape=(rows, columns))
+
+
+def check(matrix: Any, *, origin: str) -> None:
+    """Looks at a SciPy matrix, of any format, that was made of a file's arrays without looking.
+
+    Raises:
+        InputError: its parts do not fit together.
+    """
+    format_ = getattr(matrix, "format", "")
+    if format_ in ("csr", "csc"):
+        shape = matrix.shape if format_ == "csr" else matrix.shape[::-1]
+        fault = fault_of(matrix.data, matrix.indices, matrix.indptr, shape)
+    elif format_ == "coo":
+        fault = _fault_of_places(matrix)
+    else:
+        fault = f"its format is {format_ or type(matrix).__name__}, expected csr, csc or coo"
+    if fault:
+        raise InputError(f"{origin}: damaged sparse matrix ({fault}); copy or download it again")
+
+
+def fault_of(data: Any, indices: Any, indptr: Any, shape: Any) -> str:
+    """Why the arrays describe no matrix of rows and columns, "" if they do."""
+    for name, array, kinds in (("data", data, "iufb"), ("indices", indices, "iu"), ("indptr", indptr, "iu")):
+        if not isinstance(array, np.ndarray) or array.ndim != 1:
+            return f"{name} is {getattr(array, 'ndim', 0)}-dimensional, expected a list of numbers"
+        if array.dtype.kind not in kinds:
+            return f"{name} holds {array.dtype}, expected {'numbers' if len(kinds) > 2 else 'whole numbers'}"
+    sides = np.asarray(shape)
+    if sides.shape != (2,) or sides.dtype.kind not in "iu" or not all(0 <= int(side) < 2**62 for side in sides):
+        return f"its shape is {str(shape)[:40]}, expected rows and columns"
+    rows, columns = (int(side) for side in sides)
+    if len(data) != len(indices):
+        return f"{len(data)} entries, but {len(indices)} columns of entries"
+    if len(indptr) != rows + 1:
+        return f"{len(indptr)} row pointers for {rows} rows, expected {rows + 1}"
+    if indptr[0] != 0 or indptr[-1] != len(data):
+        return f"its row pointers lead from {indptr[0]} to {indptr[-1]}, expected from 0 to {len(data)}"
+    if (indptr[1:] < indptr[:-1]).any():
+        return "its row pointers go back"
+    if len(indices) and not (indices.min() >= 0 and indices.max() < columns):
+        return f"columns from {indices.min()} to {indices.max()}, expected from 0 to {columns - 1}"
+    return ""
+
+
+def _fault_of_places(matrix: Any) -> str:
+    for axis, (places, side) in enumerate(zip(matrix.coords, matrix.shape, strict=False)):
+        if places.ndim != 1 or len(places) != len(matrix.data) or places.dtype.kind not in "iu":
+            return f"{len(matrix.data)} entries, but {places.size} places"
+        if len(places) and not (places.min() >= 0 and places.max() < side):
+            return f"places from {places.min()} to {places.max()} on axis {axis}, expected from 0 to {side - 1}"
+    return "" if len(matrix.shape) == 2 else f"{len(matrix.shape)} dimensions, expected 2"

@@ -1,0 +1,67 @@
+"""HDF5 files of others: looked over before anything is read, as they may lead elsewhere or declare what they lack."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from data_prep import budgets
+from data_prep.errors import InputError
+
+_MOST_OBJECTS = 200_000
+
+
+def check(file: Any, path: Path) -> None:
+    """Looks at every group and data set of an open file; reads none.
+
+    Args:
+        file: an open `h5py.File`.
+        path: for messages.
+
+    Raises:
+        InputError: a link or data set that lies in another file, or a data set over the budget (`data_prep.budgets`).
+    """
+    size = path.stat().st_size
+    seen: set[int] = set()
+    waiting: list[tuple[str, Any]] = [("", file)]
+    while waiting:
+        place, group = waiting.pop()
+        for name in group:
+            where = f"{place}/{name}".lstrip("/")
+            link = group.get(name, getlink=True)
+            if isinstance(link, h5py.ExternalLink):
+                raise InputError(_elsewhere(path, where, "a link to another file"))
+            if isinstance(link, h5py.SoftLink):
+                continue  # what it leads to is in this file, where it is met by itself
+            thing = group[name]
+            address = h5py.h5o.get_info(thing.id).addr
+            if address in seen:
+                continue
+            seen.add(address)
+            if len(seen) > _MOST_OBJECTS:
+                raise InputError(f"{path}: more than {_MOST_OBJECTS:,} groups and data sets; it is damaged or hostile")
+            if isinstance(thing, h5py.Dataset):
+                _check_dataset(thing, where, path, size)
+            elif isinstance(thing, h5py.Group):
+                waiting.append((where, thing))
+
+
+def _check_dataset(thing: Any, where: str, path: Path, size: int) -> None:
+    settings = thing.id.get_create_plist()
+    if settings.get_layout() == h5py.h5d.VIRTUAL:
+        raise InputError(_elsewhere(path, where, "a virtual data set"))
+    if settings.get_external_count():
+        raise InputError(_elsewhere(path, where, "kept in a file of its own"))
+    width = thing.id.get_type().get_size()
+    declared = math.prod(thing.shape or ()) * width
+    if settings.get_layout() == h5py.h5d.CHUNKED:
+        declared = max(declared, math.prod(settings.get_chunk()) * width)
+    budgets.HDF5_DATASET.check(path, declared, file_bytes=size)
+
+
+def _elsewhere(path: Path, where: str, what: str) -> str:
+    return (
+        f"{path}: {where[:100]!r} is {what}; only what is in the file itself is read: write one that holds all of it "
+        "(h5repack, or read it and write it again)"
+    )
