@@ -22,6 +22,21 @@ def test_ridge_shrinks_noise_and_keeps_signal():
     assert np.corrcoef(signal.predict(features)[:, 0], features[:, 0])[0, 1] > 0.99
 
 
+def test_a_feature_or_total_that_varies_by_rounding_alone_is_no_feature():
+    """Divided by their own deviation, rounding errors would be as loud as a feature."""
+    rng = np.random.default_rng(0)
+    noise = (np.log(3.0) + rng.normal(scale=1e-7, size=(60, 1))).astype(np.float32).astype(np.float64)
+    signal, targets = rng.normal(size=(60, 1)), rng.normal(size=(60, 2))
+    assert np.ptp(noise) > 0
+    both = baselines.Ridge.fit(np.concatenate([noise, signal], axis=1), targets)
+    alone = baselines.Ridge.fit(signal, targets)
+    np.testing.assert_allclose(
+        both.predict(np.concatenate([noise, signal], axis=1)), alone.predict(signal), rtol=1e-5, atol=1e-5
+    )
+    total = np.full(60, 1234.0) + rng.normal(scale=1e-6, size=60)
+    assert not baselines.TotalCounts.fit(total, targets).slope.any()
+
+
 def test_a_constant_feature_does_no_harm():
     features = np.concatenate([np.ones((20, 1)), np.arange(20.0)[:, None]], axis=1)
     ridge = baselines.Ridge.fit(features, features[:, 1:])

@@ -12,6 +12,7 @@ from stjax import checkpoint, crossval, train
 from stjax.config import built_in
 from stjax.training import faults
 from tests.conftest import command
+from tests.stopped_run import make_stopped
 
 
 def config_of(dataset, **values):
@@ -75,6 +76,20 @@ def test_what_cannot_be_is_refused(arguments, message, dataset, tmp_path):
 def test_a_work_directory_is_needed():
     with pytest.raises(InputError, match="no work directory"):
         crossval.main(["--config=configs/tiny.py"])
+
+
+def test_a_fold_that_was_stopped_is_named(trained, tmp_path, capsys):
+    finished, stopped = trained[0], make_stopped(trained[0], tmp_path / "fold_1")
+    rows = [crossval.row(member(finished)), crossval.row(member(stopped, 1))]
+    assert [(row["run"], row["trained"], row["training_finished"]) for row in rows] == [
+        (finished.name, "2 of 2 epochs", True),
+        ("fold_1", "2 of 30 epochs", False),
+    ]
+    crossval.print_table({"runs": rows, "summary": crossval.summary(rows)})
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if "NOT FINISHED" in line]
+    assert said.startswith("NOT FINISHED: fold_1 is trained for 2 of 30 epochs")
+    (stopped / "logs" / "train.jsonl").write_text("")  # stopped within its first epoch
+    assert crossval.row(member(stopped))["epoch"] is None
 
 
 @pytest.fixture(scope="module")

@@ -159,3 +159,18 @@ def test_the_bench_of_evaluation_times_every_method(monkeypatch):
         "all figures", "spots gathered", "block sums", "numpy", "device", "numpy", "device"
     ]  # fmt: skip
     assert all(row["seconds"] > 0 for row in rows)
+
+
+def test_a_gene_that_does_not_vary_is_divided_by_one():
+    values = np.random.default_rng(0).normal(size=(1000, 3))
+    values[:, 1], values[:, 2] = np.log(3.0), 2.0 + 1e-7 * values[:, 0]
+    assert np.std(values[:, 2]) > 0
+    np.testing.assert_allclose(metrics.scale_of(values), [np.std(values[:, 0]), 1, 1])
+
+
+def test_constant_genes_are_known_and_the_same():
+    values = np.random.default_rng(0).normal(size=(9, 3))
+    values[:, 1], values[4, 2] = 0.3, np.nan
+    np.testing.assert_array_equal(metrics.constant(values), [False, True, False])
+    assert not metrics.constant(values[:1]).any()  # one spot cannot vary
+    assert not metrics.constant(values[:0]).any()
