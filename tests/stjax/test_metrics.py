@@ -40,7 +40,7 @@ def rounding_noise(values, size=1e-7):
 
 
 def test_a_prediction_that_varies_by_rounding_alone_has_no_correlation_however_it_is_measured():
-    prediction = rounding_noise([0.05, 0.4, 1.0, 3.0, -0.9])
+    prediction = rounding_noise([0.2, 0.4, 1.0, 3.0, -0.9])
     truth = np.random.default_rng(2).normal(size=prediction.shape)
     assert np.all(np.ptp(prediction, axis=0) > 0)
     assert not metrics.varying(prediction).any()
@@ -54,7 +54,9 @@ def test_a_prediction_that_varies_by_rounding_alone_has_no_correlation_however_i
     np.testing.assert_array_equal(moments.varying(), [[False] * 5, [True] * 5])
 
 
-@pytest.mark.parametrize(("mean", "deviation"), [(1e-5, 1e-6), (1e-5, 1e-9), (-9.0, 1e-3), (0.0, 1e-12), (100.0, 1e-3)])
+@pytest.mark.parametrize(
+    ("mean", "deviation"), [(1e-5, 1e-6), (1e-5, 1e-9), (-9.0, 1e-3), (0.0, 1e-12), (100.0, 1e-3), (3.0, 1e-5)]
+)
 def test_what_varies_little_in_its_own_units_is_scored(mean, deviation):
     pattern = np.random.default_rng(0).normal(size=(300, 1))
     prediction = (mean + deviation * pattern).astype(np.float32)
