@@ -12,7 +12,7 @@ POOLINGS = ("pooled", "section_median", "patient_median")
 # by, 2^-24. A prediction is a sum over a thousand features, each rounded on its way. Of linear layers over 64 to 2,048
 # features that are the same but for one rounding each, the deviation is 0.9 roundings (median), at most 4.7 for 90 % of
 # the outputs; of a trained network whose weights are each one rounding off, 0.1 to 0.8. What is left are genes whose
-# parts cancel. Twice the limit may be real: predictions of a first epoch vary by 1e-6, sixty times their rounding. It is
+# parts cancel. Twice the limit may be real: predictions of a first epoch vary by 1e-6, sixty times rounding. It is
 # relative, so that units do not matter: a share of 1e-5 that varies by 1e-6 does vary.
 ROUNDING = 2.0**-20
 
