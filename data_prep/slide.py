@@ -74,9 +74,9 @@ class _WholeSlide(Slide):
                     )
                 dots = image.info.get("dpi")
                 um_per_px = scale_from_density(dots, "inch") if dots else None
-            self.orientation = _exif_orientation(image)
             check_budget(path, width, height, max_pixels, "the image")
             check_decoding(path, image)
+            self.orientation = _exif_orientation(image)  # decodes a PNG, whose EXIF may stand behind its pixels
         super().__init__(path, width, height, um_per_px, max_pixels)
 
     def _decode(self) -> np.ndarray:

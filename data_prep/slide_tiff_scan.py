@@ -167,6 +167,8 @@ def _check_page(directories: _Directories, tags: dict[int, _Tag]) -> None:
     for code, name in (_SINGLE | _OFFSETS).items():
         if code in tags and not directories.within(tags[code]):
             raise InputError(f"{path}: the image cannot be read ({name} lies beyond the end of the file); {_AGAIN}")
+        if code in _OFFSETS and code in tags and tags[code].kind not in ((3, 4, 16) if directories.big else (3, 4)):
+            raise InputError(f"{path}: the image cannot be read ({name}: found no places in the file); {_AGAIN}")
     said: dict[int, int] = {}
     for code, name in _SINGLE.items():
         if code not in tags:

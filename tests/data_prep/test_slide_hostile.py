@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from data_prep import slide as slide_module
 from data_prep import slide_base
@@ -103,6 +103,7 @@ LIES = {
     ),
     "tiles that are not listed": (TILED | {TILE_W: (LONG, [16]), TILE_H: (LONG, [16])}, "1 tiles, expected 12"),
     "offsets beyond the file": (PAGE | {STRIP_OFFSETS: (LONG, (10, 2**30))}, "beyond the end of the file"),
+    "offsets that are no numbers": (PAGE | {STRIP_OFFSETS: (BYTE, [8])}, "no places in the file"),
     "a strip beyond the file": (PAGE | {STRIP_OFFSETS: (LONG, [2**31])}, "download it again"),
 }  # fmt: skip
 
@@ -234,10 +235,13 @@ def png(path: Path, *chunks: tuple[bytes, bytes], size: tuple[int, int] = (64, 4
 
 
 @pytest.mark.parametrize("kind", [2, 6])
-def test_a_small_png_of_many_pixels_is_refused_by_what_decoding_takes(tmp_path, kind):
+def test_a_small_png_of_many_pixels_is_refused_by_what_decoding_takes(tmp_path, monkeypatch, kind):
+    loaded = []
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda self: loaded.append(self))
     refused(
         png(tmp_path / "a.png", size=(31_000, 31_000), kind=kind), r"decoding it whole would take 6,727,000,000 bytes"
     )
+    assert not loaded
 
 
 def test_png_text_is_bounded_and_the_first_frame_is_the_slide(tmp_path):
