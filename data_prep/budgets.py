@@ -73,9 +73,9 @@ TENSORS_HEADER = Budget("its header", 16 * _MB)
 # Slides decoded whole: all that decoder, decoded picture and RGB take together. Scanners' pictures shrink ten- to
 # thirtyfold as JPEG, less as PNG; a small file may be blank.
 SLIDE_DECODED = Budget("decoding it whole", 1024 * _MB, 120)
-# One strip or tile of a TIFF, which is decoded as a whole, tiles again and again; none is known above 4096 px a side.
+# One strip or tile of a TIFF, which is decoded as a whole, tiles above the cache again and again.
 TIFF_STRIP = Budget("a strip it declares", 256 * _MB, 120)
-TIFF_TILE = Budget("a tile it declares", 64 * _MB, 40)
+TIFF_TILE = Budget("a tile it declares", 16 * _MB, 40)
 # All pixels of a TIFF's page: pyramids may leave out most tiles, where there is no tissue.
 TIFF_IMAGE = Budget("the image it declares", 1024 * _MB, 2000)
 # What a TIFF's tags hold: each byte of a sound file belongs to one tag at most.
