@@ -236,15 +236,17 @@ def check_texts(names: np.ndarray, what: str) -> None:
     Args:
         names: [N] str.
     """
-    letters = names.dtype.itemsize // 4
-    step = max(1, (1 << 24) // max(letters, 1))
+    names = np.asarray(names, dtype=str)
+    letters = max(names.dtype.itemsize // 4, 1)
+    step = max(1, (1 << 22) // letters)
     for start in range(0, len(names), step):
         part = np.ascontiguousarray(names[start : start + step])
-        codes = part.view(np.uint32).reshape(len(part), -1) if letters else np.zeros((len(part), 0), np.uint32)
-        # What ends an array's text is a zero too: only one inside the text is a character.
-        inside = np.maximum.accumulate(codes[:, ::-1] != 0, axis=1)[:, ::-1]
-        odd = inside & ((codes < 0x20) | (codes > 0x7E))
-        for row in np.flatnonzero(odd.any(axis=1) | (inside.sum(axis=1) > MAX_NAME_BYTES)):
+        codes = part.view(np.uint32).reshape(len(part), letters)  # [n, letters], zeros behind the text
+        odd = ((codes < 0x20) & (codes != 0)) | (codes > 0x7E)
+        odd[:, 1:] |= (codes[:, :-1] == 0) & (codes[:, 1:] != 0)  # a zero inside
+        if letters > MAX_NAME_BYTES:
+            odd[:, 0] |= codes[:, MAX_NAME_BYTES] != 0
+        for row in np.flatnonzero(odd.any(axis=1)):
             if fault := fault_of_text(str(part[row])):
                 raise InputError(f"{what} {shown(part[row])} {fault}; correct the file")
 

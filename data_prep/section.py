@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse
 
-from data_prep import csr
+from data_prep import csr, files
 from data_prep.errors import InputError
 from data_prep.patients import GUESSED
 
@@ -81,6 +81,11 @@ class Section:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        files.check_name(self.name, "Section")
+        if fault := files.fault_of_text(self.patient):
+            raise InputError(f"Section {self.name!r}: patient {files.shown(self.patient)} {fault}; rename the patient")
+        for what, names in (("spot", self.spot_id), ("gene", self.genes.symbol), ("gene", self.genes.ensembl_id)):
+            files.check_texts(names, f"Section {self.name!r}: {what}")
         spots = len(self.spot_id)
         csr.check(self.counts, origin=f"Section {self.name!r}")
         expected = {
