@@ -53,7 +53,7 @@ PARAMETERS = {  # of a build, as far as anything reads them
     "patch_size_px": json_files.SIZE_PX,
     "tile_size_px": Maybe(json_files.SIZE_PX),
     "context_px": Maybe(json_files.COUNT),
-    "um_per_px": Lacking(Maybe(json_files.POSITIVE)),
+    "um_per_px": Maybe(json_files.POSITIVE),
     "stain": json_files.TEXT,
     "stain_standardise": json_files.TEXT,
     "resolve_aliases": json_files.FLAG,

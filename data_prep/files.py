@@ -95,6 +95,11 @@ def _remove_unfinished(parent: Path) -> None:
                     os.close(handle)
 
 
+def is_unfinished(path: Path) -> bool:
+    """Whether a path is what `whole` writes into, or a kill left of that."""
+    return path.name.startswith(_UNFINISHED)
+
+
 def _host() -> str:
     return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
@@ -142,7 +147,7 @@ def lock(path: Path, *, busy: str, shared: bool = False, wait_s: float = 0.0) ->
         except FileNotFoundError:
             continue  # whoever held it removed the folder meanwhile
         except OSError as error:
-            raise InputError(f"{path} cannot be made ({error.strerror}); choose another place") from None
+            raise InputError(f"{path.parent} cannot be written ({error.strerror}); choose another place") from None
         if handle is not None:
             break
         if time.monotonic() >= until:
@@ -180,6 +185,14 @@ def _open_locked(path: Path, *, shared: bool = False, needed: bool = False) -> i
                 return None
             raise
         os.close(handle)
+
+
+def others_can_write(folder: Path) -> str:
+    """Why what is found in a folder may be another user's, "" if it is this user's, or root's, alone."""
+    status = folder.stat()
+    if status.st_uid not in (os.geteuid(), 0):
+        return "belongs to another user"
+    return "can be written by other users" if status.st_mode & 0o022 else ""
 
 
 # -------------------------------------------------------------------------------------------------------- hashing

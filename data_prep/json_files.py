@@ -52,11 +52,12 @@ def read(path: Path, *, remedy: str, max_mb: float = MAX_MB) -> dict[str, Any]:
     return parse(data, str(path), remedy=remedy)
 
 
-def parse(data: bytes | str, name: str, *, remedy: str) -> dict[str, Any]:
+def parse(data: bytes | str, name: str, *, remedy: str, nan: bool = False) -> dict[str, Any]:
     """The object that JSON text in UTF-8 holds: no key twice, no NaN, no number too large, at most 64 levels deep.
 
     Args:
         name: of the file, for messages.
+        nan: take NaN and infinity for numbers.
 
     Raises:
         InputError: anything else, naming what.
@@ -70,7 +71,9 @@ def parse(data: bytes | str, name: str, *, remedy: str) -> dict[str, Any]:
             raise ValueError(f"{depth} levels deep, expected at most {MAX_DEPTH}")
         if huge := _HUGE.search(bare):
             raise ValueError(f"a number is as large as {huge[0][:12].decode()}...")
-        values = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_no_number)
+        values = json.loads(
+            data.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=float if nan else _no_number
+        )
         if rb"\u" in data:
             json.dumps(values, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError) as error:

@@ -13,7 +13,6 @@ them into metrics.json. A check that finds nothing is no proof: it cannot see on
 
 import argparse
 import dataclasses
-import json
 import sys
 import zlib
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ from stjax.data.panel import Panel, fit_panel
 from stjax.data.tile_records import TileRecords
 from stjax.findings import CHOSEN, LEAK, OK, UNKNOWN, Finding, lines
 from stjax.protocols import Protocol, Split
+from stjax.training import log_file
 from stjax.workdir import DataRecord
 
 SAME_PICTURE = 0.98  # correlation of 32 x 32 px: copies, scaled and compressed anew, 0.9998; other sections below 0.85
@@ -344,12 +344,7 @@ def checkpoint_is_not_chosen_on_test(run: Audited) -> Finding:
 
 def _validation_losses(folder: Path) -> dict[int, float]:
     """{step: validation loss} at the end of each epoch, as logged."""
-    try:
-        entries: list[dict[str, Any]] = [
-            json.loads(line) for line in (folder / "logs" / "train.jsonl").read_text().splitlines()
-        ]
-    except (OSError, ValueError):
-        return {}
+    entries = log_file.read(folder / "logs" / log_file.FILE)
     return {entry["step"]: entry["val_loss"] for entry in entries if entry.get("val_loss") is not None}
 
 

@@ -20,11 +20,30 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from data_prep import files, json_files
 from data_prep.errors import InputError
+from data_prep.json_files import Lacking, Maybe
 from stjax import distributed, manifest
 from stjax.manifest import MANIFEST
 
 _ROOM = 1 << 20  # bytes of a checkpoint beside its arrays, at most
+RUN_FILES = ("config.json", "data.json")
+META = {  # the plain state of a checkpoint ...
+    "step": json_files.COUNT,
+    "best_step": json_files.COUNT,
+    "epoch_losses": Lacking(json_files.numbers()),
+}
+OF_RUN = {  # ... and of a run's
+    "finished": json_files.FLAG,
+    "schedule": {
+        "steps_per_epoch": Lacking(json_files.whole_number(1)),
+        "scale": json_files.number(0),
+        "best_loss": Maybe(json_files.number()),
+        "epochs_without_gain": json_files.COUNT,
+        "epochs_at_scale": json_files.COUNT,
+    },
+}
+_REMEDY = "restore it, or train in a new work directory"
 
 
 def save(folder: Path, step: int, state: Any, meta: dict[str, Any]) -> None:
@@ -41,24 +60,30 @@ def save(folder: Path, step: int, state: Any, meta: dict[str, Any]) -> None:
 
 
 def _write(folder: Path, step: int, state: Any, meta: dict[str, Any]) -> None:
-    target = folder / str(step)
-    temporary = folder / f"{step}.tmp"
-    for leftover in (target, temporary):
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    with files.whole(folder / str(step), sync=True) as temporary:
+        temporary.mkdir()
         arrays = jax.tree.map(np.asarray, state)
         _check_room(folder, sum(array.nbytes for array in jax.tree.leaves(arrays)))
         with _checkpointer() as checkpointer, _without_logs():
             checkpointer.save((temporary / "state").absolute(), arrays)
-        manifest.seal(temporary, {"step": step, "meta": meta})
-        manifest.sync(temporary)
-        os.replace(temporary, target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    manifest.sync(folder)
+        manifest.seal(temporary, {"step": step, "meta": meta, "of": _run_files(folder)})
     prune(folder)
+
+
+def _run_files(folder: Path) -> dict[str, str]:
+    """SHA-256 of what the checkpoints in a folder mean nothing without: settings and data of the run."""
+    return {name: files.sha256(folder.parent / name) for name in RUN_FILES if (folder.parent / name).is_file()}
+
+
+def check_of(folder: Path, step: int) -> None:
+    """Raises InputError when a checkpoint is none of a run, or of other settings or data than are there now."""
+    content, there = verify(folder / str(step), arrays=False), _run_files(folder)
+    json_files.require(content["meta"], OF_RUN, f"{folder / str(step)}: meta", remedy=_REMEDY)
+    for name, digest in content.get("of", {}).items():  # older ones do not say
+        if there.get(name) != digest:
+            raise InputError(
+                f"{folder.parent / name} is not the one that {folder / str(step)} was trained with; {_REMEDY}"
+            )
 
 
 def _check_room(folder: Path, wanted: int) -> None:
@@ -146,8 +171,14 @@ def restore(folder: Path, step: int, template: Any) -> Any:
     """
     verify(folder / str(step))
     on_host = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), template)
+    path = folder / str(step) / "state"
     with _checkpointer() as checkpointer:
-        arrays = checkpointer.restore((folder / str(step) / "state").absolute(), args=ocp.args.StandardRestore(on_host))
+        try:
+            arrays = checkpointer.restore(path.absolute(), args=ocp.args.StandardRestore(on_host))
+        except Exception as error:  # Orbax and what it stands on raise all kinds
+            raise InputError(
+                f"{path} does not hold the arrays of this run ({type(error).__name__}: {error}); {_REMEDY}"
+            ) from None
     return jax.tree.map(
         lambda leaf, array: jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda part: array[part]),
         template,
@@ -164,4 +195,6 @@ def verify(checkpoint: Path, *, arrays: bool = True) -> dict[str, Any]:
     Raises:
         InputError: a file is missing, added or changed.
     """
-    return manifest.verify(checkpoint, what="checkpoint", files=arrays)
+    content = manifest.verify(checkpoint, what="checkpoint", files=arrays)
+    expected = {"step": json_files.COUNT, "meta": META, "of": Lacking(json_files.Each(json_files.SHA256))}
+    return json_files.require(content, expected, str(checkpoint), remedy=_REMEDY)

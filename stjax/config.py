@@ -1,7 +1,6 @@
 """Configs: read from a Python file and the command line, filled from the protocol, then fixed and kept as JSON."""
 
 import difflib
-import json
 import math
 import runpy
 import sys
@@ -12,9 +11,10 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from data_prep import cli
+from data_prep import cli, json_files
 from data_prep.cli import names
 from data_prep.errors import InputError
+from data_prep.json_files import Lacking, Maybe
 from stjax.protocols import WITHOUT, Protocol
 
 Config = Any  # an ml_collections.ConfigDict, whose fields have no static types
@@ -212,18 +212,37 @@ def load(path: Path) -> Config:
 
     Settings that stjax has only had since then are at their defaults, which are what it did before.
     """
-    defaults = built_in("default").to_dict() | WITHOUT  # what training did before it could do more
-    try:
-        config = ConfigDict(_filled(json.loads(path.read_text()), defaults))
-    except OSError:
+    remedy = "restore it, or train in a new work directory"
+    if not path.exists():
         lacks = f"it has no {path.name}" if path.parent.is_dir() else "there is no such folder"
-        raise InputError(f"{path.parent} is no work directory: {lacks}; train one first") from None
-    except (ValueError, TypeError) as error:
-        raise InputError(
-            f"{path} is not readable JSON ({error}); restore it or train in a new work directory"
-        ) from None
+        raise InputError(f"{path.parent} is no work directory: {lacks}; train one first")
+    values = json_files.unsealed(json_files.read(path, remedy=remedy), str(path), remedy=remedy)
+    defaults = built_in("default")
+    json_files.require(values, _kinds(defaults), str(path), remedy=remedy)
+    try:
+        config = ConfigDict(_filled(values, defaults.to_dict() | WITHOUT))  # what training did before it could do more
+    except (ValueError, TypeError) as error:  # a key that can be no field's
+        raise InputError(f"{path}: {error}; {remedy}") from None
     config.lock()
     return config
+
+
+def _kinds(defaults: Config) -> dict[str, Any]:
+    """What each setting may be: of its default's type, and in its range."""
+    result: dict[str, Any] = {}
+    for key in defaults:
+        kind, low = defaults.get_type(key), LOWEST.get(key)
+        if isinstance(defaults[key], ConfigDict):
+            result[key] = Lacking(_kinds(defaults[key]))
+            continue
+        known = {
+            bool: json_files.FLAG,
+            int: json_files.whole_number(-(2**31) if low is None else low),
+            float: json_files.number(-math.inf if low is None else low),
+            str: json_files.TEXT,
+        }
+        result[key] = Lacking(Maybe(known.get(kind, json_files.ANY)))
+    return result
 
 
 def _filled(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

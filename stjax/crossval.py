@@ -26,7 +26,6 @@ folds one by one (launch/slurm.sh --folds) is a work directory too.
 
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import subprocess
@@ -39,15 +38,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data_prep import cli
+from data_prep import cli, json_files
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
+from data_prep.json_files import Lacking, Maybe
 from stjax import checkpoint, distributed, protocols, train, workdir
 from stjax import config as configs
 from stjax.config import Config
 from stjax.data import demo_data
 from stjax.progress import Progress
-from stjax.training import faults, job, together
+from stjax.tables import write_csv
+from stjax.training import faults, job, log_file, together
 
 MODES = ("sequential", "processes", "together")
 CHOICES = ("validation", "published")
@@ -157,11 +158,9 @@ def crossval(
         result |= {"published_epochs": epochs, "retrained": [row(each) for each in retrained]}
     result["summary"] = summary(result["runs"])
     if distributed.is_writer():
-        workdir.write_json(folder / "crossval.json", result)
+        json_files.write(folder / "crossval.json", result)
         table = pd.DataFrame(result["runs"] + result.get("retrained", []))
-        temporary = folder / "crossval.csv.tmp"
-        table.to_csv(temporary, index=False)
-        os.replace(temporary, folder / "crossval.csv")
+        write_csv(folder / "crossval.csv", table)
         print_table(result)
         print(f"results:\n{folder / 'crossval.json'}\n{folder / 'crossval.csv'}")
     return result
@@ -227,7 +226,7 @@ def train_all(
 def is_finished(folder: Path) -> bool:
     """Whether a run is trained to its end, and scored."""
     meta = checkpoint.newest(folder / workdir.CHECKPOINTS) if (folder / workdir.DATA).exists() else None
-    return bool(meta and meta["finished"] and list(folder.glob("evaluation/*/metrics.json")))
+    return bool(meta and meta.get("finished") and list(folder.glob("evaluation/*/metrics.json")))
 
 
 def in_processes(members: Sequence[Member], processes: int, gpus_per_process: int, command: Sequence[str]) -> None:
@@ -272,7 +271,7 @@ def in_processes(members: Sequence[Member], processes: int, gpus_per_process: in
 def row(each: Member) -> dict[str, Any]:
     """Figures of a finished run: its best epoch, and its scores on the held-out patients."""
     paths = sorted(each.folder.glob("evaluation/*/metrics.json"))
-    scores = json.loads(paths[0].read_text())["methods"]["model"] if paths else {}
+    scores = figures_of(paths[0]) if paths else {}
     meta = checkpoint.newest(each.folder / workdir.CHECKPOINTS)
     epochs = epochs_of(each.folder)
     best = next((epoch for epoch in epochs if meta and epoch["step"] == meta["best_step"]), None)
@@ -284,10 +283,21 @@ def row(each: Member) -> dict[str, Any]:
     return label | validation | {name: scores.get(name) for name in COLUMNS}
 
 
+def figures_of(path: Path) -> dict[str, Any]:
+    """The model's figures in a metrics.json. Raises InputError when there are none."""
+    figure, remedy = Lacking(Maybe(json_files.number())), "score the run again with stjax.evaluate"
+    expected = {"methods": {"model": dict.fromkeys(COLUMNS, figure)}}
+    found = json_files.require(json_files.read(path, remedy=remedy), expected, str(path), remedy=remedy)
+    return found["methods"]["model"]
+
+
 def epochs_of(folder: Path) -> list[dict[str, Any]]:
-    """What a run logged at the end of each epoch."""
-    entries = map(json.loads, (folder / "logs" / "train.jsonl").read_text().splitlines())
-    return [entry for entry in entries if entry["kind"] == "epoch"]
+    """What a run logged at the end of each epoch. Raises InputError when that is gone."""
+    path = folder / "logs" / log_file.FILE
+    epochs = [entry for entry in log_file.read(path) if entry.get("kind") == "epoch" and "epoch" in entry]
+    if not epochs:
+        raise InputError(f"{path} has no epoch of the run; restore it, or train the run again")
+    return epochs
 
 
 def published_epochs(members: Sequence[Member]) -> int:

@@ -205,7 +205,7 @@ def training() -> Iterator[Finding]:
     images = parallel.put_whole({"image": batch["image"]}, mesh)
     before = np.asarray(predict(state, images)["expression"])
     with tempfile.TemporaryDirectory(prefix="stjax-doctor-") as folder:
-        checkpoint.save(Path(folder), 2, state, {"best_step": 2})
+        checkpoint.save(Path(folder), 2, state, {"step": 2, "best_step": 2})
         restored = checkpoint.restore(Path(folder), 2, state)
     same = all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(restored), strict=True))
     found = f"losses {losses[0]:.3f} and {losses[1]:.3f}, {time.perf_counter() - started:.0f} s"

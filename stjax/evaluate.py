@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import cli, system_errors
+from data_prep import cli, files, json_files, system_errors
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from stjax import audit, distributed, findings, intervals, progress, workdir
@@ -134,6 +134,27 @@ def evaluate(
     asked = Request.of(run, data_dir=data_dir, sections=sections, sizes_um=sizes_um, options=options)
     system_errors.check_folder(asked.target, "--workdir")
 
+    how: dict[str, Any] = {"max_spots": max_spots, "beside": beside, "ensemble": ensemble, "symmetries": symmetries}
+    how |= {"protocol": protocol, "demo_truth": demo_truth}
+    if not distributed.is_writer():
+        return score(run, asked, **how)
+    busy = f"another process is scoring into {asked.target}; wait for it"
+    with files.lock(asked.target / workdir.LOCK, busy=busy):
+        return score(run, asked, **how)
+
+
+def score(
+    run: workdir.Run,
+    asked: "Request",
+    *,
+    protocol: str,
+    max_spots: int,
+    beside: Path | None,
+    ensemble: Sequence[Path],
+    symmetries: bool,
+    demo_truth: Path | None,
+) -> dict[str, Any]:
+    """`evaluate`, of a run that is loaded, into a folder that no other process writes meanwhile."""
     # -------------------------------------------------------------------------------------------------- prediction
     runs = [each.over_symmetries() if symmetries else each for each in members.load(ensemble, run)]
     for each in runs:
@@ -194,14 +215,14 @@ def evaluate(
     main = slice(panel.num_main)
     per_gene = scores.table(panel.names[main], panel.ensembl_id[main]).assign(**columns)
     if calibration is not None and asked.own:
-        workdir.write_json(run.workdir / intervals.FILE, conformal.travelling(calibration, run).to_json())
+        conformal.travelling(calibration, run).save(run.workdir)
     written = results.write(asked.target, asked.pictures, result, per_gene, [each.prediction for each in found], run)
     results.print_table(result)
     if not asked.own:
         print(f"Not the run's own evaluation ({', '.join(asked.differs)}): kept apart, in {asked.target}")
     if protocol == "all":
         entries = under_protocols.score(run, audit.opened(run.data), everywhere, training)
-        workdir.write_json(asked.protocols, {**run.progress.facts(), "protocols": entries})
+        json_files.write(asked.protocols, {**run.progress.facts(), "protocols": entries})
         under_protocols.print_table(entries)
         written.append(asked.protocols)
     print("results:")

@@ -24,8 +24,6 @@ examples:
 import argparse
 import contextlib
 import dataclasses
-import os
-import shutil
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -39,7 +37,7 @@ import pandas as pd
 from flax import nnx
 from jax import export as jax_export
 
-from data_prep import cli, system_errors
+from data_prep import cli, files, json_files, system_errors
 from data_prep.errors import InputError
 from data_prep.patients import ORIGINS
 from stjax import manifest, model_card, models, progress, workdir
@@ -49,6 +47,7 @@ from stjax.inference.model_folder import (
     EXPRESSION,
     FORMAT,
     FUNCTION,
+    REQUIRED,
     VERSION,
     WEIGHTS,
     names,
@@ -60,6 +59,7 @@ from stjax.models import weight_files, weights
 from stjax.models.heads import PatchModel
 from stjax.ops.attention import portable
 from stjax.protocols import Split
+from stjax.tables import write_csv
 from stjax.training import steps
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -103,18 +103,14 @@ def export(folder: Path, out: Path) -> list[Path]:
         raise InputError(f"--out {out} is not empty; choose another folder, or remove it first")
     run = workdir.Run.load(folder)
     progress.say(str(folder), run.progress)
-    temporary = out.with_name(out.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of an export that was interrupted
-    try:
-        temporary.mkdir(parents=True)
-        write(run, temporary)
-        manifest.seal(temporary, {"format": FORMAT, "version": VERSION})
-        manifest.sync(temporary)
-        if out.is_dir():
-            out.rmdir()
-        os.replace(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    out = out.parent / out.name  # "folder/" is "folder"
+    busy = f"another process is writing --out {out}; wait for it, or choose another"
+    with files.lock(out.with_name(f".{out.name}.lock"), busy=busy), files.whole(out, sync=True) as made:
+        if out.is_dir() and any(out.iterdir()):
+            raise InputError(f"--out {out} was written by another process meanwhile; choose another folder")
+        made.mkdir()
+        write(run, made)
+        manifest.seal(made, {"format": FORMAT, "version": VERSION}, required=REQUIRED)
     return sorted(out.iterdir())
 
 
@@ -137,8 +133,8 @@ def write(run: workdir.Run, out: Path) -> None:
         checkpointer.save((out / "orbax").absolute(), pure)
     (out / "orbax" / "commit_success.txt").unlink(missing_ok=True)  # of no use, and says in whose folder it was written
     config = describe(run, exported, kind=EXPRESSION if isinstance(model, PatchModel) else aggregation(model))
-    workdir.write_json(out / CONFIG, config)
-    gene_table(run).to_csv(out / "genes.csv", index=False)
+    json_files.write(out / CONFIG, config)
+    write_csv(out / "genes.csv", gene_table(run))
     (out / "MODEL_CARD.md").write_text(model_card.card(run, config))
     (out / "LICENSE_NOTE.md").write_text(LICENSE_NOTE)
 

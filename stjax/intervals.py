@@ -6,16 +6,29 @@ into the exported folder.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_prep import json_files
+from data_prep.json_files import Maybe
 from stjax.data.tile_spots import same_size
 
 FILE = "intervals.json"
 LEVEL = 0.9  # of all intervals: of single values, and of figures
+
+
+_REMEDY = "remove it, and score the run again with stjax.evaluate"
+INTERVALS = {  # their plain values
+    "half_width": [Maybe(json_files.number(0))],
+    "level": json_files.number(0, 1),
+    "patients": json_files.COUNT,
+    "guaranteed": json_files.FLAG,
+    "spot_size_um": Maybe(json_files.POSITIVE),
+    "symmetries": json_files.FLAG,
+    "model_sha256": json_files.TEXT,
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,17 +60,24 @@ class Intervals:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Intervals":
-        """What `to_json` returned, as intervals again."""
+        """What `to_json` returned, as intervals again. Raises InputError when it is none."""
+        json_files.require(values, INTERVALS, "intervals", remedy=_REMEDY)
         fields: dict[str, Any] = values | {"half_width": np.array(values["half_width"], np.float64)}
         return cls(**fields)
 
     @classmethod
     def load(cls, folder: Path) -> "Intervals | None":
-        """Those in a folder; None where there are none, or none that can be read."""
-        try:
-            return cls.from_json(json.loads((folder / FILE).read_text()))
-        except (OSError, ValueError, KeyError, TypeError):
-            return None  # evaluation writes them again
+        """Those in a folder; None where there are none. Raises InputError when they are damaged or were changed."""
+        path = folder / FILE
+        if not path.exists():
+            return None
+        content = json_files.unsealed(json_files.read(path, remedy=_REMEDY), str(path), remedy=_REMEDY)
+        json_files.require(content, INTERVALS, str(path), remedy=_REMEDY)
+        return cls.from_json(content)
+
+    def save(self, folder: Path) -> None:
+        """Leaves them in a work directory."""
+        json_files.write(folder / FILE, json_files.sealed(self.to_json()))
 
     def of(self, model_sha256: str, *, symmetries: bool) -> "Intervals | None":
         """These, if they are of this model's predictions; else None."""

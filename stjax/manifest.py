@@ -1,34 +1,44 @@
 """A folder of files that vouches for itself: `manifest.json` names every file with its SHA-256, and is written last."""
 
-import hashlib
 import json
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep import files as on_disk
+from data_prep import json_files
 from data_prep.errors import InputError
 
 MANIFEST = "manifest.json"
+_FILES = json_files.Each(json_files.SHA256, json_files.TEXT)
 
 
-def seal(folder: Path, content: dict[str, Any]) -> None:
+def seal(folder: Path, content: dict[str, Any], *, required: Sequence[str] = ()) -> None:
     """Writes the manifest of all that is in a folder.
 
     Args:
         content: plain values to keep in it beside the files' hashes.
+        required: files without which the folder is of no use.
+
+    Raises:
+        InputError: one of those is not there.
     """
-    files = {_name(path, folder): _sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-    content = content | {"files": files}
-    (folder / MANIFEST).write_text(_dump({"sha256": _json_sha256(content), **content}))
+    files = {_name(path, folder): on_disk.sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    if missing := [name for name in required if name not in files]:
+        raise InputError(f"{', '.join(missing)} was not written, or something removed it; nothing is kept, try again")
+    (folder / MANIFEST).write_text(_dump(json_files.sealed(content | {"files": files})))
 
 
-def verify(folder: Path, *, what: str, files: bool = True, others: bool = False) -> dict[str, Any]:
+def verify(
+    folder: Path, *, what: str, files: bool = True, others: bool = False, required: Sequence[str] = ()
+) -> dict[str, Any]:
     """Reads a folder's manifest and checks every file against it.
 
     Args:
         what: the folder's kind, for messages.
         files: check the files too, not the manifest alone.
         others: let files be that the manifest does not name.
+        required: files that it must name.
 
     Returns:
         The manifest's content.
@@ -36,35 +46,26 @@ def verify(folder: Path, *, what: str, files: bool = True, others: bool = False)
     Raises:
         InputError: a file is missing, added or changed, naming it.
     """
-    try:
-        text = (folder / MANIFEST).read_bytes().decode()
-        manifest = json.loads(text)
-        intact = text == _dump(manifest)  # the hash is of values: this finds changes that spell the same ones
-        digest = manifest.pop("sha256")
-        expected = manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{what} {folder} has no readable {MANIFEST} ({error})") from None
-    if not intact or digest != _json_sha256(manifest):
+    name, remedy = f"{what} {folder} has no readable {MANIFEST}", "copy the folder again"
+    manifest = json_files.read(folder / MANIFEST, remedy=f"{name}; {remedy}")
+    json_files.require(manifest, {"files": _FILES, json_files.SEAL: json_files.TEXT}, name, remedy=remedy)
+    # The hash is of values: comparing the text finds changes that spell the same ones.
+    intact = (folder / MANIFEST).read_bytes() == _dump(manifest).encode()
+    digest = manifest.pop(json_files.SEAL)
+    if not intact or digest != json_files.digest(manifest):
         raise InputError(f"{what} {folder} is damaged: {MANIFEST} has changed since it was written")
+    expected = manifest["files"]
+    if missing := [name for name in required if name not in expected]:
+        raise InputError(f"{what} {folder} is not whole: it was sealed without {', '.join(missing)}; make it anew")
     if not files:
         return manifest
     found = {_name(path, folder) for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
     if odd := sorted(set(expected) - found if others else found ^ set(expected)):
         raise InputError(f"{what} {folder} is damaged: {odd[0]} is missing or does not belong to it")
     for name, digest in expected.items():
-        if _sha256(folder / name) != digest:
+        if on_disk.sha256(folder / name) != digest:
             raise InputError(f"{what} {folder} is damaged: {name} has changed since it was written")
     return manifest
-
-
-def sync(folder: Path) -> None:
-    """Flushes a folder and its files, so that a rename never outruns what it renames."""
-    for path in (*folder.rglob("*"), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _name(path: Path, folder: Path) -> str:
@@ -73,12 +74,3 @@ def _name(path: Path, folder: Path) -> str:
 
 def _dump(manifest: dict[str, Any]) -> str:
     return json.dumps(manifest, indent=1)
-
-
-def _json_sha256(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

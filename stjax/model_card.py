@@ -1,11 +1,12 @@
 """The model card of an exported model, in Mitchell et al.'s sections (2019, "Model cards for model reporting"), made of
 what the run knows of itself: no figure in it is written by hand."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from data_prep import json_files
+from data_prep.errors import InputError
 from stjax.progress import Progress
 from stjax.workdir import Run
 
@@ -124,12 +125,12 @@ def _tables(folder: Path, step: int) -> Iterator[str]:
     """A table of each evaluation of a run's held-out sections by its weights of a step."""
     for path in sorted((folder / "evaluation").glob("*/metrics.json")):
         try:
-            result = json.loads(path.read_text())
+            result = json_files.read(path, remedy="")
             if result["checkpoint_step"] == step:
                 yield _table(result, path)
             else:
                 yield f"Protocol `{path.parent.name}`: evaluated at step {result['checkpoint_step']}, not at this one."
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (InputError, ValueError, KeyError, TypeError, AttributeError) as error:
             yield (
                 f"Protocol `{path.parent.name}`: the figures cannot be read ({error!r}), another version of stjax may "
                 "have written them: run stjax.evaluate, and export again."

@@ -226,8 +226,14 @@ class Job:
 
     def run(self, source: Source, name: str) -> list[Path]:
         """Predicts one section, unless its results are there; returns their files."""
-        section = source.read(name)
-        record = Record(self.out, name, self.identity(section, bare=source.bare), overwrite=self.overwrite)
+        section = source.read(files.check_name(name, "Section"))
+        busy = f"another process is predicting {name} into {self.out}; wait for it, or choose another --out"
+        with files.lock(self.out / f".{name}.lock", busy=busy):
+            return self.write_section(section, name, bare=source.bare)
+
+    def write_section(self, section: Section, name: str, *, bare: bool) -> list[Path]:
+        """`run`, of a section that no other process writes meanwhile."""
+        record = Record(self.out, name, self.identity(section, bare=bare), overwrite=self.overwrite)
         missing = record.lacks(self.writers)
         written: list[Path] = []
         if missing or self.tile_px:
@@ -237,7 +243,7 @@ class Job:
                         print(f"warning: {warning}")
                     written.append(self.write_dense(section, slide, self.tile_px))
                 if missing:
-                    prediction = self.predict(section, slide, bare=source.bare)
+                    prediction = self.predict(section, slide, bare=bare)
                     for form in missing:
                         record.add(form, self.write(form, prediction))
         done = [*missing, *(["the map"] if self.tile_px else [])]

@@ -1,11 +1,20 @@
 """How far a model was trained, which stands wherever its results do: a stopped run must not pass for a finished one."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from data_prep import json_files
+from data_prep.json_files import Maybe
+from stjax.training import log_file
+
+PROGRESS = {  # its plain values
+    "epochs": Maybe(json_files.number(0)),
+    "planned": Maybe(json_files.COUNT),
+    "finished": Maybe(json_files.FLAG),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +46,7 @@ class Progress:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Progress":
         """What `dataclasses.asdict` made of one."""
-        return cls(**values)
+        return cls(**{name: values[name] for name in PROGRESS})
 
     def __str__(self) -> str:
         """ "2 of 30 epochs"."""
@@ -79,15 +88,6 @@ def say(name: str, progress: Progress) -> None:
 
 def _logged_steps_per_epoch(folder: Path) -> int | None:
     """From the last epoch that logs/train.jsonl has the end of."""
-    try:
-        lines = (folder / "logs" / "train.jsonl").read_text().splitlines()
-    except OSError:
-        return None
-    for line in reversed(lines):
-        try:
-            entry = json.loads(line)
-            if entry["kind"] == "epoch":
-                return entry["step"] // entry["epoch"]
-        except (ValueError, KeyError, TypeError, ZeroDivisionError):
-            continue  # the line that was being written
-    return None
+    epochs = [entry for entry in log_file.read(folder / "logs" / log_file.FILE) if entry.get("kind") == "epoch"]
+    last = epochs[-1] if epochs else {}
+    return last["step"] // last["epoch"] if last.get("epoch") else None

@@ -12,11 +12,10 @@ examples:
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep import cli, system_errors
+from data_prep import cli, files, system_errors
 from data_prep.errors import InputError
 from stjax.config import names
 from stjax.reporting import page, read
@@ -65,15 +64,14 @@ def report(
     if out.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--out {out} does not end in .html, so that no browser would show it; name it {out}.html")
     system_errors.check_folder(out.parent, "--out")
-    runs = read.read_runs(workdirs, names=labels, protocol=protocol)
-    text = page.build(runs, limit=int(max_mb * 1e6))
-    temporary = out.with_name(f"{out.name}.tmp")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, out)
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be written ({error.strerror}); choose another place") from None
+    busy = f"another process is writing --out {out}; wait for it, or choose another"
+    with files.lock(out.with_name(f".{out.name}.lock"), busy=busy):
+        runs = read.read_runs(workdirs, names=labels, protocol=protocol)
+        text = page.build(runs, limit=int(max_mb * 1e6))
+        try:
+            files.write_text(out, text)
+        except OSError as error:
+            raise InputError(f"--out {out} cannot be written ({error.strerror}); choose another place") from None
     for run in runs:
         if run.metrics.get("training_finished") is False:
             print(f"warning: {run.label} is trained for {run.metrics['trained']}: it was stopped and is NOT FINISHED")

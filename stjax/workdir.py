@@ -2,12 +2,10 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,14 +16,15 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from data_prep import system_errors
-from data_prep.dataset import PatchDataset
+from data_prep import files, json_files, stain, system_errors
+from data_prep.dataset import PARAMETERS, PatchDataset
 from data_prep.errors import InputError
+from data_prep.json_files import Each, Lacking, Maybe
 from stjax import checkpoint, parallel
 from stjax import config as configs
 from stjax.config import Config
-from stjax.data.panel import Panel
-from stjax.data.tile_records import TileFacts
+from stjax.data.panel import PANEL, Panel
+from stjax.data.tile_records import TILE_FACTS, TileFacts
 from stjax.intervals import Intervals
 from stjax.models import weight_files
 from stjax.progress import UNKNOWN, Progress
@@ -33,6 +32,26 @@ from stjax.protocols import Protocol, Split, get_protocol
 from stjax.training import steps
 
 CONFIG, DATA, CHECKPOINTS, LOCK = "config.json", "data.json", "checkpoints", ".lock"
+
+
+_REMEDY = "restore it, or train in a new work directory"
+_UNSAID = {"resolve_aliases": False, "context_px": None, "stain_standardise": "both", "min_counts": 0}
+RECORD = {  # a data record's plain values
+    "data_dir": json_files.TEXT,
+    "content_hash": json_files.TEXT,
+    "parameters": {name: Lacking(kind) for name, kind in PARAMETERS.items()} | {"stain": PARAMETERS["stain"]},
+    "stain_target": Maybe(stain.PROFILE),
+    "image_size_px": json_files.SIZE_PX,
+    "um_per_px": json_files.POSITIVE,
+    "synthetic": json_files.FLAG,
+    "train_patients": json_files.TEXTS,
+    "train_patient_origins": Lacking(Each(json_files.TEXT)),
+    "protocol": json_files.NAME,
+    "protocol_hash": json_files.TEXT,
+    "split": dict.fromkeys(("train", "val", "test", "warnings"), json_files.TEXTS),
+    "panel": PANEL,
+    "tiles": Maybe(TILE_FACTS),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,20 +93,28 @@ class DataRecord:
         return values | {"split": dataclasses.asdict(self.split), "panel": self.panel.to_json(), "tiles": tiles}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "DataRecord":
-        """What `to_json` returned, as a record again."""
-        split = Split(**{key: tuple(value) for key, value in values["split"].items()})
+    def from_json(cls, values: dict[str, Any], name: str = DATA) -> "DataRecord":
+        """What `to_json` returned, as a record again.
+
+        Args:
+            name: of the file, for messages.
+
+        Raises:
+            InputError: it is none.
+        """
+        json_files.require(values, RECORD, name, remedy=_REMEDY)
+        given = {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values}
+        given["parameters"] = _UNSAID | given["parameters"]
+        split = Split(**{part: tuple(values["split"][part]) for part in RECORD["split"]})
         patients = tuple(values["train_patients"])
-        tiles = None if values["tiles"] is None else TileFacts.from_json(values["tiles"])
         panel = Panel.from_json(values["panel"])
-        return cls(**values | {"split": split, "panel": panel, "train_patients": patients, "tiles": tiles})
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Writes a JSON file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n")
-    os.replace(temporary, path)
+        tiles = None if values["tiles"] is None else TileFacts.from_json(values["tiles"])
+        if tiles is not None and len(tiles.base_rates) != panel.num_main + 1:
+            raise InputError(
+                f"{name}: {len(tiles.base_rates)} base rates beside {panel.num_main} main genes, expected one more; "
+                f"{_REMEDY}"
+            )
+        return cls(**given | {"split": split, "panel": panel, "train_patients": patients, "tiles": tiles})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,11 +146,12 @@ class Run:
         meta = checkpoint.newest(folder)
         if meta is None:
             raise InputError(f"{workdir} has no checkpoint yet; train it (again) with python -m stjax.train")
+        step = meta["best_step"] or meta["step"]  # 0: saved before the end of the first epoch
+        checkpoint.check_of(folder, step)
         protocol = checked_protocol(data, workdir)
         graphdef, template = steps.init_state(
             config, data.panel, image_size_px=data.image_size_px, tiles=data.tiles, mesh=mesh, abstract=True
         )
-        step = meta["best_step"] or meta["step"]  # 0: saved before the end of the first epoch
         state = steps.weights_of(checkpoint.restore(folder, step, template))
         weight_files.check_finite(_arrays(state), f"checkpoint {folder / str(step)}")
         progress = Progress.of(meta, config.num_epochs, workdir)
@@ -205,14 +233,8 @@ def locked(workdir: Path) -> Iterator[None]:
         InputError: another process trains there, or something else has the folder's name.
     """
     system_errors.check_folder(workdir, "--workdir")
-    workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(
-                f"another process is training in {workdir}; wait for it, or choose another --workdir"
-            ) from None
+    busy = f"another process is training in {workdir}; wait for it, or choose another --workdir"
+    with files.lock(workdir / LOCK, busy=busy):
         yield
 
 
@@ -228,19 +250,17 @@ def checked_protocol(data: DataRecord, workdir: Path) -> Protocol:
 
 
 def load_data_record(workdir: Path) -> DataRecord:
-    """A run's data.json. Raises InputError when there is none, or none that can be read."""
+    """A run's data.json. Raises InputError when there is none, none that can be read, or one that was changed."""
     path = workdir / DATA
-    try:
-        return DataRecord.from_json(json.loads(path.read_text()))
-    except OSError:
+    if not path.exists():
         if (workdir / "model.stablehlo").exists():
             raise InputError(
                 f"{workdir} is no work directory but an exported model, which predicts (stjax predict, stjax.load); "
                 "give the work directory it was exported from"
-            ) from None
-        raise InputError(f"{workdir} is no work directory: it has no {DATA}; train one first") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not readable ({error}); train in a new work directory") from None
+            )
+        raise InputError(f"{workdir} is no work directory: it has no {DATA}; train one first")
+    content = json_files.unsealed(json_files.read(path, remedy=_REMEDY), str(path), remedy=_REMEDY)
+    return DataRecord.from_json(content, str(path))
 
 
 def hardware() -> str:

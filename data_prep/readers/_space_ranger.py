@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from data_prep import slide
+from data_prep import json_files, slide
 from data_prep.errors import InputError
 from data_prep.readers import _matrix, _packed, _positions, _sections, _text
 from data_prep.slide_base import decoding
@@ -164,12 +163,7 @@ def read_scale_factors(path: Path, *needed: str) -> dict[str, float]:
     Raises:
         InputError: missing, not JSON, or without a `needed` positive number.
     """
-    try:
-        values = json.loads(_text.read_text(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not JSON (line {error.lineno}: {error.msg}); copy or download it again") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: holds a {type(values).__name__}, expected named numbers; copy or download it again")
+    values = json_files.parse(_text.read_text(path), str(path), remedy="copy or download it again", nan=True)
     for name in needed:
         value = values.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value) or value <= 0:

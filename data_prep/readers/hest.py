@@ -11,7 +11,6 @@ shortened where its title is long or holds a comma.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import scipy.spatial
 
-from data_prep import genes, slide
+from data_prep import genes, json_files, slide
 from data_prep.errors import InputError
 from data_prep.readers import _h5ad, _matrix, _patients, _sections, _text
 from data_prep.section import DISC, SQUARE, Section
@@ -211,13 +210,7 @@ def _check_size(name: str, image: Path, metadata: dict[str, Any], path: Path) ->
 def _metadata(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        values = json.loads(_text.read_text(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not JSON (line {error.lineno}: {error.msg}); download it again") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: holds a {type(values).__name__}, expected named values; download it again")
-    return values
+    return json_files.parse(_text.read_text(path), str(path), remedy="download it again", nan=True)
 
 
 def _positive(metadata: dict[str, Any], key: str, path: Path) -> float | None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse
 
+from data_prep import json_files
 from data_prep.dataset import PatchDataset, SectionTable
 from data_prep.errors import InputError
 from data_prep.genes import species_of
@@ -14,6 +15,19 @@ from data_prep.section import GeneTable
 from stjax import metrics
 from stjax.data import tile_spots
 from stjax.protocols import Protocol, Split
+
+_REMEDY = "train or export the model again"
+PANEL = {  # a panel's plain values
+    "ensembl_id": json_files.TEXTS,
+    "symbol": json_files.TEXTS,
+    "num_main": json_files.whole_number(1),
+    "target_mean": json_files.numbers(),
+    "target_std": json_files.numbers(0),
+    "image_mean": json_files.numbers(length=3),
+    "image_std": json_files.numbers(0, length=3),
+    "train_mean": json_files.numbers(),
+    "num_genes": json_files.whole_number(1),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +96,19 @@ class Panel:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Panel":
-        """What `to_json` returned, as a panel again."""
+        """What `to_json` returned, as a panel again.
+
+        Raises:
+            InputError: it is none.
+        """
+        json_files.require(values, PANEL, "gene panel", remedy=_REMEDY)
+        lengths = {name: len(values[name]) for name in ("ensembl_id", "symbol", "target_mean", "target_std")}
+        genes, main = lengths["symbol"], values["num_main"]
+        if set(lengths.values()) != {genes} or len(values["train_mean"]) != main or main > genes:
+            raise InputError(
+                f"gene panel: {main} main genes with {len(values['train_mean'])} means, and lists of {lengths}, which "
+                f"do not agree; {_REMEDY}"
+            )
         kinds = {"ensembl_id": str, "symbol": str}
         fields: dict[str, Any] = {
             key: np.array(value, dtype=kinds.get(key, np.float64)) if isinstance(value, list) else value

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from data_prep import cli
+from data_prep import cli, json_files
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
+from data_prep.json_files import Kind
 from stjax import metrics
 from stjax.data import tile_spots
 from stjax.data.images import Images
@@ -233,6 +234,18 @@ class TileRecords:
             base_rates=np.maximum(reads, 1e-8 * reads.sum()) / pixels.sum(),
             sizes_um=tuple(float(size) for size in np.unique(rounded(self.size_um))),
         )
+
+
+_GROUPS = Kind(
+    "a list of pairs of whole numbers",
+    lambda value: isinstance(value, list) and all(json_files.numbers(0, whole=True, length=2).fits(v) for v in value),
+)
+TILE_FACTS = {  # their plain values
+    "layout": {"spots": json_files.COUNT, "cells": json_files.COUNT, "by_spot": _GROUPS, "by_cell": _GROUPS},
+    "pixels_per_spot": json_files.POSITIVE,
+    "base_rates": json_files.numbers(0),
+    "sizes_um": json_files.numbers(0),
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """What evaluation prints and writes."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,13 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data_prep import cli
+from data_prep import cli, json_files
 from stjax import outputs, workdir
 from stjax.findings import CHOSEN, LEAK, Finding, lines
 from stjax.inference.prediction import SectionPrediction, gene_names
 from stjax.intervals import LEVEL
 from stjax.outputs._map import write_map
 from stjax.outputs.h5ad import write_h5ad
+from stjax.tables import write_csv
 
 COLUMNS = {
     "pcc_median": "median PCC",
@@ -51,10 +51,8 @@ def write(
         The files.
     """
     target.mkdir(parents=True, exist_ok=True)
-    workdir.write_json(target / "metrics.json", result)
-    temporary = target / "per_gene.csv.tmp"
-    per_gene.to_csv(temporary, index=False)
-    os.replace(temporary, target / "per_gene.csv")
+    json_files.write(target / "metrics.json", result)
+    write_csv(target / "per_gene.csv", per_gene)
     written = [target / "metrics.json", target / "per_gene.csv"]
     panel = run.data.panel
     best = int(per_gene["pcc"].fillna(-2).to_numpy().argmax())

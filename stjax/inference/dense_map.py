@@ -8,28 +8,29 @@ A cell of the map covers 4 x 4 pixels of the image the model saw. What is kept i
 the image: resize and sum are linear, so that any shape's value follows from it exactly, as the model itself gives it.
 """
 
+import contextlib
 import dataclasses
-import fcntl
 import json
-import os
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import scipy.sparse
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
+from data_prep import files, json_files
 from data_prep.errors import InputError
 from data_prep.gene_lookup import GeneLookup
+from data_prep.json_files import Lacking
 from data_prep.section import POLYGON
 from stjax import metrics
 from stjax.ops.spot_table import spot_matrix
 from stjax.ops.spot_weights import Shapes, spot_names
 from stjax.targets import TRANSFORMS
-from stjax.workdir import write_json
 
 FORMAT, VERSION = "stjax-dense-map", 1
 CELL_PX = 4  # model pixels along a cell of the map
@@ -39,10 +40,40 @@ _CHUNK_CHANNELS, _CHUNK_CELLS = 8, 128  # at most, of what is compressed togethe
 _PORTION_CELLS = 1 << 21  # of the windows of shapes worked on at a time: about 100 MB
 
 
+_REMEDY = "remove the map and make it anew"
+_ABOUT = {  # what a map says of itself, as far as it is read
+    "genes": json_files.TEXTS,
+    "ensembl_id": json_files.TEXTS,
+    "aggregation": json_files.one_of("sum", "mean", "additive"),
+    "slide": json_files.TEXT,
+    "width": json_files.SIZE_PX,
+    "height": json_files.SIZE_PX,
+    "px_scale": json_files.POSITIVE,
+}
+_OF_RATES = {"target": json_files.one_of(*TRANSFORMS), "num_genes": json_files.whole_number(1)}
+_OF_TARGETS = {"target_mean": json_files.numbers(), "target_std": json_files.numbers()}
+_SIDES = json_files.numbers(1, whole=True, length=3)
+_CODEC = {"name": json_files.one_of("bytes", "blosc", "crc32c"), "configuration": Lacking(json_files.OBJECT)}
+_ARRAY = {  # its zarr.json
+    "zarr_format": json_files.one_of(3),
+    "node_type": json_files.one_of("array"),
+    "shape": _SIDES,
+    "data_type": json_files.one_of("float32"),
+    "chunk_grid": {"name": json_files.one_of("regular"), "configuration": {"chunk_shape": _SIDES}},
+    "codecs": [
+        {
+            "name": json_files.one_of("sharding_indexed"),
+            "configuration": {"chunk_shape": _SIDES, "codecs": [_CODEC], "index_codecs": [_CODEC]},
+        }
+    ],
+}
+
+
 class MapWriter:
     """An unfinished map, whose tiles are written in order; after a kill, a new one on the same folder goes on.
 
-    Use as a context manager, or call `close`: until then no other process may write the folder.
+    Use as a context manager, or call `close`: until then no other process may write the folder, as the lock beside
+    it says.
 
     Attributes:
         done: tiles that are whole on disk.
@@ -67,9 +98,11 @@ class MapWriter:
         self._low, self._high = np.full(shape[0], np.inf), np.full(shape[0], -np.inf)
         if path.exists() and not path.is_dir():
             raise InputError(f"{path} exists and is no dense map; choose another place, or remove it")
-        path.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(path, os.O_RDONLY)
+        self._held = contextlib.ExitStack()
+        busy = f"another process is writing {path}; wait for it, or choose another place"
+        self._held.enter_context(files.lock(path.with_name(f".{path.name}.lock"), busy=busy))
         try:
+            path.mkdir(parents=True, exist_ok=True)
             self.done = self._begin()
             if self.done < self.tiles:
                 self._array: Any = self._open_array()
@@ -78,17 +111,17 @@ class MapWriter:
             raise
 
     def _begin(self) -> int:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of the folder itself: it ends with the process
-        except OSError:
-            raise InputError(f"another process is writing {self.path}; wait for it, or choose another place") from None
         if (self.path / _META).exists():
             self._check_same(_attributes(self.path))
             (self.path / _PROGRESS).unlink(missing_ok=True)
             return self.tiles
         if (self.path / _PROGRESS).exists():
-            progress = _read_json(self.path / _PROGRESS)
+            progress = _progress(self.path)
             self._check_same(progress["of"])
+            limits = (progress.get("low", []), progress.get("high", []))
+            known = [len(limit) == self.shape[0] for limit in limits] if progress["tiles"] else [True]
+            if progress["tiles"] > self.tiles or not all(known):
+                raise InputError(f"{self.path / _PROGRESS} is damaged (not of such a map); {_REMEDY}")
             if progress["tiles"]:
                 self._low, self._high = np.array(progress["low"]), np.array(progress["high"])
             return progress["tiles"]
@@ -99,7 +132,7 @@ class MapWriter:
 
     def close(self) -> None:
         """Lets other processes write the folder."""
-        os.close(self._lock)
+        self._held.close()
 
     def __enter__(self) -> Self:
         return self
@@ -122,7 +155,10 @@ class MapWriter:
             for file in (folder / "c").rglob("*"):
                 if file.is_file() and file not in whole:
                     file.unlink()
-            return zarr.open_array(folder, mode="r+")
+            array = _open_level(self.path, mode="r+")
+            if array.shape != self.shape or array.shards[1:] != self.core:
+                raise InputError(f"{folder} is damaged (an array of {array.shape}, expected {self.shape}); {_REMEDY}")
+            return array
         shutil.rmtree(folder, ignore_errors=True)
         groups = -(-self.shape[0] // _CHUNK_CHANNELS)
         chunk = (-(-self.shape[0] // groups), *(_divisor(cells) for cells in self.core))
@@ -170,7 +206,7 @@ class MapWriter:
 
     def _save_progress(self, tiles: int) -> None:
         limits = {"low": self._low.tolist(), "high": self._high.tolist()} if tiles else {}
-        write_json(self.path / _PROGRESS, {"of": self.description, "tiles": tiles, **limits})
+        json_files.write(self.path / _PROGRESS, {"of": self.description, "tiles": tiles, **limits})
 
     def finish(self, *, name: str, channels: Sequence[str], um_per_cell: float, um_offset: float) -> None:
         """Makes the folder a map: its metadata, without which nothing takes it for one.
@@ -209,7 +245,7 @@ class MapWriter:
             "omero": {"channels": windows},
         }
         attributes = {"ome": ome, "stjax": self.description}
-        write_json(self.path / _META, {"zarr_format": 3, "node_type": "group", "attributes": attributes})
+        json_files.write(self.path / _META, {"zarr_format": 3, "node_type": "group", "attributes": attributes})
         (self.path / _PROGRESS).unlink()
 
 
@@ -233,13 +269,19 @@ class DenseMap:
         """Raises InputError when there is no map, an unfinished one, or one with parts missing."""
         path = Path(path)
         if not (path / _META).exists() and (path / _PROGRESS).exists():
-            progress = _read_json(path / _PROGRESS)
             raise InputError(
-                f"{path} is an interrupted map, {progress['tiles']} tiles of it are done; give the same "
+                f"{path} is an interrupted map, {_progress(path)['tiles']} tiles of it are done; give the same "
                 "stjax.predict --dense again to complete it"
             )
         about = _attributes(path)
-        array: Any = zarr.open_array(path / _LEVEL, mode="r")
+        array = _open_level(path, mode="r")
+        side = [math.ceil(about[name] / about["px_scale"]) / CELL_PX for name in ("height", "width")]
+        channels = len(about["genes"]) + (about["aggregation"] == "additive")
+        if array.shape[0] != channels or any(not a <= b < a + 64 for a, b in zip(side, array.shape[1:], strict=True)):
+            raise InputError(
+                f"{path} is damaged: its array is {array.shape}, which is not {channels} channels of a slide of "
+                f"{about['width']} x {about['height']} px; {_REMEDY}"
+            )
         rows, columns = (
             range(-(-size // shard)) for size, shard in zip(array.shape[1:], array.shards[1:], strict=True)
         )
@@ -330,7 +372,7 @@ class DenseMap:
             top, left = y[part[0]] // height * height, x[part[0]] // width * width
             try:
                 block = self.array[first : last + 1, top : top + height, left : left + width][place]  # [C, h, w]
-            except (ValueError, RuntimeError, OSError) as error:
+            except Exception as error:  # codecs raise all kinds
                 raise InputError(f"{self.path}: the tile at {top}, {left} is damaged ({error}); make it anew") from None
             cell = (y[part] - top) * block.shape[2] + x[part] - left
             spots, row = np.unique(entries.row[part], return_inverse=True)
@@ -348,14 +390,43 @@ def _divisor(cells: int) -> int:
 def _attributes(path: Path) -> dict[str, Any]:
     if not (path / _META).is_file():
         raise InputError(f"{path} is no dense map; make one with stjax.predict --dense")
-    about = _read_json(path / _META).get("attributes", {}).get("stjax", {})
+    name = str(path / _META)
+    content = json_files.read(path / _META, remedy=f"{name} is damaged: {_REMEDY}")
+    json_files.require(content, {"attributes": {"stjax": json_files.OBJECT}}, f"{name} is damaged", remedy=_REMEDY)
+    about = content["attributes"]["stjax"]
     if (about.get("format"), about.get("version")) != (FORMAT, VERSION):
         raise InputError(f"{path} is no dense map of this version of stjax; make it anew with stjax.predict --dense")
+    json_files.require(about, _ABOUT, f"{name} is damaged", remedy=_REMEDY)
+    more = _OF_RATES if about["aggregation"] == "additive" else _OF_TARGETS
+    json_files.require(about, more, f"{name} is damaged", remedy=_REMEDY)
+    lengths = {key: len(about[key]) for key in ("genes", "ensembl_id", *more) if isinstance(about[key], list)}
+    if len(set(lengths.values())) > 1 or not about["genes"]:
+        raise InputError(f"{name} is damaged: lists of {lengths}, expected one length; {_REMEDY}")
     return about
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _progress(path: Path) -> dict[str, Any]:
+    """What an unfinished map says of itself."""
+    name, limits = path / _PROGRESS, Lacking(json_files.numbers())
+    content = json_files.read(name, remedy=f"{name} is damaged: {_REMEDY}")
+    expected = {"of": json_files.OBJECT, "tiles": json_files.COUNT, "low": limits, "high": limits}
+    return json_files.require(content, expected, f"{name} is damaged", remedy=_REMEDY)
+
+
+def _open_level(path: Path, *, mode: Literal["r", "r+"]) -> Any:
+    """The map's array, if it is of the kind that `MapWriter` makes."""
+    name = str(path / _LEVEL / _META)
+    content = json_files.read(path / _LEVEL / _META, remedy=f"{name} is damaged: {_REMEDY}")
+    json_files.require(content, _ARRAY, f"{name} is damaged", remedy=_REMEDY)
+    if len(content["codecs"]) != 1:
+        raise InputError(f"{name} is damaged: {len(content['codecs'])} codecs, expected one; {_REMEDY}")
+    chunk = content["codecs"][0]["configuration"]["chunk_shape"]
+    if math.prod(chunk) > _CHUNK_CHANNELS * _CHUNK_CELLS**2:
+        raise InputError(f"{name} is damaged: chunks of {files.shown(chunk)}; {_REMEDY}")
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}); remove the map and make it anew") from None
+        array: Any = zarr.open_array(path / _LEVEL, mode=mode)
+    except Exception as error:  # zarr and its codecs raise all kinds
+        raise InputError(f"{path} is damaged ({error}); {_REMEDY}") from None
+    if array.shards is None or len(array.shape) != 3:
+        raise InputError(f"{name} is damaged: an array of {array.shape} without shards; {_REMEDY}")
+    return array

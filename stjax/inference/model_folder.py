@@ -8,33 +8,61 @@ any is believed.
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 from jax import export
 from jax.sharding import Mesh, PartitionSpec
 
+from data_prep import files, json_files
 from data_prep.errors import InputError
+from data_prep.json_files import Lacking, Maybe
 from stjax import manifest, models, parallel
-from stjax.intervals import Intervals
+from stjax.intervals import INTERVALS, Intervals
 from stjax.models import weight_files
+from stjax.models.pixnet import STRIDE
 from stjax.ops.elementwise import compiler_options
 from stjax.ops.spot_pool import spot_pool
-from stjax.progress import Progress
+from stjax.progress import PROGRESS, Progress
 from stjax.protocols import Protocol
+from stjax.targets import TRANSFORMS
 from stjax.training import steps
 from stjax.workdir import DataRecord
 
 FORMAT, VERSION = "stjax.model", 1
 CONFIG, FUNCTION, WEIGHTS = "config.json", "model.stablehlo", "weights.safetensors"
+REQUIRED = (CONFIG, FUNCTION, WEIGHTS)
 EXPRESSION, SUM, MEAN, ADDITIVE = "expression", "sum", "mean", "additive"  # what the function's output is
 
 Weights = Mapping[str, jax.Array]
+_KINDS = {str: json_files.TEXT, bool: json_files.FLAG, float: json_files.number(), int: json_files.COUNT}
+_KINDS |= {tuple[str, ...]: json_files.TEXTS, Mapping[str, Any]: json_files.OBJECT}
+PROTOCOL = {  # a protocol's plain values; what has a default is not in older folders
+    field.name: _KINDS[field.type] if field.default is dataclasses.MISSING else Lacking(_KINDS[field.type])
+    for field in dataclasses.fields(Protocol)
+} | {"name": json_files.NAME, "target": json_files.one_of(*TRANSFORMS)}
+_REMEDY = "make the model folder anew with stjax.export"
+MODEL = {  # what config.json holds
+    "model": {
+        "module": json_files.NAME,
+        "variant": json_files.TEXT,
+        "dtype": json_files.TEXT,
+        "options": json_files.OBJECT,
+    },
+    "model_sha256": json_files.SHA256,
+    "checkpoint_step": json_files.COUNT,
+    "batch_size": json_files.whole_number(1, 1 << 20),
+    "output": {"kind": json_files.one_of(EXPRESSION, SUM, MEAN, ADDITIVE)},
+    "intervals": Lacking(Maybe(INTERVALS)),
+    "training": {"num_epochs": Lacking(json_files.COUNT), "progress": Lacking(Maybe(PROGRESS))},
+    "protocol": json_files.OBJECT,
+    "data": json_files.OBJECT,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,31 +89,39 @@ class ModelFolder:
     @classmethod
     def load(cls, folder: Path) -> "ModelFolder":
         """Raises InputError when the folder is damaged, or of another version or platform."""
-        manifest.verify(folder, what="model folder", others=True)
-        try:
-            config = json.loads((folder / CONFIG).read_text())
-            found = config["format"], config["version"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{folder} holds no exported model ({error!r}); make one with stjax.export") from None
-        origin = f"{folder} was exported by stjax {config.get('stjax')} with jax {config.get('jax')}"
+        manifest.verify(folder, what="model folder", others=True, required=REQUIRED)
+        name, remedy = str(folder / CONFIG), "make the model folder anew with stjax.export"
+        config = json_files.read(folder / CONFIG, remedy=f"{folder} holds no exported model; {remedy}")
+        made_by, of_jax = (files.shown(config.get(each)) for each in ("stjax", "jax"))
+        origin = f"{folder} was exported by stjax {made_by} with jax {of_jax}"
+        found = config.get("format"), config.get("version")
         if found != (FORMAT, VERSION):
-            raise InputError(f"{origin} as {found}, this version reads {(FORMAT, VERSION)}; use that version of stjax")
+            expected = f"this version reads {(FORMAT, VERSION)}"
+            raise InputError(f"{origin} as {files.shown(found)}, {expected}; use that version of stjax")
+        json_files.require(config, MODEL, name, remedy=remedy)
+        data = DataRecord.from_json(config["data"], name)
+        if (data.tiles is None) != (config["output"]["kind"] == EXPRESSION):
+            raise InputError(f"{name}: output.kind {config['output']['kind']} is not that of such a model; {remedy}")
+        intervals = config.get("intervals")
+        if intervals and len(intervals["half_width"]) != data.panel.num_main:
+            raise InputError(f"{name}: {len(intervals['half_width'])} intervals, expected one a main gene; {remedy}")
+        protocol = protocol_from_json(config["protocol"], name)
         mesh = parallel.make_mesh()
         try:
-            data = DataRecord.from_json(config["data"])
-            protocol = protocol_from_json(config["protocol"])
             exported = export.deserialize(bytearray((folder / FUNCTION).read_bytes()))
         except ImportError as error:
             raise InputError(f"exported models need flatbuffers ({error}); pip install flatbuffers") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{origin}, which this version cannot read ({error}); use those versions") from None
+        except Exception as error:  # the bytes are another's: what reads them raises all kinds
+            raise InputError(f"{origin}, which this version cannot read ({error!r}); use those versions") from None
         if (platform := export.default_export_platform()) not in exported.platforms:
             raise InputError(
                 f"{folder} runs on {', '.join(exported.platforms)}, this is {platform}; set JAX_PLATFORMS=cpu"
             )
-        weights = weight_files.read(folder / WEIGHTS)
-        weight_files.check_finite(weights.items(), f"{folder / WEIGHTS}")
-        return cls(folder, config, data, protocol, exported, parallel.put_replicated(weights, mesh), mesh)
+        arrays = weight_files.read(folder / WEIGHTS)
+        weight_files.check_finite(arrays.items(), f"{folder / WEIGHTS}")
+        check_takes(exported, arrays, data, f"{folder / FUNCTION}", remedy=remedy)
+        weights = parallel.put_replicated(arrays, mesh)
+        return cls(folder, config, data, protocol, exported, weights, mesh)
 
     @property
     def step(self) -> int:
@@ -174,6 +210,23 @@ class ModelFolder:
         return jax.jit(program, out_shardings=parallel.replicated(self.mesh), compiler_options=compiler_options())
 
 
+def check_takes(
+    exported: export.Exported, arrays: Mapping[str, Any], data: DataRecord, name: str, *, remedy: str
+) -> None:
+    """Raises InputError unless the exported function takes these weights and images, and gives what they say."""
+    images = jax.ShapeDtypeStruct((1, data.image_size_px, data.image_size_px, 3), np.uint8)
+    try:
+        shapes = {key: jax.ShapeDtypeStruct(array.shape, array.dtype) for key, array in arrays.items()}
+        found = jax.eval_shape(exported.call, shapes, images)
+        genes, shape = data.panel.num_main, tuple(found.shape)
+    except Exception as error:  # of any kind, as the function is another's
+        raise InputError(f"{name}: does not take the folder's weights and images ({error}); {remedy}") from None
+    side = data.image_size_px // STRIDE
+    expected = [(1, genes)] if data.tiles is None else [(1, side, side, genes), (1, side, side, genes + 1)]
+    if shape not in expected:
+        raise InputError(f"{name}: gives {shape}, expected {' or '.join(map(str, expected))}; {remedy}")
+
+
 def is_model_folder(folder: Path) -> bool:
     """Whether a folder looks like an exported model, sound or not."""
     return any((folder / name).is_file() for name in (FUNCTION, WEIGHTS))
@@ -197,8 +250,11 @@ def protocol_to_json(protocol: Protocol) -> dict[str, Any]:
     return fields | {"recipe": dict(protocol.recipe)}
 
 
-def protocol_from_json(values: Mapping[str, Any]) -> Protocol:
-    """What `protocol_to_json` returned, as a protocol again."""
+def protocol_from_json(values: Mapping[str, Any], name: str = CONFIG) -> Protocol:
+    """What `protocol_to_json` returned, as a protocol again. Raises InputError when it is none."""
+    json_files.require(values, PROTOCOL, f"{name}: protocol", remedy=_REMEDY)
+    if unknown := sorted(values.keys() - PROTOCOL.keys()):
+        raise InputError(f"{name}: protocol has rules this version does not know ({files.shown(unknown)}); {_REMEDY}")
     fields: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in values.items()}
     fields["recipe"] = MappingProxyType(fields["recipe"])
     return Protocol(**fields)

@@ -12,12 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import files
+from data_prep import files, json_files
 from data_prep.errors import InputError
 from data_prep.section import Section
-from stjax.workdir import write_json
 
 FORMAT, VERSION = "stjax-prediction", 1
+
+
+RECORD = {  # what its file holds: the names are those of files beside it
+    "of": json_files.OBJECT,
+    "files": json_files.Each(json_files.Each(json_files.SHA256, json_files.NAME)),
+}
 
 
 class Record:
@@ -42,16 +47,17 @@ class Record:
         if not self.path.exists():
             return
         try:
-            saved = json.loads(self.path.read_text())
-            before, files = saved["of"], {form: dict(of_form) for form, of_form in saved["files"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            before, files = {}, {}  # of no use, and nothing is lost by predicting again
+            saved = json_files.require(json_files.read(self.path, remedy=""), RECORD, str(self.path), remedy="")
+            before, written = saved["of"], saved["files"]
+        except InputError:
+            before, written = {}, {}  # of no use, and nothing is lost by predicting again
         differing = [key for key in sorted(self.of | before) if self.of.get(key) != before.get(key)]
         if not differing:
-            self.files = files
+            self.files = written
         elif overwrite:
-            for file, digest in ((file, digest) for of_form in files.values() for file, digest in of_form.items()):
-                if _digest(out / file) == digest:  # as it was written: not the user's by now
+            for file, digest in ((file, digest) for of_form in written.values() for file, digest in of_form.items()):
+                # Only what bears the section's name, and is as it was written: the user's own stay.
+                if file.startswith(name) and digest and _digest(out / file) == digest:
                     _remove(out / file)
             self.path.unlink()
         elif before:
@@ -70,7 +76,7 @@ class Record:
     def add(self, form: str, files: Iterable[str]) -> None:
         """Records a format's results, now on disk."""
         self.files[form] = {file: _digest(self.path.parent / file) for file in files}
-        write_json(self.path, {"format": FORMAT, "version": VERSION, "of": self.of, "files": self.files})
+        json_files.write(self.path, {"format": FORMAT, "version": VERSION, "of": self.of, "files": self.files})
 
 
 def spots_sha256(section: Section) -> str:
@@ -91,7 +97,9 @@ def _remove(path: Path) -> None:
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of a file, or of all names and files in a folder; "" where there is none."""
+    """SHA-256 of a file, or of all names and files in a folder; "" where there is none, or a link."""
+    if path.is_symlink():
+        return ""
     if path.is_file():
         return files.sha256(path)
     if not path.is_dir():

@@ -10,24 +10,28 @@ A module offers
 a gene. Modules are imported only when asked for, so that one may need an extra.
 """
 
-import contextlib
 import difflib
+import hashlib
 import importlib
-import os
 import pkgutil
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 from data_prep.errors import InputError
 
+_MOST_BYTES = 40  # a section's name may have 200, a file's 255
 DEFAULT_FORMATS = ("h5ad", "png")
 
 
 def file_name(name: str) -> str:
-    """A gene's name as part of a file name."""
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+    """A gene's name as part of a file name, of at most 40 bytes."""
+    plain = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+    if len(plain.encode()) <= _MOST_BYTES:
+        return plain
+    start = plain.encode()[: _MOST_BYTES - 9].decode(errors="ignore")
+    return f"{start}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def format_names() -> list[str]:
@@ -60,19 +64,3 @@ def require_space(out: Path, size: int) -> None:
             f"--out {out}: the disk has {free / 1e6:,.0f} MB free, results take at least {size / 1e6:,.0f} MB; make "
             "room, choose another, or write fewer genes (--genes)"
         )
-
-
-@contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A path beside `path`, of a file or folder to write, which takes its place once it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)

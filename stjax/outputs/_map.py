@@ -10,10 +10,10 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 from PIL import Image
 
+from data_prep.files import whole
 from stjax import metrics
 from stjax.inference.prediction import SectionPrediction, gene_names
 from stjax.inference.predictor import Predictor
-from stjax.outputs import whole
 
 _PICTURE_PX = 1000
 _VECTOR_SPOTS = 20_000  # more are drawn as pixels in an SVG too, which else takes longer to open than to predict

@@ -6,8 +6,8 @@ import numpy as np
 
 from stjax.inference.prediction import SectionPrediction
 from stjax.inference.predictor import Predictor
-from stjax.outputs import whole
 from stjax.outputs._table import table
+from stjax.tables import write_csv
 
 SUFFIX = ".csv"
 
@@ -15,5 +15,4 @@ SUFFIX = ".csv"
 def write(path: Path, prediction: SectionPrediction, model: Predictor, *, genes: np.ndarray, shown: int) -> None:
     """See `stjax.outputs`."""
     del shown
-    with whole(path) as temporary:
-        table(prediction, model, genes).to_csv(temporary, index=False, float_format="%.7g")
+    write_csv(path, table(prediction, model, genes), float_format="%.7g")

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.files import whole
 from stjax.inference.prediction import SectionPrediction, about, gene_names
 from stjax.inference.predictor import Predictor
-from stjax.outputs import whole
 
 SUFFIX = ".geojson"
 _DIGITS = 7  # of a measurement: all that float32 has

@@ -9,10 +9,10 @@ import pandas as pd
 from PIL import Image
 
 from data_prep import h5_file
+from data_prep.files import whole
 from stjax.inference.prediction import SectionPrediction, about, gene_names
 from stjax.inference.predictor import Predictor
 from stjax.intervals import LEVEL
-from stjax.outputs import whole
 
 SUFFIX = ".h5ad"
 LOWRES_PX = 600  # longer side, as Space Ranger's

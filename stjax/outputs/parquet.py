@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from data_prep.files import whole
 from stjax.inference.prediction import SectionPrediction, about
 from stjax.inference.predictor import Predictor
-from stjax.outputs import whole
 from stjax.outputs._table import table
 
 SUFFIX = ".parquet"

@@ -4,8 +4,6 @@ Runs scored by an older version lack figures: what a version added is optional h
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +12,55 @@ import anndata
 import numpy as np
 import pandas as pd
 
+from data_prep import files, json_files
+from data_prep.dataset import MANIFEST, read_manifest
 from data_prep.errors import InputError
+from data_prep.json_files import FLAG, TEXT, TEXTS, Each, Lacking, Maybe
 from stjax.progress import UNKNOWN, Progress
 from stjax.reporting.folders import without_folders
+from stjax.tables import unquoted
+from stjax.training import log_file
 
 _AGAIN = "score the run again with python -m stjax.evaluate --workdir={}"
-_NEEDED = ("methods", "sections", "spots", "protocol")
+_RETRAIN = "train and score the run again"
+_DATA = {  # what the page takes from data.json
+    "data_dir": Lacking(TEXT),
+    "content_hash": Lacking(TEXT),
+    "protocol": Lacking(json_files.NAME),
+    "parameters": Lacking(json_files.OBJECT),
+    "split": Lacking({part: Lacking(json_files.TEXTS) for part in ("train", "val", "test", "warnings")}),
+}
+_FIGURE = Lacking(Maybe(json_files.number()))
+_ENDS = json_files.Kind(
+    "null, or two numbers",
+    lambda v: v is None or (isinstance(v, list) and len(v) == 2 and (v == [None] * 2 or json_files.numbers().fits(v))),
+)
+_METHOD = {
+    **dict.fromkeys(("genes", "pcc_median", "pcc_mean", "amae", "armse", "mse", "pcc_first_quartile"), _FIGURE),
+    **dict.fromkeys(("genes_pcc_above_0", "genes_pcc_above_0.5"), _FIGURE),
+    **dict.fromkeys(("genes_pcc_0.1_to_0.3", "genes_pcc_0.3_to_0.5"), _FIGURE),
+    "intervals": Lacking(Maybe(Each(_ENDS))),
+}
+_METHODS = Each(_METHOD)
+METRICS = {  # what the page takes from metrics.json: what only newer versions write may be missing
+    "methods": {"model": _METHOD},
+    "sections": [json_files.NAME],
+    "spots": json_files.COUNT,
+    "protocol": json_files.NAME,
+    "level": Lacking(Maybe(json_files.number(0, 1))),
+    "bootstraps": _FIGURE,
+    **dict.fromkeys(("resampled", "model", "units", "part", "error_unit", "pcc_pooling"), Lacking(Maybe(TEXT))),
+    **dict.fromkeys(("uses_test_expression", "patients_also_in_training", "ensemble"), Lacking(Maybe(TEXTS))),
+    **dict.fromkeys(("synthetic", "mean_over_symmetries"), Lacking(Maybe(FLAG))),
+    "model_minus": Lacking(Maybe(Each(Each(Maybe({"difference": _FIGURE, "interval": Lacking(_ENDS)}))))),
+    "targets": Lacking(Maybe(Each({"methods": _METHODS}))),
+    "sizes_um": Lacking(Maybe(Each({"spots": json_files.COUNT, "methods": _METHODS}))),
+    "audit": Lacking(Maybe([json_files.OBJECT])),
+    "noise_ceiling": Lacking(Maybe({"pcc_median": _FIGURE, "model_fraction_median": _FIGURE})),
+    "permutation": Lacking(Maybe({"genes_below_0.05": _FIGURE})),
+    "conformal": Lacking(Maybe({"coverage": _FIGURE, "level": _FIGURE})),
+    "versions": Lacking(Maybe(Each(TEXT))),
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,16 +155,13 @@ def read_run(workdir: Path, label: str, *, protocol: str = "") -> RunResults:
         raise InputError(f"{workdir} is no work directory: it has no config.json; train one first (stjax.train)")
     if (workdir / "model.stablehlo").exists():
         raise InputError(f"{workdir} is an exported model, which has no results; give the work directory of its run")
-    config, data = read_json(workdir / "config.json"), read_json(workdir / "data.json")
-    folder = _evaluation(workdir, protocol or str(data.get("protocol", "")), asked=bool(protocol))
-    metrics = read_json(folder / "metrics.json")
-    if missing := [key for key in _NEEDED if key not in metrics]:
-        raise InputError(f"{folder / 'metrics.json'} lacks {', '.join(missing)}; {_AGAIN.format(workdir)}")
-    methods = metrics["methods"]
-    if not isinstance(methods, dict) or not all(isinstance(each, dict) for each in methods.values()):
-        raise InputError(f"{folder / 'metrics.json'} holds no figures of methods; {_AGAIN.format(workdir)}")
-    if "model" not in methods or not isinstance(metrics["sections"], list):
-        raise InputError(f"{folder / 'metrics.json'} has no figures of the model; {_AGAIN.format(workdir)}")
+    again = _AGAIN.format(workdir)
+    config, data = _unsealed(workdir / "config.json", _RETRAIN), _unsealed(workdir / "data.json", _RETRAIN)
+    json_files.require(data, _DATA, str(workdir / "data.json"), remedy=_RETRAIN)
+    folder = _evaluation(workdir, protocol or data.get("protocol", ""), asked=bool(protocol))
+    path = folder / "metrics.json"
+    metrics = json_files.require(json_files.read(path, remedy=again), METRICS, str(path), remedy=again)
+    json_files.require(metrics["methods"], _METHODS, f"{path}: methods", remedy=again)
     genes = _read_genes(folder / "per_gene.csv", workdir)
     if "trained" not in metrics:  # scored by an older version
         metrics |= _progress(workdir, config).facts()
@@ -135,13 +173,13 @@ def read_run(workdir: Path, label: str, *, protocol: str = "") -> RunResults:
         "data": data,
         "metrics": metrics,
         "manifest": manifest,
-        "protocols": read_json(protocols).get("protocols", {}) if protocols.is_file() else {},
+        "protocols": _read_protocols(protocols, again),
     }
     return RunResults(
         workdir=workdir,
         label=label,
         genes=genes,
-        log=_read_log(workdir / "logs" / "train.jsonl"),
+        log=log_file.read(workdir / "logs" / log_file.FILE),
         manifest_note=manifest_note,
         sections=sections,
         notes=notes,
@@ -161,27 +199,21 @@ def _progress(workdir: Path, config: dict[str, Any]) -> Progress:
     return UNKNOWN if meta is None else Progress.of(meta, config.get("num_epochs"), workdir)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """An object from a JSON file. Raises InputError when it is not there or not one."""
+def _unsealed(path: Path, remedy: str) -> dict[str, Any]:
+    return json_files.unsealed(json_files.read(path, remedy=remedy), str(path), remedy=remedy)
 
-    def refused(name: str) -> None:
-        raise ValueError(f"{name} is no number")
 
-    try:
-        values = json.loads(path.read_text(), parse_constant=refused)
-    except OSError as error:
-        raise InputError(f"{path} is not readable ({error.strerror}); train and score the run again") from None
-    except ValueError as error:
-        raise InputError(f"{path} is no JSON ({error}); it is damaged, train and score the run again") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path} holds no object; it is damaged, train and score the run again")
-    return values
+def _read_protocols(path: Path, remedy: str) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    expected = {"protocols": Each({"fits": FLAG, "why": Lacking(TEXT), "methods": Lacking(Maybe(_METHODS))})}
+    return json_files.require(json_files.read(path, remedy=remedy), expected, str(path), remedy=remedy)["protocols"]
 
 
 def _evaluation(workdir: Path, protocol: str, *, asked: bool) -> Path:
     """The folder of results under a protocol."""
     folder = workdir / "evaluation" / protocol
-    if protocol and (folder / "metrics.json").is_file():
+    if not files.fault_of_name(protocol) and (folder / "metrics.json").is_file():
         return folder
     found = sorted(path.parent.name for path in (workdir / "evaluation").glob("*/metrics.json"))
     if asked and found:
@@ -201,41 +233,21 @@ def _read_genes(path: Path, workdir: Path) -> pd.DataFrame:
         raise InputError(f"{path} has no column {', '.join(missing)}; {_AGAIN.format(workdir)}")
     if "ensembl_id" not in table:
         table.insert(1, "ensembl_id", "")
-    return table.fillna({"gene": "", "ensembl_id": ""})
-
-
-def _read_log(path: Path) -> list[dict[str, Any]]:
-    """The figures of steps and epochs; a line that a kill cut short is left out."""
-    entries = []
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and "step" in entry:
-            entries.append(entry)
-    return entries
+    table = table.fillna({"gene": "", "ensembl_id": ""})
+    return table.assign(gene=table["gene"].map(unquoted), ensembl_id=table["ensembl_id"].map(unquoted))
 
 
 def _read_manifest(data: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
     """The manifest of the run's data set, where it is still there and the same."""
-    folder = Path(str(data.get("data_dir", "")))
-    path = folder / "manifest.json"
-    try:
-        content = path.read_bytes()
-        manifest = json.loads(content)
-    except (OSError, ValueError):
-        return (
-            None,
-            f"The data set {folder.name} is no longer there or not readable: what its preparation removed is unknown.",
-        )
-    if hashlib.sha256(content).hexdigest() != data.get("content_hash"):
+    folder = Path(data.get("data_dir", ""))
+    if not (folder / MANIFEST).is_file():
+        return None, f"The data set {folder.name} is no longer there: what its preparation removed is unknown."
+    if files.sha256(folder / MANIFEST) != data.get("content_hash"):
         return None, f"The data set {folder.name} has changed since training, so its preparation is not shown."
-    return manifest, ""
+    try:
+        return read_manifest(folder)[0], ""
+    except InputError:
+        return None, f"The data set {folder.name} is not readable: what its preparation removed is unknown."
 
 
 def _read_sections(

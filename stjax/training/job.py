@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from data_prep import files, json_files
 from data_prep.dataset import PatchDataset, read_manifest
 from data_prep.errors import InputError
 from data_prep.gene_reference import several_species
@@ -64,7 +65,7 @@ def prepare(config: Config, folder: Path, mesh: jax.sharding.Mesh) -> Job:
     if (folder / workdir.CONFIG).exists():
         before = configs.load(folder / workdir.CONFIG)
         configs.check_same_run(before, config, folder, data=other_data(before, config, folder))
-    elif any(entry.suffix != ".tmp" and entry.name != workdir.LOCK for entry in folder.iterdir()):
+    elif any(entry.name != workdir.LOCK and not files.is_unfinished(entry) for entry in folder.iterdir()):
         raise InputError(f"{folder} is in use by something else than a run of stjax; choose another --workdir")
     parallel.check_batch_size(config.batch_size, config.micro_batch, mesh)
 
@@ -110,6 +111,7 @@ def prepare(config: Config, folder: Path, mesh: jax.sharding.Mesh) -> Job:
         _, state = steps.init_state(config, data.panel, **state_kwargs)
         print(run_log.overview(state["params"], config))
     else:
+        checkpoint.check_of(checkpoints, saved["step"])
         meta, state = saved, checkpoint.restore(checkpoints, saved["step"], template)
         if distributed.is_writer():
             checkpoint.prune(checkpoints)
@@ -120,9 +122,9 @@ def prepare(config: Config, folder: Path, mesh: jax.sharding.Mesh) -> Job:
     distributed.barrier("every process has seen what is there")
     if distributed.is_writer():
         if not (folder / workdir.CONFIG).exists():
-            workdir.write_json(folder / workdir.CONFIG, config.to_dict())
+            json_files.write(folder / workdir.CONFIG, json_files.sealed(config.to_dict()))
         if not known:
-            workdir.write_json(folder / workdir.DATA, data.to_json())
+            json_files.write(folder / workdir.DATA, json_files.sealed(data.to_json()))
     return Job(config, folder, protocol, data, train_records, val_records, schedule, graphdef, state, template, meta)
 
 

@@ -1,7 +1,6 @@
 """What a run says: on the terminal, in `logs/train.jsonl`, and to TensorBoard."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,13 @@ from clu import parameter_overview
 from flax import nnx
 from tensorboardX import SummaryWriter
 
+from data_prep import files
 from data_prep.dataset import PatchDataset
 from stjax import distributed, protocols, workdir
 from stjax.config import Config
 from stjax.data import input_pipeline
 from stjax.data.tile_records import TileRecords
+from stjax.training import log_file
 
 
 class Log:
@@ -26,17 +27,8 @@ class Log:
             return
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "train.jsonl"
-        kept = []
-        for line in path.read_text().splitlines() if path.exists() else []:
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue  # the line that was being written
-            if entry["step"] <= step:
-                kept.append(line + "\n")
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
-        os.replace(temporary, path)
+        kept = [json.dumps(entry) + "\n" for entry in log_file.read(path) if entry["step"] <= step]
+        files.write_text(path, "".join(kept))
         self._file = path.open("a")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 

@@ -88,7 +88,7 @@ def test_a_lock_keeps_others_out_and_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_lock_does_not_follow_a_link(tmp_path: Path) -> None:
     (tmp_path / ".lock").symlink_to(tmp_path / "victim")
-    with pytest.raises(InputError, match="cannot be made"), files.lock(tmp_path / ".lock", busy=""):
+    with pytest.raises(InputError, match="cannot be written"), files.lock(tmp_path / ".lock", busy=""):
         pass
     assert not (tmp_path / "victim").exists()
 

@@ -2,13 +2,15 @@
 
 import dataclasses
 import importlib
+import json
 import shutil
 import sys
+import types
 
 import numpy as np
 import pytest
 
-from data_prep import cli
+from data_prep import cli, json_files
 from data_prep.errors import InputError
 from stjax import cli as stjax_cli
 from stjax import config as configs
@@ -149,16 +151,31 @@ def test_two_processes_do_not_train_in_one_folder(dataset, tmp_path):
         train.train(demo_config(dataset), tmp_path / "run")
 
 
-def test_a_run_under_rules_that_have_changed_is_not_resumed_or_scored(trained, tmp_path):
+def test_a_run_under_rules_that_have_changed_is_not_resumed_or_scored(trained, monkeypatch):
     folder, _ = trained
+    changed = dataclasses.replace(protocols.get_protocol("stjax"), min_counts=7)
+    monkeypatch.setattr(workdir, "get_protocol", lambda _: changed)
+    with pytest.raises(InputError, match="other rules than protocol stjax now has"):
+        evaluate.evaluate(folder)
+    with pytest.raises(InputError, match="other rules than protocol stjax now has"):
+        workdir.checked_protocol(workdir.load_data_record(folder), folder)
+
+
+@pytest.mark.parametrize(("before", "after"), [('"seed": 0', '"seed": 1'), ('"synthetic": true', '"synthetic": false')])
+def test_edited_settings_or_data_are_refused(trained, tmp_path, before, after):
     copy = tmp_path / "run"
-    shutil.copytree(folder, copy)
-    record = copy / "data.json"
-    record.write_text(record.read_text().replace('"protocol_hash": "', '"protocol_hash": "0'))
-    with pytest.raises(InputError, match="other rules than protocol stjax now has"):
+    shutil.copytree(trained[0], copy)
+    edited = copy / ("config.json" if "seed" in before else "data.json")
+    text = edited.read_text()
+    assert before in text
+    edited.write_text(text.replace(before, after))
+    with pytest.raises(InputError, match=f"{edited.name}: has changed since it was written"):
         evaluate.evaluate(copy)
-    with pytest.raises(InputError, match="other rules than protocol stjax now has"):
-        train.train(built_in("tiny"), copy)
+    values = json.loads(edited.read_text())
+    del values["sha256"]
+    edited.write_text(json.dumps(json_files.sealed(values)))  # sound in itself, but not what was trained with
+    with pytest.raises(InputError, match=f"{edited.name} is not the one that .* was trained with; restore it"):
+        evaluate.evaluate(copy)
 
 
 def test_a_data_set_without_manifest_is_no_data_set(dataset, tmp_path):
@@ -178,14 +195,11 @@ def test_a_truncated_shard_is_found_before_training(dataset, tmp_path):
         train.train(demo_config(copy), tmp_path / "run")
 
 
-def test_evaluate_refuses_a_changed_data_set(trained, tmp_path):
-    folder, _ = trained
-    copy = tmp_path / "run"
-    shutil.copytree(folder, copy)
-    record = copy / "data.json"
-    record.write_text(record.read_text().replace('"content_hash": "', '"content_hash": "0'))
+def test_evaluate_refuses_a_changed_data_set(trained, monkeypatch):
+    other = types.SimpleNamespace(content_hash="0" * 64)
+    monkeypatch.setattr(workdir.PatchDataset, "open", lambda *_, **__: other)
     with pytest.raises(InputError, match="has changed since this run was trained"):
-        evaluate.evaluate(copy)
+        evaluate.evaluate(trained[0])
 
 
 def test_evaluate_refuses_unknown_sections_and_foreign_protocols(trained):

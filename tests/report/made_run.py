@@ -7,6 +7,8 @@ import anndata
 import numpy as np
 import pandas as pd
 
+from data_prep import json_files
+from data_prep.dataset import FORMAT, FORMAT_VERSION
 from stjax import metrics
 
 
@@ -87,10 +89,27 @@ def make_run(
         adata.uns["stjax"] = {"checkpoint_step": 7, "data_sha256": "d" * 64}
         adata.write_h5ad(folder / "predictions" / f"{name}.h5ad")
 
+    part = {"file": "a.npz", "bytes": 1, "sha256": "0" * 64}
     manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "kind": "patches",
+        "synthetic": synthetic,
+        "parameters": {
+            "patch_size_px": 32,
+            "tile_size_px": None,
+            "context_px": None,
+            "um_per_px": None,
+            "stain": "none",
+            "stain_standardise": "both",
+            "resolve_aliases": False,
+            "min_counts": 1000,
+        },
+        "source": {"fingerprint": ""},
+        "stain_target": None,
         "citation": "",
         "versions": {"numpy": "2.0"},
-        "genes": {"symbol": list(genes)},
+        "genes": {"symbol": list(genes), "ensembl_id": ids},
         "genes_removed": {"never_expressed": 3, "in_too_few_spots": 1},
         "removed": {"outside_image": 0, "low_counts": 5},
         "skipped": {"B9": "image not found <i>"},
@@ -102,11 +121,20 @@ def make_run(
                 "spots": spots,
                 "removed": {"outside_image": 0, "low_counts": 5},
                 "notes": [f"{name} is upside down"],
+                "patient": patient,
+                "split": name,
+                "records": spots,
+                "um_per_px": 0.5,
+                "px_scale": 1.0,
+                "image": {"sha256": "", "width": 1, "height": 1},
+                "shards": [],
+                "table": part,
+                "thumbnail": "a.jpg",
             }
-            for name in sections
+            for name, patient in zip(sections, patients, strict=True)
         ],
     }
-    (data_dir / "manifest.json").write_text(json.dumps(manifest))
+    (data_dir / "manifest.json").write_text(json.dumps(json_files.sealed(manifest)))
     content_hash = hashlib.sha256((data_dir / "manifest.json").read_bytes()).hexdigest()
     data = {
         "data_dir": str(data_dir),
@@ -116,8 +144,8 @@ def make_run(
         "protocol": "stjax",
         "split": {"train": ["T1"], "val": [], "test": list(sections), "warnings": ["no validation sections"]},
     }
-    (folder / "config.json").write_text(json.dumps({"batch_size": 32, "model": {"variant": "b0"}}))
-    (folder / "data.json").write_text(json.dumps(data))
+    json_files.write(folder / "config.json", json_files.sealed({"batch_size": 32, "model": {"variant": "b0"}}))
+    json_files.write(folder / "data.json", json_files.sealed(data))
 
     truth, prediction = np.concatenate(truths), np.concatenate(predictions)
     pcc = metrics.pearson_per_gene(prediction, truth)

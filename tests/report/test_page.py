@@ -11,6 +11,7 @@ import pytest
 from data_prep.errors import InputError
 from stjax.report import main, report
 from stjax.reporting import maps, page, read
+from tests.mutated_json import reseal
 from tests.report.html_reading import Page
 from tests.report.made_run import make_run
 
@@ -193,16 +194,13 @@ def test_no_folder_of_this_machine_is_in_the_page(tmp_path):
     home = tmp_path / "jane zarquon"
     home.mkdir()
     run = make_run(home / "run", audit=[{"check": "c", "verdict": "ok", "detail": f"seen in {home}/other.h5ad"}])
-    config = json.loads((run / "config.json").read_text())
     more = {"data_dir": "../jane zarquon/data/her2st/", "init_from": "/home/jane zarquon/w.safetensors"}
-    (run / "config.json").write_text(json.dumps(config | more))
+    reseal(run / "config.json", lambda config: config.update(more))
     manifest = home / "run_data" / "manifest.json"
-    content = json.loads(manifest.read_text())
-    content["skipped"] = {"B9": "image not found under /home/janezarquon/raw/B9.jpg"}
-    manifest.write_text(json.dumps(content))
-    data = json.loads((run / "data.json").read_text())
-    data["content_hash"] = hashlib.sha256(manifest.read_bytes()).hexdigest()
-    (run / "data.json").write_text(json.dumps(data))
+    skipped = {"B9": "image not found under /home/janezarquon/raw/B9.jpg"}
+    reseal(manifest, lambda content: content.update(skipped=skipped))
+    content_hash = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    reseal(run / "data.json", lambda data: data.update(content_hash=content_hash))
     found = written(home, run)
     assert "section B9 left out: image not found under B9.jpg" in found.visible
     assert "her2st" in found.visible
@@ -290,16 +288,16 @@ def test_several_runs_are_compared(two):
     ("spoil", "said"),
     [
         (lambda run: (run / "config.json").unlink(), "is no work directory"),
-        (lambda run: (run / "data.json").write_text("{"), "is no JSON"),
-        (lambda run: (run / "data.json").write_text("[]"), "holds no object"),
+        (lambda run: (run / "data.json").write_text("{"), "no readable JSON"),
+        (lambda run: (run / "data.json").write_text("[]"), "holds a list, expected an object"),
         (lambda run: (run / "evaluation/stjax/metrics.json").unlink(), "has no evaluation yet; score the run"),
-        (lambda run: (run / "evaluation/stjax/metrics.json").write_text('{"spots": 1}'), "lacks methods"),
+        (lambda run: (run / "evaluation/stjax/metrics.json").write_text('{"spots": 1}'), "methods is missing"),
         (lambda run: (run / "evaluation/stjax/metrics.json").write_text('{"spots": NaN}'), "NaN is no number"),
         (
             lambda run: (run / "evaluation/stjax/metrics.json").write_text(
                 '{"spots": 1, "methods": [], "sections": [], "protocol": ""}'
             ),
-            "holds no figures of methods",
+            "methods is a list of 0, expected an object",
         ),
         (lambda run: (run / "evaluation/stjax/per_gene.csv").unlink(), "per_gene.csv is not readable"),
         (lambda run: (run / "evaluation/stjax/per_gene.csv").write_text("gene,mae\nA,1\n"), "no column pcc"),

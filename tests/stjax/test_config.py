@@ -11,14 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from data_prep import json_files
 from data_prep.errors import InputError
 from stjax import config as configs
+from stjax import protocols
+from tests.mutated_json import mutants, refusal
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_settings_that_came_later_are_at_their_defaults(trained, tmp_path):
     saved = json.loads((trained[0] / "config.json").read_text())
+    del saved["sha256"]  # nor did it seal them
     del saved["step_timeout_s"], saved["model"]["options"]["rematerialise"], saved["demo"]["spots"]
     saved["learning_rate"] = 0.125
     (tmp_path / "config.json").write_text(json.dumps(saved))
@@ -31,13 +35,13 @@ def test_settings_that_came_later_are_at_their_defaults(trained, tmp_path):
 
 def test_a_config_that_lacks_nothing_is_read_as_it_is(trained):
     path = trained[0] / "config.json"
-    assert configs.load(path).to_dict() == json.loads(path.read_text())
+    assert json_files.sealed(configs.load(path).to_dict()) == json.loads(path.read_text())
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", '"config"'])
 def test_damage_is_told(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(InputError, match="not readable JSON"):
+    with pytest.raises(InputError, match=r"config.json: .*; restore it, or train in a new work directory"):
         configs.load(tmp_path / "config.json")
 
 
@@ -165,3 +169,16 @@ def test_a_config_must_be_given(arguments):
 )
 def test_names_with_commas_in_them_are_found(text, found):
     assert configs.names(text, ["A", "B", "Study, part 2: P1"]) == found
+
+
+def test_any_settings_are_read_or_refused(tmp_path):
+    path = tmp_path / "config.json"
+    saved = configs.resolve(configs.built_in("tiny"), protocols.get_protocol("stjax"), demo=True).to_dict()
+    path.write_text(json.dumps(json_files.sealed(saved)))
+    assert configs.load(path).to_dict() == saved
+    for what, mutant in mutants(saved):
+        path.write_text(json.dumps(json_files.sealed(mutant)))
+        refusal(what, lambda: configs.load(path))
+    path.write_text(json.dumps(json_files.sealed(saved) | {"seed": 7}))
+    with pytest.raises(InputError, match="has changed since it was written"):
+        configs.load(path)

@@ -6,7 +6,10 @@ import json
 import numpy as np
 import pytest
 
+from data_prep import json_files
+from data_prep.errors import InputError
 from stjax.intervals import FILE, Intervals
+from tests.mutated_json import mutants, refusal
 
 KNOWN = Intervals(np.array([0.5, np.nan, 2.0]), 0.9, 3, False, 100.0, False, "a" * 64)
 
@@ -20,10 +23,25 @@ def test_they_come_back_as_they_were(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"half_width": 1}'])
-def test_none_are_better_than_damaged_ones(tmp_path, text):
+def test_damaged_ones_are_refused_and_none_are_none(tmp_path, text):
     assert Intervals.load(tmp_path) is None
     (tmp_path / FILE).write_text(text)
-    assert Intervals.load(tmp_path) is None
+    with pytest.raises(InputError, match=r"intervals.json: .*; remove it, and score the run again"):
+        Intervals.load(tmp_path)
+
+
+def test_changed_ones_are_refused(tmp_path):
+    KNOWN.save(tmp_path)
+    text = (tmp_path / FILE).read_text()
+    (tmp_path / FILE).write_text(text.replace('"level": 0.9', '"level": 0.99'))
+    with pytest.raises(InputError, match="has changed since it was written"):
+        Intervals.load(tmp_path)
+
+
+def test_any_json_in_their_place_is_read_or_refused(tmp_path):
+    for what, mutant in mutants(KNOWN.to_json()):
+        (tmp_path / FILE).write_text(json.dumps(json_files.sealed(mutant)))
+        refusal(what, lambda: Intervals.load(tmp_path))
 
 
 def test_an_infinite_width_is_no_interval():

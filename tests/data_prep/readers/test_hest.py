@@ -138,7 +138,11 @@ def test_image_of_another_size_than_declared_is_refused(source: Source) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "not JSON"), ("[]", "holds a list"), ('{"pixel_size_um_estimated": -1}', "expected a positive number")],
+    [
+        ("{", "no readable JSON"),
+        ("[]", "holds a list"),
+        ('{"pixel_size_um_estimated": -1}', "expected a positive number"),
+    ],
 )
 def test_malformed_metadata_is_refused(source: Source, text: str, message: str) -> None:
     root = source("hest")

@@ -285,7 +285,7 @@ def test_missing_scale_factors_and_positions_are_named(source: Source) -> None:
     path = outs(root) / "spatial/scalefactors_json.json"
     text = path.read_text()
     path.write_text(text[:10])
-    with pytest.raises(InputError, match=r"scalefactors_json.json: not JSON"):
+    with pytest.raises(InputError, match=r"scalefactors_json.json: no readable JSON"):
         visium.read_section(root, "A1")
     path.write_text("[1]")
     with pytest.raises(InputError, match=r"scalefactors_json.json: holds a list"):
