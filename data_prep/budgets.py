@@ -64,6 +64,8 @@ TABLE = Budget("its table", 32 * _MB, 12)
 HDF5_DATASET = Budget("a data set it declares", 256 * _MB, 120)
 # Archives of arrays (.npz): one array, as its header declares it.
 NPZ_ARRAY = Budget("an array it declares", 256 * _MB, 120)
+# Records of a data set: the image, decoded.
+RECORD_IMAGE = Budget("its image", 64 * _MB, 400)
 # Weights: all tensors together as they are seen, storages shared between them counted as often as they are shared.
 TENSORS = Budget("its tensors", 64 * _MB, 8)
 # A pickle's operations: released models have up to a hundred thousand.

@@ -181,11 +181,13 @@ class RecordSource:
     Opens its files on first use, once per process; see `data_prep.records` for what a record holds.
     """
 
-    def __init__(self, shards: Sequence[tuple[Path, int]]):
+    def __init__(self, shards: Sequence[tuple[Path, int]], *, size_px: int | None = None):
         """
         Args:
             shards: file and number of records of each.
+            size_px: side that every image must have; any by default.
         """
+        self._size_px = size_px
         self._paths = [str(path) for path, _ in shards]
         self._ends = np.cumsum([count for _, count in shards])
         self._readers: list[Any] = [None] * len(shards)
@@ -194,7 +196,23 @@ class RecordSource:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return records.decode_record(self.read(index))
+        return self.record(index)
+
+    def record(self, index: int, *, image: bool = True) -> dict[str, Any]:
+        """The record, with or without its image.
+
+        Raises:
+            InputError: it cannot be read, or is damaged; its shard is named.
+        """
+        data = self.read(index)
+        try:
+            record = records.decode_record(data, image=image)
+            if self._size_px is not None and {int(record["height"]), int(record["width"])} != {self._size_px}:
+                raise ValueError(f"{record['height']} x {record['width']} px, expected {self._size_px} a side")
+        except ValueError as error:
+            path = self._paths[int(np.searchsorted(self._ends, index, side="right"))]
+            raise InputError(f"{path}: record {index} is damaged ({error}); {_REMEDY}") from None
+        return record
 
     def read(self, index: int) -> bytes:
         """The serialised record.
@@ -287,12 +305,20 @@ class PatchDataset:
         """
         entry = self.section(name)
         _check_file(self.path, entry["table"], name=name, verify=True)
-        return SectionTable.load(self.path / entry["table"]["file"])
+        table = SectionTable.load(self.path / entry["table"]["file"])
+        found = (len(table.spot_id), table.counts.shape[1], len(table.white_fraction))
+        if found != (entry["spots"], len(self.genes), entry["records"]):
+            raise InputError(
+                f"Section {name!r}: its table has {found[0]} spots, {found[1]} genes and {found[2]} records, the "
+                f"manifest {entry['spots']}, {len(self.genes)} and {entry['records']}; {_REMEDY}"
+            )
+        return table
 
     def source(self, names: Sequence[str]) -> RecordSource:
         """Records of the named sections in that order; within one, in the order of its table."""
         shards = [shard for name in names for shard in self.section(name)["shards"]]
-        return RecordSource([(self.path / shard["file"], shard["records"]) for shard in shards])
+        files_ = [(self.path / shard["file"], shard["records"]) for shard in shards]
+        return RecordSource(files_, size_px=self.size_px)
 
 
 def read_manifest(path: Path) -> tuple[dict[str, Any], str]:

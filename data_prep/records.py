@@ -20,6 +20,8 @@ from PIL import Image
 from tensorflow_datasets.core import example_serializer
 from tensorflow_datasets.proto import tf_example_pb2
 
+from data_prep import budgets, csr
+
 try:
     import simplejpeg
 except ImportError:  # Pillow decodes the same pixels, 1.4 times slower
@@ -80,12 +82,23 @@ def encode_image(image: np.ndarray, image_format: str, *, jpeg_quality: int) -> 
 
 
 def decode_image(data: bytes, image_format: str, height: int, width: int) -> np.ndarray:
-    """Bytes to uint8 [H, W, 3]."""
+    """Bytes to uint8 [H, W, 3].
+
+    Raises:
+        ValueError: damaged, or of another size.
+    """
     if image_format == "raw":
         return np.frombuffer(data, np.uint8).reshape(height, width, 3)
-    if simplejpeg is not None:
-        return simplejpeg.decode_jpeg(data, colorspace="RGB")
-    return np.array(Image.open(io.BytesIO(data), formats=["JPEG"]).convert("RGB"))
+    if height * width * 3 > budgets.RECORD_IMAGE.limit(len(data)):
+        raise ValueError(f"an image of {height} x {width} px in {len(data)} bytes")
+    if simplejpeg is None:
+        opened = Image.open(io.BytesIO(data), formats=["JPEG"])
+        found = opened.size[::-1]
+    else:
+        opened, found = None, simplejpeg.decode_jpeg_header(data)[:2]
+    if found != (height, width):  # seen before anything of that size is made
+        raise ValueError(f"an image of {found[0]} x {found[1]} px where {height} x {width} are said to be")
+    return simplejpeg.decode_jpeg(data, colorspace="RGB") if opened is None else np.array(opened.convert("RGB"))
 
 
 def encode_record(record: Mapping[str, Any]) -> bytes:
@@ -99,9 +112,24 @@ def decode_record(data: bytes, *, image: bool = True) -> dict[str, Any]:
 
     Args:
         image: decode it too; else the record has none.
+
+    Raises:
+        ValueError: damaged: its parts are missing, of another kind, or do not fit one another.
     """
+    try:
+        record = _decoded(data, image=image)
+    except Exception as error:  # whatever damaged bytes make of protobuf, NumPy and the JPEG decoder
+        raise ValueError(" ".join(str(error).split())[:200] or type(error).__name__) from error
+    if fault := _fault(record):
+        raise ValueError(fault)
+    return record
+
+
+def _decoded(data: bytes, *, image: bool) -> dict[str, Any]:
     feature = _EXAMPLE.FromString(data).features.feature
     record: dict[str, Any] = {name: feature[name].bytes_list.value[0].decode() for name in TEXTS}
+    if record["image_format"] not in IMAGE_FORMATS:
+        raise ValueError(f"its image is {record['image_format'][:20]!r}, expected one of {', '.join(IMAGE_FORMATS)}")
     for name, dtype in SCALARS.items():
         record[name] = dtype(_numbers(feature[name])[0])
     for name, (dtype, shape) in ARRAYS.items():
@@ -110,8 +138,30 @@ def decode_record(data: bytes, *, image: bool = True) -> dict[str, Any]:
     record["spot_id"] = np.array([value.decode() for value in feature["spot_id"].bytes_list.value], dtype=str)
     if image:
         pixels = feature["image"].bytes_list.value[0]
-        record["image"] = decode_image(pixels, record["image_format"], record["height"], record["width"])
+        size = int(record["height"]), int(record["width"])
+        record["image"] = decode_image(pixels, record["image_format"], *size)
     return record
+
+
+def _fault(record: Mapping[str, Any]) -> str:
+    """Why the parts of a record do not fit one another, "" if they do."""
+    spots = len(record["spot_id"])
+    for name in ("spot_xy", "spot_kind", "spot_size_px", "total_counts"):
+        if len(record[name]) != spots:
+            return f"{name} of {len(record[name])} spots, beside {spots} names of spots"
+    if record["origin_xy"].shape != (2,):
+        return f"its origin is {record['origin_xy'].tolist()[:4]}, expected x and y"
+    if record["height"] < 1 or record["width"] < 1 or not 0 < record["px_scale"] < np.inf:
+        return f"its size is {record['height']} x {record['width']} px at a scale of {record['px_scale']}"
+    if not all(np.isfinite(record[name]).all() for name in ("origin_xy", "spot_xy", "spot_size_px", "polygon_xy")):
+        return "a place or size of a spot is no number"
+    counts = [record[f"count_{part}"] for part in ("values", "indices", "indptr")]
+    if fault := csr.fault_of(*counts, (spots, 2**31 - 1)):
+        return f"its counts: {fault}"
+    bounds = record["polygon_indptr"]
+    if not len(bounds) or bounds[0] != 0 or bounds[-1] != len(record["polygon_xy"]) or (bounds[1:] < bounds[:-1]).any():
+        return "the outlines of its spots do not fit together"
+    return ""
 
 
 def _numbers(feature: Any) -> Any:

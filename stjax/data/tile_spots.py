@@ -14,7 +14,6 @@ import numpy as np
 import scipy.sparse
 from scipy.spatial import KDTree
 
-from data_prep import records
 from data_prep.dataset import PatchDataset, SectionTable
 from data_prep.errors import InputError
 from data_prep.section import DISC, POLYGON, SQUARE
@@ -101,7 +100,7 @@ def slides(
             entry, table = dataset.section(name), dataset.table(name)
             shapes, place = [], []
             for record in range(entry["records"]):
-                content = records.decode_record(source.read(first[name] + record), image=False)
+                content = source.record(first[name] + record, image=False)
                 origin, scale = content["origin_xy"].astype(np.float64), float(content["px_scale"])
                 key = (round(origin[0]), round(origin[1]), content["width"])
                 tile = tiles.setdefault(key, (len(tiles), Tile(first[name] + record, origin, scale)))

@@ -8,7 +8,6 @@ import numpy as np
 from PIL import Image
 
 from data_prep import cli
-from data_prep import records as stored
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from data_prep.section import DISC, POLYGON
@@ -166,7 +165,7 @@ def spots_across_px(dataset: PatchDataset, name: str) -> np.ndarray:
     table, source = dataset.table(name), dataset.source((name,))
     across = np.where(table.spot_kind == DISC, 2, 1) * table.spot_size_px.astype(np.float64)
     for spot in np.flatnonzero(table.spot_kind == POLYGON):  # their outlines are in the records
-        content = stored.decode_record(source.read(table.record_of_spot[spot]), image=False)
+        content = source.record(table.record_of_spot[spot], image=False)
         across[spot] = tile_spots.across_px(tile_spots.shapes_of(content))[0] * content["px_scale"]
     return across
 

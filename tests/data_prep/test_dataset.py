@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from array_record.python import array_record_module
 
 from data_prep import json_files, records
 from data_prep.build import build
-from data_prep.dataset import PatchDataset, RecordSource, read_manifest
+from data_prep.dataset import PatchDataset, RecordSource, SectionTable, read_manifest
 from data_prep.errors import InputError
+from data_prep.section import GeneTable
 from tests.data_prep.tiny_source import write_source
 from tests.mutated_json import mutants, refusal
 
@@ -283,3 +285,85 @@ def test_a_section_whose_name_leads_out_of_the_folder_is_refused(copy, place, na
     manifest.write_text(json.dumps(json_files.sealed(content)))
     with pytest.raises(InputError, match=rf"sections\[0\].{place} is .*expected a name"):
         PatchDataset.open(copy)
+
+
+def damaged(record: dict, **changes) -> bytes:
+    return records.encode_record(record | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_format": "raw", "image": b"123"}, "cannot reshape"),
+        ({"image": b"no JPEG"}, "."),
+        ({"count_indptr": np.array([0, 0, 9])}, "its counts: its row pointers lead from 0 to 9"),
+        ({"count_indices": np.array([0, -7, 5])}, "its counts: columns from -7"),
+        ({"spot_id": ["1x2"]}, "spot_xy of 2 spots, beside 1 names"),
+        ({"spot_xy": np.array([[np.nan, 2], [3, 4]])}, "a place or size of a spot is no number"),
+        ({"px_scale": 0.0}, "at a scale of 0.0"),
+        ({"polygon_indptr": np.array([0, 5])}, "the outlines of its spots do not fit"),
+    ],
+)
+def test_records_whose_parts_do_not_fit_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        records.decode_record(damaged(make_record("jpeg"), **changes))
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff" * 50, make_record])
+def test_bytes_that_are_no_record_are_refused(data):
+    data = records.encode_record(data("jpeg"))[:-20] if callable(data) else data
+    with pytest.raises(ValueError, match=r"."):
+        records.decode_record(data)
+
+
+def test_an_image_larger_than_it_says_is_not_made():
+    record = make_record("jpeg")
+    big = records.encode_image(np.zeros((3000, 3000, 3), np.uint8), "jpeg", jpeg_quality=5)
+    with pytest.raises(ValueError, match="3000 x 3000 px where 32 x 32"):
+        records.decode_record(damaged(record, image=big))
+    with pytest.raises(ValueError, match="30000 x 30000 px in"):
+        records.decode_image(big, "jpeg", 30_000, 30_000)
+
+
+def test_a_damaged_record_is_named_with_its_shard(copy):
+    shard = next(copy.rglob("*.array_record*"))
+    reader = array_record_module.ArrayRecordReader(str(shard))
+    held = reader.read_all()
+    reader.close()
+    shard.unlink()
+    writer = array_record_module.ArrayRecordWriter(str(shard), "group_size:1")
+    for record in held:
+        writer.write(record[: len(record) // 2])
+    writer.close()
+    with pytest.raises(InputError, match=rf"{shard.name}: record 0 is damaged"):
+        RecordSource([(shard, len(held))])[0]
+
+
+def test_a_table_of_other_genes_is_refused(copy):
+    dataset = PatchDataset.open(copy)
+    dataset.genes = GeneTable(dataset.genes.ensembl_id[1:], dataset.genes.symbol[1:])
+    with pytest.raises(InputError, match=r"Section 'A1': its table has 49 spots, \d+ genes and .* the manifest"):
+        dataset.table("A1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"counts_indices": lambda a: a + 100}, "damaged sparse matrix"),
+        ({"counts_indptr": lambda a: a[::-1]}, "damaged sparse matrix"),
+        ({"counts_data": lambda a: np.full(a.shape, 2**40)}, "counts from"),
+        ({"spot_xy": lambda a: a[:-1]}, "spot_xy has the shape"),
+        ({"spot_xy": lambda a: a * np.nan}, "spot_xy holds what is no number"),
+        ({"record_of_spot": lambda a: a + 1000}, "is in a record that is none of its"),
+        ({"total_counts": lambda a: -a}, "a total of counts is negative"),
+        ({"channel_mean": lambda a: a.astype(str)}, "channel_mean is a 2-dimensional array of"),
+    ],
+)
+def test_tables_of_section_that_do_not_fit_are_refused(copy, changes, message):
+    """Their hash may be right: whoever made them can compute it."""
+    path = next((copy / "tables").glob("*.npz"))
+    with np.load(path) as file:
+        arrays = {name: changes.get(name, lambda a: a)(file[name]) for name in file.files}
+    np.savez_compressed(path, **arrays)
+    with pytest.raises(InputError, match=message):
+        SectionTable.load(path)

@@ -42,6 +42,9 @@ TARGETS = {
     "anndata": "layouts:Anndata",
     "patients": "layouts:Patients",
     "gene_table": "layouts:GeneTable",
+    "dataset": "dataset:Dataset",
+    "dataset_resealed": "dataset:Resealed",
+    "dataset_unverified": "dataset:Unverified",
 }
 
 Facts = dict[str, str]
