@@ -153,7 +153,7 @@ class SectionTable:
         """Why its parts are not those of one section, "" if they are."""
         spots, records = len(self.spot_id), len(self.white_fraction)
         expected = {
-            "counts": (spots, self.counts.shape[1]),
+            "counts": (spots, int(self.counts.shape[1])),  # pyright: ignore[reportOptionalSubscript], which misreads SciPy
             "spot_xy": (spots, 2),
             **dict.fromkeys(("spot_kind", "spot_size_px", "total_counts", "record_of_spot"), (spots,)),
             **dict.fromkeys(("channel_mean", "channel_mean_square"), (records, 3)),

@@ -37,6 +37,7 @@ from data_prep.slide_tiff_scan import check_directories
 
 __all__ = ["DEFAULT_MAX_PIXELS", "Slide", "open_slide"]
 
+simplejpeg: Any
 try:
     import simplejpeg
 except ImportError:  # a platform without wheels: Pillow gives the same bytes, three times slower
@@ -260,7 +261,7 @@ def _open_undecodable(slide: TiffSlide, openslide: ModuleType | None) -> Slide |
     return None
 
 
-def _open_pyramid(path: Path, openslide: ModuleType, vendor: str, max_pixels: int) -> Slide:
+def _open_pyramid(path: Path, openslide: Any, vendor: str, max_pixels: int) -> Slide:
     """A vendor's file, which is often a TIFF; but in Hamamatsu's, offsets are not where TIFF has them."""
     with path.open("rb") as file:
         is_tiff = file.read(4) in _TIFF_HEADS

@@ -35,7 +35,7 @@ def check(file: Any, path: Path) -> None:
             if isinstance(link, h5py.SoftLink):
                 continue  # what it leads to is in this file, where it is met by itself
             thing = group[name]
-            address = h5py.h5o.get_info(thing.id).addr
+            address = h5py.h5o.get_info(thing.id).addr  # pyright: ignore[reportAttributeAccessIssue]
             if address in seen:
                 continue
             seen.add(address)

@@ -152,7 +152,8 @@ def read_h5(path: Path) -> CountMatrix:
             f"{path}: matrix is {shape} but there are {len(gene_id)} features and {len(barcode)} barcodes; "
             "copy or download it again"
         )
-    matrix = csr.make(*parts, shape[::-1], origin=f"{path}")
+    data, indices, indptr = parts
+    matrix = csr.make(data, indices, indptr, shape[::-1], origin=f"{path}")
     return _finish(path, barcode, gene_id, symbol, kind, matrix, genome=genome)
 
 

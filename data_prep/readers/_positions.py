@@ -53,7 +53,7 @@ def read_positions(path: Path) -> Positions:
     """
     table = _parquet(path) if path.name.removesuffix(".gz").endswith(".parquet") else _csv(path)
     values = np.column_stack([table[name] for name in COLUMNS[1:]])
-    whole: np.ndarray = np.isfinite(values).all(axis=1)
+    whole = np.asarray(np.isfinite(values).all(axis=1))
     lost = np.flatnonzero(~whole)
     if len(lost) > _trifle(len(whole)):
         column = int(np.flatnonzero(~np.isfinite(values[lost[0]]))[0])

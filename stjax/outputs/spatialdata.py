@@ -13,10 +13,11 @@ import shapely
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity, Scale
 
+from data_prep.files import whole
 from data_prep.section import DISC
 from stjax.inference.prediction import SectionPrediction
 from stjax.inference.predictor import Predictor
-from stjax.outputs import file_name, whole
+from stjax.outputs import file_name
 from stjax.outputs.h5ad import to_anndata
 
 SpatialData: Any = importlib.import_module("spatialdata").SpatialData  # which this module's own name hides
