@@ -9,6 +9,7 @@ from typing import Any
 
 import anndata
 import h5py
+from anndata.io import write_elem
 
 
 @contextlib.contextmanager
@@ -37,9 +38,9 @@ def write_anndata(path: Path, table: anndata.AnnData) -> None:
     with create(path) as file:
         file.attrs["encoding-type"], file.attrs["encoding-version"] = "anndata", "0.1.0"
         for name in ("X", "obs", "var"):
-            anndata.io.write_elem(file, name, getattr(table, name), dataset_kwargs=options)
+            write_elem(file, name, getattr(table, name), dataset_kwargs=options)
         for name in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
-            anndata.io.write_elem(file, name, dict(getattr(table, name)), dataset_kwargs=options)
+            write_elem(file, name, dict(getattr(table, name)), dataset_kwargs=options)
 
 
 class _Remembering(io.RawIOBase):
