@@ -25,10 +25,12 @@ ROUNDINGS = {"one core": ("taskset -c 0", ""), "two virtual devices": ("", "--xl
 
 
 def train(folder: Path, config: str, settings: list[str], *, prefix: str = "", xla_flags: str = "") -> None:
-    """One run, unless it is there; its output goes to OUT/<run>.log."""
+    """One run, unless it has been trained and scored; its output goes to OUT/<run>.log."""
+    if any(folder.glob("evaluation/*/metrics.json")):
+        return
     command = [*prefix.split(), sys.executable, "-m", "stjax.train", f"--config={config}", f"--workdir={folder}"]
     flags = " ".join(filter(None, [os.environ.get("XLA_FLAGS"), xla_flags]))
-    print(f"{folder.name}: {' '.join([*command[1:], *settings])}", file=sys.stderr, flush=True)
+    print(f"{folder.name}: {' '.join(filter(None, [flags, *command, *settings]))}", file=sys.stderr, flush=True)
     with folder.with_suffix(".log").open("w") as log:
         subprocess.run(
             [*command, *settings],
