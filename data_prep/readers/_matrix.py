@@ -85,7 +85,7 @@ def as_counts(matrix: Any, path: Path, names: Callable[[int, int], str]) -> scip
         row = int(np.searchsorted(counts.indptr, entry, side="right")) - 1
         raise InputError(
             f"{path}: {names(row, int(counts.indices[entry]))}: count is {data[entry]}, expected a non-negative whole "
-            "number below 2,147,483,648; give the raw counts, not normalised ones"
+            "number; give the raw counts, not normalised ones"
         )
     whole = scipy.sparse.csr_array(counts, dtype=np.int32)
     whole.eliminate_zeros()
