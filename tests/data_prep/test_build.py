@@ -148,6 +148,28 @@ def test_patches_are_resampled_to_the_scale_asked_for(source, tmp_path):
     assert record["spot_size_px"] == pytest.approx(5)
 
 
+def test_a_shard_is_closed_when_what_it_is_made_of_cannot_be_read(source, tmp_path, monkeypatch):
+    closed = []
+    closing = writer.array_record_module.ArrayRecordWriter.close
+
+    class Recorded:
+        def __init__(self, *given):
+            self.writer = type(self).original(*given)
+
+        def write(self, record):
+            raise OSError(5, "Input/output error")
+
+        def close(self):
+            closed.append(True)
+            closing(self.writer)
+
+    Recorded.original = writer.array_record_module.ArrayRecordWriter
+    monkeypatch.setattr(writer.array_record_module, "ArrayRecordWriter", Recorded)
+    with pytest.raises(OSError, match="Input/output error"):
+        build(source, tmp_path / "out", **OPTIONS)
+    assert closed == [True]
+
+
 def test_several_shards_are_balanced():
     assert writer.shard_sizes(100, size_px=224, shard_mb=256) == [100]
     assert writer.shard_sizes(100, size_px=224, shard_mb=4) == [25, 25, 25, 25]
