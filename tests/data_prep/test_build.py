@@ -156,7 +156,7 @@ def test_a_shard_is_closed_when_what_it_is_made_of_cannot_be_read(source, tmp_pa
         def __init__(self, *given):
             self.writer = type(self).original(*given)
 
-        def write(self, record):
+        def write(self, _):
             raise OSError(5, "Input/output error")
 
         def close(self):
