@@ -3,6 +3,7 @@
 import json
 import shutil
 
+from data_prep import files, json_files
 from stjax import manifest
 
 EPOCHS = 30
@@ -13,10 +14,12 @@ def make_stopped(finished, folder):
     shutil.copytree(finished, folder)
     config = json.loads((folder / "config.json").read_text())
     assert config["num_epochs"] == 2
-    (folder / "config.json").write_text(json.dumps(config | {"num_epochs": EPOCHS}))
+    del config[json_files.SEAL]
+    json_files.write(folder / "config.json", json_files.sealed(config | {"num_epochs": EPOCHS}))
     for checkpoint in (folder / "checkpoints").iterdir():
         content = manifest.verify(checkpoint, what="checkpoint")
         (checkpoint / manifest.MANIFEST).unlink()
         content["meta"]["finished"] = False
-        manifest.seal(checkpoint, {name: content[name] for name in ("step", "meta")})
+        content["of"]["config.json"] = files.sha256(folder / "config.json")
+        manifest.seal(checkpoint, {name: content[name] for name in ("step", "meta", "of")})
     return folder

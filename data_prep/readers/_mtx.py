@@ -28,7 +28,9 @@ def read(path: Path) -> scipy.sparse.coo_array:
     kind, start = _kind(path, data)
     sizes, start = _sizes(path, data, start)
     rows, columns, entries = sizes
-    table = _table(path, data, start, _KINDS[kind]) if _ANYTHING.search(data, start) else None
+    if kind not in _KINDS and entries:  # R calls an empty matrix what it likes
+        raise InputError(_other_kind(path, data))
+    table = _table(path, data, start, _KINDS[kind]) if kind in _KINDS and _ANYTHING.search(data, start) else None
     found = 0 if table is None else table.num_rows
     if found != entries:
         raise InputError(
@@ -49,17 +51,20 @@ def read(path: Path) -> scipy.sparse.coo_array:
 
 
 def _kind(path: Path, data: bytes) -> tuple[bytes, int]:
-    """What its numbers are, and where the first line ends."""
+    """What its numbers are, b"" where they are not the entries of a table, and where the first line ends."""
     end = data.find(b"\n") + 1
     words = data[: min(end, 200)].lower().split()
-    general = words[:3] == [b"%%matrixmarket", b"matrix", b"coordinate"] and words[4:] == [b"general"]
-    if not general or words[3] not in _KINDS:
-        found = data[: min(end, 80)].decode("latin-1").strip()
-        raise InputError(
-            f"{path}: its first line is {found!r}, expected '%%MatrixMarket matrix coordinate integer general'; check "
-            "that this is the matrix of counts, or copy it again"
-        )
-    return words[3], end
+    if words[:3] != [b"%%matrixmarket", b"matrix", b"coordinate"] or len(words) != 5:
+        raise InputError(_other_kind(path, data))
+    return words[3] if words[4] == b"general" else b"", end
+
+
+def _other_kind(path: Path, data: bytes) -> str:
+    found = data[: min(data.find(b"\n") + 1, 80)].decode("latin-1").strip()
+    return (
+        f"{path}: its first line is {found!r}, expected '%%MatrixMarket matrix coordinate integer general'; check that "
+        "this is the matrix of counts, or copy it again"
+    )
 
 
 def _sizes(path: Path, data: bytes, start: int) -> tuple[tuple[int, ...], int]:

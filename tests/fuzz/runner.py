@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -99,7 +100,9 @@ def _one_worker(
     """Runs a worker until it ends. Returns what is left to do."""
     read, write = os.pipe()
     sys.stdout.flush()
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # JAX's threads, where a test has started it, do nothing that a case needs
+        child = os.fork()
     if not child:
         status = 1
         try:

@@ -28,17 +28,18 @@ def test_discs_squares_and_polygons_each_have_their_size():
     )
     ring = np.array([[0, 0], [6, 0], [6, 4], [0, 4]], np.float64)  # pixels of a record of two slide pixels each
 
-    def read(index):
+    def record(index, *, image):
         assert index == 2
         nothing = np.zeros(0)
-        return records.encode_record({
+        encoded = records.encode_record({
             "image": b"", "image_format": "jpeg", "height": 8, "width": 8, "section": "A", "patient": "A",
             "origin_xy": np.zeros(2), "px_scale": 2.0, "white_fraction": 0.0, "spot_xy": np.array([[3.0, 2.0]]),
             "spot_id": ["c"], "total_counts": np.array([1]), "count_indptr": np.array([0, 0]), "count_indices": nothing,
             "count_values": nothing, "spot_kind": kind[[2]], "spot_size_px": np.zeros(1),
             "polygon_indptr": np.array([0, 4]), "polygon_xy": ring,
         })  # fmt: skip
+        return records.decode_record(encoded, image=image)
 
-    dataset = types.SimpleNamespace(table=lambda _: table, source=lambda _: types.SimpleNamespace(read=read))
+    dataset = types.SimpleNamespace(table=lambda _: table, source=lambda _: types.SimpleNamespace(record=record))
     across = prepared.spots_across_px(dataset, "A")
     assert across == pytest.approx([10, 8, 2 * 2 * np.sqrt(24 / np.pi), 14])

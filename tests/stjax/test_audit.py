@@ -162,10 +162,11 @@ def test_a_duplicate_image_is_a_leak(run, tmp_path, how):
 
 def test_a_duplicate_count_table_is_a_leak(run, tmp_path):
     folder, manifest, entries = copied(run, tmp_path)
-    entries["C2"]["table"] = entries["B1"]["table"]
+    assert entries["C1"]["spots"] == entries["A2"]["spots"]  # another size would be damage
+    entries["C1"]["table"] = entries["A2"]["table"]
     (folder / "manifest.json").write_text(json.dumps(json_files.sealed(manifest)))
     found = leaks(dataclasses.replace(run, scored_on=PatchDataset.open(folder)))
-    assert found == {"duplicates": "C2 has the counts of B1"}
+    assert found == {"duplicates": "C1 has the counts of A2"}
 
 
 def test_a_panel_of_test_data_is_a_leak(run):

@@ -123,7 +123,8 @@ class TiffOme(_Tiff):
     def make(self, folder: Path) -> None:
         import tifffile
 
-        sizes = {"axes": "CYX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
+        name = "urn:uuid:00000000-0000-0000-0000-000000000001"  # else a new one each time
+        sizes = {"axes": "CYX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5, "UUID": name}
         planes = np.moveaxis(_pixels(), 2, 0)
         tifffile.imwrite(folder / self.name, planes, photometric="minisblack", tile=(32, 32), metadata=sizes)
 
