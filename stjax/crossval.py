@@ -292,12 +292,9 @@ def figures_of(path: Path) -> dict[str, Any]:
 
 
 def epochs_of(folder: Path) -> list[dict[str, Any]]:
-    """What a run logged at the end of each epoch. Raises InputError when that is gone."""
+    """What a run logged at the end of each epoch; nothing of one that was stopped within its first."""
     path = folder / "logs" / log_file.FILE
-    epochs = [entry for entry in log_file.read(path) if entry.get("kind") == "epoch" and "epoch" in entry]
-    if not epochs:
-        raise InputError(f"{path} has no epoch of the run; restore it, or train the run again")
-    return epochs
+    return [entry for entry in log_file.read(path) if entry.get("kind") == "epoch" and "epoch" in entry]
 
 
 def published_epochs(members: Sequence[Member]) -> int:
@@ -306,6 +303,8 @@ def published_epochs(members: Sequence[Member]) -> int:
     best = []
     for each in members:
         epochs = epochs_of(each.folder)
+        if not epochs:
+            raise InputError(f"{each.folder} has no epoch in its log; restore it, or train the run again")
         for name, choose in BEST_OF.items():
             known = [epoch for epoch in epochs if epoch.get(name) is not None]
             if known:

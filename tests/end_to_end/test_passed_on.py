@@ -15,7 +15,7 @@ from PIL import Image
 
 import stjax
 from stjax import audit, evaluate, export, predict, report
-from tests.stopped_run import make_stopped
+from tests.stopped_run import change, make_stopped
 
 TELLTALE = "jane-doe-privat"
 SAID = "2 of 30 epochs"
@@ -33,7 +33,7 @@ def home(trained, dataset, source, tmp_path_factory):
         ("data.json", {"data_dir": str(folder / "data")}),
         ("config.json", {"data_dir": str(folder / "data"), "init_from": str(folder / "weights.safetensors")}),
     ):
-        (run / name).write_text(json.dumps(json.loads((run / name).read_text()) | values))
+        change(run, name, values)
     return folder
 
 
