@@ -306,7 +306,8 @@ class PatchDataset:
         entry = self.section(name)
         _check_file(self.path, entry["table"], name=name, verify=True)
         table = SectionTable.load(self.path / entry["table"]["file"])
-        found = (len(table.spot_id), table.counts.shape[1], len(table.white_fraction))
+        genes = int(table.counts.shape[1])  # pyright: ignore[reportOptionalSubscript], which misreads SciPy
+        found = (len(table.spot_id), genes, len(table.white_fraction))
         if found != (entry["spots"], len(self.genes), entry["records"]):
             raise InputError(
                 f"Section {name!r}: its table has {found[0]} spots, {found[1]} genes and {found[2]} records, the "

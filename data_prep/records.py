@@ -22,6 +22,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from data_prep import budgets, csr
 
+simplejpeg: Any
 try:
     import simplejpeg
 except ImportError:  # Pillow decodes the same pixels, 1.4 times slower
@@ -155,8 +156,8 @@ def _fault(record: Mapping[str, Any]) -> str:
         return f"its size is {record['height']} x {record['width']} px at a scale of {record['px_scale']}"
     if not all(np.isfinite(record[name]).all() for name in ("origin_xy", "spot_xy", "spot_size_px", "polygon_xy")):
         return "a place or size of a spot is no number"
-    counts = [record[f"count_{part}"] for part in ("values", "indices", "indptr")]
-    if fault := csr.fault_of(*counts, (spots, 2**31 - 1)):
+    values, indices, indptr = (record[f"count_{part}"] for part in ("values", "indices", "indptr"))
+    if fault := csr.fault_of(values, indices, indptr, (spots, 2**31 - 1)):
         return f"its counts: {fault}"
     bounds = record["polygon_indptr"]
     if not len(bounds) or bounds[0] != 0 or bounds[-1] != len(record["polygon_xy"]) or (bounds[1:] < bounds[:-1]).any():
