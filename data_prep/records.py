@@ -27,6 +27,7 @@ try:
     import simplejpeg
 except ImportError:  # Pillow decodes the same pixels, 1.4 times slower
     simplejpeg = None
+_WITH_SIMPLEJPEG = simplejpeg is not None
 
 _EXAMPLE = getattr(tf_example_pb2, "Example")  # noqa: B009, protobuf makes the class at run time
 IMAGE_FORMATS = ("jpeg", "raw")
@@ -92,11 +93,8 @@ def decode_image(data: bytes, image_format: str, height: int, width: int) -> np.
         return np.frombuffer(data, np.uint8).reshape(height, width, 3)
     if height * width * 3 > budgets.RECORD_IMAGE.limit(len(data)):
         raise ValueError(f"an image of {height} x {width} px in {len(data)} bytes")
-    if simplejpeg is None:
-        opened = Image.open(io.BytesIO(data), formats=["JPEG"])
-        found = opened.size[::-1]
-    else:
-        opened, found = None, simplejpeg.decode_jpeg_header(data)[:2]
+    opened = None if _WITH_SIMPLEJPEG else Image.open(io.BytesIO(data), formats=["JPEG"])
+    found = simplejpeg.decode_jpeg_header(data)[:2] if opened is None else opened.size[::-1]
     if found != (height, width):  # seen before anything of that size is made
         raise ValueError(f"an image of {found[0]} x {found[1]} px where {height} x {width} are said to be")
     return simplejpeg.decode_jpeg(data, colorspace="RGB") if opened is None else np.array(opened.convert("RGB"))
