@@ -1,12 +1,14 @@
 """What readers share about sections: which to read, their image, their patient, and their scale."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data_prep.errors import InputError
+from data_prep.section import Section
 from data_prep.slide_base import DEFAULT_SCALE_DOUBT, SLIDE_SUFFIXES, check_stated_scale, is_default_scale
 
 THEORETICAL_SPOT_UM = 65.0  # what Space Ranger's `spot_diameter_fullres` measures, of spots that are 55 um wide
@@ -38,6 +40,21 @@ def choose(found: Mapping[str, str], path: Path, sections: Sequence[str] | None,
     if not complete:
         raise InputError(f"{path}: no complete section to read{': ' + lacking if lacking else ''}")
     return complete
+
+
+def one_by_one(
+    list_sections: Callable[..., list[str]], read_section: Callable[..., Section]
+) -> Callable[..., Iterator[Section]]:
+    """A reader's `read_sections`, of its other two functions; see `data_prep.readers`."""
+
+    def read_sections(
+        path: Path, *, sections: Sequence[str] | None = None, skip_incomplete: bool = False, **options: Any
+    ) -> Iterator[Section]:
+        """The sections one by one; the first is read when asked for."""
+        for name in list_sections(path, sections=sections, skip_incomplete=skip_incomplete, **options):
+            yield read_section(path, name, **options)
+
+    return read_sections
 
 
 def images_in(folder: Path, stem: str | None = None) -> list[Path]:

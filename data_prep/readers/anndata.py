@@ -10,7 +10,7 @@ as `library_id` or `sample`) or by what stands around the barcodes, holds a sect
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +62,6 @@ def list_sections(
     names = _sections.choose(find_sections(path, **options), Path(path), sections, skip_incomplete)
     _sections.check_one_image(options.get("image"), names)
     return names
-
-
-def read_sections(
-    path: Path, *, sections: Sequence[str] | None = None, skip_incomplete: bool = False, **options: Any
-) -> Iterator[Section]:
-    """The sections one by one; the first is read when asked for."""
-    for name in list_sections(path, sections=sections, skip_incomplete=skip_incomplete, **options):
-        yield read_section(path, name, **options)
 
 
 def read_section(
@@ -142,6 +134,9 @@ def read_section(
             *table.notes, *gene_notes,
         ),
     )  # fmt: skip
+
+
+read_sections = _sections.one_by_one(list_sections, read_section)
 
 
 def _rows(table: _h5ad.SpotTable, name: str, samples: _h5ad_samples.Samples) -> tuple[np.ndarray, tuple[str, ...]]:

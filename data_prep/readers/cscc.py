@@ -9,7 +9,7 @@ section's name begins with its patient, as published, unless patients.csv (secti
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +62,6 @@ def list_sections(
     return _sections.choose(find_sections(path, **options), Path(path), sections, skip_incomplete)
 
 
-def read_sections(
-    path: Path, *, sections: Sequence[str] | None = None, skip_incomplete: bool = False, **options: Any
-) -> Iterator[Section]:
-    """The sections one by one; the first is read when asked for."""
-    for name in list_sections(path, sections=sections, skip_incomplete=skip_incomplete, **options):
-        yield read_section(path, name, **options)
-
-
 def read_section(
     path: Path,
     name: str,
@@ -111,6 +103,9 @@ def read_section(
             "spots are taken as 110 um wide and 150 um apart, as the layout's publication has them: no file says so",
         ),
     )
+
+
+read_sections = _sections.one_by_one(list_sections, read_section)
 
 
 def _files(path: Path) -> dict[str, dict[str, Path]]:

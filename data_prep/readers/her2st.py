@@ -11,7 +11,7 @@ on a 200 um grid, which gives the scale. The letter of a section is its patient,
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +64,6 @@ def list_sections(
     return _sections.choose(find_sections(path, **options), Path(path), sections, skip_incomplete)
 
 
-def read_sections(
-    path: Path, *, sections: Sequence[str] | None = None, skip_incomplete: bool = False, **options: Any
-) -> Iterator[Section]:
-    """The sections one by one; the first is read when asked for."""
-    for name in list_sections(path, sections=sections, skip_incomplete=skip_incomplete, **options):
-        yield read_section(path, name, **options)
-
-
 def read_section(
     path: Path,
     name: str,
@@ -108,6 +100,9 @@ def read_section(
         synthetic=_sections.is_synthetic(root),
         notes=notes,
     )
+
+
+read_sections = _sections.one_by_one(list_sections, read_section)
 
 
 def _root(path: Path) -> Path | None:

@@ -12,7 +12,7 @@ shortened where its title is long or holds a comma.
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +74,6 @@ def list_sections(
     names = _sections.choose(find_sections(path, **options), Path(path), sections, skip_incomplete)
     _sections.check_one_image(options.get("image"), names)
     return names
-
-
-def read_sections(
-    path: Path, *, sections: Sequence[str] | None = None, skip_incomplete: bool = False, **options: Any
-) -> Iterator[Section]:
-    """The sections one by one; the first is read when asked for."""
-    for name in list_sections(path, sections=sections, skip_incomplete=skip_incomplete, **options):
-        yield read_section(path, name, **options)
 
 
 def read_section(
@@ -150,6 +142,9 @@ def read_section(
         synthetic=_sections.is_synthetic(path),
         notes=(*issues, *patient_notes, *scale_notes, *shape_notes, *tissue_notes, *table.notes, *gene_notes),
     )
+
+
+read_sections = _sections.one_by_one(list_sections, read_section)
 
 
 def _spot_shape(

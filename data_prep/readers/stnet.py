@@ -11,7 +11,7 @@ folder itself or in folders below it.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +66,6 @@ def list_sections(
     return _sections.choose(find_sections(path, **options), Path(path), sections, skip_incomplete)
 
 
-def read_sections(
-    path: Path, *, sections: Sequence[str] | None = None, skip_incomplete: bool = False, **options: Any
-) -> Iterator[Section]:
-    """The sections one by one; the first is read when asked for."""
-    for name in list_sections(path, sections=sections, skip_incomplete=skip_incomplete, **options):
-        yield read_section(path, name, **options)
-
-
 def read_section(
     path: Path,
     name: str,
@@ -118,6 +110,9 @@ def read_section(
         synthetic=_sections.is_synthetic(path),
         notes=notes,
     )
+
+
+read_sections = _sections.one_by_one(list_sections, read_section)
 
 
 def read_spots(path: Path) -> dict[str, Any]:

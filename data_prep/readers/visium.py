@@ -17,7 +17,7 @@ Spots are discs 55 um wide on a hexagonal grid 100 um apart, which gives the sca
 theoretical 65 um and is not used).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +62,6 @@ def list_sections(
     names = _sections.choose(find_sections(path, **options), Path(path), sections, skip_incomplete)
     _sections.check_one_image(options.get("image"), names)
     return names
-
-
-def read_sections(
-    path: Path, *, sections: Sequence[str] | None = None, skip_incomplete: bool = False, **options: Any
-) -> Iterator[Section]:
-    """The sections one by one; the first is read when asked for."""
-    for name in list_sections(path, sections=sections, skip_incomplete=skip_incomplete, **options):
-        yield read_section(path, name, **options)
 
 
 def read_section(
@@ -128,6 +120,9 @@ def read_section(
         synthetic=_sections.is_synthetic(out.folder),
         notes=(*patient_notes, *scale_notes, *image_notes, *matrix.notes, *join_notes, *gene_notes),
     )
+
+
+read_sections = _sections.one_by_one(list_sections, read_section)
 
 
 def _samples(path: Path) -> dict[str, _space_ranger.Outputs]:

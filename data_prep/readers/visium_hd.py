@@ -13,7 +13,7 @@ Section `S_008um` holds sample S's 8 um bins. Bins are squares, taken as upright
 the cells of Space Ranger 4's `segmented_outputs` are not read.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,14 +68,6 @@ def list_sections(
     names = _sections.choose(find_sections(path, **options), Path(path), sections, skip_incomplete)
     _sections.check_one_image(options.get("image"), [_bins(Path(path))[name].sample.name for name in names])
     return names
-
-
-def read_sections(
-    path: Path, *, sections: Sequence[str] | None = None, skip_incomplete: bool = False, **options: Any
-) -> Iterator[Section]:
-    """The sections one by one; the first is read when asked for."""
-    for name in list_sections(path, sections=sections, skip_incomplete=skip_incomplete, **options):
-        yield read_section(path, name, **options)
 
 
 def read_section(
@@ -144,6 +136,9 @@ def read_section(
             *patient_notes, *scale_notes, *image_notes, *bin_notes, *matrix.notes, *join_notes, *gene_notes
         ),
     )  # fmt: skip
+
+
+read_sections = _sections.one_by_one(list_sections, read_section)
 
 
 def _turn_notes(positions: _positions.Positions) -> tuple[str, ...]:
