@@ -27,7 +27,6 @@ try:
     import simplejpeg
 except ImportError:  # Pillow decodes the same pixels, 1.4 times slower
     simplejpeg = None
-_WITH_SIMPLEJPEG = simplejpeg is not None
 
 _EXAMPLE = getattr(tf_example_pb2, "Example")  # noqa: B009, protobuf makes the class at run time
 IMAGE_FORMATS = ("jpeg", "raw")
@@ -93,11 +92,19 @@ def decode_image(data: bytes, image_format: str, height: int, width: int) -> np.
         return np.frombuffer(data, np.uint8).reshape(height, width, 3)
     if height * width * 3 > budgets.RECORD_IMAGE.limit(len(data)):
         raise ValueError(f"an image of {height} x {width} px in {len(data)} bytes")
-    opened = None if _WITH_SIMPLEJPEG else Image.open(io.BytesIO(data), formats=["JPEG"])
-    found = simplejpeg.decode_jpeg_header(data)[:2] if opened is None else opened.size[::-1]
+    found = _jpeg_size(data)
     if found != (height, width):  # seen before anything of that size is made
         raise ValueError(f"an image of {found[0]} x {found[1]} px where {height} x {width} are said to be")
-    return simplejpeg.decode_jpeg(data, colorspace="RGB") if opened is None else np.array(opened.convert("RGB"))
+    if simplejpeg is not None:
+        return simplejpeg.decode_jpeg(data, colorspace="RGB")
+    return np.array(Image.open(io.BytesIO(data), formats=["JPEG"]).convert("RGB"))
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    """Height and width, from the header alone."""
+    if simplejpeg is not None:
+        return simplejpeg.decode_jpeg_header(data)[:2]
+    return Image.open(io.BytesIO(data), formats=["JPEG"]).size[::-1]
 
 
 def encode_record(record: Mapping[str, Any]) -> bytes:
