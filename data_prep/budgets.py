@@ -58,8 +58,16 @@ _MB = 1 << 20
 
 # Text: tables of counts are mostly zeros and shrink a hundredfold; deflate's limit is 1032.
 UNPACKED = Budget("what it unpacks to", 256 * _MB, 120)
-# Small tables become lists of cells, which take fifty times their text.
-TABLE = Budget("its table", 32 * _MB, 12)
+# Tables that are read whole become lists of fields, which take up to fifty times their text: a table of eleven million
+# barcodes, one a line, 1.7 GB of a file of 30 MB or more.
+TABLE_TEXT = Budget("what it unpacks to", 32 * _MB, 12)
+TABLE = Budget("its table", 512 * _MB, 60)
+JSON_TEXT = Budget("what it unpacks to", 32 * _MB)
+# Tables of counts are read line by line: a line, and all that comes of it. Real ones take six times their packed file.
+LINE = Budget("one of its lines", 64 * _MB)
+COUNT_TABLE = Budget("its counts", 256 * _MB, 40)
+# Matrix Market: text and entries; real ones take about fifty times their packed file.
+MTX_ENTRIES = Budget("its entries", 256 * _MB, 120)
 # HDF5: one dataset, as it declares itself; matrices of counts shrink up to fiftyfold.
 HDF5_DATASET = Budget("a data set it declares", 256 * _MB, 120)
 # Archives of arrays (.npz): one array, as its header declares it.

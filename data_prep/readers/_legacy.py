@@ -10,7 +10,7 @@ import scipy.sparse
 
 from data_prep import genes
 from data_prep.errors import InputError
-from data_prep.readers import _sections, _text
+from data_prep.readers import _count_table, _sections, _text
 from data_prep.section import DISC, Section
 
 PITCH_UM, SPOT_RADIUS_UM = 200.0, 50.0  # of arrays of 1,007 spots
@@ -159,7 +159,7 @@ def spot_ids(names: Sequence[str], path: Path) -> tuple[list[str], tuple[str, ..
 
 def _spots_by_genes(path: Path) -> tuple[list[str], list[str], scipy.sparse.csr_array, tuple[str, ...]]:
     """Spots, genes and counts [S, G] of a count table, which may have spots as rows or as columns; and notes."""
-    rows, columns, counts = _text.read_count_table(path)
+    rows, columns, counts = _count_table.read(path)
     notes: tuple[str, ...] = ()
     if not any(map(_SPOT_ID.match, rows)) and all(map(_SPOT_ID.match, columns)):
         rows, columns, counts = columns, rows, scipy.sparse.csr_array(counts.T)

@@ -8,12 +8,14 @@ import pyarrow
 import pyarrow.csv
 import scipy.sparse
 
+from data_prep import budgets
 from data_prep.errors import InputError
 from data_prep.readers import _packed
 
 _KINDS = {b"integer": pyarrow.int64(), b"real": pyarrow.float64(), b"unsigned-integer": pyarrow.int64()}
 _ANYTHING = re.compile(rb"\S")
 _BLANKS = re.compile(rb"[ \t]+")
+_ENTRY_BYTES, _LONGEST = 80, 48  # that an entry takes beside its text, and the longest text
 _EDGES = re.compile(rb"^ | \r?$|\r$", re.MULTILINE)
 
 
@@ -23,11 +25,21 @@ def read(path: Path) -> scipy.sparse.coo_array:
     Raises:
         InputError: missing, damaged, or of another kind than a table of places and numbers.
     """
-    data = _packed.read_bytes(path)
+    pieces = _packed.pieces(path)
+    data = bytearray(next(pieces, b""))  # more than all comments
     _packed.check_kind(path, data, "a Matrix Market file")
     kind, start = _kind(path, data)
-    sizes, start = _sizes(path, data, start)
-    rows, columns, entries = sizes
+    (rows, columns, entries), start = _sizes(path, data, start)
+    lines, most = data.count(b"\n"), len(data) + _LONGEST * entries
+    for piece in pieces:
+        data += piece
+        if len(data) > most:
+            raise InputError(
+                f"{path}: it goes on after the {entries} entries that its first lines announce; it is damaged, copy or "
+                "download it again"
+            )
+        lines += piece.count(b"\n")
+        budgets.MTX_ENTRIES.check(path, 3 * len(data) + _ENTRY_BYTES * lines)  # the text thrice where it is mended
     if kind not in _KINDS and entries:  # R calls an empty matrix what it likes
         raise InputError(_other_kind(path, data))
     table = _table(path, data, start, _KINDS[kind]) if kind in _KINDS and _ANYTHING.search(data, start) else None
@@ -50,16 +62,16 @@ def read(path: Path) -> scipy.sparse.coo_array:
     return scipy.sparse.coo_array((values, (row - 1, column - 1)), shape=(rows, columns))
 
 
-def _kind(path: Path, data: bytes) -> tuple[bytes, int]:
+def _kind(path: Path, data: bytes | bytearray) -> tuple[bytes, int]:
     """What its numbers are, b"" where they are not the entries of a table, and where the first line ends."""
     end = data.find(b"\n") + 1
-    words = data[: min(end, 200)].lower().split()
+    words = bytes(data[: min(end, 200)]).lower().split()
     if words[:3] != [b"%%matrixmarket", b"matrix", b"coordinate"] or len(words) != 5:
         raise InputError(_other_kind(path, data))
     return words[3] if words[4] == b"general" else b"", end
 
 
-def _other_kind(path: Path, data: bytes) -> str:
+def _other_kind(path: Path, data: bytes | bytearray) -> str:
     found = data[: min(data.find(b"\n") + 1, 80)].decode("latin-1").strip()
     return (
         f"{path}: its first line is {found!r}, expected '%%MatrixMarket matrix coordinate integer general'; check that "
@@ -67,11 +79,11 @@ def _other_kind(path: Path, data: bytes) -> str:
     )
 
 
-def _sizes(path: Path, data: bytes, start: int) -> tuple[tuple[int, ...], int]:
+def _sizes(path: Path, data: bytes | bytearray, start: int) -> tuple[tuple[int, ...], int]:
     """Rows, columns and entries as they are announced, and where the entries begin."""
     while True:
         end = data.find(b"\n", start) + 1 or len(data)
-        line = data[start:end].strip()
+        line = bytes(data[start:end]).strip()
         if line and not line.startswith(b"%"):
             break
         if end >= len(data):
@@ -86,7 +98,7 @@ def _sizes(path: Path, data: bytes, start: int) -> tuple[tuple[int, ...], int]:
     return tuple(int(word) for word in words), end
 
 
-def _table(path: Path, data: bytes, start: int, kind: pyarrow.DataType) -> pyarrow.Table:
+def _table(path: Path, data: bytes | bytearray, start: int, kind: pyarrow.DataType) -> pyarrow.Table:
     options = {
         "read_options": pyarrow.csv.ReadOptions(column_names=["row", "column", "value"], use_threads=True),
         "parse_options": pyarrow.csv.ParseOptions(delimiter=" ", quote_char=False),

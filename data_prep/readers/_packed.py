@@ -1,15 +1,18 @@
 """Files that are packed, or not what their name says: what they are by their first bytes, and how to unpack them."""
 
+import os
 import shlex
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from data_prep import budgets
 from data_prep.errors import InputError
 from data_prep.slide_base import SLIDE_SUFFIXES
 
 GZIP = b"\x1f\x8b"
-_PIECE = 1 << 16  # of gzipped data given to zlib at a time; it copies what it has not used
+_PACKED, _PIECE = 1 << 16, 1 << 20  # bytes given to zlib at a time, as it copies what is left; and taken of it
 _TAR_PLACE, _TAR = slice(257, 262), b"ustar"
 _ARCHIVES = (".tar.gz", ".tgz", ".tar", ".tar.bz2", ".tar.xz", ".zip")
 # First bytes -> what such a file is, and what to do with it; {} is the file
@@ -25,7 +28,7 @@ _KINDS = {
 }
 
 
-def read_bytes(path: Path, budget: budgets.Budget = budgets.UNPACKED) -> bytes:
+def read_bytes(path: Path, budget: budgets.Budget = budgets.UNPACKED) -> bytearray:
     """The bytes of a file; of a gzipped one, told by content as names lie, what it holds.
 
     Args:
@@ -34,48 +37,60 @@ def read_bytes(path: Path, budget: budgets.Budget = budgets.UNPACKED) -> bytes:
     Raises:
         InputError: missing, unreadable, truncated or corrupt gzip, or over the budget.
     """
+    whole = bytearray()  # grows where it is, and is not copied at the end
+    for piece in pieces(path, budget):
+        whole += piece
+    return whole
+
+
+def pieces(path: Path, budget: budgets.Budget = budgets.UNPACKED) -> Iterator[bytes]:
+    """As `read_bytes`, a megabyte or two at a time."""
+    total = 0
     try:
-        data = path.read_bytes()
-        whole = _unpacked(path, data, budget) if data.startswith(GZIP) else data
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            packed = file.read(len(GZIP)) == GZIP
+            file.seek(0)
+            for piece in _unpacked(file) if packed else iter(lambda: file.read(_PIECE), b""):
+                total += len(piece)
+                if packed:
+                    budget.check(path, total, file_bytes=size)
+                yield piece
     except FileNotFoundError as error:
         raise InputError(f"{path}: file not found; the layout needs it, add it or leave its section out") from error
     except (EOFError, zlib.error) as error:
         raise InputError(f"{path}: truncated or corrupt gzip ({error}); copy or download the file again") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from error
-    return whole
 
 
-def _unpacked(path: Path, data: bytes, budget: budgets.Budget) -> bytes:
-    """What gzipped data holds, one member or many, never more than the budget.
+def _unpacked(file: BinaryIO) -> Iterator[bytes]:
+    """What gzipped data holds, one member or many.
 
     Raises:
         EOFError, zlib.error: truncated or corrupt.
     """
-    most = budget.limit(len(data))
-    parts, total, place, member = [], 0, 0, None
-    while place < len(data) or member is not None:
-        if member is None:
-            rest = data[place : place + _PIECE].lstrip(b"\0")  # as `gzip` pads
-            if not rest:
-                place += _PIECE
-                continue
-            place += len(data[place : place + _PIECE]) - len(rest)
-            member = zlib.decompressobj(wbits=31)
-        piece = data[place : place + _PIECE]
-        if not piece:
+    rest, member, held = b"", None, bytearray()
+    while rest or (rest := file.read(_PACKED)) or member is not None:
+        if not rest:
             raise EOFError("it ends in the middle")
-        parts.append(member.decompress(piece, most - total + 1))
-        total += len(parts[-1])
-        if total > most:
-            budget.check(path, total, file_bytes=len(data))
-        place += len(piece) - len(member.unused_data)
+        if member is None:
+            rest = rest.lstrip(b"\0")  # as `gzip` pads
+            if not rest:
+                continue
+            member = zlib.decompressobj(wbits=31)
+        held += member.decompress(rest, _PIECE)
+        if len(held) >= _PIECE:
+            yield bytes(held)
+            held.clear()
+        rest = member.unused_data if member.eof else member.unconsumed_tail
         if member.eof:
             member = None
-    return b"".join(parts)
+    if held:
+        yield bytes(held)
 
 
-def check_kind(path: Path, data: bytes, expected: str = "a table") -> None:
+def check_kind(path: Path, data: bytes | bytearray, expected: str = "a table") -> None:
     """Raise `InputError` where `data`, the bytes of `path` once gunzipped, is known for another kind of file.
 
     Args:

@@ -2,12 +2,12 @@
 
 import codecs
 import csv
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import scipy.sparse
 
 from data_prep import budgets
 from data_prep.errors import InputError
@@ -19,13 +19,13 @@ _BOMS = {  # the longer first: UTF-32 begins as UTF-16 does
     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
 }  # fmt: skip
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
-_LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-_MOST_LINES, _MOST_GENES = 12_000_000, 1_000_000
+_LINE = re.compile(r"[^\r\n]*+(?:\r\n?|\n)|[^\r\n]++")
+_LINE_BYTES, _FIELD_BYTES = 120, 64  # that a line and a field of a table take as Python's objects, beside its text
 _DECIMAL_COMMA = re.compile(r"^[+-]?\d+(,\d+)?([eE][+-]?\d+)?$")
 _THOUSANDS = re.compile(r"^[+-]?\d{1,3}(,\d{3})+$")
 
 
-def read_text(path: Path, budget: budgets.Budget = budgets.UNPACKED) -> str:
+def read_text(path: Path, budget: budgets.Budget = budgets.JSON_TEXT) -> str:
     """A text file, gzipped or not (told by content, as names lie), in UTF-8, UTF-16 or Windows' and Latin-1's letters.
 
     Args:
@@ -36,30 +36,86 @@ def read_text(path: Path, budget: budgets.Budget = budgets.UNPACKED) -> str:
     """
     data = _packed.read_bytes(path, budget)
     _packed.check_kind(path, data)
+    encoding = _wide_encoding(data)
     try:
-        text = data.decode(_encoding(data))
+        text = data.decode(encoding) if encoding else decode(path, data)
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: not text (byte {error.start} is not {error.encoding.upper()}); expected a table"
-        ) from error
+        raise _no_text(path, error) from error
     if not text.strip():
-        raise InputError(f"{path}: the file is empty; copy or download it again")
+        raise _empty(path)
     return text
 
 
-def _encoding(data: bytes) -> str:
-    """By the text's mark, else UTF-16 where every other byte is zero, else UTF-8, else (no control codes) cp1252."""
-    marked = next((name for mark, name in _BOMS.items() if data.startswith(mark)), None)
-    if marked:
+def read_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a text file as `read_text` takes it, one by one, ends and all, each for `decode`.
+
+    Raises:
+        InputError: as `read_text`, or a line over the budget.
+    """
+    held: list[bytes] = []
+    for piece in _pieces(path):
+        held.append(piece)
+        if b"\n" in piece or b"\r" in piece:
+            *lines, last = b"".join(held).splitlines(keepends=True)
+            yield from lines
+            held = [last]
+        budgets.LINE.check(path, sum(map(len, held)))
+    yield from b"".join(held).splitlines(keepends=True)
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    """The letters of a text file, in UTF-8 or what they were, some megabytes at a time."""
+    packed = _packed.pieces(path)
+    first = next(packed, b"")
+    _packed.check_kind(path, first)
+    if not first.strip():
+        raise _empty(path)
+    if (encoding := _wide_encoding(first)) is None:
+        yield first
+        yield from packed
+        return
+    decoder = codecs.getincrementaldecoder(encoding)()
+    try:
+        for piece in itertools.chain([first], packed):
+            yield decoder.decode(piece).encode()
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise _no_text(path, error) from error
+
+
+def decode(path: Path, data: bytes | bytearray) -> str:
+    """Letters of one byte, or UTF-8's; else (no control codes) those of cp1252, which Latin-1 is a part of.
+
+    Raises:
+        InputError: they are none.
+    """
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if _CONTROL.search(data):
+            raise _no_text(path, error) from error
+    try:
+        return data.decode("cp1252")
+    except UnicodeDecodeError as error:
+        raise _no_text(path, error) from error
+
+
+def _wide_encoding(data: bytes | bytearray) -> str | None:
+    """By the text's mark, else UTF-16 where every other byte is zero; None for letters of one byte and UTF-8."""
+    if marked := next((name for mark, name in _BOMS.items() if data.startswith(mark)), None):
         return marked
     zeros = [data[first:4096:2].count(0) / max(1, len(data[first:4096:2])) for first in (0, 1)]
     if max(zeros) > 0.9 and min(zeros) < 0.1:
         return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return "utf-8" if _CONTROL.search(data) else "cp1252"  # which Latin-1 is a part of
-    return "utf-8"
+    return None
+
+
+def _no_text(path: Path, error: UnicodeDecodeError) -> InputError:
+    return InputError(f"{path}: not text (byte {error.start} is not {error.encoding.upper()}); expected a table")
+
+
+def _empty(path: Path) -> InputError:
+    return InputError(f"{path}: the file is empty; copy or download it again")
 
 
 def read_rows(path: Path, separator: str, *, row_names: bool = False) -> list[list[str]]:
@@ -72,13 +128,14 @@ def read_rows(path: Path, separator: str, *, row_names: bool = False) -> list[li
         row_names: the first column may be R's row names, above which R writes nothing: the header then gets "" there.
 
     Raises:
-        InputError: unreadable, or a line with another number of fields than the first.
+        InputError: unreadable, over the budget, a line with another number of fields than the first, or a field that
+            begins with a quotation mark and does not end with one in its line.
     """
-    lines = _lines(path, read_text(path, budgets.TABLE))
-    try:
-        rows = [row for row in csv.reader(lines, delimiter=_separator(lines, separator)) if row]
-    except csv.Error as error:
-        raise InputError(f"{path}: not a table ({error}); copy or download the file again") from error
+    text = read_text(path, budgets.TABLE_TEXT)
+    mark = separator_of(next(line[0] for line in _LINE.finditer(text) if line[0].strip()), separator)
+    lines, fields = text.count("\n") + text.count("\r") + 1, text.count(mark)
+    budgets.TABLE.check(path, len(text) + _LINE_BYTES * lines + _FIELD_BYTES * fields)
+    rows = list(_rows(path, text, mark))
     if row_names and len(rows) > 1 and all(len(row) == len(rows[0]) + 1 for row in rows[1:]):
         rows[0].insert(0, "")
     for number, row in enumerate(rows, start=1):
@@ -90,18 +147,26 @@ def read_rows(path: Path, separator: str, *, row_names: bool = False) -> list[li
     return rows
 
 
-def _lines(path: Path, text: str) -> list[str]:
-    """The lines of a text. Raises InputError where they are more than any table has."""
-    number = sum(map(text.count, _LINE_ENDS))
-    if number > _MOST_LINES:
-        raise InputError(f"{path}: {number:,} lines, expected at most {_MOST_LINES:,}; check that this is a table")
-    return text.splitlines()
+def _rows(path: Path, text: str, mark: str) -> Iterator[list[str]]:
+    """The fields of each line that is not empty."""
+    reader = csv.reader((line[0] for line in _LINE.finditer(text)), delimiter=mark, strict=True)
+    line = 0
+    try:
+        for row in reader:
+            if reader.line_num > line + 1:
+                raise csv.Error("a quotation mark is not closed")
+            line += 1
+            if row:
+                yield row
+    except csv.Error as error:
+        raise InputError(
+            f"{path}: line {line + 1} is no row of a table ({error}); correct it, or copy the file again"
+        ) from error
 
 
-def _separator(lines: Sequence[str], expected: str) -> str:
-    """What separates fields: of those the first line has most of, the expected one where it is among them."""
-    first = next((line for line in lines if line.strip()), "")
-    fields = {mark: len(next(csv.reader([first[:100_000]], delimiter=mark), [])) for mark in _SEPARATORS}
+def separator_of(line: str, expected: str) -> str:
+    """What separates the fields of a table's first line: of those it has most of, the expected one if among them."""
+    fields = {mark: len(next(csv.reader([line[:100_000]], delimiter=mark), [])) for mark in _SEPARATORS}
     most = max(fields.values())
     return expected if fields[expected] == most else max(fields, key=lambda mark: fields[mark])
 
@@ -157,63 +222,3 @@ def number(text: str) -> float:
         return float(text) if text.isascii() and "_" not in text else np.nan
     except ValueError:
         return np.nan
-
-
-def read_count_table(path: Path) -> tuple[list[str], list[str], scipy.sparse.csr_array]:
-    """A spots x genes table with row and column names, separated by tabs, or by commas or semicolons throughout.
-
-    Returns:
-        [S] spot names, [G] gene names, and [S, G] int32 counts.
-
-    Raises:
-        InputError: unreadable or ragged, or a count that is no non-negative whole number, with its line and gene.
-    """
-    lines = _lines(path, read_text(path).replace('"', ""))
-    mark = _separator(lines, "\t")
-    if lines[0].count(mark) > _MOST_GENES:
-        raise InputError(
-            f"{path}: its first line has {lines[0].count(mark) + 1:,} fields, expected a gene each, at most "
-            f"{_MOST_GENES:,}; check that this is the count table"
-        )
-    genes = lines[0].split(mark)
-    fields = lines[1].count(mark) + 1 if len(lines) > 1 else 0
-    genes = genes if len(genes) == fields - 1 else genes[1:]  # R leaves out the corner cell
-    if fields < 2 or not genes:
-        raise InputError(
-            f"{path}: {len(lines) - 1} rows of {fields} fields, expected a tab-separated table with one row per spot "
-            "and one column per gene; check that this is the count table"
-        )
-    spots, data, indices, indptr = [], [], [], [0]
-    for line_number, line in enumerate(lines[1:], start=2):
-        if (fields := line.count(mark) + 1) != len(genes) + 1:
-            raise InputError(
-                f"{path}: line {line_number} has {fields} fields, expected {len(genes) + 1} (a spot and "
-                f"{len(genes)} genes); the table is ragged or cut short, copy or download it again"
-            )
-        cells = line.split(mark)
-        row = _counts(path, line_number, cells[1:], genes)
-        nonzero = np.flatnonzero(row)
-        spots.append(cells[0].strip())
-        indices.append(nonzero.astype(np.int32))
-        data.append(row[nonzero].astype(np.int32))
-        indptr.append(indptr[-1] + len(nonzero))
-    matrix = (np.concatenate(data), np.concatenate(indices), np.array(indptr, np.int32))
-    return spots, [gene.strip() for gene in genes], scipy.sparse.csr_array(matrix, shape=(len(spots), len(genes)))
-
-
-def _counts(path: Path, line_number: int, cells: list[str], genes: list[str]) -> np.ndarray:
-    """[G] float64: one row of whole, non-negative, finite counts."""
-    text = "".join(cells)
-    try:
-        plain = text.isascii() and "_" not in text
-        row = np.array(cells, dtype=np.float64) if plain else np.array([number(cell) for cell in cells])
-    except ValueError:
-        row = np.array([number(cell) for cell in cells])
-    wrong = np.flatnonzero(~((row >= 0) & (row < 2**31) & (row == np.floor(row))))
-    if len(wrong):
-        cell, gene = cells[wrong[0]], genes[wrong[0]]
-        raise InputError(
-            f"{path}: line {line_number}, gene {gene}: count is {cell!r}, expected a non-negative whole number; "
-            "give the raw counts, not normalised ones"
-        )
-    return row

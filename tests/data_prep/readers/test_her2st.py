@@ -196,7 +196,7 @@ def test_malformed_counts_are_refused_with_file_and_place(tmp_path: Path, counts
         (SPOTS.replace("1\t2\t1.0\t2.0", "1\t1\t1.0\t2.0"), r"spot 1x1 appears on lines 2 and 4"),
         (SPOTS.replace("\t300\t110\t1", "\t300\t110"), r"line 3 has 6 fields, expected 7"),
         (SPOTS.replace("2\t1\t2.0", "2.5\t1\t2.0"), r"x and y hold fractions"),
-        (SPOTS + "x" * 200_000, r"not a table \(field larger"),
+        (SPOTS + "x" * 200_000, r"line 7 is no row of a table \(field larger"),
     ],
 )
 def test_malformed_spot_files_are_refused_with_file_and_place(tmp_path: Path, spots: str, message: str) -> None:

@@ -1,5 +1,6 @@
 """What readers share, given files that are damaged on purpose."""
 
+import contextlib
 import gzip
 import os
 import tracemalloc
@@ -11,9 +12,20 @@ import scipy.io
 import scipy.sparse
 
 from data_prep.errors import InputError
-from data_prep.readers import _matrix, _mtx, _packed, _text
+from data_prep.readers import _count_table, _matrix, _mtx, _packed, _text
 
 HEAD = "%%MatrixMarket matrix coordinate integer general\n"
+
+
+@contextlib.contextmanager
+def traced_memory(most_mib):
+    """What is done here never takes more."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most_mib << 20
+    finally:
+        tracemalloc.stop()
 
 
 def mtx(tmp_path, text):
@@ -109,7 +121,7 @@ def test_what_is_no_count_is_named_with_its_line(tmp_path, cell):
     path = tmp_path / "counts.tsv"
     path.write_text(f"\tA\tB\n1x1\t1\t2\n1x2\t3\t{cell}\n")
     with pytest.raises(InputError, match="line 3, gene B: count is"):
-        _text.read_count_table(path)
+        _count_table.read(path)
 
 
 # ---------------------------------------------------------------------------------------------------------- gzip
@@ -144,18 +156,50 @@ def test_a_gzip_bomb_is_refused_within_the_budget(tmp_path, monkeypatch):
     monkeypatch.setenv("STJAX_BUDGET", "0.02")
     path = tmp_path / "a.tsv.gz"
     path.write_bytes(gzip.compress(bytes(1 << 20)) * 64)
-    tracemalloc.start()
-    with pytest.raises(InputError, match=r"what it unpacks to would take .* over the budget of 5,.*STJAX_BUDGET="):
+    message = r"what it unpacks to would take .* over the budget of 5,.*STJAX_BUDGET="
+    with traced_memory(16), pytest.raises(InputError, match=message):
         _packed.read_bytes(path)
-    assert tracemalloc.get_traced_memory()[1] < 16 << 20
-    tracemalloc.stop()
 
 
-def test_a_table_of_empty_lines_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"x\tG1\n", "count is 'G1'"),
+        (b"1x1\t1\n", "its counts would take .* over the budget of"),
+        (b"1x1\t0\t0\t0\n", "line 2 has 4 fields"),
+        (b"\n", "its second line has 0 fields"),
+        (b"x", "one of its lines would take .* over the budget of"),
+        (b"1x1\t", "one of its lines would take .* over the budget of"),
+    ],
+)
+def test_a_bomb_of_a_count_table_takes_little_memory(tmp_path, monkeypatch, line, message):
+    monkeypatch.setenv("STJAX_BUDGET", "0.01")
     path = tmp_path / "a.tsv.gz"
-    path.write_bytes(gzip.compress(b"\n" * 13_000_000 + b"x"))
-    with pytest.raises(InputError, match="13,000,000 lines, expected at most"):
-        _text.read_count_table(path)
+    path.write_bytes(gzip.compress(b"\tG1\n", 1) + gzip.compress(line * (1_000_000 // len(line)), 6) * 50)
+    with traced_memory(60), pytest.raises(InputError, match=message):
+        _count_table.read(path)
+
+
+@pytest.mark.parametrize("line", [b"\n", b"a,b\n", b"," * 999 + b"\n", b"\r"])
+def test_a_bomb_of_a_table_is_refused_before_it_becomes_fields(tmp_path, monkeypatch, line):
+    monkeypatch.setenv("STJAX_BUDGET", "0.1")
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(b"a,b\n", 1) + gzip.compress(line * (1_000_000 // len(line)), 6) * 2)
+    with traced_memory(16), pytest.raises(InputError, match=r"its table would take .* over the budget of"):
+        _text.read_rows(path, ",")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [(b"1 1 1\n", "it goes on after the 1 entries"), (b"\n", "it goes on after"), (b"%", "it ends before")],
+)
+def test_a_bomb_of_a_matrix_is_refused_by_what_it_announces(tmp_path, monkeypatch, line, message):
+    monkeypatch.setenv("STJAX_BUDGET", "0.1")
+    path = tmp_path / "matrix.mtx.gz"
+    head = b"%%MatrixMarket matrix coordinate integer general\n" + (b"" if line == b"%" else b"2 2 1\n")
+    path.write_bytes(gzip.compress(head) + gzip.compress(line * (1_000_000 // len(line)), 6) * 50)
+    with traced_memory(16), pytest.raises(InputError, match=message):
+        _mtx.read(path)
 
 
 # ---------------------------------------------------------------------------------------------------------- HDF5

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_prep.errors import InputError
-from data_prep.readers import _text
+from data_prep.readers import _count_table, _text
 
 TABLE = "spot\tx\ty\n10x13\t1.5\t2\n11x13\t3.5\t4\n"
 
@@ -122,10 +122,33 @@ def test_header_that_r_wrote_without_a_corner_is_completed(tmp_path: Path) -> No
         _text.read_rows(path, "\t")
 
 
+@pytest.mark.parametrize("rest", ['"P1\nA2,P2\n', '"P1"x\nA2,P2\n', '"P1\nA2,P2"\n'])
+def test_a_quotation_mark_that_is_not_closed_hides_no_lines(tmp_path: Path, rest: str) -> None:
+    path = write(tmp_path / "patients.csv", f"section,patient\nA1,{rest}".encode())
+    with pytest.raises(InputError, match="line 2 is no row of a table"):
+        _text.read_rows(path, ",")
+
+
+def test_counts_of_digits_are_read_as_any_others(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    counts = rng.choice([0, 0, 0, 1, 7, 10, 99, 12_345, 2**31 - 1], size=(5, 40))
+    head = "\t" + "\t".join(f"GENE{gene}" for gene in range(40)) + "\n"
+    for form in (str, "{}.0".format, "{:012d}".format, "+{}".format, '"{}"'.format):
+        rows = [f"{spot}x1\t" + "\t".join(map(form, row)) + "\r\n" for spot, row in enumerate(counts.tolist())]
+        path = write(tmp_path / "A1.tsv", (head + "".join(rows)).encode())
+        assert _count_table.read(path)[2].toarray().tolist() == counts.tolist()
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "cp1252"])
+def test_count_tables_are_read_in_other_letters(tmp_path: Path, encoding: str) -> None:
+    path = write(tmp_path / "A1.tsv", "\tTNFß\tIFN\n1x1\t1\t2\n".encode(encoding))
+    assert _count_table.read(path)[1] == ["TNFß", "IFN"]
+
+
 @pytest.mark.parametrize("mark", [",", ";"])
 def test_count_tables_take_other_separators(tmp_path: Path, mark: str) -> None:
     text = "\tERBB2\tCOL1A1\n10x13\t1\t0\n11x13\t2\t3\n".replace("\t", mark)
-    spots, genes, counts = _text.read_count_table(write(tmp_path / "A1.tsv", text.encode()))
+    spots, genes, counts = _count_table.read(write(tmp_path / "A1.tsv", text.encode()))
     assert (spots, genes) == (["10x13", "11x13"], ["ERBB2", "COL1A1"])
     assert counts.toarray().tolist() == [[1, 0], [2, 3]]
 
@@ -133,4 +156,4 @@ def test_count_tables_take_other_separators(tmp_path: Path, mark: str) -> None:
 def test_counts_with_an_underscore_are_no_numbers(tmp_path: Path) -> None:
     path = write(tmp_path / "A1.tsv", b"\tERBB2\n10x13\t1_0\n")
     with pytest.raises(InputError, match="count is '1_0'"):
-        _text.read_count_table(path)
+        _count_table.read(path)
