@@ -20,8 +20,25 @@ from data_prep.errors import InputError
 _MOST_LETTERS, _START = 493, 300
 
 
+class RefusedBySystem(SystemExit):
+    """The exit of a command after a full disk and the like."""
+
+
+def program(main: Callable[[list[str]], None]) -> None:
+    """`run`, as all that this process does: after a full disk and the like it ends on the spot, as libraries would go
+    on failing while it ends, with tracebacks or, as HDF5, a segmentation fault."""
+    try:
+        run(main)
+    except RefusedBySystem as refused:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(int(refused.code or 0))
+
+
 def run(main: Callable[[list[str]], None]) -> None:
     """Run a command line and exit: 0 on success, 2 on bad usage or input, 130 on Ctrl-C, 1 on anything else.
+
+    However it ends, it leaves by `SystemExit`, which a program that calls it, a notebook for instance, may catch.
 
     Args:
         main: takes the arguments after the program name; raises `InputError` on bad input.
@@ -47,9 +64,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         if (text := system_errors.explain(error)) is None:
             raise
         print(f"error: {one_line(text)}", file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1)  # as they end, libraries would go on failing: with tracebacks, or, as HDF5, a segmentation fault
+        raise RefusedBySystem(1) from None
     finally:
         sys.unraisablehook = previous
 

@@ -238,4 +238,4 @@ def _machine() -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.program(main)

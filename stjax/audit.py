@@ -359,4 +359,4 @@ def starting_weights(run: Audited) -> Finding:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.program(main)

@@ -270,4 +270,4 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.program(main)

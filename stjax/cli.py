@@ -56,7 +56,7 @@ autoload -Uz bashcompinit && bashcompinit  # zsh runs bash's completions
 
 def main() -> None:
     """The console entry."""
-    cli.run(dispatch)
+    cli.program(dispatch)
 
 
 def dispatch(arguments: list[str]) -> None:

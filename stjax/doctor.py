@@ -280,4 +280,4 @@ def _meets(need: Requirement, found: str | None) -> bool:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.program(main)

@@ -382,4 +382,4 @@ def check_preparation(run: workdir.Run, dataset: PatchDataset) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.program(main)

@@ -262,4 +262,4 @@ def gene_table(run: workdir.Run) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.program(main)

@@ -345,4 +345,4 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.program(main)

@@ -82,4 +82,4 @@ def report(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.program(main)

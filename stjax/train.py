@@ -212,4 +212,4 @@ def flush(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.program(main)

@@ -158,13 +158,20 @@ def test_other_errors_keep_their_traceback(error):
     assert system_errors.explain(error) is None
 
 
-def full_disk(code, folder):
+HDF5_BY_ITSELF = """import h5py, numpy
+    file = h5py.File('x', 'w', libver='latest')
+    kept.append((file, [file.create_dataset(str(i), data=numpy.ones(900), chunks=(10,)) for i in range(40)]))
+    file.close()"""
+TOO_LARGE = "File too large; write to another disk, whose file system takes larger files\n"
+
+
+def full_disk(code, folder, *, call="cli.program(main)"):
     """Runs a main that may write no more than 30,000 bytes to a file."""
     limited = (
         "import resource, sys; from pathlib import Path; from data_prep import cli, h5_file\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))\n"
-        f"def main(arguments):\n    {code}\n"
-        "cli.run(main)"
+        f"kept = []\ndef main(arguments):\n    {code}\n"
+        f"{call}"
     )
     return subprocess.run(
         [sys.executable, "-c", limited], cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -182,14 +189,19 @@ def full_disk(code, folder):
             "h5_file.write_anndata(Path('x'), anndata.AnnData(values))",
             "x: ",
         ),
+        (HDF5_BY_ITSELF, ""),
     ],
 )
 def test_a_disk_that_takes_no_more_ends_a_command_with_a_line(code, where, tmp_path):
     done = full_disk(code, tmp_path)
     assert (done.returncode, done.stdout) == (1, "")  # HDF5 by itself: a segmentation fault
-    assert done.stderr == (
-        f"error: {where}File too large; write to another disk, whose file system takes larger files\n"
-    )
+    assert done.stderr == f"error: {where}{TOO_LARGE}"
+
+
+def test_a_program_that_calls_a_command_outlives_its_full_disk(tmp_path):
+    call = "try: cli.run(main)\nexcept SystemExit as ended: print('still here', ended.code)"
+    done = full_disk("open('x', 'wb').write(bytes(50_000))", tmp_path, call=call)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "still here 1\n", f"error: {TOO_LARGE}")
 
 
 def test_folders_that_can_be_written_are_left_as_they_are(tmp_path):

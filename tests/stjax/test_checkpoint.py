@@ -40,7 +40,7 @@ def test_a_disk_that_takes_no_more_ends_with_a_line(tmp_path):
         "def main(_):\n    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "    state = {str(i): numpy.random.default_rng(i).normal(size=50_000) for i in range(20)}\n"
         "    checkpoint.save(Path('checkpoints'), 3, state, {'best_step': 3})\n"
-        "cli.run(main)"
+        "cli.program(main)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
