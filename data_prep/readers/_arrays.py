@@ -1,18 +1,23 @@
 """How spots lie: on Visium's hexagonal array, a square one, or none; and whether two arrays lie on one another."""
 
 import dataclasses
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import scipy.spatial
 
-from data_prep.readers import _sections
+from data_prep.errors import InputError
+from data_prep.readers import _array_fit
 
 HEXAGONAL = np.array([0.5, np.sqrt(3) / 2])  # (column, row) steps on the array, in units of the pitch
 _SQRT3 = np.sqrt(3)
 _TOLERANCE = 0.1  # of the ratio of its steps; 1 and the square root of 3 are far apart
 _RIGHT_ANGLE = 0.1  # cosine, at most
 _SAMPLE = 20_000  # spots are plenty to see how they lie
+_MOST = 0.75  # of the spots, that follow an array before the others are wrong and not the array
+_LOOSE = 0.2  # pitches: spots that are typically farther off were numbered by where they lie, and form no array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +28,51 @@ class Array:
         kind: "hexagonal" (rows set off by half a step, as Visium's), "square", or "unknown".
         pitch_px: distance between neighbours, pixels.
         turned_degrees: how far its rows are from the nearest axis of the image, 0 to 45.
+        units: [2] pitches per step of column and row.
     """
 
     kind: Literal["hexagonal", "square", "unknown"]
     pitch_px: float
     turned_degrees: float
+    units: np.ndarray
+
+
+def of_table(obs: pd.DataFrame, spot_xy: np.ndarray, path: Path) -> tuple[Array | None, tuple[str, ...]]:
+    """The array that `array_row` and `array_col` describe, or Seurat's `row` and `col`, if they are there; and notes.
+
+    Args:
+        obs: [S rows] annotation.
+        spot_xy: [S, 2] pixels.
+        path: the file, for messages.
+
+    Raises:
+        InputError: spots that do not lie where the array puts them, although it is one: single ones, or all, where rows
+            were reordered.
+    """
+    names = next((names for names in (("array_col", "array_row"), ("col", "row")) if set(names) <= set(obs)), None)
+    if names is None:
+        return None, ()
+    array_xy = obs[list(names)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+    known = np.isfinite(array_xy).all(axis=1)
+    array_xy, spot_xy = array_xy[known], spot_xy[known]
+    array = measure(array_xy, spot_xy)
+    if array is None or (array.kind == "unknown" and names == ("col", "row")):
+        return None, ()
+    grid_xy = array_xy * array.units
+    found = _array_fit.fit(grid_xy, spot_xy)
+    if found is None or not found.misplaced.any():
+        return array, ()
+    follow = ~found.misplaced
+    few = bool(np.mean(follow) >= _MOST and np.median(found.off[follow]) < _LOOSE)
+    if few or _array_fit.neighbours_are_apart(grid_xy, spot_xy):
+        row, column = names[::-1]
+        remedy = (
+            f"correct obsm['spatial'], or remove obs[{row!r}] and obs[{column!r}] where spots were moved on purpose"
+        )
+        ids = obs.index.astype(str).to_numpy(dtype=str)[known]
+        raise InputError(_array_fit.describe(path, ids, grid_xy, spot_xy, found, remedy=remedy))
+    note = f"obs[{names[1]!r}] and obs[{names[0]!r}] do not tell where spots lie in the image and are not used"
+    return dataclasses.replace(array, kind="unknown", pitch_px=nearest_px(spot_xy)), (note,)
 
 
 def measure(array_xy: np.ndarray, spot_xy: np.ndarray) -> Array | None:
@@ -36,26 +81,28 @@ def measure(array_xy: np.ndarray, spot_xy: np.ndarray) -> Array | None:
     Visium numbers every other column in each row, so that column and row are even or odd together; a step of one row is
     then the square root of 3 times as long as a step of one column. On a square array both are of one length.
     """
-    affine = _sections.grid_affine(array_xy, spot_xy)
-    if affine is None or not np.isfinite(affine).all():
+    found = _array_fit.fit(array_xy, spot_xy)
+    if found is None or not np.isfinite(found.affine).all():
         return None
+    affine = found.affine
+    followed = array_xy[~found.misplaced] if np.mean(found.misplaced) < 0.5 else array_xy
     lengths = np.linalg.norm(affine, axis=1)  # pixels per column and per row
     if not lengths.all():
         return None
-    step = np.array([_common_step(axis - axis.min()) for axis in array_xy.T])
+    step = np.array([_common_step(axis - axis.min()) for axis in followed.T])
     ratio = float(lengths.max() / lengths.min())
     upright = abs(float(affine[0] @ affine[1])) <= _RIGHT_ANGLE * float(lengths.prod())
-    parity = array_xy.sum(axis=1) % 2
+    parity = followed.sum(axis=1) % 2
     units, kind = np.ones(2), "unknown"
     if upright and np.all(parity == parity[0]) and abs(ratio / _SQRT3 - 1) < _TOLERANCE:
         units, kind = HEXAGONAL[:: 1 if lengths[1] > lengths[0] else -1], "hexagonal"
     elif upright and abs(ratio - 1) < _TOLERANCE:
         units, kind = 1 / step, "square"
-    pitch = _sections.pitch_px(array_xy * units, spot_xy)
-    if pitch is None:
+    in_pitches = _array_fit.fit(array_xy * units, spot_xy)
+    if in_pitches is None or not 0 < (pitch := in_pitches.pitch_px) < np.inf:
         return None
     degrees = float(np.degrees(np.arctan2(affine[0, 1], affine[0, 0])))
-    return Array(kind, nearest_px(spot_xy) if kind == "unknown" else pitch, abs((degrees + 45) % 90 - 45))
+    return Array(kind, nearest_px(spot_xy) if kind == "unknown" else pitch, abs((degrees + 45) % 90 - 45), units)
 
 
 def nearest_px(spot_xy: np.ndarray) -> float:

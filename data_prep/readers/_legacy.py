@@ -10,7 +10,7 @@ import scipy.sparse
 
 from data_prep import genes
 from data_prep.errors import InputError
-from data_prep.readers import _count_table, _sections, _text
+from data_prep.readers import _array_fit, _count_table, _sections, _text
 from data_prep.section import DISC, Section
 
 PITCH_UM, SPOT_RADIUS_UM = 200.0, 50.0  # of arrays of 1,007 spots
@@ -51,7 +51,8 @@ def read_section(
         gene_table, resolve_aliases: see `data_prep.readers`.
 
     Raises:
-        InputError: a malformed count table, duplicate spots, files of different sections, or an unknown scale.
+        InputError: a malformed count table, duplicate spots, files of different sections, spots that do not lie as the
+            array does, or an unknown scale.
     """
     counted, columns, counts, table_notes = _spots_by_genes(count_path)
     spot_row = _rows(counted, count_path)
@@ -64,7 +65,8 @@ def read_section(
             "different sections or name spots differently"
         )
     _check_section(name, count_path, spot_path, spot_row, place, spots["selected"])
-    pitch = _sections.pitch_px(spots["grid_xy"], spots["pixel_xy"])
+    _array_fit.check(spot_path, spots["id"], spots["grid_xy"], spots["pixel_xy"])
+    pitch = _array_fit.pitch_px(spots["grid_xy"], spots["pixel_xy"])
     um_per_px, source, scale_notes = _sections.scale(
         name,
         file_um=None,

@@ -135,33 +135,6 @@ def is_synthetic(root: Path) -> bool:
     return any((folder / SYNTHETIC_MARK).is_file() for folder in (root, *root.parents[:3]))
 
 
-def grid_affine(grid_xy: np.ndarray, spot_xy: np.ndarray) -> np.ndarray | None:
-    """[2, 2] pixels per step of the spot grid, row i for grid axis i, by least squares; None if spots span no plane.
-
-    Args:
-        grid_xy: [S, 2] positions on the array.
-        spot_xy: [S, 2] pixels.
-    """
-    if len(grid_xy) < 3:
-        return None
-    centred = grid_xy - grid_xy.mean(axis=0)
-    if np.linalg.matrix_rank(centred) < 2:
-        return None
-    return np.linalg.lstsq(centred, spot_xy - spot_xy.mean(axis=0), rcond=None)[0]
-
-
-def pitch_px(grid_xy: np.ndarray, spot_xy: np.ndarray) -> float | None:
-    """Distance between neighbours on the spot grid, in pixels; None if it cannot be measured.
-
-    Args:
-        grid_xy: [S, 2] positions on the array, in units of the pitch.
-        spot_xy: [S, 2] pixels.
-    """
-    affine = grid_affine(grid_xy, spot_xy)
-    pitch = 0.0 if affine is None else float(np.sqrt(abs(np.linalg.det(affine))))
-    return pitch if np.isfinite(pitch) and pitch > 0 else None
-
-
 def scale(
     name: str,
     *,

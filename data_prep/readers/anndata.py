@@ -94,7 +94,7 @@ def read_section(
     _check_size(name, image_path, size, entry)
     _check_order(name, file, spot_xy, size)
 
-    array = _array(obs, spot_xy)
+    array, array_notes = _arrays.of_table(obs, spot_xy, file)
     stated = um_per_px or factors.get("microns_per_pixel")
     diameter_notes = _check_diameter(name, file, spot_xy, factors, array, stated=stated is not None)
     value, source, scale_notes = _sections.scale(
@@ -130,8 +130,8 @@ def read_section(
         layout="anndata",
         synthetic=_sections.is_synthetic(file),
         notes=(
-            *patient_notes, *scale_notes, *diameter_notes, *shape_notes, *_turn_notes(kind, array), *row_notes,
-            *table.notes, *gene_notes,
+            *patient_notes, *scale_notes, *array_notes, *diameter_notes, *shape_notes, *_turn_notes(kind, array),
+            *row_notes, *table.notes, *gene_notes,
         ),
     )  # fmt: skip
 
@@ -153,17 +153,6 @@ def _rows(table: _h5ad.SpotTable, name: str, samples: _h5ad_samples.Samples) -> 
     if not kept.any():
         raise InputError(f"{table.path}: section {name!r} has no spot under tissue; check obs['in_tissue']")
     return np.flatnonzero(kept), notes + tissue_notes
-
-
-def _array(obs: pd.DataFrame, spot_xy: np.ndarray) -> _arrays.Array | None:
-    """The array that `array_row` and `array_col` describe, or Seurat's `row` and `col`, if they are there."""
-    names = next((names for names in (("array_col", "array_row"), ("col", "row")) if set(names) <= set(obs)), None)
-    if names is None:
-        return None
-    array_xy = obs[list(names)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
-    known = np.isfinite(array_xy).all(axis=1)
-    found = _arrays.measure(array_xy[known], spot_xy[known])
-    return None if found and found.kind == "unknown" and names == ("col", "row") else found
 
 
 def _pitch_um(array: _arrays.Array | None, factors: dict[str, float]) -> float | None:

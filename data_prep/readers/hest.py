@@ -21,7 +21,7 @@ import scipy.spatial
 
 from data_prep import genes, json_files, slide
 from data_prep.errors import InputError
-from data_prep.readers import _h5ad, _matrix, _patients, _sections, _text
+from data_prep.readers import _arrays, _h5ad, _matrix, _patients, _sections, _text
 from data_prep.section import DISC, SQUARE, Section
 
 # HEST pools these into squares as wide as their pitch; the others keep the spots they were measured with
@@ -115,7 +115,11 @@ def read_section(
                         f"{stated[1][1]:.4g}",)  # fmt: skip
     image_path = _sections.only_image(name, _images(path, name, image))
     _check_size(name, image_path, metadata, metadata_path)
-    kind, size_px, shape_notes = _spot_shape(table, metadata, metadata_path, value)
+    technology = str(metadata.get("st_technology") or "").lower()
+    kind, size_px, shape_notes = _spot_shape(table, technology, metadata, metadata_path, value)
+    array_notes: tuple[str, ...] = ()
+    if technology not in _POOLED:  # those are numbered anew, by a width that need not be the array's
+        array_notes = _arrays.of_table(table.obs[kept], table.spot_xy[kept], table.path)[1]
     patient, patient_source, patient_notes = _patient(path, name, metadata)
     named, counts, gene_notes = genes.name_columns(
         table.gene_id.tolist(),
@@ -140,18 +144,19 @@ def read_section(
         um_per_px_source="metadata" if source == "file" else source,
         layout="hest",
         synthetic=_sections.is_synthetic(path),
-        notes=(*issues, *patient_notes, *scale_notes, *shape_notes, *tissue_notes, *table.notes, *gene_notes),
-    )
+        notes=(
+            *issues, *patient_notes, *scale_notes, *array_notes, *shape_notes, *tissue_notes, *table.notes, *gene_notes
+        ),
+    )  # fmt: skip
 
 
 read_sections = _sections.one_by_one(list_sections, read_section)
 
 
 def _spot_shape(
-    table: _h5ad.SpotTable, metadata: dict[str, Any], path: Path, um_per_px: float
+    table: _h5ad.SpotTable, technology: str, metadata: dict[str, Any], path: Path, um_per_px: float
 ) -> tuple[int, float, tuple[str, ...]]:
     """Spot kind, its size in pixels (disc radius or square side), and a note where it is not stated."""
-    technology = str(metadata.get("st_technology") or "").lower()
     if technology in _POOLED:
         tree = scipy.spatial.KDTree(table.spot_xy)
         side = float(np.median(tree.query(table.spot_xy, k=2)[0][:, 1])) if len(table.spot_xy) > 1 else 0.0

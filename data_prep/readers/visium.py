@@ -25,11 +25,11 @@ import numpy as np
 
 from data_prep import genes
 from data_prep.errors import InputError
-from data_prep.readers import _packed, _patients, _positions, _sections, _space_ranger
+from data_prep.readers import _array_fit, _packed, _patients, _positions, _sections, _space_ranger
+from data_prep.readers._arrays import HEXAGONAL
 from data_prep.section import DISC, Section
 
 PITCH_UM, SPOT_RADIUS_UM = 100.0, 27.5
-HEXAGONAL = np.array([0.5, np.sqrt(3) / 2])  # (column, row) steps on the array, in units of the pitch
 
 
 def detect(path: Path) -> str | None:
@@ -86,7 +86,9 @@ def read_section(
     positions = _positions.read_positions(out.need(*_positions.FILES))
     matrix = _space_ranger.read_matrix(out)
     rows, places, join_notes = _positions.join(matrix, positions, every_spot=True)
-    pitch = _sections.pitch_px(positions.array_xy * HEXAGONAL, positions.pixel_xy)
+    grid_xy = positions.array_xy * HEXAGONAL
+    _array_fit.check(positions.path, positions.barcode, grid_xy, positions.pixel_xy)
+    pitch = _array_fit.pitch_px(grid_xy, positions.pixel_xy)
     value, source, scale_notes = _sections.scale(
         name,
         file_um=factors.get("microns_per_pixel"),

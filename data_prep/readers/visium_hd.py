@@ -21,7 +21,7 @@ import numpy as np
 
 from data_prep import genes
 from data_prep.errors import InputError
-from data_prep.readers import _packed, _patients, _positions, _sections, _space_ranger
+from data_prep.readers import _array_fit, _packed, _patients, _positions, _sections, _space_ranger
 from data_prep.readers._space_ranger import Outputs
 from data_prep.section import SQUARE, Section
 
@@ -99,7 +99,8 @@ def read_section(
     matrix = _space_ranger.read_matrix(bins)
     rows, places, join_notes = _positions.join(matrix, positions, every_spot=False)
 
-    pitch = _sections.pitch_px(positions.array_xy, positions.pixel_xy)
+    _array_fit.check(positions.path, positions.barcode, positions.array_xy, positions.pixel_xy)
+    pitch = _array_fit.pitch_px(positions.array_xy, positions.pixel_xy)
     value, source, scale_notes = _sections.scale(
         name,
         file_um=factors["microns_per_pixel"],
@@ -143,7 +144,7 @@ read_sections = _sections.one_by_one(list_sections, read_section)
 
 def _turn_notes(positions: _positions.Positions) -> tuple[str, ...]:
     """A note when the array does not lie along the image's axes."""
-    affine = _sections.grid_affine(positions.array_xy, positions.pixel_xy)
+    affine = _array_fit.grid_affine(positions.array_xy, positions.pixel_xy)
     if affine is None:
         return ()
     degrees = float(np.degrees(np.arctan2(affine[0, 1], affine[0, 0])))
