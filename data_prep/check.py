@@ -25,7 +25,8 @@ from data_prep import checks, cli, overlay, patients, readers, slide, system_err
 from data_prep.errors import InputError
 from data_prep.genes import species_of
 from data_prep.readers import _patients, _text
-from data_prep.section import SQUARE, Section
+from data_prep.section import Section
+from data_prep.spots import SQUARE
 
 MIN_READS = 1000  # what build asks of a spot unless told otherwise
 
@@ -150,7 +151,7 @@ def _look(
 def _describe(finding: Finding, section: Section) -> None:
     """Size, scale and depth."""
     total = np.asarray(section.counts.sum(axis=1))
-    finding.patient, finding.spots, finding.genes = section.patient, len(section.spot_id), len(section.genes)
+    finding.patient, finding.spots, finding.genes = section.patient, len(section.spots), len(section.genes)
     finding.species, finding.species_by = species_of(section.genes)
     finding.um_per_px, finding.um_per_px_source = section.um_per_px, section.um_per_px_source
     finding.median_reads, finding.synthetic = float(np.median(total)), section.synthetic
@@ -158,7 +159,7 @@ def _describe(finding: Finding, section: Section) -> None:
     finding.patient_source = section.patient_source
     finding.found = checks.Found(section.name, section.patient, section.patient_source)
     low = float(np.mean(total < MIN_READS))
-    if total.max() == 0 or section.spot_kind[0] == SQUARE:
+    if total.max() == 0 or section.spots.kind[0] == SQUARE:
         return  # an error of its own; and bins are as deep as they are large
     if low == 1:
         finding.warnings.append(f"low depth: no spot has {MIN_READS} reads; a build keeps none without --min-counts")

@@ -15,8 +15,9 @@ import scipy.spatial
 
 from data_prep import files, orientation, patients, slide
 from data_prep.genes import species_of, two_species
-from data_prep.section import DISC, SQUARE, Section
+from data_prep.section import Section
 from data_prep.slide_base import DEFAULT_SCALE_DOUBT, is_default_scale
+from data_prep.spots import DISC, SQUARE
 
 ERROR, WARNING, NOTE = "error", "warning", "note"  # levels
 NAMES = {
@@ -135,7 +136,7 @@ def placed(section: Section, image: slide.Slide) -> list[Problem]:
 
 def _outside(section: Section, image: slide.Slide) -> list[Problem]:
     """Spots beyond the image, or all in one corner of it: signs of a copy in another resolution."""
-    x, y = section.spot_xy.T
+    x, y = section.spots.xy.T
     outside = int(np.sum((x < 0) | (y < 0) | (x >= image.width) | (y >= image.height)))
     size = f"({image.width} x {image.height} px)"
     if outside:
@@ -168,15 +169,15 @@ def _pitch(section: Section) -> list[Problem]:
 
 def _pitch_um(section: Section) -> tuple[float, float | None]:
     """Median distance to the nearest spot, and what it should be; (0, None) where that is not known."""
-    xy = section.spot_xy
+    xy = section.spots.xy
     if len(xy) > _MANY:  # a band of rows shows the pitch as well
         xy = xy[np.argpartition(np.abs(xy[:, 1] - np.median(xy[:, 1])), _MANY)[:_MANY]]
     distance = scipy.spatial.KDTree(xy).query(xy[:_SAMPLE], k=2)[0][:, 1] if len(xy) > 3 else np.zeros(1)
     nearest = float(np.median(distance)) * section.um_per_px
-    size_um = float(section.spot_size_px[0]) * section.um_per_px
-    if section.spot_kind[0] == SQUARE:
+    size_um = float(section.spots.size_px[0]) * section.um_per_px
+    if section.spots.kind[0] == SQUARE:
         return nearest, size_um if len(xy) > 100 else None
-    known = {27.5: 100.0, 50.0: 200.0, 55.0: 150.0} if section.spot_kind[0] == DISC and len(xy) > 10 else {}
+    known = {27.5: 100.0, 50.0: 200.0, 55.0: 150.0} if section.spots.kind[0] == DISC and len(xy) > 10 else {}
     return nearest, next((pitch for radius, pitch in known.items() if abs(size_um / radius - 1) < 0.05), None)
 
 

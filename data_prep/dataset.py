@@ -1,7 +1,7 @@
 """The data set on disk, read back: sections, their tables, and records in random access.
 
 manifest.json                  written last, so a folder without it is no data set
-stjax_patches/1.0.0/           a TFDS data set of ArrayRecord shards, one split per section (stjax_tiles for tiles)
+stjax_patches/2.0.0/           a TFDS data set of ArrayRecord shards, one split per section (stjax_tiles for tiles)
 tables/<split>.npz             spots and counts of a section, in record order
 thumbnails/<split>.jpg
 """
@@ -19,16 +19,17 @@ from data_prep import csr, files, json_files, npz, records, stain
 from data_prep.errors import InputError
 from data_prep.json_files import Each, Lacking, Maybe
 from data_prep.patients import ORIGINS, UNKNOWN
-from data_prep.section import GeneTable
+from data_prep.section import FieldsOfSpots, GeneTable
+from data_prep.spots import POLYGON, Spots
 
 Patients = dict[str, tuple[str, str]]  # section -> patient, and how that is known
 
-FORMAT, FORMAT_VERSION = "stjax-dataset", 1
+FORMAT, FORMAT_VERSION = "stjax-dataset", 2
+_READ = (1, FORMAT_VERSION)  # records of version 1 hold counts too, and tables no outlines
 MANIFEST = "manifest.json"
 _MAX_MANIFEST_MB = 256  # a thousand sections need half of it
 WORK_FOLDER = ".build"  # what an unfinished build keeps
 _REMEDY = "the data set is damaged, copy it again or build it again"
-
 
 _FILE = {"file": json_files.PLACE, "bytes": json_files.COUNT, "sha256": json_files.SHA256}
 SECTION = {  # a section's entry in the manifest, as far as anything reads it
@@ -74,8 +75,6 @@ _MANIFEST = {
     "ignored_errors": Lacking(json_files.TEXTS),
     "sections": [SECTION],
 }
-
-
 _TABLE = {  # arrays of a section's table: the kinds of their types, and dimensions
     "spot_id": ("U", 1),
     "spot_xy": ("f", 2),
@@ -91,18 +90,16 @@ _TABLE = {  # arrays of a section's table: the kinds of their types, and dimensi
     "counts_indptr": ("iu", 1),
     "counts_shape": ("iu", 1),
 }
+_OUTLINES = {"ring_spot": ("iu", 1), "ring_start": ("iu", 1), "ring_xy": ("f", 2)}  # where there are polygons
 
 
 @dataclasses.dataclass(frozen=True)
-class SectionTable:
+class SectionTable(FieldsOfSpots):
     """The spots of a section in record order, and figures of its records.
 
     Attributes:
         counts: [S, G] int32 raw counts, CSR over the data set's genes.
-        spot_id: [S] str.
-        spot_xy: [S, 2] float64, full-resolution pixels.
-        spot_kind: [S] uint8, see `data_prep.section`.
-        spot_size_px: [S] float32, full-resolution pixels.
+        spots: [S], in full-resolution pixels.
         total_counts: [S] int64, all genes, before any gene was removed.
         record_of_spot: [S] int32, the record that holds the spot, counted within the section.
         white_fraction: [R] float32.
@@ -110,10 +107,7 @@ class SectionTable:
     """
 
     counts: scipy.sparse.csr_array
-    spot_id: np.ndarray
-    spot_xy: np.ndarray
-    spot_kind: np.ndarray
-    spot_size_px: np.ndarray
+    spots: Spots
     total_counts: np.ndarray
     record_of_spot: np.ndarray
     white_fraction: np.ndarray
@@ -122,14 +116,16 @@ class SectionTable:
 
     def save(self, path: Path) -> None:
         """Write as .npz, counts and gene indices in the smallest type that holds them."""
-        arrays = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "counts"}
+        spots = {f"spot_{name}": getattr(self.spots, name) for name in ("id", "xy", "kind", "size_px")}
+        outlines = {name: getattr(self.spots, name) for name in _OUTLINES if len(self.spots.ring_spot)}
+        others = {name: getattr(self, name) for name in _TABLE if not name.startswith(("spot_", "counts_"))}
         counts = {
             "counts_data": _smallest(self.counts.data),
             "counts_indices": _smallest(self.counts.indices),
             "counts_indptr": np.asarray(self.counts.indptr, np.int64),
             "counts_shape": np.array(self.counts.shape, np.int64),
         }
-        np.savez_compressed(path, **arrays, **counts)
+        np.savez_compressed(path, **spots, **others, **outlines, **counts)
 
     @classmethod
     def load(cls, path: Path) -> "SectionTable":
@@ -138,30 +134,36 @@ class SectionTable:
         Raises:
             InputError: damaged, or no table of a section.
         """
-        arrays = npz.read(path, _TABLE, remedy=_REMEDY)
-        shape = arrays.pop("counts_shape")
+        arrays = npz.read(path, _TABLE, optional=_OUTLINES, remedy=_REMEDY)
+        if (arrays["spot_kind"] == POLYGON).any() and not _OUTLINES.keys() <= arrays.keys():
+            raise InputError(f"{path}: polygons without outlines, of an earlier version; build it again")
+        outlines = {name: arrays.pop(name) for name in _OUTLINES if name in arrays}
+        of_spots = {name: arrays.pop(f"spot_{name}") for name in ("id", "xy", "kind", "size_px")}
+        try:
+            spots = Spots(**of_spots, **outlines)
+        except InputError as error:
+            raise InputError(f"{path}: {error}; {_REMEDY}") from None
         data, indices, indptr = (arrays.pop(f"counts_{name}") for name in ("data", "indices", "indptr"))
         if len(data) and not (data.min() >= 0 and data.max() < 2**31):
             raise InputError(f"{path}: counts from {data.min()} to {data.max()}; {_REMEDY}")
-        counts = csr.make(data.astype(np.int32), indices, indptr, shape, origin=f"{path}")
-        table = cls(counts=counts, **arrays)
+        counts = csr.make(data.astype(np.int32), indices, indptr, arrays.pop("counts_shape"), origin=f"{path}")
+        table = cls(counts=counts, spots=spots, **arrays)
         if fault := table.fault():
             raise InputError(f"{path}: {fault}; {_REMEDY}")
         return table
 
     def fault(self) -> str:
         """Why its parts are not those of one section, "" if they are."""
-        spots, records = len(self.spot_id), len(self.white_fraction)
+        spots, records = len(self.spots), len(self.white_fraction)
         expected = {
             "counts": (spots, int(self.counts.shape[1])),  # pyright: ignore[reportOptionalSubscript], which misreads SciPy
-            "spot_xy": (spots, 2),
-            **dict.fromkeys(("spot_kind", "spot_size_px", "total_counts", "record_of_spot"), (spots,)),
+            **dict.fromkeys(("total_counts", "record_of_spot"), (spots,)),
             **dict.fromkeys(("channel_mean", "channel_mean_square"), (records, 3)),
         }
         for name, shape in expected.items():
             if getattr(self, name).shape != shape:
                 return f"{name} has the shape {getattr(self, name).shape}, expected {shape}"
-        for name in ("spot_xy", "spot_size_px", "white_fraction", "channel_mean", "channel_mean_square"):
+        for name in ("white_fraction", "channel_mean", "channel_mean_square"):
             if not np.isfinite(getattr(self, name)).all():
                 return f"{name} holds what is no number"
         if (self.total_counts < 0).any():
@@ -307,7 +309,7 @@ class PatchDataset:
         _check_file(self.path, entry["table"], name=name, verify=True)
         table = SectionTable.load(self.path / entry["table"]["file"])
         genes = int(table.counts.shape[1])  # pyright: ignore[reportOptionalSubscript], which misreads SciPy
-        found = (len(table.spot_id), genes, len(table.white_fraction))
+        found = (len(table.spots), genes, len(table.white_fraction))
         if found != (entry["spots"], len(self.genes), entry["records"]):
             raise InputError(
                 f"Section {name!r}: its table has {found[0]} spots, {found[1]} genes and {found[2]} records, the "
@@ -336,8 +338,8 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], str]:
         raise InputError(f"{path}: {found}, so it is no data set; make one with python -m data_prep.build")
     content = json_files.read(file, remedy=_REMEDY, max_mb=_MAX_MANIFEST_MB)
     found = (content.get("format"), content.get("format_version"))
-    if found != (FORMAT, FORMAT_VERSION):
-        expected = f"{FORMAT} version {FORMAT_VERSION}"
+    if found[0] != FORMAT or found[1] not in _READ:
+        expected = f"{FORMAT} version {' or '.join(map(str, _READ))}"
         raise InputError(
             f"{file}: no data set manifest of this version (found {files.shown(found[0])} version "
             f"{files.shown(found[1])}, expected {expected}); build it again"

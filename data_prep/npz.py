@@ -14,12 +14,19 @@ from data_prep.errors import InputError
 _MOST_HEADER = 10_000  # characters, NumPy's own limit
 
 
-def read(path: Path, expected: Mapping[str, tuple[str, int]], *, remedy: str) -> dict[str, np.ndarray]:
+def read(
+    path: Path,
+    expected: Mapping[str, tuple[str, int]],
+    *,
+    optional: Mapping[str, tuple[str, int]] | None = None,
+    remedy: str,
+) -> dict[str, np.ndarray]:
     """The arrays of an .npz file.
 
     Args:
         expected: {name: (kinds of its type, as `dtype.kind` calls them, and how many dimensions)}; others may be there
             and are not read.
+        optional: the same of arrays that need not be there.
         remedy: what to do when the file is damaged, for messages.
 
     Raises:
@@ -33,8 +40,10 @@ def read(path: Path, expected: Mapping[str, tuple[str, int]], *, remedy: str) ->
             if len(set(members)) != len(members):
                 raise ValueError("a name appears twice in it")
             found = {}
-            for name, (kinds, sides) in expected.items():
+            for name, (kinds, sides) in {**expected, **(optional or {})}.items():
                 if f"{name}.npy" not in members:
+                    if name not in expected:
+                        continue
                     raise ValueError(f"it has no array {name}")
                 info = archive.getinfo(f"{name}.npy")
                 budgets.NPZ_ARRAY.check(path, info.file_size, file_bytes=size)

@@ -34,8 +34,8 @@ def check(section: Section, small: np.ndarray, scale: float) -> tuple[float, lis
     The score of an orientation is the share of spots on tissue plus 0.3 times the correlation of a spot's reads (log)
     with how dark the slide is around it: the share alone cannot tell the orientations of round tissue apart.
     """
-    step = -(-len(section.spot_xy) // _SAMPLE)
-    xy = section.spot_xy[::step] * scale
+    step = -(-len(section.spots.xy) // _SAMPLE)
+    xy = section.spots.xy[::step] * scale
     reads = np.log1p(np.asarray(section.counts.sum(axis=1), dtype=np.float64)[::step])
     grey = tissue.to_grey(small)
     dark = (grey <= tissue.otsu_threshold(np.bincount(grey.ravel(), minlength=256))).astype(np.float32)

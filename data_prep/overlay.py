@@ -4,7 +4,8 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image, ImageDraw
 
-from data_prep.section import DISC, POLYGON, Section
+from data_prep.section import Section
+from data_prep.spots import DISC, POLYGON
 
 MAX_OUTLINES = 20_000  # more spots than this are filled as pixels
 
@@ -19,28 +20,28 @@ def draw(section: Section, thumbnail: np.ndarray, scale: float) -> Image.Image:
     """
     image = Image.fromarray(thumbnail).convert("RGB")
     colours = _colours(np.asarray(section.counts.sum(axis=1), dtype=np.float64))
-    if len(section.spot_id) > MAX_OUTLINES:
+    if len(section.spots) > MAX_OUTLINES:
         pixels = np.array(image)
-        column, row = (np.floor(section.spot_xy * scale)).astype(int).T
+        column, row = (np.floor(section.spots.xy * scale)).astype(int).T
         inside = (column >= 0) & (column < pixels.shape[1]) & (row >= 0) & (row < pixels.shape[0])
         pixels[row[inside], column[inside]] = (pixels[row[inside], column[inside]] // 2 + colours[inside] // 2).clip(0)
         image = Image.fromarray(pixels)
     else:
         _outlines(section, image, colours, scale)
-    text = f"{section.name}: {len(section.spot_id)} spots, {section.um_per_px:.3g} um/px; colour: reads, log scale"
+    text = f"{section.name}: {len(section.spots)} spots, {section.um_per_px:.3g} um/px; colour: reads, log scale"
     pen = ImageDraw.Draw(image)
     pen.text((8, 6), text + ("; SYNTHETIC" if section.synthetic else ""), fill=(0, 0, 0))
     return image
 
 
 def _outlines(section: Section, image: Image.Image, colours: np.ndarray, scale: float) -> None:
-    pen = ImageDraw.Draw(image)
-    for index, (x, y) in enumerate(section.spot_xy * scale):
+    pen, spots = ImageDraw.Draw(image), section.spots
+    for index, (x, y) in enumerate(spots.xy * scale):
         colour = tuple(int(value) for value in colours[index])
-        kind, size = section.spot_kind[index], float(section.spot_size_px[index])
+        kind, size = spots.kind[index], float(spots.size_px[index])
+        for ring in spots.rings(index):
+            pen.polygon([(float(u), float(v)) for u, v in ring * scale], outline=colour)
         if kind == POLYGON:
-            ring = section.polygons[int(size)] * scale
-            pen.polygon([(float(u), float(v)) for u, v in ring], outline=colour)
             continue
         half = max(1.0, size * scale * (1.0 if kind == DISC else 0.5))
         box = (x - half, y - half, x + half, y + half)

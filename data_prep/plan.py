@@ -205,7 +205,7 @@ def frame_section(
         transform: stain normalisation; used only when white records are to be removed.
     """
     px_scale = 1.0 if options.um_per_px is None else options.um_per_px / section.um_per_px
-    xy = section.spot_xy
+    xy = section.spots.xy
     centre_inside = np.all((xy >= 0) & (xy < [image.width, image.height]), axis=1)
     window_inside = centre_inside
     if options.kind == "patches":
@@ -220,7 +220,7 @@ def frame_section(
         origin_xy = patches.patch_origins(xy[rows], patch_size_px=options.patch_size_px, px_scale=px_scale)
         members, context_px = [rows[index : index + 1] for index in range(len(rows))], 0
     else:
-        reach = tiles.spot_reach_px(section, rows) / px_scale
+        reach = float(section.spots.reach_px()[rows].max(initial=0)) / px_scale
         context_px = tiles.context_px(section.name, options.size_px, reach, options.context_px)
         origin_xy, members = tiles.lay_out(xy, rows, size_px=options.size_px, context_px=context_px, px_scale=px_scale)
     frames = Frames(origin_xy, members, px_scale, context_px, removed | {"white": 0})
@@ -275,7 +275,7 @@ def plan_section(
         gene_spots=gene_spots,
         spots=len(rows),
         records=len(frames.members),
-        read=len(section.spot_id),
+        read=len(section.spots),
         removed=frames.removed,
         found=found,
     )
@@ -286,8 +286,8 @@ def check_section(section: Section) -> None:
     keys, times = np.unique(section.genes.keys, return_counts=True)
     if np.any(times > 1):
         raise InputError(
-            f"Section {section.name!r}: gene {keys[times > 1][0]!r} has {times.max()} columns, expected one; "
-            "add their counts up or drop all but one"
+            f"Section {section.name!r}: gene {files.shown(str(keys[times > 1][0]))} has {times.max()} columns, "
+            "expected one; add their counts up or drop all but one"
         )
 
 

@@ -3,14 +3,16 @@
 image           [H, W, 3] uint8, a JPEG or raw bytes        section, patient   text
 origin_xy [2], px_scale     full-resolution pixel of the image's top-left corner; full-resolution px per record px
 white_fraction              share of the image brighter than the slide's Otsu threshold
-spot_xy [S, 2], spot_kind [S], spot_size_px [S], spot_id [S]    record pixels; see `data_prep.section.Section`
+spot_id [S], spot_xy [S, 2], spot_kind [S], spot_size_px [S]    record pixels; of a polygon the place of its first ring
 total_counts [S]            all genes, before any gene was removed
-count_indptr [S + 1], count_indices, count_values [nnz]         raw counts, CSR over the data set's genes
-polygon_indptr [P + 1], polygon_xy [N, 2]                       outlines of polygon spots, record pixels
+polygon_indptr [R + 1], polygon_xy [V, 2]                       the rings of polygons one after the other, record pixels
+
+Raw counts are in the section's table.
 """
 
 import functools
 import io
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +22,8 @@ from PIL import Image
 from tensorflow_datasets.core import example_serializer
 from tensorflow_datasets.proto import tf_example_pb2
 
-from data_prep import budgets, csr
+from data_prep import budgets
+from data_prep.spots import POLYGON, Spots
 
 simplejpeg: Any
 try:
@@ -37,9 +40,6 @@ ARRAYS = {
     "spot_kind": (np.uint8, (None,)),
     "spot_size_px": (np.float32, (None,)),
     "total_counts": (np.int64, (None,)),
-    "count_indptr": (np.int32, (None,)),
-    "count_indices": (np.int32, (None,)),
-    "count_values": (np.int32, (None,)),
     "polygon_indptr": (np.int32, (None,)),
     "polygon_xy": (np.float32, (None, 2)),
 }
@@ -107,6 +107,41 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
     return Image.open(io.BytesIO(data), formats=["JPEG"]).size[::-1]
 
 
+def spot_arrays(spots: Spots) -> dict[str, Any]:
+    """A record's spots, in its pixels, as it holds them."""
+    size = spots.size_px.copy()
+    is_polygon = spots.kind == POLYGON
+    size[is_polygon] = np.searchsorted(spots.ring_spot, np.flatnonzero(is_polygon))
+    return {
+        "spot_id": spots.id.tolist(),
+        "spot_xy": spots.xy,
+        "spot_kind": spots.kind,
+        "spot_size_px": size,
+        "polygon_indptr": spots.ring_start,
+        "polygon_xy": spots.ring_xy,
+    }
+
+
+def spots_of(record: Mapping[str, Any]) -> Spots:
+    """The spots of a record, in its pixels.
+
+    Raises:
+        InputError: they are none, such as a ring of two vertices.
+    """
+    kind, size, start = (record[name] for name in ("spot_kind", "spot_size_px", "polygon_indptr"))
+    is_polygon = kind == POLYGON
+    of_polygon = np.searchsorted(size[is_polygon], np.arange(len(start) - 1), side="right") - 1
+    return Spots(
+        id=record["spot_id"],
+        xy=record["spot_xy"],
+        kind=kind,
+        size_px=np.where(is_polygon, np.float32(0), size),
+        ring_spot=np.flatnonzero(is_polygon)[of_polygon],
+        ring_start=start,
+        ring_xy=record["polygon_xy"],
+    )
+
+
 def encode_record(record: Mapping[str, Any]) -> bytes:
     """A record, its image already encoded, to bytes; the same record always gives the same bytes."""
     example = _serializer(record["image_format"], int(record["height"])).get_tf_example(record)
@@ -161,12 +196,12 @@ def _fault(record: Mapping[str, Any]) -> str:
         return f"its size is {record['height']} x {record['width']} px at a scale of {record['px_scale']}"
     if not all(np.isfinite(record[name]).all() for name in ("origin_xy", "spot_xy", "spot_size_px", "polygon_xy")):
         return "a place or size of a spot is no number"
-    values, indices, indptr = (record[f"count_{part}"] for part in ("values", "indices", "indptr"))
-    if fault := csr.fault_of(values, indices, indptr, (spots, 2**31 - 1)):
-        return f"its counts: {fault}"
     bounds = record["polygon_indptr"]
     if not len(bounds) or bounds[0] != 0 or bounds[-1] != len(record["polygon_xy"]) or (bounds[1:] < bounds[:-1]).any():
         return "the outlines of its spots do not fit together"
+    first = [*record["spot_size_px"][record["spot_kind"] == POLYGON].tolist(), len(bounds) - 1]  # rings of the polygons
+    if first[0] != 0 or any(start >= stop for start, stop in itertools.pairwise(first)):
+        return f"its polygons' outlines begin at {first[:-1]} of {first[-1]} rings"
     return ""
 
 

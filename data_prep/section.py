@@ -9,8 +9,7 @@ import scipy.sparse
 from data_prep import csr, files
 from data_prep.errors import InputError
 from data_prep.patients import GUESSED
-
-DISC, SQUARE, POLYGON = 0, 1, 2  # codes of `spot_kind`
+from data_prep.spots import DISC, POLYGON, SQUARE, Spots  # noqa: F401, the kinds until stjax uses spots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +38,40 @@ class GeneTable:
         return np.where(self.ensembl_id == "", self.symbol, self.ensembl_id)
 
 
+class FieldsOfSpots:  # until stjax uses spots
+    """The arrays of `spots` under the names they had."""
+
+    spots: Spots
+
+    @property
+    def spot_id(self) -> np.ndarray:
+        """[S] str."""
+        return self.spots.id
+
+    @property
+    def spot_xy(self) -> np.ndarray:
+        """[S, 2] float64."""
+        return self.spots.xy
+
+    @property
+    def spot_kind(self) -> np.ndarray:
+        """[S] uint8."""
+        return self.spots.kind
+
+    @property
+    def spot_size_px(self) -> np.ndarray:
+        """[S]: disc radius, square side, or index into `polygons`."""
+        is_polygon = self.spots.kind == POLYGON
+        return np.where(is_polygon, np.cumsum(is_polygon) - 1, self.spots.size_px).astype(self.spots.size_px.dtype)
+
+    @property
+    def polygons(self) -> tuple[np.ndarray, ...]:
+        """The first ring of each polygon."""
+        return tuple(self.spots.rings(int(spot))[0] for spot in np.flatnonzero(self.spots.kind == POLYGON))
+
+
 @dataclasses.dataclass(frozen=True)
-class Section:
+class Section(FieldsOfSpots):
     """One tissue section as read, before any filter.
 
     Attributes:
@@ -49,15 +80,11 @@ class Section:
         image_path: the full-resolution image.
         genes: [G] gene table.
         counts: [S, G] raw counts, non-negative int32, CSR.
-        spot_id: [S] str, unique.
-        spot_xy: [S, 2] float64, spot centres (x, y) in full-resolution pixels.
-        spot_kind: [S] uint8, DISC, SQUARE or POLYGON.
-        spot_size_px: [S] float32, full-resolution pixels: disc radius, square side, or index into `polygons`.
+        spots: [S], in full-resolution pixels, their ids unique.
         um_per_px: physical size of a full-resolution pixel.
         um_per_px_source: where that figure comes from: "user", "file", "metadata", "spot pitch", "image file" or "spot
             diameter" (the last is a guess, and said to be one in the notes).
         layout: the reader's name.
-        polygons: one [N, 2] float64 ring (x, y) per polygon spot.
         synthetic: True for generated demo tissue.
         patient_source: how the patient is known, a key of `data_prep.patients.ORIGINS`.
         notes: what the reader met and the user should know (spots without counts, unmapped genes, ...).
@@ -68,14 +95,10 @@ class Section:
     image_path: Path
     genes: GeneTable
     counts: scipy.sparse.csr_array
-    spot_id: np.ndarray
-    spot_xy: np.ndarray
-    spot_kind: np.ndarray
-    spot_size_px: np.ndarray
+    spots: Spots
     um_per_px: float
     um_per_px_source: str
     layout: str
-    polygons: tuple[np.ndarray, ...] = ()
     synthetic: bool = False
     patient_source: str = GUESSED
     notes: tuple[str, ...] = ()
@@ -84,28 +107,17 @@ class Section:
         files.check_name(self.name, "Section")
         if fault := files.fault_of_text(self.patient):
             raise InputError(f"Section {self.name!r}: patient {files.shown(self.patient)} {fault}; rename the patient")
-        for what, names in (("spot", self.spot_id), ("gene", self.genes.symbol), ("gene", self.genes.ensembl_id)):
+        for what, names in (("spot", self.spots.id), ("gene", self.genes.symbol), ("gene", self.genes.ensembl_id)):
             files.check_texts(names, f"Section {self.name!r}: {what}")
-        spots = len(self.spot_id)
         csr.check(self.counts, origin=f"Section {self.name!r}")
-        expected = {
-            "counts": (spots, len(self.genes)),
-            "spot_xy": (spots, 2),
-            "spot_kind": (spots,),
-            "spot_size_px": (spots,),
-        }
-        for field, shape in expected.items():
-            if getattr(self, field).shape != shape:
-                raise InputError(
-                    f"Section {self.name!r}: {field} has shape {getattr(self, field).shape}, expected {shape}"
-                )
-        if len(np.unique(self.spot_id)) != spots:
-            values, times = np.unique(self.spot_id, return_counts=True)
+        expected = (len(self.spots), len(self.genes))
+        if self.counts.shape != expected:
+            raise InputError(f"Section {self.name!r}: counts have shape {self.counts.shape}, expected {expected}")
+        values, times = np.unique(self.spots.id, return_counts=True)
+        if len(values) != len(self.spots):
             raise InputError(
-                f"Section {self.name!r}: spot id {values[times > 1][0]!r} appears more than once; "
+                f"Section {self.name!r}: spot id {files.shown(str(values[times > 1][0]))} appears more than once; "
                 "remove the duplicate rows"
             )
-        if not np.all(np.isfinite(self.spot_xy)):
-            raise InputError(f"Section {self.name!r}: spot coordinates are not all finite numbers")
         if not (np.isfinite(self.um_per_px) and self.um_per_px > 0):
             raise InputError(f"Section {self.name!r}: um_per_px is {self.um_per_px}, expected a positive number")

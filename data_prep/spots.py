@@ -121,7 +121,8 @@ class Spots:
 
     def __getitem__(self, rows: Any) -> "Spots":
         """Some of the spots: a mask, positions in any order, or a slice."""
-        rows = np.atleast_1d(np.arange(len(self))[rows])
+        of_slice = isinstance(rows, slice)
+        rows = np.arange(*rows.indices(len(self))) if of_slice else np.atleast_1d(np.arange(len(self))[rows])
         chosen = (self.id[rows], self.xy[rows], self.kind[rows], self.size_px[rows])
         if not len(self.ring_spot):
             return Spots(*chosen)

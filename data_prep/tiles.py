@@ -3,19 +3,6 @@
 import numpy as np
 
 from data_prep.errors import InputError
-from data_prep.section import POLYGON, SQUARE, Section
-
-
-def spot_reach_px(section: Section, rows: np.ndarray) -> float:
-    """How far the largest of these spots extends from its centre, full-resolution pixels (along an axis)."""
-    kind, size = section.spot_kind[rows], section.spot_size_px[rows].astype(np.float64)
-    reach = np.where(kind == SQUARE, size / 2, size)
-    reach[kind == POLYGON] = 0
-    largest = float(reach.max(initial=0))
-    for row in rows[kind == POLYGON]:
-        outline = section.polygons[int(section.spot_size_px[row])]
-        largest = max(largest, float(np.abs(outline - section.spot_xy[row]).max()))
-    return largest
 
 
 def context_px(name: str, size_px: int, reach_px: float, asked_px: int | None) -> int:

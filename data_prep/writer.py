@@ -18,9 +18,9 @@ from PIL import Image
 from data_prep import checks, cli, counts, files, json_files, patches, plan, readers, records, slide, stain, tissue
 from data_prep.dataset import SECTION, WORK_FOLDER, SectionTable, check_files
 from data_prep.errors import InputError
-from data_prep.section import POLYGON, GeneTable, Section
+from data_prep.section import GeneTable, Section
 
-VERSION = "1.0.0"  # of the TFDS data set: raised when the records change
+VERSION = "2.0.0"  # of the TFDS data set: raised when the records change
 THUMBNAIL_PX = 1024
 # One record a group, so that any record is read alone; JPEG does not shrink further.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -189,8 +189,8 @@ def _write_files(task: Task, folder: Path) -> tuple[dict[str, Any], dict[str, Pa
         "layout": section.layout,
         "synthetic": section.synthetic,
         "records": len(frames.members),
-        "spots": len(table.spot_id),
-        "spots_read": len(section.spot_id),
+        "spots": len(table.spots),
+        "spots_read": len(section.spots),
         "removed": frames.removed,
         "genes_found": int(np.count_nonzero(task.plan.gene_sums)),
         "um_per_px": float(section.um_per_px),
@@ -200,7 +200,7 @@ def _write_files(task: Task, folder: Path) -> tuple[dict[str, Any], dict[str, Pa
         "image": {"file": section.image_path.name, "sha256": task.plan.found.image_sha256, **size},
         "otsu_threshold": threshold,
         "stain": None if transform is None else transform.to_dict()["source"],
-        "gene_sums": counts.column_totals(table.counts, np.arange(len(table.spot_id)))[0].tolist(),
+        "gene_sums": counts.column_totals(table.counts, np.arange(len(table.spots)))[0].tolist(),
         "channel_moments": {
             "count": pixels,
             "mean": mean.mean(axis=0).tolist(),
@@ -233,10 +233,7 @@ def _table(section: Section, frames: plan.Frames, task: Task) -> SectionTable:
         )
     return SectionTable(
         counts=kept,
-        spot_id=section.spot_id[rows],
-        spot_xy=section.spot_xy[rows],
-        spot_kind=section.spot_kind[rows],
-        spot_size_px=section.spot_size_px[rows],
+        spots=section.spots[rows],
         total_counts=counts.row_totals(section.counts)[rows],
         record_of_spot=np.repeat(np.arange(len(frames.members), dtype=np.int32), [len(m) for m in frames.members]),
         white_fraction=np.zeros(0, np.float32),
@@ -267,7 +264,6 @@ def _records(
         figures.append((white, stored.mean(axis=0, dtype=np.float64), squares))
         spots = slice(start, start + len(members))
         start = spots.stop
-        held = table.counts[spots]
         yield records.encode_record(
             {
                 "image": data,
@@ -279,30 +275,10 @@ def _records(
                 "origin_xy": origin,
                 "px_scale": frames.px_scale,
                 "white_fraction": white,
-                "spot_xy": (table.spot_xy[spots] - origin) / frames.px_scale,
-                "spot_id": table.spot_id[spots].tolist(),
                 "total_counts": table.total_counts[spots],
-                "count_indptr": held.indptr,
-                "count_indices": held.indices,
-                "count_values": held.data,
-                **_shapes(section, members, origin, frames.px_scale),
+                **records.spot_arrays(table.spots[spots].within(origin, frames.px_scale)),
             }
         )
-
-
-def _shapes(section: Section, members: np.ndarray, origin: np.ndarray, px_scale: float) -> dict[str, np.ndarray]:
-    """Kind and size of a record's spots, and the outlines of its polygons, in record pixels."""
-    kind = section.spot_kind[members]
-    size = section.spot_size_px[members] / np.float32(px_scale)
-    polygons = np.flatnonzero(kind == POLYGON)
-    outlines = [(section.polygons[int(section.spot_size_px[members[i]])] - origin) / px_scale for i in polygons]
-    size[polygons] = np.arange(len(polygons))
-    return {
-        "spot_kind": kind,
-        "spot_size_px": size,
-        "polygon_indptr": np.cumsum([0, *(len(outline) for outline in outlines)]),
-        "polygon_xy": np.concatenate([*outlines, np.zeros((0, 2))]),
-    }
 
 
 def _size_and_hash(path: Path) -> dict[str, Any]:

@@ -24,8 +24,8 @@ import scipy.sparse
 from PIL import Image
 
 from data_prep.errors import InputError
-from data_prep.section import DISC
 from data_prep.slide import Slide, open_slide
+from data_prep.spots import Spots
 from stjax.inference import grid, predictor
 from stjax.inference.prediction import SectionPrediction, gene_names
 from stjax.inference.predictor import Predictor
@@ -160,10 +160,7 @@ class Model:
                 section = dataclasses.replace(
                     section,
                     counts=scipy.sparse.csr_array((len(xy), 0), dtype=np.int32),
-                    spot_id=np.arange(len(xy)).astype(str),
-                    spot_xy=xy,
-                    spot_kind=np.full(len(xy), DISC, np.uint8),
-                    spot_size_px=np.full(len(xy), chosen.spot_um / 2 / section.um_per_px, np.float32),
+                    spots=Spots.discs(xy, np.float32(chosen.spot_um / 2 / section.um_per_px)),
                 )
             found = predict_slide(model, section, slide)
         predicted = np.isin(section.spot_id, found.spot_id)

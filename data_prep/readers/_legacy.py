@@ -11,7 +11,8 @@ import scipy.sparse
 from data_prep import genes
 from data_prep.errors import InputError
 from data_prep.readers import _array_fit, _count_table, _sections, _text
-from data_prep.section import DISC, Section
+from data_prep.section import Section
+from data_prep.spots import Spots
 
 PITCH_UM, SPOT_RADIUS_UM = 200.0, 50.0  # of arrays of 1,007 spots
 # R's make.names puts an X before a digit, others write an underscore
@@ -88,10 +89,9 @@ def read_section(
         image_path=image_path,
         genes=named,
         counts=counts,
-        spot_id=np.array(kept, dtype=str),
-        spot_xy=spots["pixel_xy"][[place[spot] for spot in kept]],
-        spot_kind=np.full(len(kept), DISC, np.uint8),
-        spot_size_px=np.full(len(kept), spot_radius_um / um_per_px, np.float32),
+        spots=Spots.discs(
+            spots["pixel_xy"][[place[spot] for spot in kept]], np.float32(spot_radius_um / um_per_px), kept
+        ),
         um_per_px=um_per_px,
         um_per_px_source=source,
         layout=layout,

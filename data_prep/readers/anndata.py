@@ -22,7 +22,8 @@ from data_prep.errors import InputError
 from data_prep.patients import USER
 from data_prep.readers import _arrays, _h5ad, _h5ad_samples, _packed, _patients, _sections
 from data_prep.readers._h5ad_file import as_text
-from data_prep.section import DISC, SQUARE, Section
+from data_prep.section import Section
+from data_prep.spots import DISC, SQUARE, Spots
 
 _VISIUM_PITCH_UM, _VISIUM_RADIUS_UM = 100.0, 27.5
 _LEGACY_PITCH_UM, _LEGACY_RADIUS_UM = 200.0, 50.0
@@ -121,10 +122,7 @@ def read_section(
         image_path=image_path,
         genes=named,
         counts=counts,
-        spot_id=obs.index.astype(str).to_numpy(dtype=str),
-        spot_xy=spot_xy,
-        spot_kind=np.full(len(rows), kind, np.uint8),
-        spot_size_px=np.full(len(rows), size_px, np.float32),
+        spots=Spots.alike(kind, spot_xy, np.float32(size_px), obs.index.astype(str).to_numpy(dtype=str)),
         um_per_px=value,
         um_per_px_source=source,
         layout="anndata",

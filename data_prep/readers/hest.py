@@ -22,7 +22,8 @@ import scipy.spatial
 from data_prep import genes, json_files, slide
 from data_prep.errors import InputError
 from data_prep.readers import _arrays, _h5ad, _matrix, _patients, _sections, _text
-from data_prep.section import DISC, SQUARE, Section
+from data_prep.section import Section
+from data_prep.spots import DISC, SQUARE, Spots
 
 # HEST pools these into squares as wide as their pitch; the others keep the spots they were measured with
 _POOLED = ("visium hd", "xenium")
@@ -136,10 +137,9 @@ def read_section(
         image_path=image_path,
         genes=named,
         counts=counts,
-        spot_id=table.obs.index.astype(str).to_numpy(dtype=str)[kept],
-        spot_xy=table.spot_xy[kept],
-        spot_kind=np.full(int(kept.sum()), kind, np.uint8),
-        spot_size_px=np.full(int(kept.sum()), size_px, np.float32),
+        spots=Spots.alike(
+            kind, table.spot_xy[kept], np.float32(size_px), table.obs.index.astype(str).to_numpy(dtype=str)[kept]
+        ),
         um_per_px=value,
         um_per_px_source="metadata" if source == "file" else source,
         layout="hest",

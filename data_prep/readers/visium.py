@@ -27,7 +27,8 @@ from data_prep import genes
 from data_prep.errors import InputError
 from data_prep.readers import _array_fit, _packed, _patients, _positions, _sections, _space_ranger
 from data_prep.readers._arrays import HEXAGONAL
-from data_prep.section import DISC, Section
+from data_prep.section import Section
+from data_prep.spots import Spots
 
 PITCH_UM, SPOT_RADIUS_UM = 100.0, 27.5
 
@@ -112,10 +113,9 @@ def read_section(
         image_path=image_path,
         genes=named,
         counts=counts,
-        spot_id=matrix.barcode[rows],
-        spot_xy=positions.pixel_xy[places] * px_scale,
-        spot_kind=np.full(len(rows), DISC, np.uint8),
-        spot_size_px=np.full(len(rows), SPOT_RADIUS_UM / value * px_scale, np.float32),
+        spots=Spots.discs(
+            positions.pixel_xy[places] * px_scale, np.float32(SPOT_RADIUS_UM / value * px_scale), matrix.barcode[rows]
+        ),
         um_per_px=value / px_scale,
         um_per_px_source=source,
         layout="visium",

@@ -23,7 +23,8 @@ from data_prep import genes
 from data_prep.errors import InputError
 from data_prep.readers import _array_fit, _packed, _patients, _positions, _sections, _space_ranger
 from data_prep.readers._space_ranger import Outputs
-from data_prep.section import SQUARE, Section
+from data_prep.section import Section
+from data_prep.spots import Spots
 
 
 class _Bins(NamedTuple):
@@ -125,10 +126,9 @@ def read_section(
         image_path=image_path,
         genes=named,
         counts=counts,
-        spot_id=matrix.barcode[rows],
-        spot_xy=positions.pixel_xy[places] * px_scale,
-        spot_kind=np.full(len(rows), SQUARE, np.uint8),
-        spot_size_px=np.full(len(rows), size / value * px_scale, np.float32),
+        spots=Spots.squares(
+            positions.pixel_xy[places] * px_scale, np.float32(size / value * px_scale), matrix.barcode[rows]
+        ),
         um_per_px=value / px_scale,
         um_per_px_source=source,
         layout="visium_hd",

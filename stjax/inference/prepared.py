@@ -10,10 +10,9 @@ from PIL import Image
 from data_prep import cli
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from data_prep.section import DISC, POLYGON
 from stjax import baselines, workdir
 from stjax.config import numbers
-from stjax.data import input_pipeline, tile_spots
+from stjax.data import input_pipeline
 from stjax.data.panel import usable_spots
 from stjax.data.tile_records import TileRecords
 from stjax.inference import dense, stream
@@ -141,7 +140,7 @@ def predict_sections(
 
         table = dataset.table(name)
         used = usable_spots(run.protocol, table, train=False)
-        across = spots_across_px(dataset, name)
+        across = table.spots.across_px()
         expression = np.concatenate(list(stream.predict_patches(run, patches(), len(records))))
         prediction = SectionPrediction(
             section=name,
@@ -158,16 +157,6 @@ def predict_sections(
         depth = records.total.astype(np.float64)
         found.append(Found(prediction, np.concatenate(features), records.main_counts(), depth, white))
     return found
-
-
-def spots_across_px(dataset: PatchDataset, name: str) -> np.ndarray:
-    """[S] as `tile_spots.across_px`, of a section's spots in full-resolution pixels, each in a patch of its own."""
-    table, source = dataset.table(name), dataset.source((name,))
-    across = np.where(table.spot_kind == DISC, 2, 1) * table.spot_size_px.astype(np.float64)
-    for spot in np.flatnonzero(table.spot_kind == POLYGON):  # their outlines are in the records
-        content = source.record(table.record_of_spot[spot], image=False)
-        across[spot] = tile_spots.across_px(tile_spots.shapes_of(content))[0] * content["px_scale"]
-    return across
 
 
 def comparable(patch_model: workdir.Run, run: workdir.Run) -> workdir.Run:

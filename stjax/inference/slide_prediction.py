@@ -155,7 +155,7 @@ def _of_tiles(
     """
     size = model.data.image_size_px
     rows = np.arange(len(section.spot_id))
-    reach = tiles.spot_reach_px(section, rows) / px_scale
+    reach = float(section.spots.reach_px().max(initial=0)) / px_scale
     margin = tiles.context_px(section.name, size, reach, model.data.parameters["context_px"])
     origins, members = tiles.lay_out(section.spot_xy, rows, size_px=size, context_px=margin, px_scale=px_scale)
     side = size * px_scale

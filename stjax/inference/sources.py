@@ -9,9 +9,10 @@ import scipy.sparse
 
 from data_prep import readers
 from data_prep.errors import InputError
-from data_prep.section import DISC, GeneTable, Section
+from data_prep.section import GeneTable, Section
 from data_prep.slide import Slide, open_slide
 from data_prep.slide_base import DEFAULT_SCALE_DOUBT, SLIDE_SUFFIXES, check_stated_scale, is_default_scale
+from data_prep.spots import Spots
 from stjax.inference import grid
 
 SLIDES = "slides"  # the layout of bare slides, and of their sections
@@ -95,10 +96,7 @@ def place_spots(
     placed = dataclasses.replace(
         section,
         counts=scipy.sparse.csr_array((len(spots), 0), dtype=np.int32),
-        spot_id=spots.spot_id,
-        spot_xy=spots.spot_xy,
-        spot_kind=np.full(len(spots), DISC, np.uint8),
-        spot_size_px=np.full(len(spots), radius, np.float32),
+        spots=Spots.discs(spots.spot_xy, np.float32(radius), spots.spot_id),
     )
     return placed, spots
 
@@ -150,17 +148,13 @@ def _bare(name: str, path: Path, um_per_px: float | None) -> Section:
         notes.append(f"{um_per_px:.4g} um per px is used, as you state it; the file says {stated:.4g}")
     elif not um_per_px and is_default_scale(scale):
         notes.append(f"the scale is doubtful: {DEFAULT_SCALE_DOUBT.format(scale)}; state it with --um_per_px")
-    nothing = np.zeros(0)
     return Section(
         name=name,
         patient="",
         image_path=path,
         genes=GeneTable(np.zeros(0, str), np.zeros(0, str)),
         counts=scipy.sparse.csr_array((0, 0), dtype=np.int32),
-        spot_id=np.zeros(0, str),
-        spot_xy=np.zeros((0, 2)),
-        spot_kind=nothing.astype(np.uint8),
-        spot_size_px=nothing.astype(np.float32),
+        spots=Spots.discs(np.zeros((0, 2)), np.float32(0)),
         um_per_px=scale,
         um_per_px_source="user" if um_per_px else "image file",
         layout=SLIDES,

@@ -68,7 +68,7 @@ def test_spots_with_few_counts_are_removed(source, tmp_path):
     dataset = PatchDataset.open(build(source, tmp_path / "out", patch_size_px=32, min_counts=4).parent)
     for entry in dataset.sections:
         assert entry["removed"]["low_counts"] == 1
-        assert "1x1" not in dataset.table(entry["name"]).spot_id
+        assert "1x1" not in dataset.table(entry["name"]).spots.id
         assert entry["spots"] == 63
 
 
@@ -94,7 +94,7 @@ def test_genes_in_too_few_spots_are_removed(source, tmp_path):
 def test_white_records_are_kept_unless_asked(built, source, tmp_path):
     table = PatchDataset.open(built).table("A1")
     white = (table.white_fraction > 0.5).sum()
-    assert 0 < white < len(table.spot_id)
+    assert 0 < white < len(table.spots.id)
     dataset = PatchDataset.open(build(source, tmp_path / "out", **OPTIONS, max_white_fraction=0.5).parent)
     assert dataset.section("A1")["removed"]["white"] == white
     assert dataset.table("A1").white_fraction.max() <= 0.5
@@ -105,7 +105,7 @@ def test_channel_moments_and_gene_sums_are_those_of_the_tables(built):
     for entry in dataset.sections:
         table = dataset.table(entry["name"])
         np.testing.assert_allclose(entry["channel_moments"]["mean"], table.channel_mean.mean(axis=0))
-        assert entry["channel_moments"]["count"] == len(table.spot_id) * 96 * 96
+        assert entry["channel_moments"]["count"] == len(table.spots.id) * 96 * 96
         np.testing.assert_array_equal(entry["gene_sums"], table.counts.sum(axis=0))
 
 
@@ -323,7 +323,7 @@ def test_finished_sections_are_verified_and_not_redone(built, source, tmp_path, 
     with pytest.raises(RuntimeError, match="power cut"):
         build(source, out, **OPTIONS)
     assert done == ["A1", "A2"]
-    damaged = next(out.glob("stjax_patches/1.0.0/*A2*"))
+    damaged = next(out.glob("stjax_patches/2.0.0/*A2*"))
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     done.clear()
     monkeypatch.setattr(writer, "_write_files", lambda task, folder: (done.append(task.name), write(task, folder))[1])

@@ -11,7 +11,8 @@ from PIL import Image
 
 from data_prep import checks, patients, slide
 from data_prep.checks import ERROR, NOTE, WARNING, Found
-from data_prep.section import DISC, GeneTable, Section
+from data_prep.section import GeneTable, Section
+from data_prep.spots import Spots
 
 GRID = np.stack(np.meshgrid(np.arange(8), np.arange(8)), axis=-1).reshape(-1, 2).astype(np.float64)
 
@@ -26,10 +27,7 @@ def section(tmp_path: Path) -> Section:
         image_path=tmp_path / "a.png",
         genes=GeneTable(np.array(["ENSG1"]), np.array(["X"])),
         counts=scipy.sparse.csr_array(np.ones((64, 1), np.int32)),
-        spot_id=np.arange(64).astype(str),
-        spot_xy=GRID * 100 + 50,
-        spot_kind=np.full(64, DISC, np.uint8),
-        spot_size_px=np.full(64, 25.0, np.float32),
+        spots=Spots.discs(GRID * 100 + 50, np.float32(25)),
         um_per_px=2.0,
         um_per_px_source="spot pitch",
         layout="her2st",
@@ -48,8 +46,8 @@ def test_a_sound_section_has_no_problem(section: Section) -> None:
 
 
 def test_pitch_is_an_error_unless_the_user_states_the_scale(section: Section) -> None:
-    size = np.full(64, 50 / 1.2, np.float32)
-    wrong = dataclasses.replace(section, um_per_px=1.2, um_per_px_source="file", spot_size_px=size)
+    spots = Spots.discs(section.spots.xy, np.float32(50 / 1.2))
+    wrong = dataclasses.replace(section, um_per_px=1.2, um_per_px_source="file", spots=spots)
     assert found(wrong) == [("pitch", ERROR)]
     assert found(dataclasses.replace(wrong, um_per_px_source="user")) == [("pitch", WARNING)]
 
@@ -106,13 +104,13 @@ def test_an_orientation_tag_and_notes_of_the_reader_are_said(section: Section) -
 def test_spots_that_do_not_fit_the_image_are_seen(
     section: Section, factor: float, shift: tuple[int, int], level: str | None
 ) -> None:
-    moved = dataclasses.replace(section, spot_xy=section.spot_xy * factor + shift, um_per_px=2.0 / factor)
+    spots = dataclasses.replace(section.spots, xy=section.spots.xy * factor + shift)
+    moved = dataclasses.replace(section, spots=spots, um_per_px=2.0 / factor)
     assert [found_level for check, found_level in found(moved) if check == "outside"] == ([level] if level else [])
 
 
 def only(section: Section, rows: np.ndarray) -> Section:
-    per_spot = ("spot_id", "spot_xy", "spot_kind", "spot_size_px", "counts")
-    return dataclasses.replace(section, **{name: getattr(section, name)[rows] for name in per_spot})
+    return dataclasses.replace(section, spots=section.spots[rows], counts=section.counts[rows])
 
 
 @pytest.mark.parametrize(("rows", "expected"), [(GRID[:, 0] < 6, [ERROR]), (GRID[:, 1] == 3, [])])

@@ -4,7 +4,8 @@ import scipy.sparse
 
 from data_prep import csr
 from data_prep.errors import InputError
-from data_prep.section import DISC, GeneTable, Section
+from data_prep.section import GeneTable, Section
+from data_prep.spots import Spots
 
 DATA, INDICES, INDPTR, SHAPE = np.array([1, 2, 3]), np.array([0, 2, 1]), np.array([0, 2, 2, 3]), (3, 3)
 
@@ -71,10 +72,7 @@ def test_a_section_is_not_made_of_a_damaged_matrix(tmp_path):
         "image_path": tmp_path / "a.png",
         "genes": GeneTable(np.array(["", ""]), np.array(["X", "Y"])),
         "counts": counts,
-        "spot_id": np.array(["1", "2"]),
-        "spot_xy": np.zeros((2, 2)),
-        "spot_kind": np.full(2, DISC, np.uint8),
-        "spot_size_px": np.ones(2, np.float32),
+        "spots": Spots.discs(np.zeros((2, 2)), 1),
         "um_per_px": 1.0,
         "um_per_px_source": "user",
         "layout": "memory",

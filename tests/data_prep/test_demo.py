@@ -41,7 +41,7 @@ def test_demo_sections_have_plausible_spots_and_depth(sections: list[Section]) -
     assert [section.name for section in sections] == ["A1", "B1"]
     for section in sections:
         depth = section.counts.sum(axis=1)
-        assert 12 <= len(section.spot_id) <= 36
+        assert 12 <= len(section.spots.id) <= 36
         assert 1000 < np.median(depth) < 30_000
         assert section.um_per_px == pytest.approx(2.0, rel=1e-9)
         assert {"ERBB2", "KRT8", "COL1A1", "CD3D", "IGKC", "ADIPOQ"} <= set(section.genes.symbol)
@@ -51,7 +51,7 @@ def test_demo_sections_have_plausible_spots_and_depth(sections: list[Section]) -
 def test_demo_truth_explains_the_counts(root: Path, sections: list[Section]) -> None:
     for section in sections:
         cells, life = demo.load_truth(root, section.name)
-        discs = demo_tissue.cells_in_discs(cells, section.spot_xy * section.um_per_px, 50)
+        discs = demo_tissue.cells_in_discs(cells, section.spots.xy * section.um_per_px, 50)
         column = {name: index for index, name in enumerate(life.genes.ensembl_id)}
         truth = demo_tissue.expected_expression(cells, life, discs)[:, [column[key] for key in section.genes.keys]]
         counts = section.counts.toarray()

@@ -89,22 +89,22 @@ def test_the_new_reader_is_recognised_and_reads_what_was_measured(applied, sourc
     folder = tmp_path / "raw"
     folder.mkdir()
     Image.open(section.image_path).save(folder / f"{name}.png")
-    counts = pd.DataFrame(section.counts.toarray(), index=section.spot_id, columns=section.genes.names)
+    counts = pd.DataFrame(section.counts.toarray(), index=section.spots.id, columns=section.genes.names)
     counts.to_csv(folder / f"{name}.counts.tsv", sep="\t")
-    spots = pd.DataFrame(section.spot_xy, columns=pd.Index(["x", "y"]), index=pd.Index(section.spot_id, name="spot"))
-    spots.assign(diameter=2 * section.spot_size_px).iloc[::-1].to_csv(folder / f"{name}.spots.csv")  # another order
+    spots = pd.DataFrame(section.spots.xy, columns=pd.Index(["x", "y"]), index=pd.Index(section.spots.id, name="spot"))
+    spots.assign(diameter=2 * section.spots.size_px).iloc[::-1].to_csv(folder / f"{name}.spots.csv")  # another order
     with pytest.raises(Exception, match="layout not recognised"):
         readers.find_layout(folder)
     clone = applied("A reader")
     script = (
         "import sys, numpy as np; from data_prep import readers; reader, reason = readers.find_layout(sys.argv[1]); "
         "section = reader.read_section(sys.argv[1], sys.argv[2], um_per_px=1.4); "
-        "np.savez(sys.argv[3], xy=section.spot_xy, total=section.counts.sum(axis=1), layout=section.layout)"
+        "np.savez(sys.argv[3], xy=section.spots.xy, total=section.counts.sum(axis=1), layout=section.layout)"
     )
     run(clone, "-c", script, folder, name, tmp_path / "read.npz", cache=cache)
     found = np.load(tmp_path / "read.npz")
     assert found["layout"] == "tables"
-    np.testing.assert_allclose(found["xy"], section.spot_xy)
+    np.testing.assert_allclose(found["xy"], section.spots.xy)
     np.testing.assert_array_equal(found["total"], section.counts.sum(axis=1))
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from data_prep.errors import InputError
 from data_prep.readers import anndata as reader
 from data_prep.readers import find_layout
-from data_prep.section import SQUARE
+from data_prep.spots import SQUARE
 from tests.data_prep.readers.conftest import Source
 
 Change = Callable[[anndata.AnnData], object]
@@ -96,8 +96,8 @@ def test_several_libraries_are_sections(source: Source) -> None:
         (root / f"{name}.h5ad").unlink()
     sections = list(reader.read_sections(root))
     assert [(section.name, section.patient) for section in sections] == [("A1", "A"), ("B1", "B")]
-    assert [len(section.spot_id) for section in sections] == [table.n_obs for table in tables]
-    np.testing.assert_array_equal(sections[1].spot_xy, tables[1].obsm["spatial"])
+    assert [len(section.spots.id) for section in sections] == [table.n_obs for table in tables]
+    np.testing.assert_array_equal(sections[1].spots.xy, tables[1].obsm["spatial"])
 
 
 def test_squares_and_scale_from_the_files_own_factors(source: Source) -> None:
@@ -107,8 +107,8 @@ def test_squares_and_scale_from_the_files_own_factors(source: Source) -> None:
 
     section = reader.read_section(edit(source("anndata"), bins), "A1")
     assert (section.um_per_px, section.um_per_px_source) == (4.0, "file")
-    assert set(section.spot_kind) == {SQUARE}
-    assert section.spot_size_px[0] == 4.0
+    assert set(section.spots.kind) == {SQUARE}
+    assert section.spots.size_px[0] == 4.0
 
 
 def test_scale_from_the_user_where_nothing_states_it(source: Source) -> None:

@@ -8,14 +8,14 @@ import pytest
 
 from data_prep.errors import InputError
 from data_prep.readers import anndata as reader
-from data_prep.section import DISC, SQUARE
+from data_prep.spots import DISC, SQUARE
 from tests.data_prep.readers.tiny_h5ad import hexagonal, square, table, visium, write
 
 
 def test_visium_is_told_by_its_array(tmp_path: Path) -> None:
     section = reader.read_section(write(tmp_path, "A", visium()), "A")
     assert (section.um_per_px, section.um_per_px_source) == (pytest.approx(2.0), "spot pitch")
-    assert (section.spot_kind[0], section.spot_size_px[0]) == (DISC, pytest.approx(13.75))
+    assert (section.spots.kind[0], section.spots.size_px[0]) == (DISC, pytest.approx(13.75))
 
 
 def test_what_the_user_states_wins_over_visiums_pitch(tmp_path: Path) -> None:
@@ -31,13 +31,13 @@ def test_a_square_array_is_not_visium(tmp_path: Path) -> None:
     section = reader.read_section(root, "A", um_per_px=1.0)
     assert (section.um_per_px, section.um_per_px_source) == (1.0, "user")
     assert not any("spot pitch" in note for note in section.notes)
-    assert (section.spot_kind[0], section.spot_size_px[0]) == (SQUARE, 50.0)
+    assert (section.spots.kind[0], section.spots.size_px[0]) == (SQUARE, 50.0)
     assert "spot size not stated: taken as the distance between neighbours, 50 um" in section.notes
 
 
 def test_a_square_array_200_um_apart_is_legacy_st(tmp_path: Path) -> None:
     section = reader.read_section(write(tmp_path, "A", table(*square())), "A", um_per_px=4.0)
-    assert (section.spot_kind[0], section.spot_size_px[0]) == (DISC, 12.5)
+    assert (section.spots.kind[0], section.spots.size_px[0]) == (DISC, 12.5)
     assert "spot size not stated: taken as legacy ST's 100 um" in section.notes
 
 
@@ -45,7 +45,7 @@ def test_bins_are_scaled_by_their_size(tmp_path: Path) -> None:
     root = write(tmp_path, "A", table(*square(), bin_size_um=8.0, spot_diameter_fullres=50.0))
     section = reader.read_section(root, "A")
     assert (section.um_per_px, section.um_per_px_source) == (pytest.approx(0.16), "spot pitch")
-    assert (section.spot_kind[0], section.spot_size_px[0]) == (SQUARE, pytest.approx(50.0))
+    assert (section.spots.kind[0], section.spots.size_px[0]) == (SQUARE, pytest.approx(50.0))
 
 
 def test_bins_and_microns_per_pixel_that_disagree_are_said(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_bins_and_microns_per_pixel_that_disagree_are_said(tmp_path: Path) -> No
 def test_squares_as_wide_as_their_pitch_are_squares(tmp_path: Path) -> None:
     root = write(tmp_path, "A", table(*square(), spot_diameter_fullres=50.0, microns_per_pixel=0.5))
     section = reader.read_section(root, "A")
-    assert (section.spot_kind[0], section.spot_size_px[0]) == (SQUARE, 50.0)
+    assert (section.spots.kind[0], section.spots.size_px[0]) == (SQUARE, 50.0)
 
 
 def test_bins_that_do_not_lie_along_the_image_are_said(tmp_path: Path) -> None:

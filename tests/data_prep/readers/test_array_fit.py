@@ -239,7 +239,7 @@ def test_pooled_samples_of_hest_may_number_their_squares_anew(tmp_path: Path) ->
         module.read_section(root, name)
     metadata = root / "metadata" / f"{name}.json"
     metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"st_technology": "Xenium"}))
-    assert len(module.read_section(root, name).spot_id) == made.n_obs
+    assert len(module.read_section(root, name).spots.id) == made.n_obs
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/data/her2st")

@@ -36,11 +36,11 @@ def test_section_is_read_with_or_without_geos_numbers(tmp_path: Path, geo: str) 
     assert stnet.detect(root) is None
     section = cscc.read_section(root, *cscc.list_sections(root))
     assert (section.name, section.patient) == ("P2_ST_rep1", "P2")
-    assert section.spot_id.tolist() == ["10x13", "11x13", "10x14"]
-    assert section.spot_xy.tolist() == [[100, 110], [300, 110], [100, 310]]
+    assert section.spots.id.tolist() == ["10x13", "11x13", "10x14"]
+    assert section.spots.xy.tolist() == [[100, 110], [300, 110], [100, 310]]
     assert section.counts.toarray().tolist() == [[0, 3], [5, 0], [1, 1]]
     assert (section.um_per_px, section.um_per_px_source) == (pytest.approx(0.75), "spot pitch")
-    assert section.spot_size_px[0] * section.um_per_px == pytest.approx(55)
+    assert section.spots.size_px[0] * section.um_per_px == pytest.approx(55)
     assert "1 counted spots are not in the spot file and were left out" in section.notes
     assert any(note.startswith("spots are taken as 110 um wide and 150 um apart") for note in section.notes)
 

@@ -41,7 +41,7 @@ def test_names_of_columns_decide_not_their_place(tmp_path: Path, x: str, y: str,
     del made.obsm["spatial"]
     made.obsm[key] = frame(made, **{y: XY[:, 1], x: XY[:, 0]})
     section = read(tmp_path, made)
-    np.testing.assert_array_equal(section.spot_xy, XY)
+    np.testing.assert_array_equal(section.spots.xy, XY)
     assert f"x and y are the columns {x!r} and {y!r} of obsm[{key!r}]" in section.notes
 
 
@@ -51,7 +51,7 @@ def test_a_whole_table_of_positions_is_read_by_its_pixels(tmp_path: Path) -> Non
     made.obsm["spatial"] = frame(
         made, array_row=row, array_col=column, pxl_row_in_fullres=XY[:, 1], pxl_col_in_fullres=XY[:, 0]
     )
-    np.testing.assert_array_equal(read(tmp_path, made).spot_xy, XY)
+    np.testing.assert_array_equal(read(tmp_path, made).spots.xy, XY)
 
 
 @pytest.mark.parametrize("names", [("array_row", "array_col"), ("row", "col"), ("left", "right")])
@@ -66,7 +66,7 @@ def test_columns_without_names_are_taken_in_their_order_and_said(tmp_path: Path)
     made = visium()
     made.obsm["spatial"] = frame(made, spatial_1=XY[:, 0], spatial_2=XY[:, 1])
     section = read(tmp_path, made)
-    np.testing.assert_array_equal(section.spot_xy, XY)
+    np.testing.assert_array_equal(section.spots.xy, XY)
     assert any("in that order" in note for note in section.notes)
 
 
@@ -78,7 +78,7 @@ def test_columns_of_obs_are_read_where_obsm_has_none(tmp_path: Path, x: str, y: 
     del made.obsm["spatial"]
     made.obs[y], made.obs[x] = XY[:, 1], XY[:, 0]
     section = read(tmp_path, made)
-    np.testing.assert_array_equal(section.spot_xy, XY)
+    np.testing.assert_array_equal(section.spots.xy, XY)
     assert any(note.startswith("obsm['spatial'] not found: x and y are obs[") for note in section.notes)
 
 
@@ -86,7 +86,7 @@ def test_a_third_coordinate_is_left_out_and_said(tmp_path: Path) -> None:
     made = visium()
     made.obsm["spatial"] = np.column_stack([XY, np.zeros(len(XY))])
     section = read(tmp_path, made)
-    np.testing.assert_array_equal(section.spot_xy, XY)
+    np.testing.assert_array_equal(section.spots.xy, XY)
     assert "the third coordinate of obsm['spatial'] is not used" in section.notes
 
 
@@ -100,7 +100,7 @@ def test_slices_by_the_third_coordinate_are_refused(tmp_path: Path) -> None:
 def test_text_that_a_misread_header_made_of_numbers_is_read(tmp_path: Path) -> None:
     made = visium()
     made.obsm["spatial"] = frame(made, x=XY[:, 0].astype(str), y=XY[:, 1].astype(str))
-    np.testing.assert_allclose(read(tmp_path, made).spot_xy, XY)
+    np.testing.assert_allclose(read(tmp_path, made).spots.xy, XY)
 
 
 def test_words_for_coordinates_are_refused(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_spot_without_coordinates_is_left_out_and_counted(tmp_path: Path) -> N
     made.obs.iloc[4] = np.nan
     made.obsm["spatial"][4] = np.nan
     section = read(tmp_path, made)
-    assert len(section.spot_id) == len(section.spot_xy) == section.counts.shape[0] == len(XY) - 1
+    assert len(section.spots.id) == len(section.spots.xy) == section.counts.shape[0] == len(XY) - 1
     assert f"1 spots without coordinates were left out (e.g. {made.obs_names[4]})" in section.notes
     assert section.counts[4].toarray().tolist() == made.X[5].tolist()
 
@@ -133,7 +133,7 @@ def test_order_that_columns_of_obs_contradict_is_put_right_and_said(tmp_path: Pa
     made.obs["pxl_row_in_fullres"], made.obs["pxl_col_in_fullres"] = XY[:, 1], XY[:, 0]
     made.obsm["spatial"] = XY[:, ::-1].copy()
     section = read(tmp_path, made)
-    np.testing.assert_array_equal(section.spot_xy, XY)
+    np.testing.assert_array_equal(section.spots.xy, XY)
     assert any(note.startswith("obsm['spatial'] holds (row, col): x and y are obs['pxl_col") for note in section.notes)
 
 
@@ -142,7 +142,7 @@ def test_a_small_pictures_pixels_that_obs_contradicts_are_put_right_and_said(tmp
     made.obs["imagerow"], made.obs["imagecol"] = XY[:, 1], XY[:, 0]
     made.obsm["spatial"] = XY * 0.2
     section = read(tmp_path, made)
-    np.testing.assert_array_equal(section.spot_xy, XY)
+    np.testing.assert_array_equal(section.spots.xy, XY)
     assert any("in pixels of a smaller picture (tissue_hires_scalef)" in note for note in section.notes)
 
 
@@ -150,7 +150,7 @@ def test_other_contradictions_are_said(tmp_path: Path) -> None:
     made = visium()
     made.obs["imagerow"], made.obs["imagecol"] = XY[:, 1] + 20, XY[:, 0]
     section = read(tmp_path, made)
-    np.testing.assert_array_equal(section.spot_xy, XY)
+    np.testing.assert_array_equal(section.spots.xy, XY)
     assert "obsm['spatial'] is used, although obs['imagecol'] and obs['imagerow'] say otherwise" in section.notes
 
 
@@ -178,7 +178,7 @@ def test_in_tissue_is_read_however_it_is_written(tmp_path: Path, values: Callabl
     made = visium()
     made.obs["in_tissue"] = values(made.n_obs)
     section = read(tmp_path, made)
-    assert len(section.spot_id) == made.n_obs - 1
+    assert len(section.spots.id) == made.n_obs - 1
     assert "1 spots are not under tissue and were left out" in section.notes
 
 

@@ -28,8 +28,8 @@ def read_both(root: Path) -> None:
     assert [section.name for section in sections] == ["A", "B"]
     assert [section.image_path.name for section in sections] == ["A.png", "B.png"]
     single = visium().obsm["spatial"]
-    np.testing.assert_array_equal(sections[0].spot_xy, single)
-    np.testing.assert_array_equal(sections[1].spot_xy, single + SHIFT_PX)
+    np.testing.assert_array_equal(sections[0].spots.xy, single)
+    np.testing.assert_array_equal(sections[1].spots.xy, single + SHIFT_PX)
     for section in sections:
         assert section.counts.toarray().tolist() == visium().X.tolist()
 
@@ -120,7 +120,7 @@ def test_a_spot_of_no_sample_is_left_out_and_counted(tmp_path: Path) -> None:
     joined.obs["sample"] = joined.obs["sample"].astype(object)
     joined.obs.iloc[0, joined.obs.columns.get_loc("sample")] = None
     section = reader.read_section(write(tmp_path, "both", joined, images=("A", "B")), "A")
-    assert len(section.spot_id) == joined.n_obs // 2 - 1
+    assert len(section.spots.id) == joined.n_obs // 2 - 1
     assert "1 spots are of no sample and were left out" in section.notes
 
 

@@ -37,13 +37,13 @@ def write(root: Path, *, counts: str = COUNTS, spots: str = SPOTS, image: bool =
 
 def test_read_section_joins_on_the_spot_id(tmp_path: Path) -> None:
     section = her2st.read_section(write(tmp_path), "A1")
-    assert section.spot_id.tolist() == ["2x1", "1x1", "1x2"]
-    assert section.spot_xy.tolist() == [[300, 110], [100, 110], [100, 310]]
+    assert section.spots.id.tolist() == ["2x1", "1x1", "1x2"]
+    assert section.spots.xy.tolist() == [[300, 110], [100, 110], [100, 310]]
     assert section.counts.toarray().tolist() == [[0, 3, 1], [5, 0, 0], [1, 1, 1]]
     assert section.counts.dtype == np.int32
     assert section.patient == "A"
     assert (section.um_per_px, section.um_per_px_source) == (pytest.approx(1.0), "spot pitch")
-    assert section.spot_size_px.tolist() == [50, 50, 50]
+    assert section.spots.size_px.tolist() == [50, 50, 50]
     assert not section.synthetic
 
 
@@ -58,14 +58,14 @@ def test_read_section_notes_everything_left_out(tmp_path: Path) -> None:
 def test_zero_padded_ids_and_plain_text_counts_join(tmp_path: Path) -> None:
     root = write(tmp_path)
     (root / "ST-cnts/A1.tsv.gz").write_text(COUNTS.replace("2x1", "002x001"))
-    assert her2st.read_section(root, "A1").spot_id[0] == "2x1"
+    assert her2st.read_section(root, "A1").spots.id[0] == "2x1"
 
 
 @pytest.mark.parametrize("rename", [lambda x, y: f"X{x}x{y}", lambda x, y: f"{x}_{y}", lambda x, y: f"X{x}_{y}"])
 def test_spots_as_r_renames_them_join(tmp_path: Path, rename: Callable[[str, str], str]) -> None:
     counts = re.sub(r"^(\d)x(\d)", lambda found: rename(found[1], found[2]), COUNTS, flags=re.MULTILINE)
     section = her2st.read_section(write(tmp_path, counts=counts), "A1")
-    assert section.spot_id.tolist() == ["2x1", "1x1", "1x2"]
+    assert section.spots.id.tolist() == ["2x1", "1x1", "1x2"]
     assert f"A1.tsv.gz names spots as {rename('2', '1')}, read as 2x1" in section.notes
 
 
@@ -74,8 +74,8 @@ def test_spot_file_with_names_for_positions_is_read(tmp_path: Path) -> None:
     header, *rows = (line.split("\t") for line in SPOTS.splitlines())
     lines = [header[2:], *([f"X{row[0]}x{row[1]}", *row[2:]] for row in rows)]  # R leaves out the corner
     found = her2st.read_section(write(tmp_path / "b", spots="\n".join("\t".join(line) for line in lines)), "A1")
-    assert found.spot_id.tolist() == expected.spot_id.tolist()
-    assert found.spot_xy.tolist() == expected.spot_xy.tolist()
+    assert found.spots.id.tolist() == expected.spots.id.tolist()
+    assert found.spots.xy.tolist() == expected.spots.xy.tolist()
     assert "A1_selection.tsv names spots as X1x1, read as 1x1" in found.notes
 
 
@@ -87,7 +87,7 @@ def test_count_table_with_genes_as_rows_is_turned(tmp_path: Path, mangled: str) 
     columns[0] = ("", *(f"{mangled}{spot}" for spot in columns[0][1:]))
     counts = "\n".join("\t".join(row) for row in columns)
     found = her2st.read_section(write(tmp_path / "b", counts=counts), "A1")
-    assert found.spot_id.tolist() == expected.spot_id.tolist()
+    assert found.spots.id.tolist() == expected.spots.id.tolist()
     assert found.counts.toarray().tolist() == expected.counts.toarray().tolist()
     assert "A1.tsv.gz has genes as rows and spots as columns: turned" in found.notes
 
@@ -117,7 +117,7 @@ def test_folders_as_zenodos_archives_unpack_are_read(tmp_path: Path) -> None:
     assert "holds count-matrices and spot-selections" in reason
     found = her2st.read_section(root, "A1")
     assert found.image_path == root / "images/HE/A1.jpg"
-    assert found.spot_id.tolist() == expected.spot_id.tolist()
+    assert found.spots.id.tolist() == expected.spots.id.tolist()
     (root / "images/HE/A1.jpg").unlink()
     with pytest.raises(InputError, match=r"'A1': image not found under images/HE \(expected"):
         her2st.list_sections(root)
@@ -141,7 +141,7 @@ def test_few_spots_take_the_scale_from_the_user(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--source-um-per-px"):
         her2st.read_section(root, "A1")
     section = her2st.read_section(root, "A1", um_per_px=0.5)
-    assert (section.um_per_px, section.um_per_px_source, section.spot_size_px[0]) == (0.5, "user", 100)
+    assert (section.um_per_px, section.um_per_px_source, section.spots.size_px[0]) == (0.5, "user", 100)
 
 
 def test_missing_image_is_named_with_what_to_do(tmp_path: Path) -> None:

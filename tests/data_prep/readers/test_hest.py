@@ -11,7 +11,7 @@ from PIL import Image
 
 from data_prep.errors import InputError
 from data_prep.readers import find_layout, hest
-from data_prep.section import SQUARE
+from data_prep.spots import SQUARE
 from tests.data_prep.readers.conftest import Source
 
 NAME = "DEMO1A"
@@ -34,10 +34,10 @@ def test_coordinates_are_centres_while_patches_hold_corners(source: Source) -> N
     section = hest.read_section(root, NAME)
     with h5py.File(root / f"patches/{NAME}.h5") as file:
         corner, barcode, side = file["coords"][:], file["barcode"][:, 0].astype(str), round(112 / section.um_per_px)
-    rows = [section.spot_id.tolist().index(name) for name in barcode]
-    np.testing.assert_allclose(section.spot_xy[rows] - corner, side / 2, atol=1)
-    assert section.spot_id[0] == barcode[0]
-    assert len(section.spot_id[0].split("x")[0]) == 3  # zero padded
+    rows = [section.spots.id.tolist().index(name) for name in barcode]
+    np.testing.assert_allclose(section.spots.xy[rows] - corner, side / 2, atol=1)
+    assert section.spots.id[0] == barcode[0]
+    assert len(section.spots.id[0].split("x")[0]) == 3  # zero padded
 
 
 def test_scale_is_the_estimated_one_and_differences_are_noted(source: Source) -> None:
@@ -103,13 +103,13 @@ def test_patients_csv_goes_before_metadata(source: Source) -> None:
 )
 def test_spot_size_follows_the_technology(source: Source, changes: dict[str, object], radius_um: float) -> None:
     section = hest.read_section(edit(source("hest"), **changes), NAME)
-    np.testing.assert_allclose(section.spot_size_px * 4, radius_um)
+    np.testing.assert_allclose(section.spots.size_px * 4, radius_um)
 
 
 def test_pooled_technologies_give_squares(source: Source) -> None:
     section = hest.read_section(edit(source("hest"), st_technology="Xenium", spot_diameter=None), NAME)
-    assert set(section.spot_kind) == {SQUARE}
-    np.testing.assert_allclose(section.spot_size_px * 4, 100, rtol=1e-3)
+    assert set(section.spots.kind) == {SQUARE}
+    np.testing.assert_allclose(section.spots.size_px * 4, 100, rtol=1e-3)
 
 
 def test_known_issues_are_noted(source: Source) -> None:

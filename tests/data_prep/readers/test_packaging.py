@@ -39,8 +39,8 @@ def flatten(root: Path, out: Path, *, matrix: str, between: str = "_") -> Path:
 
 
 def check_same(section: Section, other: Section) -> None:
-    assert section.spot_id.tolist() == other.spot_id.tolist()
-    assert section.spot_xy.tolist() == other.spot_xy.tolist()
+    assert section.spots.id.tolist() == other.spots.id.tolist()
+    assert section.spots.xy.tolist() == other.spots.xy.tolist()
     assert section.genes.keys.tolist() == other.genes.keys.tolist()
     assert abs(section.counts - other.counts).sum() == 0
     assert section.um_per_px == other.um_per_px

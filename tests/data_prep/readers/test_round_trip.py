@@ -10,7 +10,8 @@ import scipy.sparse
 from data_prep import demo, demo_space_ranger, demo_tissue
 from data_prep.demo_layouts import DemoSection
 from data_prep.readers import find_layout, layout_names
-from data_prep.section import DISC, SQUARE, Section
+from data_prep.section import Section
+from data_prep.spots import DISC, SQUARE
 
 RECIPE = {"patients": 2, "sections_per_patient": 2, "spots": 6, "um_per_px": 3.0, "seed": 5}
 
@@ -55,16 +56,16 @@ def check_facts(section: Section, layout: str, size: int, truth: DemoSection) ->
     assert section.synthetic
     assert section.um_per_px == pytest.approx(truth.um_per_px, rel=1e-9)
     size_um = {"her2st": 50.0, "stnet": 50.0, "cscc": 55.0}.get(layout, float(size) or 27.5)
-    np.testing.assert_allclose(section.spot_size_px * truth.um_per_px, size_um, rtol=1e-6)
-    assert set(section.spot_kind) == {SQUARE if size else DISC}
+    np.testing.assert_allclose(section.spots.size_px * truth.um_per_px, size_um, rtol=1e-6)
+    assert set(section.spots.kind) == {SQUARE if size else DISC}
     assert "patient not stated" not in " ".join(section.notes)
     assert not any("symbol" in note for note in section.notes)
 
 
 def check_spots(section: Section, truth: DemoSection, spot_xy: np.ndarray, counts: scipy.sparse.csr_array) -> None:
-    order = np.lexsort(np.round(section.spot_xy, 3).T)  # files may list spots in any order
+    order = np.lexsort(np.round(section.spots.xy, 3).T)  # files may list spots in any order
     other = np.lexsort(np.round(spot_xy, 3).T)
-    np.testing.assert_allclose(section.spot_xy[order], spot_xy[other], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(section.spots.xy[order], spot_xy[other], rtol=0, atol=1e-9)
     column = {key: index for index, key in enumerate(truth.genes.ensembl_id)}
     columns = [column[key] for key in section.genes.ensembl_id]
     assert section.genes.symbol.tolist() == truth.genes.symbol[columns].tolist()

@@ -54,6 +54,6 @@ def test_what_the_user_states_wins_in_every_layout_and_the_contradiction_is_note
     assert (section.um_per_px, section.um_per_px_source) == (3.0, "user")
     assert any("um_per_px is 3 from the user; the" in note and "says 4" in note for note in section.notes)
     assert not any("from the user" in note for note in before.notes)
-    if layout != "hest" and section.spot_kind[0] == before.spot_kind[0]:  # the spot's size in um stays what it is
-        ratio = section.spot_size_px[0] * section.um_per_px / (before.spot_size_px[0] * before.um_per_px)
+    if layout != "hest" and section.spots.kind[0] == before.spots.kind[0]:  # the spot's size in um stays what it is
+        ratio = section.spots.size_px[0] * section.um_per_px / (before.spots.size_px[0] * before.um_per_px)
         assert ratio == pytest.approx(1)

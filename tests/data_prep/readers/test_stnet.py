@@ -32,8 +32,8 @@ def test_read_section_takes_bt_and_bc_for_one(tmp_path: Path, prefix: str) -> No
     assert stnet.list_sections(root) == ["BC23450_C1"]
     section = stnet.read_section(root, "BC23450_C1")
     assert section.patient == "BC23450"
-    assert section.spot_id.tolist() == ["12x17", "11x17", "11x18"]
-    assert section.spot_xy.tolist() == [[1200.5, 2000], [1000.5, 2000], [1000.5, 2200]]
+    assert section.spots.id.tolist() == ["12x17", "11x17", "11x18"]
+    assert section.spots.xy.tolist() == [[1200.5, 2000], [1000.5, 2000], [1000.5, 2200]]
     assert section.um_per_px == pytest.approx(1.0)
     assert section.genes.ensembl_id.tolist() == ["ENSG00000141736", "ENSG00000108821", "ENSG99999999999"]
     assert section.genes.symbol.tolist() == ["ERBB2", "COL1A1", ""]

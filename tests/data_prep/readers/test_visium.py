@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_prep.errors import InputError
 from data_prep.readers import find_layout, visium
-from data_prep.section import DISC
+from data_prep.spots import DISC
 from tests.data_prep.readers.conftest import Source
 
 SHARED = Path(__file__).resolve().parents[3] / "../shared/data"
@@ -31,7 +31,7 @@ def test_matrix_market_gives_what_hdf5_gives(source: Source) -> None:
     first = visium.read_section(root, "A1")
     (outs(root) / "filtered_feature_bc_matrix.h5").unlink()
     second = visium.read_section(root, "A1")
-    assert second.spot_id.tolist() == first.spot_id.tolist()
+    assert second.spots.id.tolist() == first.spots.id.tolist()
     assert second.genes.keys.tolist() == first.genes.keys.tolist()
     assert abs(second.counts - first.counts).sum() == 0
 
@@ -44,25 +44,25 @@ def test_positions_without_a_header_and_with_another_order_are_told_by_content(s
     (outs(root) / "spatial/tissue_positions_list.csv").write_text("\n".join(rows[::-1]))
     second = visium.read_section(root, "A1")
     assert header.startswith("barcode")
-    np.testing.assert_array_equal(second.spot_xy, first.spot_xy)
+    np.testing.assert_array_equal(second.spots.xy, first.spots.xy)
 
 
 def test_pxl_row_is_y(source: Source) -> None:
     root = source("visium")
     section = visium.read_section(root, "A1")
-    row = next(line.split(",") for line in positions(root).read_text().splitlines() if section.spot_id[0] in line)
-    assert section.spot_xy[0].tolist() == [float(row[5]), float(row[4])]
+    row = next(line.split(",") for line in positions(root).read_text().splitlines() if section.spots.id[0] in line)
+    assert section.spots.xy[0].tolist() == [float(row[5]), float(row[4])]
 
 
 def test_negative_and_far_pixels_are_kept_for_the_build_to_count(source: Source) -> None:
     root = source("visium")
-    before = visium.read_section(root, "A1").spot_xy
+    before = visium.read_section(root, "A1").spots.xy
     header, *lines = positions(root).read_text().splitlines()
     cells = [line.split(",") for line in lines]
     moved = [",".join([*row[:4], str(float(row[4]) - 1e4), str(float(row[5]) + 1e6)]) for row in cells]
     positions(root).write_text("\n".join([header, *moved]))
     section = visium.read_section(root, "A1", um_per_px=4.0)
-    np.testing.assert_allclose(section.spot_xy - before, np.tile([1e6, -1e4], (len(before), 1)), atol=1e-6)
+    np.testing.assert_allclose(section.spots.xy - before, np.tile([1e6, -1e4], (len(before), 1)), atol=1e-6)
 
 
 def test_scale_comes_from_the_pitch_and_not_from_the_theoretical_diameter(source: Source) -> None:
@@ -73,8 +73,8 @@ def test_scale_comes_from_the_pitch_and_not_from_the_theoretical_diameter(source
     section = visium.read_section(root, "A1")
     assert section.um_per_px == pytest.approx(4.0)
     assert section.um_per_px_source == "spot pitch"
-    np.testing.assert_allclose(section.spot_size_px, 27.5 / 4, rtol=1e-6)
-    assert set(section.spot_kind) == {DISC}
+    np.testing.assert_allclose(section.spots.size_px, 27.5 / 4, rtol=1e-6)
+    assert set(section.spots.kind) == {DISC}
 
 
 def test_raw_matrix_is_cut_to_tissue_and_its_rest_noted(source: Source) -> None:
@@ -87,7 +87,7 @@ def test_raw_matrix_is_cut_to_tissue_and_its_rest_noted(source: Source) -> None:
     for entry in ("filtered_feature_bc_matrix.h5", "filtered_feature_bc_matrix"):
         (outs(root) / entry).rename(outs(root) / f"X1_{entry.replace('filtered', 'raw')}")
     section = visium.read_section(root, "A1")
-    assert fields[0] not in section.spot_id
+    assert fields[0] not in section.spots.id
     assert "1 barcodes of the matrix are not under tissue and were left out" in section.notes
 
 
@@ -137,7 +137,7 @@ def test_reduced_image_is_used_on_request_only(source: Source) -> None:
     section = visium.read_section(root, "A1", image=Path("lowres"))
     scale = json.loads((outs(root) / "spatial/scalefactors_json.json").read_text())["tissue_lowres_scalef"]
     assert section.image_path.name == "tissue_lowres_image.png"
-    np.testing.assert_allclose(section.spot_xy, full.spot_xy * scale)
+    np.testing.assert_allclose(section.spots.xy, full.spots.xy * scale)
     assert section.um_per_px == pytest.approx(full.um_per_px / scale)
     assert any("reduced lowres image" in note for note in section.notes)
 

@@ -11,7 +11,7 @@ import pytest
 
 from data_prep.errors import InputError
 from data_prep.readers import find_layout, visium_hd
-from data_prep.section import SQUARE
+from data_prep.spots import SQUARE
 from tests.data_prep.readers.conftest import Source
 
 SHARED = Path(__file__).resolve().parents[3] / "../shared/data/visium_hd_tiny"
@@ -27,8 +27,8 @@ def test_every_bin_size_is_a_section_of_the_same_patient(source: Source) -> None
     assert names == [f"{sample}_{size}um" for sample in ("A1", "B1") for size in ("002", "008", "016")]
     section = visium_hd.read_section(root, "A1_016um")
     assert section.patient == "A"
-    assert set(section.spot_kind) == {SQUARE}
-    assert section.spot_size_px[0] == pytest.approx(16 / 4.0)
+    assert set(section.spots.kind) == {SQUARE}
+    assert section.spots.size_px[0] == pytest.approx(16 / 4.0)
     assert (section.um_per_px, section.um_per_px_source) == (4.0, "file")
 
 
@@ -142,8 +142,8 @@ def test_real_sample_loads(tmp_path: Path) -> None:
     assert find_layout(SHARED)[0] is visium_hd
     section = visium_hd.read_section(SHARED, "visium_hd_tiny_002um", image=Path("lowres"))
     assert section.counts.shape == (10, 10)
-    assert section.spot_id[0] == "s_002um_02448_01644-1"
-    assert section.spot_size_px[0] * section.um_per_px == pytest.approx(2.0)
+    assert section.spots.id[0] == "s_002um_02448_01644-1"
+    assert section.spots.size_px[0] * section.um_per_px == pytest.approx(2.0)
     copy = Path(shutil.copytree(SHARED, tmp_path / "visium_hd_tiny"))
     square = copy / "binned_outputs/square_002um"
     for file in (square / "filtered_feature_bc_matrix").iterdir():

@@ -32,9 +32,9 @@ class Layout(Target):
 
 
 def _facts(section: Section) -> dict[str, Any]:
-    names = ("patient", "counts", "spot_id", "spot_xy", "spot_kind", "spot_size_px", "um_per_px", "um_per_px_source")
+    names = ("patient", "counts", "spots", "um_per_px", "um_per_px_source")
     with open_slide(section.image_path) as slide:
-        x, y = (int(place) for place in section.spot_xy[0])
+        x, y = (int(place) for place in section.spots.xy[0])
         seen = {"thumbnail": slide.thumbnail(64), "patch": slide.read_region(x - 20, y - 20, 40, 40)}
     genes = {"symbol": section.genes.symbol, "ensembl_id": section.genes.ensembl_id}
     return {name: getattr(section, name) for name in names} | genes | seen
