@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from data_prep import json_files
+from data_prep.errors import InputError
 from data_prep.json_files import Maybe
 from stjax.data.tile_spots import same_size
 
@@ -62,7 +63,8 @@ class Intervals:
     def from_json(cls, values: dict[str, Any]) -> "Intervals":
         """What `to_json` returned, as intervals again. Raises InputError when it is none."""
         json_files.require(values, INTERVALS, "intervals", remedy=_REMEDY)
-        fields: dict[str, Any] = values | {"half_width": np.array(values["half_width"], np.float64)}
+        fields: dict[str, Any] = {key: values[key] for key in INTERVALS}
+        fields["half_width"] = np.array(values["half_width"], np.float64)
         return cls(**fields)
 
     @classmethod
@@ -78,6 +80,13 @@ class Intervals:
     def save(self, folder: Path) -> None:
         """Leaves them in a work directory."""
         json_files.write(folder / FILE, json_files.sealed(self.to_json()))
+
+    def check_genes(self, count: int, name: str, *, remedy: str = _REMEDY) -> None:
+        """Raises InputError, which begins with `name`, unless there is one for each of `count` genes."""
+        if len(self.half_width) != count:
+            raise InputError(
+                f"{name}: {len(self.half_width)} intervals, expected one for each of {count} genes; {remedy}"
+            )
 
     def of(self, model_sha256: str, *, symmetries: bool) -> "Intervals | None":
         """These, if they are of this model's predictions; else None."""

@@ -14,7 +14,7 @@ _FILES = json_files.Each(json_files.SHA256, json_files.TEXT)
 
 
 def seal(folder: Path, content: dict[str, Any], *, required: Sequence[str] = ()) -> None:
-    """Writes the manifest of all that is in a folder.
+    """Writes the manifest of all that is in a folder, in place of one that is there.
 
     Args:
         content: plain values to keep in it beside the files' hashes.
@@ -23,7 +23,8 @@ def seal(folder: Path, content: dict[str, Any], *, required: Sequence[str] = ())
     Raises:
         InputError: one of those is not there.
     """
-    files = {_name(path, folder): on_disk.sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    there = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    files = {_name(path, folder): on_disk.sha256(path) for path in there}
     if missing := [name for name in required if name not in files]:
         raise InputError(f"{', '.join(missing)} was not written, or something removed it; nothing is kept, try again")
     (folder / MANIFEST).write_text(_dump(json_files.sealed(content | {"files": files})))

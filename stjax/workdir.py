@@ -20,7 +20,7 @@ from data_prep import files, json_files, stain, system_errors
 from data_prep.dataset import PARAMETERS, PatchDataset
 from data_prep.errors import InputError
 from data_prep.json_files import Each, Lacking, Maybe
-from stjax import checkpoint, parallel
+from stjax import checkpoint, intervals, parallel
 from stjax import config as configs
 from stjax.config import Config
 from stjax.data.panel import PANEL, Panel
@@ -188,7 +188,8 @@ class Run:
     @property
     def intervals(self) -> Intervals | None:
         """Of single values, as its evaluation found them."""
-        found = Intervals.load(self.workdir)
+        if found := Intervals.load(self.workdir):
+            found.check_genes(self.data.panel.num_main, str(self.workdir / intervals.FILE))
         return found and found.of(self.model_sha256, symmetries=self.protocol.test_symmetries)
 
     def network(self) -> Any:

@@ -20,7 +20,8 @@ def check(file: Any, path: Path) -> None:
         path: for messages.
 
     Raises:
-        InputError: a link or data set that lies in another file, or a data set over the budget (`data_prep.budgets`).
+        InputError: a link or data set that lies in another file, a data set over the budget (`data_prep.budgets`), or
+            links that lead in circles, or to the same things more often than can be followed.
     """
     size = path.stat().st_size
     seen: set[int] = set()
@@ -45,6 +46,27 @@ def check(file: Any, path: Path) -> None:
                 _check_dataset(thing, where, path, size)
             elif isinstance(thing, h5py.Group):
                 waiting.append((where, thing))
+    if (ways := _ways(file, path, {})) > _MOST_OBJECTS:
+        raise InputError(
+            f"{path}: {ways:,} ways to its groups and data sets, by links to the same ones over and over; it is "
+            "damaged or hostile"
+        )
+
+
+def _ways(group: Any, path: Path, known: dict[int, int]) -> int:
+    """How often anything is met by who follows all links out of a group, which must not lead back to it.
+
+    Args:
+        known: by address; 0 of those that are on the way here.
+    """
+    address = h5py.h5o.get_info(group.id).addr  # pyright: ignore[reportAttributeAccessIssue]
+    if address not in known:
+        known[address] = 0
+        things = [group.get(name) for name in group]  # None where a soft link leads nowhere
+        known[address] = 1 + sum(_ways(thing, path, known) if isinstance(thing, h5py.Group) else 1 for thing in things)
+    elif not known[address]:
+        raise InputError(f"{path}: {group.name[:100]!r} contains itself, by a link; it is damaged or hostile")
+    return known[address]
 
 
 def _check_dataset(thing: Any, where: str, path: Path, size: int) -> None:

@@ -112,7 +112,7 @@ class Panel:
         kinds = {"ensembl_id": str, "symbol": str}
         fields: dict[str, Any] = {
             key: np.array(value, dtype=kinds.get(key, np.float64)) if isinstance(value, list) else value
-            for key, value in values.items()
+            for key, value in ((key, values[key]) for key in PANEL)
         }
         return cls(**fields)
 

@@ -274,7 +274,7 @@ class TileFacts:
         saved = values["layout"]
         groups = {name: tuple((width, rows) for width, rows in saved[name]) for name in ("by_spot", "by_cell")}
         return cls(
-            layout=Layout(**saved | groups),
+            layout=Layout(spots=saved["spots"], cells=saved["cells"], **groups),
             pixels_per_spot=values["pixels_per_spot"],
             base_rates=np.array(values["base_rates"], np.float64),
             sizes_um=tuple(values["sizes_um"]),

@@ -53,20 +53,32 @@ _ABOUT = {  # what a map says of itself, as far as it is read
 _OF_RATES = {"target": json_files.one_of(*TRANSFORMS), "num_genes": json_files.whole_number(1)}
 _OF_TARGETS = {"target_mean": json_files.numbers(), "target_std": json_files.numbers()}
 _SIDES = json_files.numbers(1, whole=True, length=3)
-_CODEC = {"name": json_files.one_of("bytes", "blosc", "crc32c"), "configuration": Lacking(json_files.OBJECT)}
+_CODEC = {"name": json_files.TEXT, "configuration": Lacking(json_files.OBJECT)}
 _ARRAY = {  # its zarr.json
     "zarr_format": json_files.one_of(3),
     "node_type": json_files.one_of("array"),
     "shape": _SIDES,
     "data_type": json_files.one_of("float32"),
     "chunk_grid": {"name": json_files.one_of("regular"), "configuration": {"chunk_shape": _SIDES}},
+    "chunk_key_encoding": {
+        "name": json_files.one_of("default"),
+        "configuration": {"separator": json_files.one_of("/")},
+    },
+    "fill_value": json_files.one_of("NaN"),
     "codecs": [
         {
             "name": json_files.one_of("sharding_indexed"),
-            "configuration": {"chunk_shape": _SIDES, "codecs": [_CODEC], "index_codecs": [_CODEC]},
+            "configuration": {
+                "chunk_shape": _SIDES,
+                "codecs": [_CODEC],
+                "index_codecs": [_CODEC],
+                "index_location": json_files.one_of("end"),
+            },
         }
     ],
 }
+_LITTLE_ENDIAN = {"endian": "little"}
+_CODECS = {"codecs": ["bytes", "blosc", "crc32c"], "index_codecs": ["bytes", "crc32c"]}
 
 
 class MapWriter:
@@ -374,6 +386,10 @@ class DenseMap:
                 block = self.array[first : last + 1, top : top + height, left : left + width][place]  # [C, h, w]
             except Exception as error:  # codecs raise all kinds
                 raise InputError(f"{self.path}: the tile at {top}, {left} is damaged ({error}); make it anew") from None
+            if not np.isfinite(block).all():  # a chunk that is not there
+                raise InputError(
+                    f"{self.path}: the tile at {top}, {left} is damaged (values are lacking); make it anew"
+                )
             cell = (y[part] - top) * block.shape[2] + x[part] - left
             spots, row = np.unique(entries.row[part], return_inverse=True)
             shape = (len(spots), block.shape[1] * block.shape[2])
@@ -420,7 +436,11 @@ def _open_level(path: Path, *, mode: Literal["r", "r+"]) -> Any:
     json_files.require(content, _ARRAY, f"{name} is damaged", remedy=_REMEDY)
     if len(content["codecs"]) != 1:
         raise InputError(f"{name} is damaged: {len(content['codecs'])} codecs, expected one; {_REMEDY}")
-    chunk = content["codecs"][0]["configuration"]["chunk_shape"]
+    inner = content["codecs"][0]["configuration"]
+    for key, names in _CODECS.items():
+        if [codec["name"] for codec in inner[key]] != names or inner[key][0].get("configuration") != _LITTLE_ENDIAN:
+            raise InputError(f"{name} is damaged: {key} are not {', '.join(names)}, in little-endian order; {_REMEDY}")
+    chunk = inner["chunk_shape"]
     if math.prod(chunk) > _CHUNK_CHANNELS * _CHUNK_CELLS**2:
         raise InputError(f"{name} is damaged: chunks of {files.shown(chunk)}; {_REMEDY}")
     try:

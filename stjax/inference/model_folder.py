@@ -14,7 +14,6 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 from jax import export
 from jax.sharding import Mesh, PartitionSpec
@@ -23,9 +22,9 @@ from data_prep import files, json_files
 from data_prep.errors import InputError
 from data_prep.json_files import Lacking, Maybe
 from stjax import manifest, models, parallel
+from stjax.inference import exported_program
 from stjax.intervals import INTERVALS, Intervals
 from stjax.models import weight_files
-from stjax.models.pixnet import STRIDE
 from stjax.ops.elementwise import compiler_options
 from stjax.ops.spot_pool import spot_pool
 from stjax.progress import PROGRESS, Progress
@@ -102,24 +101,14 @@ class ModelFolder:
         data = DataRecord.from_json(config["data"], name)
         if (data.tiles is None) != (config["output"]["kind"] == EXPRESSION):
             raise InputError(f"{name}: output.kind {config['output']['kind']} is not that of such a model; {remedy}")
-        intervals = config.get("intervals")
-        if intervals and len(intervals["half_width"]) != data.panel.num_main:
-            raise InputError(f"{name}: {len(intervals['half_width'])} intervals, expected one a main gene; {remedy}")
+        if saved := config.get("intervals"):
+            Intervals.from_json(saved).check_genes(data.panel.num_main, name, remedy=remedy)
         protocol = protocol_from_json(config["protocol"], name)
         mesh = parallel.make_mesh()
-        try:
-            exported = export.deserialize(bytearray((folder / FUNCTION).read_bytes()))
-        except ImportError as error:
-            raise InputError(f"exported models need flatbuffers ({error}); pip install flatbuffers") from None
-        except Exception as error:  # the bytes are another's: what reads them raises all kinds
-            raise InputError(f"{origin}, which this version cannot read ({error!r}); use those versions") from None
-        if (platform := export.default_export_platform()) not in exported.platforms:
-            raise InputError(
-                f"{folder} runs on {', '.join(exported.platforms)}, this is {platform}; set JAX_PLATFORMS=cpu"
-            )
+        exported = exported_program.read(folder / FUNCTION, origin=origin)
         arrays = weight_files.read(folder / WEIGHTS)
         weight_files.check_finite(arrays.items(), f"{folder / WEIGHTS}")
-        check_takes(exported, arrays, data, f"{folder / FUNCTION}", remedy=remedy)
+        exported_program.check_takes(exported, arrays, data, f"{folder / FUNCTION}", remedy=remedy)
         weights = parallel.put_replicated(arrays, mesh)
         return cls(folder, config, data, protocol, exported, weights, mesh)
 
@@ -208,23 +197,6 @@ class ModelFolder:
         whole, split = PartitionSpec(), PartitionSpec("data")
         program = jax.shard_map(one, mesh=self.mesh, in_specs=(whole, split), out_specs=split, check_vma=False)
         return jax.jit(program, out_shardings=parallel.replicated(self.mesh), compiler_options=compiler_options())
-
-
-def check_takes(
-    exported: export.Exported, arrays: Mapping[str, Any], data: DataRecord, name: str, *, remedy: str
-) -> None:
-    """Raises InputError unless the exported function takes these weights and images, and gives what they say."""
-    images = jax.ShapeDtypeStruct((1, data.image_size_px, data.image_size_px, 3), np.uint8)
-    try:
-        shapes = {key: jax.ShapeDtypeStruct(array.shape, array.dtype) for key, array in arrays.items()}
-        found = jax.eval_shape(exported.call, shapes, images)
-        genes, shape = data.panel.num_main, tuple(found.shape)
-    except Exception as error:  # of any kind, as the function is another's
-        raise InputError(f"{name}: does not take the folder's weights and images ({error}); {remedy}") from None
-    side = data.image_size_px // STRIDE
-    expected = [(1, genes)] if data.tiles is None else [(1, side, side, genes), (1, side, side, genes + 1)]
-    if shape not in expected:
-        raise InputError(f"{name}: gives {shape}, expected {' or '.join(map(str, expected))}; {remedy}")
 
 
 def is_model_folder(folder: Path) -> bool:

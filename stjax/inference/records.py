@@ -40,10 +40,12 @@ class Record:
             overwrite: take results of something else for not there.
 
         Raises:
-            InputError: the folder has results of something else under this name.
+            InputError: the folder has results of something else under this name, or no place for the record.
         """
         self.path, self.of = out / f"{name}.prediction.json", json.loads(json.dumps(of, allow_nan=False))
         self.files: dict[str, dict[str, str]] = {}
+        if self.path.is_dir():
+            raise InputError(f"{self.path} is a folder, expected the record of what is predicted; remove it")
         if not self.path.exists():
             return
         try:

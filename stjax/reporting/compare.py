@@ -19,7 +19,8 @@ from scipy import stats
 
 from stjax import metrics
 from stjax.evaluation import statistics
-from stjax.reporting.read import RunResults, Section
+from stjax.reporting.read import RunResults
+from stjax.reporting.sections import Section
 
 FEWEST_PATIENTS = 6
 RESAMPLES = 1000

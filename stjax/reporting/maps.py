@@ -19,7 +19,8 @@ from PIL import Image
 
 from data_prep import cli
 from stjax import metrics
-from stjax.reporting.read import RunResults, Section
+from stjax.reporting.read import RunResults
+from stjax.reporting.sections import Section
 
 MAX_SPOTS = 6000
 THUMBNAIL_PX = 1024

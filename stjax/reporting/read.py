@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import anndata
-import numpy as np
 import pandas as pd
 
 from data_prep import files, json_files
@@ -17,7 +15,9 @@ from data_prep.dataset import MANIFEST, read_manifest
 from data_prep.errors import InputError
 from data_prep.json_files import FLAG, TEXT, TEXTS, Each, Lacking, Maybe
 from stjax.progress import UNKNOWN, Progress
+from stjax.reporting import sections as sections_of
 from stjax.reporting.folders import without_folders
+from stjax.reporting.sections import Section
 from stjax.tables import unquoted
 from stjax.training import log_file
 
@@ -61,32 +61,6 @@ METRICS = {  # what the page takes from metrics.json: what only newer versions w
     "conformal": Lacking(Maybe({"coverage": _FIGURE, "level": _FIGURE})),
     "versions": Lacking(Maybe(Each(TEXT))),
 }
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Section:
-    """A section's spots, as `evaluate` wrote them.
-
-    Attributes:
-        spot_id: [S] str; spot_xy: [S, 2] full-resolution pixels.
-        prediction, truth: [S, G] float32 in the order of the per-gene table; truth is None where nothing was measured.
-        lower, upper: [S, G], the ends of the prediction's interval, or None.
-        thumbnail: [h, w, 3] uint8; thumbnail_scale: its pixels per full-resolution pixel.
-        spot_diameter_px: full-resolution pixels.
-    """
-
-    name: str
-    patient: str
-    spot_id: np.ndarray
-    spot_xy: np.ndarray
-    prediction: np.ndarray
-    truth: np.ndarray | None
-    lower: np.ndarray | None
-    upper: np.ndarray | None
-    thumbnail: np.ndarray
-    thumbnail_scale: float
-    spot_diameter_px: float
-    um_per_px: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -260,12 +234,7 @@ def _read_sections(
         if not path.is_file():
             notes.append(f"Section {name} has no map here: predictions/{name}.h5ad is not there; evaluate writes it.")
             continue
-        try:
-            adata = anndata.read_h5ad(path)
-            made = adata.uns.get("stjax", {})
-            section = _section(str(name), adata, genes)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is not readable ({error}); {_AGAIN.format(workdir)}") from None
+        section, made = sections_of.read(path, name, genes, remedy=_AGAIN.format(workdir))
         stale = [key for key in ("checkpoint_step", "data_sha256") if key in made and made[key] != metrics.get(key)]
         if stale:
             notes.append(
@@ -274,49 +243,3 @@ def _read_sections(
             )
         sections.append(section)
     return tuple(sections), tuple(notes)
-
-
-def _section(name: str, adata: anndata.AnnData, genes: pd.DataFrame) -> Section:
-    """An .h5ad's content, genes in the order of the table and NaN where the file lacks one."""
-    picture = adata.uns["spatial"][name]
-    scale = picture["scalefactors"]
-    columns = _columns(adata, genes)
-
-    def layer(values: Any) -> np.ndarray | None:
-        if values is None:
-            return None
-        dense = np.asarray(values.toarray() if hasattr(values, "toarray") else values, np.float32)
-        result = np.full((len(dense), len(columns)), np.nan, np.float32)
-        result[:, columns >= 0] = dense[:, columns[columns >= 0]]
-        return result
-
-    prediction = layer(adata.X)
-    if prediction is None:
-        raise KeyError("X")
-    thumbnail = np.asarray(picture["images"]["lowres"])
-    if thumbnail.dtype != np.uint8:  # scanpy's convention allows 0..1
-        thumbnail = np.clip(np.rint(thumbnail * 255), 0, 255).astype(np.uint8)
-    return Section(
-        name=name,
-        patient=str(adata.obs["patient"].iloc[0]) if "patient" in adata.obs and adata.n_obs else "",
-        spot_id=np.asarray(adata.obs_names, str),
-        spot_xy=np.asarray(adata.obsm["spatial"], np.float64),
-        prediction=prediction,
-        truth=layer(adata.layers.get("truth")),
-        lower=layer(adata.layers.get("lower")),
-        upper=layer(adata.layers.get("upper")),
-        thumbnail=thumbnail[..., :3],
-        thumbnail_scale=float(scale["tissue_lowres_scalef"]),
-        spot_diameter_px=float(scale["spot_diameter_fullres"]),
-        um_per_px=float(scale.get("microns_per_pixel", np.nan)),
-    )
-
-
-def _columns(adata: anndata.AnnData, genes: pd.DataFrame) -> np.ndarray:
-    """[G] column of each gene of the table in the file, -1 where it has none."""
-    symbols = list(adata.var["symbol"]) if "symbol" in adata.var else list(adata.var_names)
-    ids = list(adata.var["ensembl_id"]) if "ensembl_id" in adata.var else [""] * adata.n_vars
-    there: dict[tuple[str, str], int] = {}
-    for column, (symbol, gene_id) in enumerate(zip(symbols, ids, strict=True)):
-        there.setdefault((str(symbol) or str(gene_id), str(gene_id)), column)
-    return np.array([there.get(key, -1) for key in zip(genes["gene"], genes["ensembl_id"], strict=True)], np.int64)

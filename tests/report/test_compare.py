@@ -1,5 +1,6 @@
 import json
 
+import anndata
 import numpy as np
 import pytest
 from scipy import stats
@@ -65,7 +66,7 @@ def test_spots_in_another_order_are_paired(tmp_path):
     before = compare.compare(read.read_runs([first, second]))[0]
     for name in ("A1", "A2"):
         path = second / "predictions" / f"{name}.h5ad"
-        adata = read.anndata.read_h5ad(path)
+        adata = anndata.read_h5ad(path)
         adata[np.random.default_rng(0).permutation(adata.n_obs)].copy().write_h5ad(path)
     after = compare.compare(read.read_runs([first, second]))[0]
     assert after.spots.difference == pytest.approx(before.spots.difference, abs=1e-9)

@@ -211,7 +211,7 @@ def hdf5(tmp_path):
     with h5py.File(path, "w") as file:
         file["group/data"] = np.arange(5)
         file["soft"] = h5py.SoftLink("/group/data")
-        file["group/hard"] = file["group"]  # a circle
+        file["group/hard"] = file["group/data"]
     return path
 
 
@@ -222,6 +222,25 @@ def names(path):
 
 def test_links_within_the_file_are_followed(hdf5):
     assert names(hdf5) == ["group", "soft"]
+
+
+@pytest.mark.parametrize("link", [lambda file: file["group"], lambda _: h5py.SoftLink("/")])
+def test_links_in_a_circle_are_not_followed(hdf5, link):
+    with h5py.File(hdf5, "r+") as file:
+        file["group/again"] = link(file)
+    with pytest.raises(InputError, match="contains itself, by a link"):
+        names(hdf5)
+
+
+def test_links_to_the_same_over_and_over_are_not_followed(hdf5):
+    with h5py.File(hdf5, "r+") as file:
+        inner = file["group"]
+        for depth in range(40):
+            outer = file.create_group(f"depth{depth}")
+            outer["a"] = outer["b"] = inner
+            inner = outer
+    with pytest.raises(InputError, match="ways to its groups and data sets"):
+        names(hdf5)
 
 
 def test_another_file_is_never_read(hdf5, tmp_path):

@@ -45,6 +45,16 @@ TARGETS = {
     "dataset": "dataset:Dataset",
     "dataset_resealed": "dataset:Resealed",
     "dataset_unverified": "dataset:Unverified",
+    "work_directory": "models:WorkDirectory",
+    "work_directory_resealed": "models:WorkDirectoryResealed",
+    "checkpoint": "models:Checkpoint",
+    "checkpoint_resealed": "models:CheckpointResealed",
+    "exported_model": "models:ExportedModel",
+    "exported_model_resealed": "models:ExportedModelResealed",
+    "report_inputs": "results:ReportInputs",
+    "prediction_records": "results:PredictionRecords",
+    "dense_map": "maps:DenseMaps",
+    "dense_map_unfinished": "maps:Unfinished",
 }
 
 Facts = dict[str, str]

@@ -1,0 +1,63 @@
+"""The StableHLO function of a model folder: read, looked over, and taken through everything but the compiler before it
+is believed. It is a program of somebody's: it may compute what it likes, but reaches nothing outside of itself."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export
+
+from data_prep.errors import InputError
+from stjax.models.pixnet import STRIDE
+from stjax.workdir import DataRecord
+
+# What jax.export itself puts into a function of several devices or of any batch size. All else would be calls into
+# libraries or back into Python, with addresses that the file names.
+_KNOWN_CALLS = {"Sharding", "SPMDFullToShardShape", "SPMDShardToFullShape", "shape_assertion"}
+_CALL = re.compile(r'custom_call @(?:"([^"]*)"|([\w.$-]+))|call_target_name = "([^"]*)"')
+_OUTSIDE = re.compile(r"\b(?:stablehlo|mhlo|vhlo)\.(infeed|outfeed|send|recv)\b")
+
+
+def read(path: Path, *, origin: str) -> export.Exported:
+    """The function.
+
+    Args:
+        origin: the folder, and the versions that wrote it, for messages.
+
+    Raises:
+        InputError: it cannot be read, is for other platforms than this one, or reaches out of itself.
+    """
+    try:
+        exported = export.deserialize(bytearray(path.read_bytes()))
+        text = exported.mlir_module()
+    except ImportError as error:
+        raise InputError(f"exported models need flatbuffers ({error}); pip install flatbuffers") from None
+    except Exception as error:  # the bytes are another's: what reads them raises all kinds
+        raise InputError(f"{origin}, which this version cannot read ({error!r}); use those versions") from None
+    if (platform := export.default_export_platform()) not in exported.platforms:
+        known = ", ".join(map(str, exported.platforms))
+        raise InputError(f"{path.parent} runs on {known}, this is {platform}; set JAX_PLATFORMS=cpu")
+    calls = {"".join(names) for names in _CALL.findall(text)} | set(_OUTSIDE.findall(text))
+    if unknown := sorted(calls - _KNOWN_CALLS):
+        raise InputError(f"{path}: calls {unknown[0]!r}, outside of itself, as no exported model does; do not use it")
+    return exported
+
+
+def check_takes(
+    exported: export.Exported, arrays: Mapping[str, Any], data: DataRecord, name: str, *, remedy: str
+) -> None:
+    """Raises InputError unless the function takes these weights and images, and gives what they say."""
+    images = jax.ShapeDtypeStruct((1, data.image_size_px, data.image_size_px, 3), np.uint8)
+    try:
+        shapes = {key: jax.ShapeDtypeStruct(array.shape, array.dtype) for key, array in arrays.items()}
+        found: Any = jax.jit(exported.call).lower(shapes, images).out_info
+        genes, shape = data.panel.num_main, tuple(found.shape)
+    except Exception as error:  # of any kind, as the function is another's
+        raise InputError(f"{name}: does not take the folder's weights and images ({error}); {remedy}") from None
+    side = data.image_size_px // STRIDE
+    expected = [(1, genes)] if data.tiles is None else [(1, side, side, genes), (1, side, side, genes + 1)]
+    if shape not in expected:
+        raise InputError(f"{name}: gives {shape}, expected {' or '.join(map(str, expected))}; {remedy}")
