@@ -88,6 +88,9 @@ TIFF_STRIP = Budget("a strip it declares", 256 * _MB, 120)
 TIFF_TILE = Budget("a tile it declares", 16 * _MB, 40)
 # All pixels of a TIFF's page: pyramids may leave out most tiles, where there is no tissue.
 TIFF_IMAGE = Budget("the image it declares", 1024 * _MB, 2000)
+# Of these, what tiles or strips that are there unpack to: a white tile of 2048 px shrinks 1,028-fold as deflate, whose
+# limit is 1,032; more only tiles that share their bytes, or a whole slide without tissue. A gigabyte takes some 5 s.
+TIFF_STORED = Budget("unpacking its tiles", 1024 * _MB, 1032)
 # What a TIFF's tags hold: each byte of a sound file belongs to one tag at most.
 TIFF_TAGS = Budget("the values of its tags", 32 * _MB, 1)
 TIFF_DESCRIPTION = Budget("its description", 16 * _MB)

@@ -113,16 +113,21 @@ class Slide:
             block_w = min(block_w, max(math.isqrt(_BLOCK_PX), self.segment_px[0]))
         across, down = (max(1, int(side / s)) for side, s in zip((block_w, _BLOCK_PX / block_w), scale, strict=True))
         small = np.empty((size[1], size[0], 3), np.uint8)
-        for top in range(0, size[1], down):
+        band = across * self._blocks_abreast(block_w, _BLOCK_PX // block_w)
+        for left, top in _in_bands(size, across, down, band):
+            x, x_end, x_box = _reach(left, min(left + across, size[0]), scale[0], step, within[0])
             y, y_end, y_box = _reach(top, min(top + down, size[1]), scale[1], step, within[1])
-            for left in range(0, size[0], across):
-                x, x_end, x_box = _reach(left, min(left + across, size[0]), scale[0], step, within[0])
-                block = Image.fromarray(self._read_level(level, x, y, x_end - x, y_end - y)).reduce(step)
-                here = small[top : top + down, left : left + across]
-                box = (x_box[0], y_box[0], x_box[1], y_box[1])
-                size_here = (here.shape[1], here.shape[0])
-                here[...] = np.asarray(block.resize(size_here, Image.Resampling.BILINEAR, box=box))
+            block = Image.fromarray(self._read_level(level, x, y, x_end - x, y_end - y)).reduce(step)
+            here = small[top : top + down, left : left + across]
+            box = (x_box[0], y_box[0], x_box[1], y_box[1])
+            size_here = (here.shape[1], here.shape[0])
+            here[...] = np.asarray(block.resize(size_here, Image.Resampling.BILINEAR, box=box))
         return small
+
+    def _blocks_abreast(self, block_w: int, block_h: int) -> int:
+        """How many of a thumbnail's blocks are made from left to right before those below them; by default, all."""
+        del block_w, block_h
+        return self.width
 
     def close(self) -> None:
         """Release the file and the decoded pixels."""
@@ -134,6 +139,14 @@ class Slide:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _in_bands(size: tuple[int, int], across: int, down: int, band: int) -> Iterator[tuple[int, int]]:
+    """(left, top) of blocks of `across` x `down` in a picture of (width, height): in bands, row by row in each."""
+    for first in range(0, size[0], band):
+        for top in range(0, size[1], down):
+            for left in range(first, min(first + band, size[0]), across):
+                yield left, top
 
 
 def _reach(first: int, last: int, scale: float, step: int, limit: int) -> tuple[int, int, tuple[float, float]]:

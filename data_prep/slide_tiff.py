@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import logging
 import lzma
+import math
 import mmap
 import threading
 import zlib
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep import budgets
 from data_prep.errors import InputError
 from data_prep.slide_base import Slide, decoding, drop_alpha, scale_from_tiff
 from data_prep.slide_limits import check_scans
@@ -23,6 +25,8 @@ from data_prep.slide_tiff_pages import JPEG, Storage, orientation_of, straight_a
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 _CACHE_BYTES = 32 << 20  # decoded tiles kept, so that overlapping patches do not decode a tile again
+_CACHE_ROW_BYTES = 384 << 20  # the same for a thumbnail of large tiles, all that a row of its blocks touches
+_LARGE_PX = 1 << 20  # a tile of which few fill a thumbnail's block, so that blocks would decode it again and again
 _LZMA_BYTES = 256 << 20  # what unpacking LZMA may take itself
 _SLACK_BYTES = 64 << 10  # beside the pixels of a tile or strip
 # Kinds of files that tifffile knows, no bright-field slides, some of which lead it to other files.
@@ -41,7 +45,7 @@ class TiffSlide(Slide):
     def __init__(self, path: Path, tifffile: Any, max_pixels: int) -> None:
         self._lock = threading.RLock()
         self._cache: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
-        self._cached_bytes = 0
+        self._cached_bytes, self._most_cached = 0, _CACHE_BYTES
         with decoding(path), contextlib.ExitStack() as stack:
             others = {f"is_{kind}": False for kind in _NOT_SLIDES}
             self._file = stack.enter_context(tifffile.TiffFile(path, _multifile=False, **others))
@@ -64,6 +68,8 @@ class TiffSlide(Slide):
             self._channels = page.samplesperpixel if page.planarconfig == 2 else len(self._levels[0])
             self._bounded: dict[int, _Decompress] = {}
             for plane in (plane for level in self._levels for plane in level):
+                stored = sum(size > 0 for size in plane.databytecounts)
+                budgets.TIFF_STORED.check(path, stored * self._segment_bytes(plane))
                 self._take_over(plane)
             stack.pop_all()  # opened: from here on `close` closes the file
         super().__init__(path, page.imagewidth, page.imagelength, um_per_px, max_pixels)
@@ -111,6 +117,12 @@ class TiffSlide(Slide):
             return page.tilewidth, page.tilelength
         return page.imagewidth, min(page.rowsperstrip, page.imagelength)
 
+    @staticmethod
+    def _segment_bytes(page: Any) -> int:
+        """What a tile or strip unpacks to."""
+        width, height = TiffSlide._segment_size(page)
+        return width * height * (1 if page.planarconfig == 2 else page.samplesperpixel)
+
     def _segment(self, page: Any, index: int) -> np.ndarray | None:
         """uint8 [h, w, samples] of tile or strip `index`, None where the file stores none."""
         key = (page.offset, index)  # not `page.index`: pages below pages count from 0 again
@@ -125,7 +137,7 @@ class TiffSlide(Slide):
             if offset + size > handle.size:
                 raise ValueError("the file ends in the middle of the image")
             width, height = self._segment_size(page)
-            declared = width * height * (1 if page.planarconfig == 2 else page.samplesperpixel)
+            declared = self._segment_bytes(page)
             handle.seek(offset)
             data = handle.read(min(size, 2 * declared + _SLACK_BYTES))  # none is twice as long as its pixels
             if (bounded := self._bounded.get(page.offset)) is not None:
@@ -143,9 +155,34 @@ class TiffSlide(Slide):
             segment = _own_pages(segment)
             self._cache[key] = segment
             self._cached_bytes += segment.nbytes
-            while self._cached_bytes > _CACHE_BYTES and len(self._cache) > self._channels:
-                self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+            self._shrink()
             return segment
+
+    def _shrink(self) -> None:
+        while self._cached_bytes > self._most_cached and len(self._cache) > self._channels:
+            self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+
+    def thumbnail(self, max_side_px: int) -> np.ndarray:
+        """See `Slide.thumbnail`; large tiles are decoded once, or a few twice if the slide is very wide."""
+        with self._lock:
+            self._most_cached = _CACHE_ROW_BYTES if self._has_large_tiles() else _CACHE_BYTES
+            try:
+                return super().thumbnail(max_side_px)
+            finally:
+                self._most_cached = _CACHE_BYTES
+                self._shrink()
+
+    def _has_large_tiles(self) -> bool:
+        return self.segment_px[0] < self.width and math.prod(self.segment_px) >= _LARGE_PX
+
+    def _blocks_abreast(self, block_w: int, block_h: int) -> int:
+        """As many blocks as leave all large tiles that a row of them touches in the cache, for the row below."""
+        if not self._has_large_tiles():
+            return super()._blocks_abreast(block_w, block_h)
+        tile_w, tile_h = self.segment_px
+        rows = -(-block_h // tile_h) + 1  # a block begins and ends within tiles
+        across = _CACHE_ROW_BYTES // (rows * tile_w * tile_h * 3) - 1
+        return max(1, across * tile_w // block_w)
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         with decoding(self.path):

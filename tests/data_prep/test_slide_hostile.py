@@ -209,6 +209,48 @@ def test_separate_channels_larger_than_the_cache_are_decoded_once(tmp_path, monk
         assert len(kept) == 3
 
 
+@pytest.mark.parametrize(("across", "most"), [(100, 1.0), (3, 1.8)])
+def test_a_thumbnail_decodes_large_tiles_once_and_shows_the_same(tmp_path, monkeypatch, across, most):
+    tifffile = pytest.importorskip("tifffile", reason="the extra wsi is not installed")
+    from data_prep import slide_tiff
+
+    pixels = np.kron(np.random.default_rng(0).integers(0, 255, (88, 110, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", tile=(64, 64), compression="zlib")
+    decoded = []
+    own_pages = slide_tiff._own_pages
+    monkeypatch.setattr(slide_tiff, "_own_pages", lambda tile: decoded.append(1) or own_pages(tile))
+    monkeypatch.setattr(slide_base, "_BLOCK_PX", 64 * 64)
+    monkeypatch.setattr(slide_tiff, "_CACHE_BYTES", 2 * 64 * 64 * 3)
+    monkeypatch.setattr(slide_tiff, "_CACHE_ROW_BYTES", across * 3 * 64 * 64 * 3)
+    counts, pictures = [], []
+    for large in (1 << 20, 64 * 64):
+        monkeypatch.setattr(slide_tiff, "_LARGE_PX", large)
+        decoded.clear()
+        with open_slide(tmp_path / "a.tif") as slide:
+            assert isinstance(slide, slide_tiff.TiffSlide)
+            pictures.append(slide.thumbnail(100))
+            assert sum(tile.nbytes for tile in slide._cache.values()) == slide._cached_bytes <= 2 * 64 * 64 * 3
+        counts.append(len(decoded) / (11 * 14))
+    np.testing.assert_array_equal(*pictures)
+    assert counts[0] > 3
+    assert 1 <= counts[1] <= most
+
+
+def test_tiles_that_share_their_bytes_are_weighed_as_often_as_they_are_listed(tmp_path):
+    pytest.importorskip("tifffile", reason="the extra wsi is not installed")
+    data = zlib.compress(bytes(2048 * 2048 * 3)) + bytes(500_000)
+    page = TILED | {WIDTH: (LONG, [12 * 2048]), LENGTH: (LONG, [12 * 2048]), COMPRESSION: (SHORT, [8])}
+    page |= {TILE_W: (LONG, [2048]), TILE_H: (LONG, [2048])}
+    page |= {TILE_OFFSETS: (LONG, [8] * 144), TILE_BYTES: (LONG, [len(data) - 500_000] * 144)}
+    refused(
+        tiff(tmp_path / "a.tif", page, data=data), "unpacking its tiles would take 1,811,939,328 bytes, over the bud"
+    )
+    page[TILE_BYTES] = (LONG, [len(data) - 500_000] * 40 + [0] * 104)  # where there is no tissue
+    with open_slide(tiff(tmp_path / "b.tif", page, data=data)) as slide:
+        assert not slide.read_region(0, 0, 4, 4).any()
+        assert (slide.read_region(11 * 2048, 11 * 2048, 4, 4) == 255).all()
+
+
 def test_levels_below_a_page_are_not_taken_for_it(tmp_path):
     tifffile = pytest.importorskip("tifffile", reason="the extra wsi is not installed")
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
