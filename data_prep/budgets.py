@@ -70,6 +70,10 @@ COUNT_TABLE = Budget("its counts", 256 * _MB, 40)
 MTX_ENTRIES = Budget("its entries", 256 * _MB, 120)
 # HDF5: one dataset, as it declares itself; matrices of counts shrink up to fiftyfold.
 HDF5_DATASET = Budget("a data set it declares", 256 * _MB, 120)
+HDF5_ATTRIBUTE = Budget("an attribute it declares", 16 * _MB, 1)  # never packed
+# HDF5: all texts and attributes as Python's objects; and the time to go through all but numbers.
+HDF5_TEXTS = Budget("all texts in it", 256 * _MB, 120)
+HDF5_SECONDS = Budget("going through it", 10, 3e-8, "seconds")
 # Archives of arrays (.npz): one array, as its header declares it.
 NPZ_ARRAY = Budget("an array it declares", 256 * _MB, 120)
 # Records of a data set: the image, decoded.

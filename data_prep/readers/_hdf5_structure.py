@@ -1,6 +1,7 @@
 """HDF5 files of others: looked over before anything is read, as they may lead elsewhere or declare what they lack."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,22 @@ from data_prep.errors import InputError
 _MOST_OBJECTS = 200_000
 
 
-def check(file: Any, path: Path) -> None:
-    """Looks at every group and data set of an open file; reads none.
+def walk(file: Any, path: Path) -> Iterator[Any]:
+    """Every group and data set of an open file, itself first, each once it has been looked at; nothing is read.
 
     Args:
         file: an open `h5py.File`.
         path: for messages.
 
     Raises:
-        InputError: a link or data set that lies in another file, a data set over the budget (`data_prep.budgets`), or
-            links that lead in circles, or to the same things more often than can be followed.
+        InputError: a link or data set that lies in another file, a data set or attribute over the budget
+            (`data_prep.budgets`), or links that lead in circles, or to the same things more often than can be followed.
     """
     size = path.stat().st_size
     seen: set[int] = set()
     waiting: list[tuple[str, Any]] = [("", file)]
+    _check_attributes(file, path, size)
+    yield file
     while waiting:
         place, group = waiting.pop()
         for name in group:
@@ -42,10 +45,12 @@ def check(file: Any, path: Path) -> None:
             seen.add(address)
             if len(seen) > _MOST_OBJECTS:
                 raise InputError(f"{path}: more than {_MOST_OBJECTS:,} groups and data sets; it is damaged or hostile")
+            _check_attributes(thing, path, size)
             if isinstance(thing, h5py.Dataset):
                 _check_dataset(thing, where, path, size)
             elif isinstance(thing, h5py.Group):
                 waiting.append((where, thing))
+            yield thing
     if (ways := _ways(file, path, {})) > _MOST_OBJECTS:
         raise InputError(
             f"{path}: {ways:,} ways to its groups and data sets, by links to the same ones over and over; it is "
@@ -80,6 +85,14 @@ def _check_dataset(thing: Any, where: str, path: Path, size: int) -> None:
     if settings.get_layout() == h5py.h5d.CHUNKED:
         declared = max(declared, math.prod(settings.get_chunk()) * width)
     budgets.HDF5_DATASET.check(path, declared, file_bytes=size)
+
+
+def _check_attributes(thing: Any, path: Path, size: int) -> None:
+    h5a: Any = h5py.h5a
+    for index in range(h5a.get_num_attrs(thing.id)):
+        attribute = h5a.open(thing.id, index=index)
+        declared = attribute.get_space().get_simple_extent_npoints() * attribute.get_type().get_size()
+        budgets.HDF5_ATTRIBUTE.check(path, declared, file_bytes=size)
 
 
 def _elsewhere(path: Path, where: str, what: str) -> str:

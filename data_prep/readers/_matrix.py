@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import scipy.sparse
 
 from data_prep import csr
 from data_prep.errors import InputError
-from data_prep.readers import _hdf5_structure, _mtx, _packed, _species, _text
+from data_prep.readers import _hdf5_structure, _hdf5_trial, _mtx, _species, _text
 
 GENE_EXPRESSION = "Gene Expression"
 # What R and pandas write above the names of barcodes and features
@@ -56,10 +55,10 @@ def hdf5(path: Path, what: str) -> Iterator[Any]:
         what: what it should be, for the message.
     """
     try:
-        with path.open("rb") as opened:
-            packed = opened.read(2) == _packed.GZIP
-        with h5py.File(io.BytesIO(_packed.read_bytes(path)) if packed else path) as file:
-            _hdf5_structure.check(file, path)
+        _hdf5_trial.check(path)
+        with h5py.File(_hdf5_trial.source(path)) as file:
+            for _ in _hdf5_structure.walk(file, path):
+                pass
             yield file
     except (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,5 +1,6 @@
 """Every layout a reader knows, as the demo writes it: looked over as `check` does, read, and its slide cut into."""
 
+import random
 import shutil
 from pathlib import Path
 from typing import Any, ClassVar
@@ -7,6 +8,7 @@ from typing import Any, ClassVar
 from data_prep import check, demo, readers
 from data_prep.section import Section
 from data_prep.slide import open_slide
+from tests.fuzz.damage.hdf5_structure import damage_structure
 from tests.fuzz.targets import Facts, Target, facts
 
 _RECIPE = {"patients": 1, "sections_per_patient": 1, "spots": 3, "um_per_px": 4.0, "seed": 1, "workers": 1}
@@ -111,6 +113,29 @@ class Anndata(Layout):
 
     layout = "anndata"
     only = ("*.h5ad",)
+
+
+class _Structure(Layout):
+    """What its HDF5 files are made of is damaged, and nothing else."""
+
+    def damage(self, folder: Path, rng: random.Random) -> str:
+        return damage_structure(rng.choice(sorted(folder.rglob("*.h5*"))), rng)
+
+
+class VisiumH5Structure(_Structure, VisiumH5):
+    """Space Ranger's matrix."""
+
+
+class VisiumHdStructure(_Structure, VisiumHd):
+    """Space Ranger's matrix of bins."""
+
+
+class HestStructure(_Structure, Hest):
+    """HEST-1k's counts and patches."""
+
+
+class AnndataStructure(_Structure, Anndata):
+    """An .h5ad."""
 
 
 class Patients(Layout):
