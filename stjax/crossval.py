@@ -136,7 +136,7 @@ def crossval(
         What crossval.json holds.
 
     Raises:
-        InputError: the data has no folds, or a run failed.
+        InputError: the data has no folds, a run failed, or another process cross-validates there.
     """
     split, count = folds_of(config)
     if unknown := [fold for fold in folds if fold >= count]:
@@ -146,24 +146,31 @@ def crossval(
         for fold in (folds or range(count))
         for seed in (seeds or [config.seed])
     ]
-    train_all(members, mode, processes, gpus_per_process, command)
-    result = {"protocol": config.protocol, "choice": choice, "mode": mode, "runs": [row(each) for each in members]}
-    if choice == "published":
-        epochs = published_epochs(members)
-        retrained = [
-            on_all_patients(config, folder, seed, split, epochs, several=len(seeds) > 1)
-            for seed in (seeds or [config.seed])
-        ]
-        train_all(retrained, "sequential", 1, 0, command)
-        result |= {"published_epochs": epochs, "retrained": [row(each) for each in retrained]}
-    result["summary"] = summary(result["runs"])
-    if distributed.is_writer():
-        json_files.write(folder / "crossval.json", result)
-        table = pd.DataFrame(result["runs"] + result.get("retrained", []))
-        write_csv(folder / "crossval.csv", table)
-        print_table(result)
-        print(f"results:\n{folder / 'crossval.json'}\n{folder / 'crossval.csv'}")
+    with contextlib.ExitStack() as stack:
+        if distributed.is_writer():  # it holds the folder for all
+            stack.enter_context(workdir.locked(folder, doing="cross-validating"))
+        train_all(members, mode, processes, gpus_per_process, command)
+        result = {"protocol": config.protocol, "choice": choice, "mode": mode, "runs": [row(each) for each in members]}
+        if choice == "published":
+            epochs = published_epochs(members)
+            retrained = [
+                on_all_patients(config, folder, seed, split, epochs, several=len(seeds) > 1)
+                for seed in (seeds or [config.seed])
+            ]
+            train_all(retrained, "sequential", 1, 0, command)
+            result |= {"published_epochs": epochs, "retrained": [row(each) for each in retrained]}
+        result["summary"] = summary(result["runs"])
+        if distributed.is_writer():
+            write_results(result, folder)
     return result
+
+
+def write_results(result: dict[str, Any], folder: Path) -> None:
+    """Writes crossval.json and crossval.csv, and prints the table."""
+    json_files.write(folder / "crossval.json", result)
+    write_csv(folder / "crossval.csv", pd.DataFrame(result["runs"] + result.get("retrained", [])))
+    print_table(result)
+    print(f"results:\n{folder / 'crossval.json'}\n{folder / 'crossval.csv'}")
 
 
 def folds_of(config: Config) -> tuple[protocols.Split, int]:

@@ -227,14 +227,17 @@ def _arrays(state: Mapping[str, Any]) -> list[tuple[str, jax.Array]]:
 
 
 @contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[None]:
+def locked(workdir: Path, *, doing: str = "training") -> Iterator[None]:
     """Makes the folder, and keeps other processes from training in it; the lock ends with the process, however it ends.
+
+    Args:
+        doing: what other processes are told.
 
     Raises:
         InputError: another process trains there, or something else has the folder's name.
     """
     system_errors.check_folder(workdir, "--workdir")
-    busy = f"another process is training in {workdir}; wait for it, or choose another --workdir"
+    busy = f"another process is {doing} in {workdir}; wait for it, or choose another --workdir"
     with files.lock(workdir / LOCK, busy=busy):
         yield
 

@@ -2,6 +2,7 @@
 command: labs open each other's files. One test an attack, those that always failed among them."""
 
 import csv
+import dataclasses
 import json
 import os
 import pickle
@@ -20,7 +21,7 @@ from data_prep import files, json_files
 from data_prep.build import build
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from stjax import checkpoint, export, manifest, outputs, report
+from stjax import checkpoint, evaluate, export, manifest, outputs, predict, report
 from stjax.inference.dense_map import DenseMap
 from stjax.inference.model_folder import REQUIRED
 from stjax.inference.records import Record
@@ -155,6 +156,55 @@ def test_a_second_export_into_a_folder_waits_for_nothing_and_harms_nothing(
     assert sorted(path.name for path in out.iterdir()) == sorted([*REQUIRED, "manifest.json"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
     manifest.verify(out, what="model folder", required=REQUIRED)
+
+
+def test_one_process_at_a_time_writes_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, out = make_run(tmp_path / "run"), tmp_path / "report.html"
+    build_page, said = report.page.build, []
+
+    def meanwhile(*given: Any, **options: Any) -> str:
+        said.append(refusal("second", lambda: report.report([run], out)))
+        return build_page(*given, **options)
+
+    monkeypatch.setattr(report.page, "build", meanwhile)
+    report.report([run], out)
+    assert "another process is writing" in said[0]
+    assert out.is_file()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_one_process_at_a_time_predicts_a_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {field.name: None for field in dataclasses.fields(predict.Job)}
+    given["out"] = tmp_path / "out"
+    job, said = predict.Job(**given), []
+    source: Any = SimpleNamespace(read=lambda name: name, bare=False)
+
+    def meanwhile(_job: predict.Job, _section: Any, name: str, **_: Any) -> list[Path]:
+        if name == "A1":
+            said.append(refusal("second", lambda: job.run(source, "A1")))
+            job.run(source, "A2")  # another section may
+        return []
+
+    monkeypatch.setattr(predict.Job, "write_section", meanwhile)
+    job.run(source, "A1")
+    assert "another process is predicting A1 into" in said[0]
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_one_process_at_a_time_scores_into_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = SimpleNamespace(data=SimpleNamespace(protocol="stjax", tiles=None))
+    monkeypatch.setattr(evaluate.workdir.Run, "load", lambda _folder: run)
+    monkeypatch.setattr(evaluate.Request, "of", lambda *_, **__: SimpleNamespace(target=tmp_path / "evaluation"))
+    said = []
+
+    def meanwhile(*_: Any, **__: Any) -> dict[str, Any]:
+        said.append(refusal("second", lambda: evaluate.evaluate(tmp_path)))
+        return {}
+
+    monkeypatch.setattr(evaluate, "score", meanwhile)
+    evaluate.evaluate(tmp_path)
+    assert "another process is scoring into" in said[0]
+    assert not list((tmp_path / "evaluation").iterdir())
 
 
 @pytest.mark.parametrize("lacking", REQUIRED)

@@ -73,6 +73,18 @@ def test_what_cannot_be_is_refused(arguments, message, dataset, tmp_path):
         )
 
 
+def test_one_process_at_a_time_cross_validates_in_a_folder(dataset, tmp_path, monkeypatch):
+    def meanwhile(*_):
+        with pytest.raises(InputError, match=r"another process is cross-validating in .*cv; wait for it, or choose"):
+            crossval.crossval(config_of(dataset), tmp_path / "cv")
+        raise FloatingPointError("stopped")
+
+    monkeypatch.setattr(crossval, "train_all", meanwhile)
+    with pytest.raises(FloatingPointError, match="stopped"):
+        crossval.crossval(config_of(dataset), tmp_path / "cv")
+    assert not list((tmp_path / "cv").iterdir())  # the lock goes with its process
+
+
 def test_a_work_directory_is_needed():
     with pytest.raises(InputError, match="no work directory"):
         crossval.main(["--config=configs/tiny.py"])
