@@ -11,6 +11,7 @@ import numpy as np
 from jax import export
 
 from data_prep.errors import InputError
+from data_prep.files import shown
 from stjax.models.pixnet import STRIDE
 from stjax.workdir import DataRecord
 
@@ -32,7 +33,7 @@ def read(path: Path, *, origin: str) -> export.Exported:
     """
     try:
         exported = export.deserialize(bytearray(path.read_bytes()))
-        text = exported.mlir_module()
+        outside = calls_outside(exported)
     except ImportError as error:
         raise InputError(f"exported models need flatbuffers ({error}); pip install flatbuffers") from None
     except Exception as error:  # the bytes are another's: what reads them raises all kinds
@@ -40,10 +41,17 @@ def read(path: Path, *, origin: str) -> export.Exported:
     if (platform := export.default_export_platform()) not in exported.platforms:
         known = ", ".join(map(str, exported.platforms))
         raise InputError(f"{path.parent} runs on {known}, this is {platform}; set JAX_PLATFORMS=cpu")
-    calls = {"".join(names) for names in _CALL.findall(text)} | set(_OUTSIDE.findall(text))
-    if unknown := sorted(calls - _KNOWN_CALLS):
-        raise InputError(f"{path}: calls {unknown[0]!r}, outside of itself, as no exported model does; do not use it")
+    if outside:
+        name = shown(outside[0])
+        raise InputError(f"{path}: calls {name}, outside of itself, as no exported model does; do not use it")
     return exported
+
+
+def calls_outside(exported: export.Exported) -> list[str]:
+    """Names of what a function calls or waits for beyond itself."""
+    text = exported.mlir_module()
+    calls = {"".join(names) for names in _CALL.findall(text)} | set(_OUTSIDE.findall(text))
+    return sorted(calls - _KNOWN_CALLS)
 
 
 def check_takes(

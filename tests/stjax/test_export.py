@@ -18,7 +18,7 @@ from data_prep.errors import InputError
 from stjax import export, manifest, models, protocols, workdir
 from stjax.data.tile_records import TileFacts, TileTables
 from stjax.export import exported_function
-from stjax.inference import model_folder, predictor
+from stjax.inference import exported_program, model_folder, predictor
 from stjax.models import efficientnet, weight_files, weights
 from stjax.models.heads import PatchModel
 from stjax.ops.spot_pool import discs
@@ -287,6 +287,7 @@ def test_every_backbone_exports_for_every_platform_and_batch_size(module, varian
     model = PatchModel(backbone, num_main=run.data.panel.num_main, num_aux=0, rngs=rngs)
     function, arrays = function_of(run, model, side=side)
     assert function.platforms == ("cpu", "cuda", "tpu")
+    assert not exported_program.calls_outside(function)  # else it would not be loaded
     images = np.random.default_rng(0).integers(0, 256, (3, side, side, 3)).astype(np.uint8)
     predict = jax.jit(lambda x: model(steps.normalise(x, run.data.panel), train=False, key=None)["main"][:, 0])
     expected = np.asarray(predict(images)) * run.data.panel.target_std + run.data.panel.target_mean
