@@ -77,6 +77,7 @@ _ARRAY = {  # its zarr.json
         }
     ],
 }
+_BLOSC = {"configuration": {"cname": json_files.one_of("zstd"), "clevel": json_files.whole_number(0, 9)}}
 _LITTLE_ENDIAN = {"endian": "little"}
 _CODECS = {"codecs": ["bytes", "blosc", "crc32c"], "index_codecs": ["bytes", "crc32c"]}
 
@@ -440,6 +441,7 @@ def _open_level(path: Path, *, mode: Literal["r", "r+"]) -> Any:
     for key, names in _CODECS.items():
         if [codec["name"] for codec in inner[key]] != names or inner[key][0].get("configuration") != _LITTLE_ENDIAN:
             raise InputError(f"{name} is damaged: {key} are not {', '.join(names)}, in little-endian order; {_REMEDY}")
+    json_files.require(inner["codecs"][1], _BLOSC, f"{name} is damaged: codecs[1]", remedy=_REMEDY)
     chunk = inner["chunk_shape"]
     if math.prod(chunk) > _CHUNK_CHANNELS * _CHUNK_CELLS**2:
         raise InputError(f"{name} is damaged: chunks of {files.shown(chunk)}; {_REMEDY}")

@@ -126,6 +126,7 @@ def inner(content: dict[str, Any]) -> dict[str, Any]:
         lambda content: inner(content)["codecs"].pop(0),
         lambda content: inner(content)["codecs"].pop(),
         lambda content: inner(content)["codecs"][0].update(configuration={"endian": "big"}),
+        lambda content: inner(content)["codecs"][1]["configuration"].update(clevel=5000),
         lambda content: inner(content)["index_codecs"].reverse(),
         lambda content: inner(content).update(index_location="start"),
         lambda content: content.update(fill_value=0.0),
