@@ -33,6 +33,15 @@ class WorkDirectory(Target):
     def make(self, folder: Path) -> None:
         shutil.unpack_archive(ARCHIVE, folder / "model")
 
+    def damage(self, folder: Path, rng: random.Random) -> str:
+        file = folder / "model" / INTERVALS
+        before = file.read_bytes() if file.exists() else None
+        what = super().damage(folder, rng)
+        if before is not None and not file.exists():  # a run that was never scored has none: nothing can tell
+            file.unlink(missing_ok=True)
+            file.write_bytes(before)
+        return what
+
     def use(self, folder: Path) -> Facts:
         with warnings.catch_warnings(action="ignore"):
             model = stjax.load(folder / "model")
