@@ -13,7 +13,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from data_prep import budgets
 from data_prep.errors import InputError
+from data_prep.readers import _packed
 
 RESOURCES = Path(__file__).parent / "resources"
 SPECIES = ("human", "mouse")  # of which there are shipped tables
@@ -146,22 +148,29 @@ def own_reference(path: Path) -> GeneReference:
         InputError: unreadable, or neither of the two.
     """
     try:
-        data = Path(path).read_bytes()
-        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        data = _packed.read_bytes(Path(path), budgets.TABLE_TEXT)
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
         raise InputError(f"{path}: cannot read the gene table ({error}); download HGNC's complete set again") from error
     identity = f"file {Path(path).name}, SHA-256 {hashlib.sha256(data).hexdigest()[:12]}"
     if re.match(r"MGI:\d+\t", text):
         rows = [line.split("\t") for line in text.splitlines()]
         pairs = [(row[5], row[1]) for row in rows if len(row) > 5 and is_ensembl(row[5])]
         return _reference(pairs, {}, f"MGI {identity}")
+    budgets.TABLE.check(Path(path), len(text) + 120 * text.count("\n") + 64 * text.count("\t"))
     reader = csv.DictReader(io.StringIO(text), delimiter="\t")
-    if not {"symbol", "ensembl_gene_id"} <= set(reader.fieldnames or ()):
+    try:
+        columns, listed = list(reader.fieldnames or ()), list(reader)
+    except csv.Error as error:
         raise InputError(
-            f"{path}: columns are {list(reader.fieldnames or ())[:8]}, expected at least 'symbol' and "
+            f"{path}: line {reader.line_num + 1} is no row of a table ({error}); download it again"
+        ) from error
+    if not {"symbol", "ensembl_gene_id"} <= set(columns):
+        raise InputError(
+            f"{path}: columns are {columns[:8]}, expected at least 'symbol' and "
             "'ensembl_gene_id' (HGNC's complete set, tab separated), or MGI's MRK_ENSEMBL.rpt"
         )
-    rows = [row for row in reader if row.get("status") in (None, "", "Approved") and row["symbol"]]
+    rows = [row for row in listed if row.get("status") in (None, "", "Approved") and row["symbol"]]
     official = {row["symbol"] for row in rows}
     meanings = defaultdict(set)
     for row in rows:

@@ -89,7 +89,8 @@ def only_image(name: str, images: Sequence[Path]) -> Path:
 
 def natural(name: str) -> list[tuple[int, str]]:
     """Sort key that puts `A2` before `A10`."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part]
+    parts = [part.lstrip("0") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part]
+    return [(len(part), part) if isinstance(part, str) else part for part in parts]  # numbers of any length
 
 
 def given_image(image: Path, name: str) -> list[Path]:

@@ -131,3 +131,18 @@ def test_several_species_are_seen_and_a_stray_id_is_none() -> None:
     human, mouse = ([f"{prefix}{number:011d}" for number in range(100)] for prefix in ("ENSG", "ENSMUSG"))
     assert gene_reference.several_species([*human, *mouse[:50]]) == ["human", "mouse"]
     assert gene_reference.several_species([*human, mouse[0], "TP53"]) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"symbol\tensembl_gene_id\nA\rB\tENSG00000000001\n", "line 2 is no row of a table"),
+        (gzip.compress(b"symbol\tensembl_gene_id\n" * 50)[:-9] + b"x", "truncated or corrupt gzip"),
+        (gzip.compress(bytes(1 << 20)) * 40, "what it unpacks to would take .* over the budget"),
+    ],
+)
+def test_a_damaged_gene_table_is_refused_in_one_line(tmp_path, data, message):
+    path = tmp_path / "genes.txt"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=message):
+        gene_reference.own_reference(path)

@@ -19,16 +19,10 @@ from tests.fuzz.worker import Job, Limits
 EACH = -(-2000 // len(TARGETS))  # cases of a target
 # {target: what is not mended yet}. An entry goes as soon as its target is clean; there is no other way to pass.
 PENDING: dict[str, str] = {
-    "her2st": "being mended",
-    "stnet": "being mended",
-    "cscc": "being mended",
-    "visium_h5": "being mended",
-    "visium_mtx": "being mended",
-    "visium_hd": "being mended",
-    "hest": "being mended",
-    "anndata": "being mended",
-    "patients": "being mended",
-    "gene_table": "being mended",
+    "anndata_structure": "a stronger damage, not run at length yet",
+    "hest_structure": "a stronger damage, not run at length yet",
+    "visium_hd_structure": "a stronger damage, not run at length yet",
+    "visium_h5_structure": "a stronger damage, not run at length yet",
     "exported_model_resealed": "MLIR asks for gigabytes where a hostile program declares them",
 }
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_prep.errors import InputError
-from data_prep.readers import _count_table, _text
+from data_prep.readers import _count_table, _sections, _text
 
 TABLE = "spot\tx\ty\n10x13\t1.5\t2\n11x13\t3.5\t4\n"
 
@@ -157,3 +157,14 @@ def test_counts_with_an_underscore_are_no_numbers(tmp_path: Path) -> None:
     path = write(tmp_path / "A1.tsv", b"\tERBB2\n10x13\t1_0\n")
     with pytest.raises(InputError, match="count is '1_0'"):
         _count_table.read(path)
+
+
+def test_names_of_any_length_take_little(tmp_path: Path) -> None:
+    path = write(tmp_path / "A1.tsv", b"\tERBB2\t" + b"x" * 100_000 + b"\n10x13\t1\t2\n")
+    with pytest.raises(InputError, match=r"A1.tsv: gene 'x{60}'\.\.\. is longer than 200 bytes"):
+        _count_table.read(path)
+
+
+def test_names_are_sorted_by_their_numbers_however_long() -> None:
+    names = ["A10", "A2", "A" + "9" * 5000, "A02b", "B"]
+    assert sorted(names, key=_sections.natural) == ["A2", "A02b", "A10", "A" + "9" * 5000, "B"]
