@@ -173,10 +173,7 @@ def _write_sections(
     print(manifest.removal_table(plans, genes, genes_removed, options=options), flush=True)
 
     splits = plan.split_names([entry.name for entry in kept])
-    sections = [
-        writer.Task(source, layout, entry.name, splits[entry.name], out, options, genes, entry, target)
-        for entry in kept
-    ]
+    sections = [writer.Task(entry.name, splits[entry.name], out, options, genes, entry, target) for entry in kept]
     if merge:
         entries = _finished(sections)
     else:
@@ -206,11 +203,10 @@ def _stain_target(source: Path, out: Path, module: ModuleType, options: plan.Opt
 def _plan(task: tuple[Path, Path, str, str, plan.Options, Any]) -> plan.SectionPlan:
     """A section's plan; one kept from before, or made by another array job meanwhile, is reused."""
     source, out, layout, name, options, target = task
-    file = writer.plan_path(out, name)
-    if (known := writer.load_plan(file)) is not None:
+    if (known := writer.load_plan(out, name)) is not None:
         return known
-    made = plan.plan_section(source, layout, name, options, target=target)
-    writer.save_plan(file, made)
+    made, framed = plan.plan_section(source, layout, name, options, target=target)
+    writer.save_plan(out, made, framed)
     return made
 
 

@@ -3,12 +3,49 @@
 Whatever came from outside is seen by `check` before SciPy computes anything with it.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 
 from data_prep.errors import InputError
+
+ARRAYS = {  # in a file: the kinds of their types, and dimensions
+    "counts_data": ("iu", 1),
+    "counts_indices": ("iu", 1),
+    "counts_indptr": ("iu", 1),
+    "counts_shape": ("iu", 1),
+}
+
+
+def to_arrays(counts: scipy.sparse.csr_array) -> dict[str, np.ndarray]:
+    """`ARRAYS` of counts, these and their columns in the smallest type that holds them."""
+    return {
+        "counts_data": _smallest(counts.data),
+        "counts_indices": _smallest(counts.indices),
+        "counts_indptr": np.asarray(counts.indptr, np.int64),
+        "counts_shape": np.array(counts.shape, np.int64),
+    }
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray], *, origin: str, remedy: str) -> scipy.sparse.csr_array:
+    """The int32 counts that `to_arrays` was given, read from a file.
+
+    Args:
+        origin, remedy: the file, and what to do when it is damaged, for messages.
+
+    Raises:
+        InputError: the arrays are no counts.
+    """
+    data, indices, indptr, shape = (arrays[name] for name in ARRAYS)
+    if len(data) and not (data.min() >= 0 and data.max() < 2**31):
+        raise InputError(f"{origin}: counts from {data.min()} to {data.max()}; {remedy}")
+    return make(data.astype(np.int32), indices, indptr, shape, origin=origin)
+
+
+def _smallest(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.min_scalar_type(int(values.max(initial=0))))
 
 
 def make(data: Any, indices: Any, indptr: Any, shape: Any, *, origin: str) -> scipy.sparse.csr_array:

@@ -15,12 +15,11 @@ import numpy as np
 import scipy.sparse
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
-from data_prep import csr, files, json_files, npz, records, stain
+from data_prep import csr, files, json_files, npz, records, spots, stain
 from data_prep.errors import InputError
 from data_prep.json_files import Each, Lacking, Maybe
 from data_prep.patients import ORIGINS, UNKNOWN
 from data_prep.section import FieldsOfSpots, GeneTable
-from data_prep.spots import POLYGON, Spots
 
 Patients = dict[str, tuple[str, str]]  # section -> patient, and how that is known
 
@@ -75,22 +74,14 @@ _MANIFEST = {
     "ignored_errors": Lacking(json_files.TEXTS),
     "sections": [SECTION],
 }
-_TABLE = {  # arrays of a section's table: the kinds of their types, and dimensions
-    "spot_id": ("U", 1),
-    "spot_xy": ("f", 2),
-    "spot_kind": ("u", 1),
-    "spot_size_px": ("f", 1),
+_FIGURES = {
     "total_counts": ("iu", 1),
     "record_of_spot": ("iu", 1),
     "white_fraction": ("f", 1),
     "channel_mean": ("f", 2),
     "channel_mean_square": ("f", 2),
-    "counts_data": ("iu", 1),
-    "counts_indices": ("iu", 1),
-    "counts_indptr": ("iu", 1),
-    "counts_shape": ("iu", 1),
 }
-_OUTLINES = {"ring_spot": ("iu", 1), "ring_start": ("iu", 1), "ring_xy": ("f", 2)}  # where there are polygons
+_TABLE = spots.ARRAYS | _FIGURES | csr.ARRAYS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +98,7 @@ class SectionTable(FieldsOfSpots):
     """
 
     counts: scipy.sparse.csr_array
-    spots: Spots
+    spots: spots.Spots
     total_counts: np.ndarray
     record_of_spot: np.ndarray
     white_fraction: np.ndarray
@@ -116,16 +107,9 @@ class SectionTable(FieldsOfSpots):
 
     def save(self, path: Path) -> None:
         """Write as .npz, counts and gene indices in the smallest type that holds them."""
-        spots = {f"spot_{name}": getattr(self.spots, name) for name in ("id", "xy", "kind", "size_px")}
-        outlines = {name: getattr(self.spots, name) for name in _OUTLINES if len(self.spots.ring_spot)}
-        others = {name: getattr(self, name) for name in _TABLE if not name.startswith(("spot_", "counts_"))}
-        counts = {
-            "counts_data": _smallest(self.counts.data),
-            "counts_indices": _smallest(self.counts.indices),
-            "counts_indptr": np.asarray(self.counts.indptr, np.int64),
-            "counts_shape": np.array(self.counts.shape, np.int64),
-        }
-        np.savez_compressed(path, **spots, **others, **outlines, **counts)
+        figures = {name: getattr(self, name) for name in _FIGURES}
+        arrays: dict[str, Any] = {**self.spots.to_arrays(), **figures, **csr.to_arrays(self.counts)}
+        np.savez_compressed(path, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> "SectionTable":
@@ -134,30 +118,22 @@ class SectionTable(FieldsOfSpots):
         Raises:
             InputError: damaged, or no table of a section.
         """
-        arrays = npz.read(path, _TABLE, optional=_OUTLINES, remedy=_REMEDY)
-        if (arrays["spot_kind"] == POLYGON).any() and not _OUTLINES.keys() <= arrays.keys():
-            raise InputError(f"{path}: polygons without outlines, of an earlier version; build it again")
-        outlines = {name: arrays.pop(name) for name in _OUTLINES if name in arrays}
-        of_spots = {name: arrays.pop(f"spot_{name}") for name in ("id", "xy", "kind", "size_px")}
-        try:
-            spots = Spots(**of_spots, **outlines)
-        except InputError as error:
-            raise InputError(f"{path}: {error}; {_REMEDY}") from None
-        data, indices, indptr = (arrays.pop(f"counts_{name}") for name in ("data", "indices", "indptr"))
-        if len(data) and not (data.min() >= 0 and data.max() < 2**31):
-            raise InputError(f"{path}: counts from {data.min()} to {data.max()}; {_REMEDY}")
-        counts = csr.make(data.astype(np.int32), indices, indptr, arrays.pop("counts_shape"), origin=f"{path}")
-        table = cls(counts=counts, spots=spots, **arrays)
+        arrays = npz.read(path, _TABLE, optional=spots.OUTLINES, remedy=_REMEDY)
+        table = cls(
+            counts=csr.from_arrays(arrays, origin=f"{path}", remedy=_REMEDY),
+            spots=spots.Spots.from_arrays(arrays, origin=f"{path}", remedy=_REMEDY),
+            **{name: arrays[name] for name in _FIGURES},
+        )
         if fault := table.fault():
             raise InputError(f"{path}: {fault}; {_REMEDY}")
         return table
 
     def fault(self) -> str:
         """Why its parts are not those of one section, "" if they are."""
-        spots, records = len(self.spots), len(self.white_fraction)
+        count, records = len(self.spots), len(self.white_fraction)
         expected = {
-            "counts": (spots, int(self.counts.shape[1])),  # pyright: ignore[reportOptionalSubscript], which misreads SciPy
-            **dict.fromkeys(("total_counts", "record_of_spot"), (spots,)),
+            "counts": (count, int(self.counts.shape[1])),  # pyright: ignore[reportOptionalSubscript], which misreads SciPy
+            **dict.fromkeys(("total_counts", "record_of_spot"), (count,)),
             **dict.fromkeys(("channel_mean", "channel_mean_square"), (records, 3)),
         }
         for name, shape in expected.items():
@@ -168,13 +144,9 @@ class SectionTable(FieldsOfSpots):
                 return f"{name} holds what is no number"
         if (self.total_counts < 0).any():
             return "a total of counts is negative"
-        if spots and not (self.record_of_spot.min() >= 0 and self.record_of_spot.max() < records):
+        if count and not (self.record_of_spot.min() >= 0 and self.record_of_spot.max() < records):
             return f"a spot is in a record that is none of its {records}"
         return ""
-
-
-def _smallest(values: np.ndarray) -> np.ndarray:
-    return values.astype(np.min_scalar_type(int(values.max(initial=0))))
 
 
 class RecordSource:

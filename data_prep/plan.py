@@ -12,6 +12,7 @@ import scipy.sparse
 
 from data_prep import checks, counts, files, patches, readers, slide, stain, tiles, tissue
 from data_prep.errors import InputError
+from data_prep.framed import Framed
 from data_prep.genes import species_of, two_species
 from data_prep.readers._space_ranger import REDUCED
 from data_prep.records import IMAGE_FORMATS
@@ -150,14 +151,11 @@ def fingerprint(path: Path, *, times: bool, but: Path | None = None) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Frames:
-    """Where the records of a section lie on its slide, and which spots each holds.
+    """Where the records of a section lie on its slide, and which of its spots each holds.
 
     Attributes:
-        origin_xy: [R, 2] float64, top-left corners, full-resolution pixels.
         members: R arrays of row numbers in the section; every kept spot is in exactly one.
-        px_scale: full-resolution pixels per record pixel.
-        context_px: margin without spots of its own, record pixels.
-        removed: spots removed, by reason; each is counted once, under the first reason that applies.
+        origin_xy, px_scale, context_px, removed: see `Framed`.
     """
 
     origin_xy: np.ndarray
@@ -250,8 +248,8 @@ def _without_white(frames: Frames, image: slide.Slide, options: Options, transfo
 
 def plan_section(
     source: Path, layout: str, name: str, options: Options, *, target: stain.Profile | None = None
-) -> SectionPlan:
-    """Read a section, check it, and count what would be kept of it.
+) -> tuple[SectionPlan, Framed]:
+    """Read a section, check it, lay out its records, and count what is kept of it.
 
     Args:
         target: the slide to normalise stains to, fitted.
@@ -266,18 +264,32 @@ def plan_section(
     if options.um_per_px is not None:
         resampled = checks.resampled(section.um_per_px, options.um_per_px)
         found = dataclasses.replace(found, problems=(*found.problems, *resampled))
-    rows = frames.rows
-    gene_sums, gene_spots = counts.column_totals(section.counts, rows)
-    return SectionPlan(
+    framed = _framed(section, frames)
+    gene_sums, gene_spots = counts.column_totals(framed.section.counts, np.arange(len(framed.section.spots)))
+    made = SectionPlan(
         name=name,
         genes=section.genes,
         gene_sums=gene_sums,
         gene_spots=gene_spots,
-        spots=len(rows),
-        records=len(frames.members),
+        spots=len(framed.section.spots),
+        records=len(framed),
         read=len(section.spots),
         removed=frames.removed,
         found=found,
+    )
+    return made, framed
+
+
+def _framed(section: Section, frames: Frames) -> Framed:
+    genes = len(section.genes)
+    kept = counts.select(section.counts, frames.rows, column_of=np.arange(genes, dtype=np.int32), columns=genes)
+    return Framed(
+        section=dataclasses.replace(section, spots=section.spots[frames.rows], counts=kept),
+        origin_xy=frames.origin_xy,
+        record_start=np.cumsum([0, *(len(members) for members in frames.members)]),
+        px_scale=float(frames.px_scale),
+        context_px=frames.context_px,
+        removed=frames.removed,
     )
 
 
@@ -341,11 +353,11 @@ def choose_genes(plans: Sequence[SectionPlan], *, min_spot_fraction: float) -> t
     return GeneTable(ensembl_id[keep], symbol[keep]), removed
 
 
-def counts_over(section: Section, rows: np.ndarray, genes: GeneTable) -> scipy.sparse.csr_array:
-    """[S, G] int32: the counts of some spots over the data set's genes, CSR with sorted columns and no stored zero."""
+def counts_over(section: Section, genes: GeneTable) -> scipy.sparse.csr_array:
+    """[S, G] int32: a section's counts over the data set's genes, CSR with sorted columns and no stored zero."""
     place = {key: index for index, key in enumerate(genes.keys)}
     column_of = np.array([place.get(key, -1) for key in section.genes.keys], np.int32)
-    return counts.select(section.counts, rows, column_of=column_of, columns=len(genes))
+    return counts.select(section.counts, np.arange(len(section.spots)), column_of=column_of, columns=len(genes))
 
 
 def split_names(names: Sequence[str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ Coordinates are pixels of an image, counted from the corner of its first pixel: 
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,14 @@ from data_prep.errors import InputError
 
 DISC, SQUARE, POLYGON = 0, 1, 2  # kinds
 _NAMED = 5  # spots in a message
+
+ARRAYS = {  # in a file: the kinds of their types, and dimensions
+    "spot_id": ("U", 1),
+    "spot_xy": ("f", 2),
+    "spot_kind": ("u", 1),
+    "spot_size_px": ("f", 1),
+}
+OUTLINES = {"ring_spot": ("iu", 1), "ring_start": ("iu", 1), "ring_xy": ("f", 2)}  # where there are polygons
 
 Outline = np.ndarray | Sequence[Any]  # of a polygon: one ring [V, 2], or several
 
@@ -115,6 +123,29 @@ class Spots:
                 np.concatenate([part.ring_start[:-1] + vertex for part, _, vertex in numbered]), first_vertex[-1]
             ),
         )
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], *, origin: str, remedy: str) -> "Spots":
+        """What `to_arrays` gave, read from a file.
+
+        Args:
+            origin, remedy: the file, and what to do when it is damaged, for messages.
+
+        Raises:
+            InputError: the arrays are no spots.
+        """
+        outlines = {name: arrays[name] for name in OUTLINES if name in arrays}
+        if (arrays["spot_kind"] == POLYGON).any() and len(outlines) < len(OUTLINES):
+            raise InputError(f"{origin}: polygons without outlines, of an earlier version; build it again")
+        try:
+            return cls(**{name.removeprefix("spot_"): arrays[name] for name in ARRAYS}, **outlines)
+        except InputError as error:
+            raise InputError(f"{origin}: {error}; {remedy}") from None
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """`ARRAYS`, and `OUTLINES` where there are any."""
+        outlines = {name: getattr(self, name) for name in OUTLINES if len(self.ring_spot)}
+        return {name: getattr(self, name.removeprefix("spot_")) for name in ARRAYS} | outlines
 
     def __len__(self) -> int:
         return len(self.kind)

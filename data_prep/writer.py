@@ -15,10 +15,11 @@ import scipy.sparse
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 from PIL import Image
 
-from data_prep import checks, cli, counts, files, json_files, patches, plan, readers, records, slide, stain, tissue
+from data_prep import checks, cli, counts, files, json_files, patches, plan, records, slide, stain, tissue
 from data_prep.dataset import SECTION, WORK_FOLDER, SectionTable, check_files
 from data_prep.errors import InputError
-from data_prep.section import GeneTable, Section
+from data_prep.framed import Framed
+from data_prep.section import GeneTable
 
 VERSION = "2.0.0"  # of the TFDS data set: raised when the records change
 THUMBNAIL_PX = 1024
@@ -31,16 +32,14 @@ class Task:
     """One section to write.
 
     Attributes:
-        source, layout, name: where it comes from.
+        name: the section's.
         split: its TFDS split, also its file name.
         out: the data set's folder.
         genes: the data set's genes.
-        plan: what the section should turn out to hold.
+        plan: what the section holds.
         target: the slide to normalise stains to, fitted.
     """
 
-    source: Path
-    layout: str
     name: str
     split: str
     out: Path
@@ -71,10 +70,17 @@ def plan_path(out: Path, name: str) -> Path:
     return out / WORK_FOLDER / "plans" / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.npz"
 
 
-def save_plan(path: Path, made: plan.SectionPlan) -> None:
-    """Keep a plan for later builds and other array jobs; whole or not there."""
+def framed_path(out: Path, name: str) -> Path:
+    """Where what is kept of a section lies from its planning to its writing."""
+    return plan_path(out, name).with_suffix(".framed.npz")
+
+
+def save_plan(out: Path, made: plan.SectionPlan, framed: Framed) -> None:
+    """Keep a plan for later builds and other array jobs, and what it leaves of the section; whole or not there."""
+    with files.whole(framed_path(out, made.name)) as temporary:
+        framed.save(temporary)
     numbers = {"name": made.name, "spots": made.spots, "records": made.records, "read": made.read}
-    with files.whole(path) as temporary:
+    with files.whole(plan_path(out, made.name)) as temporary:
         np.savez(
             temporary,
             ensembl_id=made.genes.ensembl_id,
@@ -85,8 +91,9 @@ def save_plan(path: Path, made: plan.SectionPlan) -> None:
         )
 
 
-def load_plan(path: Path) -> plan.SectionPlan | None:
-    """What `save_plan` kept, or None where there is none, or none that can be read."""
+def load_plan(out: Path, name: str) -> plan.SectionPlan | None:
+    """The plan that `save_plan` kept, or None where there is none, or none that can be read."""
+    path = plan_path(out, name)
     try:
         with np.load(path, allow_pickle=False) as file:
             genes = GeneTable(file["ensembl_id"], file["symbol"])
@@ -114,7 +121,7 @@ def write_section(task: Task) -> dict[str, Any]:
     Everything is written under a temporary name and renamed when whole; the entry comes last.
 
     Raises:
-        InputError: the source no longer holds what was planned, or another process is writing this section.
+        InputError: the slide cannot be read, or another process is writing this section.
     """
     work = task.out / WORK_FOLDER
     temporary = work / f"writing-{task.split}"
@@ -138,21 +145,21 @@ def write_section(task: Task) -> dict[str, Any]:
 def _write_files(task: Task, folder: Path) -> tuple[dict[str, Any], dict[str, Path]]:
     """The section's manifest entry, and where each file written in `folder` belongs."""
     options = task.options
-    module, _ = readers.find_layout(task.source, task.layout)
-    section = module.read_section(task.source, task.name, **options.reading)
+    framed = Framed.load(framed_path(task.out, task.name))
+    section = framed.section
     with slide.open_slide(section.image_path) as image:
         transform = plan.stain_transform(options, image, task.target)
-        frames = plan.frame_section(section, image, options, transform=transform)
-        table = _table(section, frames, task)
+        table = _table(framed, task)
         nothing = scipy.sparse.csr_array(section.counts.shape, dtype=np.int32)
         section = dataclasses.replace(section, counts=nothing)  # the table has them; gigabytes in Visium HD
+        framed = dataclasses.replace(framed, section=section)
         threshold = tissue.otsu_threshold(tissue.grey_histogram(image, transform=transform))
-        sizes = shard_sizes(len(frames.members), size_px=options.size_px, shard_mb=options.shard_mb)
+        sizes = shard_sizes(len(framed), size_px=options.size_px, shard_mb=options.shard_mb)
         prefix = f"{dataset_name(options.kind)}-{task.split}.array_record"
         names = [f"{prefix}-{index:05d}-of-{len(sizes):05d}" for index in range(len(sizes))]
         figures: list[tuple[Any, ...]] = []
-        stream = _records(section, image, frames, table, threshold, transform, options, figures)
-        progress = cli.progress(stream, total=len(frames.members), description=task.name, unit=options.kind)
+        stream = _records(framed, image, table, threshold, transform, options, figures)
+        progress = cli.progress(stream, total=len(framed), description=task.name, unit=options.kind)
         with contextlib.closing(progress):
             iterator = iter(progress)
             for name, size in zip(names, sizes, strict=True):
@@ -180,7 +187,7 @@ def _write_files(task: Task, folder: Path) -> tuple[dict[str, Any], dict[str, Pa
     }
     if "before.jpg" in thumbnails:
         places["before.jpg"] = Path("thumbnails") / f"{task.split}_before.jpg"
-    pixels = len(frames.members) * options.size_px**2
+    pixels = len(framed) * options.size_px**2
     entry = {
         "name": section.name,
         "patient": section.patient,
@@ -188,15 +195,15 @@ def _write_files(task: Task, folder: Path) -> tuple[dict[str, Any], dict[str, Pa
         "split": task.split,
         "layout": section.layout,
         "synthetic": section.synthetic,
-        "records": len(frames.members),
+        "records": len(framed),
         "spots": len(table.spots),
-        "spots_read": len(section.spots),
-        "removed": frames.removed,
+        "spots_read": task.plan.read,
+        "removed": framed.removed,
         "genes_found": int(np.count_nonzero(task.plan.gene_sums)),
         "um_per_px": float(section.um_per_px),
         "um_per_px_source": section.um_per_px_source,
-        "px_scale": float(frames.px_scale),
-        "context_px": frames.context_px,
+        "px_scale": float(framed.px_scale),
+        "context_px": framed.context_px,
         "image": {"file": section.image_path.name, "sha256": task.plan.found.image_sha256, **size},
         "otsu_threshold": threshold,
         "stain": None if transform is None else transform.to_dict()["source"],
@@ -219,23 +226,13 @@ def _write_files(task: Task, folder: Path) -> tuple[dict[str, Any], dict[str, Pa
     return entry, {name: task.out / place for name, place in places.items()}
 
 
-def _table(section: Section, frames: plan.Frames, task: Task) -> SectionTable:
-    """Spots and counts in record order; the figures of the records are not known yet."""
-    rows = frames.rows
-    kept = plan.counts_over(section, rows, task.genes)
-    kept_genes = np.isin(task.plan.genes.keys, task.genes.keys)
-    total = int(counts.row_totals(kept).sum())
-    planned = (task.plan.spots, task.plan.records, int(task.plan.gene_sums[kept_genes].sum()))
-    if (len(rows), len(frames.members), total) != planned:
-        raise InputError(
-            f"Section {section.name!r}: {len(rows)} spots with {total} counts are left where "
-            f"{planned[0]} with {planned[2]} were planned; the source changed while it was being built, start again"
-        )
+def _table(framed: Framed, task: Task) -> SectionTable:
+    """Spots and counts over the data set's genes; the figures of the records are not known yet."""
     return SectionTable(
-        counts=kept,
-        spots=section.spots[rows],
-        total_counts=counts.row_totals(section.counts)[rows],
-        record_of_spot=np.repeat(np.arange(len(frames.members), dtype=np.int32), [len(m) for m in frames.members]),
+        counts=plan.counts_over(framed.section, task.genes),
+        spots=framed.section.spots,
+        total_counts=counts.row_totals(framed.section.counts),
+        record_of_spot=np.repeat(np.arange(len(framed), dtype=np.int32), np.diff(framed.record_start)),
         white_fraction=np.zeros(0, np.float32),
         channel_mean=np.zeros((0, 3)),
         channel_mean_square=np.zeros((0, 3)),
@@ -243,9 +240,8 @@ def _table(section: Section, frames: plan.Frames, task: Task) -> SectionTable:
 
 
 def _records(
-    section: Section,
+    framed: Framed,
     image: slide.Slide,
-    frames: plan.Frames,
     table: SectionTable,
     threshold: int,
     transform: tissue.Transform | None,
@@ -253,17 +249,15 @@ def _records(
     figures: list[tuple[Any, ...]],
 ) -> Iterator[bytes]:
     """Serialised records in order; appends white fraction and channel moments of each to `figures`."""
-    size, start = options.size_px, 0
-    for origin, members in zip(frames.origin_xy, frames.members, strict=True):
-        window, region = patches.cut_window(image, origin, size_px=size, px_scale=frames.px_scale, transform=transform)
+    size, section, px_scale = options.size_px, framed.section, framed.px_scale
+    for origin, start, stop in zip(framed.origin_xy, framed.record_start, framed.record_start[1:], strict=False):
+        window, region = patches.cut_window(image, origin, size_px=size, px_scale=px_scale, transform=transform)
         data = records.encode_image(window, options.image_format, jpeg_quality=options.jpeg_quality)
         # Moments are those of the pixels that training will read, not of the slide's.
         stored = records.decode_image(data, options.image_format, size, size).reshape(-1, 3).astype(np.float32)
         white = tissue.white_fraction(region, threshold)
         squares = np.mean(stored * stored, axis=0, dtype=np.float64)
         figures.append((white, stored.mean(axis=0, dtype=np.float64), squares))
-        spots = slice(start, start + len(members))
-        start = spots.stop
         yield records.encode_record(
             {
                 "image": data,
@@ -273,10 +267,10 @@ def _records(
                 "section": section.name,
                 "patient": section.patient,
                 "origin_xy": origin,
-                "px_scale": frames.px_scale,
+                "px_scale": px_scale,
                 "white_fraction": white,
-                "total_counts": table.total_counts[spots],
-                **records.spot_arrays(table.spots[spots].within(origin, frames.px_scale)),
+                "total_counts": table.total_counts[start:stop],
+                **records.spot_arrays(table.spots[start:stop].within(origin, px_scale)),
             }
         )
 

@@ -19,6 +19,7 @@ from data_prep import plan, stain, writer
 from data_prep.build import build
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
+from data_prep.readers import her2st
 from data_prep.section import GeneTable
 from tests.data_prep.tiny_source import write_source
 
@@ -308,6 +309,22 @@ def test_workers_and_array_jobs_give_the_same_bytes(built, source, tmp_path, cap
     assert files(build(source, out, **OPTIONS, merge=True).parent) == files(built)
 
 
+def test_a_section_is_read_and_its_records_laid_out_once(source, tmp_path, monkeypatch):
+    read, frame, calls = her2st.read_section, plan.frame_section, []
+    monkeypatch.setattr(
+        her2st, "read_section", lambda path, name, **options: (calls.append(name), read(path, name, **options))[1]
+    )
+    monkeypatch.setattr(
+        plan,
+        "frame_section",
+        lambda section, *rest, **options: (calls.append("frame"), frame(section, *rest, **options))[1],
+    )
+    out = tmp_path / "out"
+    assert build(source, out, **OPTIONS, max_white_fraction=0.9).is_file()
+    assert sorted(calls) == ["A1", "A2", "B1", "frame", "frame", "frame"]
+    assert not (out / ".build").exists()
+
+
 def test_finished_sections_are_verified_and_not_redone(built, source, tmp_path, monkeypatch):
     out = tmp_path / "out"
     write = writer._write_files
@@ -357,7 +374,7 @@ def test_a_section_that_another_process_writes_is_left_to_it(source, tmp_path, m
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(InputError, match="'A1': another process"):
             build(source, out, **OPTIONS)
-    assert len(list((out / ".build" / "plans").iterdir())) == 3  # what was there before the call stays
+    assert len(list((out / ".build" / "plans").iterdir())) == 2 * 3  # what was there before the call stays
     build(source, out, **OPTIONS)
     PatchDataset.open(out, verify=True)
 
