@@ -25,7 +25,8 @@ from data_prep.errors import InputError
 from data_prep.slide import Slide
 from data_prep.tissue import Transform
 from stjax import models, parallel
-from stjax.inference.dense_map import CELL_PX, FORMAT, TOTAL, VERSION, MapWriter
+from stjax.inference.dense_format import CELL_PX, FORMAT, TOTAL, VERSION
+from stjax.inference.dense_writer import MapWriter
 from stjax.inference.prediction import gene_names, provenance
 from stjax.inference.predictor import Predictor
 from stjax.models.pixnet import AdditiveHead, PixNet

@@ -18,7 +18,9 @@ from data_prep.slide import open_slide
 from stjax import models, parallel
 from stjax.data.panel import Panel
 from stjax.inference import dense, dense_map
-from stjax.inference.dense_map import CELL_PX, DenseMap, MapWriter
+from stjax.inference.dense_format import CELL_PX
+from stjax.inference.dense_map import DenseMap
+from stjax.inference.dense_writer import MapWriter
 from stjax.models import resnet
 from stjax.models.pixnet import build_tile_model
 from stjax.ops.spot_pool import concatenate, discs, polygons, spot_table, squares, stack_tables
