@@ -24,29 +24,30 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def killed(arguments: Sequence[str], cache: Path, *, done: Callable[[], None], again: Callable[[], None]) -> None:
-    """Kills a command at random moments until there were `KILLS`; whenever it comes to its end, `done` compares, and
-    `again` removes the results."""
+    """Kills a command at random moments until there were `KILLS`, now once, now several times in a row; whenever it
+    comes to its end, and so after the last of them, `done` compares, and `again` removes the results."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     environment |= {"STJAX_CACHE": str(cache), "JAX_PLATFORMS": "cpu"}
-    rng, kills, duration, ended = random.Random(0), 0, 0.0, 0
-    while kills < KILLS or not ended:
+    rng, kills, duration, ended, unended = random.Random(0), 0, 0.0, 0, True
+    while kills < KILLS or unended:
         started = time.monotonic()
         process = subprocess.Popen(
             [sys.executable, "-m", *arguments], cwd=ROOT, env=environment, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         try:  # start-up takes a good part of so small a job: most kills fall into what comes after
-            limit = rng.uniform(0.4, 1.0) * duration if duration and kills < KILLS else None
+            ends = not duration or kills == KILLS or (unended and rng.random() < 0.4)
+            limit = None if ends else rng.uniform(0.4, 1.0) * duration
             _, errors = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-            kills += 1
+            kills, unended = kills + 1, True
             continue
         assert process.returncode == 0, errors
         done()
         again()
-        ended += 1
+        ended, unended = ended + 1, False
         duration = duration or time.monotonic() - started
     print(f"{kills} kills, {ended} ends with the same bytes")
 
@@ -74,13 +75,13 @@ def test_killed_evaluations_end_with_the_same_bytes(trained: tuple[Path, str], c
 @pytest.mark.slow
 def test_killed_maps_end_with_the_same_bytes(cache: Path, tmp_path: Path) -> None:
     demo.make_demo(tmp_path / "raw", layout="visium_hd", patients=2, sections_per_patient=1, spots=3)
-    build.build(tmp_path / "raw", tmp_path / "tiles", tile_size_px=128, context_px=32, min_counts=0)
+    build.build(tmp_path / "raw", tmp_path / "tiles", tile_size_px=128, context_px=32, min_counts=0, bin_um=(16,))
     run, out = tmp_path / "run", tmp_path / "out"
     arguments = ["--config=configs/pixnet_tiny.py", "--config.batch_size=4", "--config.num_epochs=1"]
-    arguments += [f"--config.data_dir={tmp_path / 'tiles'}", f"--workdir={run}"]
+    arguments += ["--config.model.variant=resnet18", f"--config.data_dir={tmp_path / 'tiles'}", f"--workdir={run}"]
     command("stjax.train", *arguments, cache=cache)
     call = ["stjax.predict", f"--workdir={run}", f"--source={tmp_path / 'raw'}", f"--out={out}", "--dense"]
-    call += ["--tile_px=256", "--formats=h5ad,csv", "--sections=A1_016um"]
+    call += ["--tile_px=1024", "--formats=h5ad,csv", "--sections=A1_016um"]
     command(*call, cache=cache)
     expected = digests(out)
     shutil.rmtree(out)
