@@ -84,6 +84,9 @@ TENSORS = Budget("its tensors", 64 * _MB, 8)
 PICKLE_OPERATIONS = Budget("its pickle", 1_000_000, unit="operations")
 # A safetensors header: released models have up to a megabyte.
 TENSORS_HEADER = Budget("its header", 16 * _MB)
+# A program (StableHLO, weights are not in it): reading and printing it.
+PROGRAM = Budget("reading its program", 1024 * _MB, 200)
+PROGRAM_SECONDS = Budget("reading its program", 20, 1e-5, "seconds")
 # Slides decoded whole: all that decoder, decoded picture and RGB take together. Scanners' pictures shrink ten- to
 # thirtyfold as JPEG, less as PNG; a small file may be blank.
 SLIDE_DECODED = Budget("decoding it whole", 1024 * _MB, 120)

@@ -195,6 +195,23 @@ def others_can_write(folder: Path) -> str:
     return "can be written by other users" if status.st_mode & 0o022 else ""
 
 
+# ------------------------------------------------------------------------------------------------ files that may lack
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file, of those that may be absent.
+
+    Raises:
+        InputError: something is there that is no file: as if it were absent, what it says would be guessed.
+    """
+    if path.is_file():
+        return True
+    if os.path.lexists(path):
+        found = "a folder" if path.is_dir() else "a link to nothing" if not path.exists() else "no regular file"
+        raise InputError(f"{path}: {found}, expected a file; put the file there, or remove it")
+    return False
+
+
 # -------------------------------------------------------------------------------------------------------- hashing
 
 

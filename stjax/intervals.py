@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import json_files
+from data_prep import files, json_files
 from data_prep.errors import InputError
 from data_prep.json_files import Maybe
 from stjax.data.tile_spots import same_size
@@ -71,7 +71,7 @@ class Intervals:
     def load(cls, folder: Path) -> "Intervals | None":
         """Those in a folder; None where there are none. Raises InputError when they are damaged or were changed."""
         path = folder / FILE
-        if not path.exists():
+        if not files.is_there(path):
             return None
         content = json_files.unsealed(json_files.read(path, remedy=_REMEDY), str(path), remedy=_REMEDY)
         json_files.require(content, INTERVALS, str(path), remedy=_REMEDY)

@@ -15,6 +15,7 @@ _MOST_NAMES = 300_000  # of genes, or of spots
 _MOST_DIGITS = 10  # of 2,147,483,647
 _ROW_BYTES, _COUNT_BYTES = 160, 8  # that a row, and a count that is not zero, take
 _DIGITS = b"0123456789"
+_MOST_NUMBERS = 0.5  # of the genes' names: a real table may have an odd one
 
 
 def read(path: Path) -> tuple[list[str], list[str], scipy.sparse.csr_array]:
@@ -64,6 +65,11 @@ def _header(path: Path, line: bytes, first: bytes) -> tuple[list[str], bytes]:
         raise InputError(
             f"{path}: its second line has {fields} fields, expected a tab-separated table with one row per spot and "
             "one column per gene; check that this is the count table"
+        )
+    if sum(name.isdecimal() for name in genes) > _MOST_NUMBERS * len(genes):
+        raise InputError(
+            f"{path}: its first line names genes {', '.join(map(files.shown, genes[:3]))}, numbers as counts are; the "
+            "line of gene names is missing (or they are numbers, which are not known): put symbols or Ensembl ids there"
         )
     return genes, mark
 

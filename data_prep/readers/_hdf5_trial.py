@@ -22,7 +22,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from data_prep import budgets
+from data_prep import budgets, trial
 from data_prep.errors import InputError
 from data_prep.readers import _hdf5_structure, _packed
 
@@ -84,14 +84,13 @@ def _tried(path: Path, size: int, seconds: int, version: tuple[int, ...]) -> int
 def _server(process: int) -> Any:
     """The process that is forked from; `process` is this one, as those forked from it need their own."""
     del process
-    places = [str(Path(__file__).parents[2]), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     server = subprocess.Popen(
-        [sys.executable, "-P", "-m", __name__],  # -P: nothing is imported from the working directory
+        trial.command(__name__),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(places)},
+        env=trial.environment(),
         start_new_session=True,  # not interrupted with the command: it ends with its input
     )
     atexit.register(_stop, server)
@@ -120,7 +119,7 @@ def _go_through(path: Path, size: int, seconds: int) -> None:
     """Reads all but numbers, and ends the process: with 0 also where something is wrong, as the reader says what."""
     code, most, taken = 0, budgets.HDF5_TEXTS.limit(size), 0
     try:
-        _limit(_MEMORY + most, seconds)
+        trial.limit(_MEMORY + most, seconds)
         with h5py.File(source(path)) as file:
             for thing in _hdf5_structure.walk(file, path):
                 parts = [functools.partial(_read_attribute, thing, name) for name in thing.attrs]
@@ -147,17 +146,6 @@ def _lacks_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "allocat" in str(error)  # as HDF5 words it
 
 
-def _limit(memory: int, seconds: int) -> None:
-    """Bytes beyond what is mapped now, and processor time."""
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    if sys.platform == "linux":
-        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (mapped + memory, mapped + memory))
-
-
 def _read_attribute(thing: Any, name: str) -> int:
     return _size(thing.attrs[name])
 
@@ -178,7 +166,9 @@ def _size(values: Any) -> int:
     if isinstance(values, np.ndarray | np.void) and values.dtype.names:
         return sum(_size(values[name]) for name in values.dtype.names)
     if isinstance(values, np.ndarray) and values.dtype.hasobject:
-        return sum(map(_size, values.ravel()))
+        each = values.ravel().tolist()
+        texts = {*map(type, each)} <= {bytes, str}
+        return _OBJECT * len(each) + sum(map(len, each)) if texts else sum(map(_size, each))
     return _OBJECT + (len(values) if isinstance(values, bytes | str) else getattr(values, "nbytes", 0))
 
 

@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.compute
 import scipy.sparse
 
-from data_prep import csr
+from data_prep import csr, files
 from data_prep.errors import InputError
 from data_prep.readers import _hdf5_structure, _hdf5_trial, _mtx, _species, _text
 
@@ -277,6 +277,6 @@ def _either(folder: Path, *names: str) -> Path:
     """The first of `names` in `folder`, with or without .gz."""
     for name in names:
         for file in (folder / f"{name}.gz", folder / name):
-            if file.is_file():
+            if files.is_there(file):
                 return file
     raise InputError(f"{folder}: {names[0]}[.gz] not found; a Matrix Market folder needs matrix, barcodes and features")

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from data_prep import files
 from data_prep.errors import InputError
 from data_prep.patients import CONVENTION, FILE, GUESSED, USER
 from data_prep.readers import _text
@@ -57,7 +58,7 @@ def unknown_sections(root: Path, sections: Iterable[str]) -> str:
 def _read(root: Path) -> dict[str, str]:
     """Section -> patient; empty without a table."""
     path = (root if root.is_dir() else root.parent) / TABLE
-    if not path.is_file():
+    if not files.is_there(path):
         return {}
     header, *rows = _text.read_rows(path, ",")
     header = [name.strip().casefold() for name in header]

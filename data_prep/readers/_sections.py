@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep import files
 from data_prep.errors import InputError
 from data_prep.section import Section
 from data_prep.slide_base import DEFAULT_SCALE_DOUBT, SLIDE_SUFFIXES, check_stated_scale, is_default_scale
@@ -61,18 +62,23 @@ def images_in(folder: Path, stem: str | None = None) -> list[Path]:
     """Image files directly in `folder`, those named `stem` + extension when given, in name order."""
     if not folder.is_dir():
         return []
-    files = (file for file in folder.iterdir() if file.suffix.lower() in SLIDE_SUFFIXES and file.name[0] != ".")
-    return sorted(file for file in files if stem is None or file.stem.removesuffix(".ome") == stem)
+    found = (file for file in folder.iterdir() if file.suffix.lower() in SLIDE_SUFFIXES and file.name[0] != ".")
+    return sorted(file for file in found if stem is None or file.stem.removesuffix(".ome") == stem)
 
 
-def find(folder: Path, pattern: re.Pattern[str], depth: int) -> list[Path]:
-    """Files in `folder`, or up to `depth - 1` folders below it, whose name matches; hidden ones are left alone."""
+def find(folder: Path, pattern: re.Pattern[str], depth: int, *, strict: bool = False) -> list[Path]:
+    """Files in `folder`, or up to `depth - 1` folders below it, whose name matches; hidden ones are left alone.
+
+    Args:
+        strict: refuse what has such a name and is no file, which else counts as absent.
+    """
     if not folder.is_dir():
         return []
     entries = sorted(entry for entry in folder.iterdir() if entry.name[0] != ".")
-    files = [entry for entry in entries if entry.is_file() and pattern.match(entry.name)]
+    there = files.is_there if strict else Path.is_file
+    found = [entry for entry in entries if pattern.match(entry.name) and there(entry)]
     below = [entry for entry in entries if entry.is_dir()] if depth > 1 else []
-    return files + [file for entry in below for file in find(entry, pattern, depth - 1)]
+    return found + [file for entry in below for file in find(entry, pattern, depth - 1, strict=strict)]
 
 
 def only_image(name: str, images: Sequence[Path]) -> Path:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from data_prep import json_files, slide
+from data_prep import files, json_files, slide
 from data_prep.errors import InputError
 from data_prep.readers import _matrix, _packed, _positions, _sections, _text
 from data_prep.slide_base import decoding
@@ -55,10 +55,10 @@ class Outputs:
         places = [(self.folder / f"{self.prefix}spatial", ""), (self.folder, self.prefix)]
         if self.prefix:
             places += [(self.folder, f"{self.prefix}spatial_"), (self.folder / self.name / "spatial", "")]
-        files = (
+        paths = (
             folder / f"{prefix}{name}{suffix}" for folder, prefix in places for name in names for suffix in ("", ".gz")
         )
-        return next((file for file in files if file.is_file()), None)
+        return next(filter(files.is_there, paths), None)
 
     def need(self, *names: str) -> Path:
         """The same, or `InputError` where there is none."""
@@ -129,8 +129,8 @@ def sample_name(folder: Path) -> str:
 
 def bin_um(out: Outputs) -> float | None:
     """The side of a Visium HD sample's bins by its scale factors; None of anything else."""
-    path = out.find(FACTORS)
     try:
+        path = out.find(FACTORS)
         return read_scale_factors(path, "bin_size_um")["bin_size_um"] if path else None
     except InputError:
         return None
@@ -138,7 +138,12 @@ def bin_um(out: Outputs) -> float | None:
 
 def missing_files(out: Outputs) -> list[str]:
     """What a sample lacks beside its image, one by one, and how to unpack what is packed."""
-    lacks = [out.lacks(names) for names in (_positions.FILES, (FACTORS,)) if not out.find(*names)]
+    lacks = []
+    for names in (_positions.FILES, (FACTORS,)):
+        try:
+            lacks += [] if out.find(*names) else [out.lacks(names)]
+        except InputError as error:
+            lacks.append(str(error).split(";")[0])
     found = matrices(out)
     if not found:
         lacks.append(f"matrix not found (expected {out.prefix}filtered_feature_bc_matrix.h5)")
@@ -229,10 +234,10 @@ def find_image(out: Outputs, image: Path | None, *, packed: bool = False) -> lis
     places = [out.folder, out.folder / "image", out.folder / "images"]
     if out.folder.name == "outs":
         places += [out.folder.parent, out.folder.parent / "image", out.folder.parent / "images"]
-    files = [file for place in places for file in (_packed.images_in(place) if packed else _sections.images_in(place))]
+    images = [file for place in places for file in (_packed.images_in(place) if packed else _sections.images_in(place))]
     others = [other.prefix for other in _flat(out.folder) if len(other.prefix) > len(out.prefix)] if out.prefix else []
     return [
-        file for file in files
+        file for file in images
         if (file.name.startswith(out.prefix) or file.name.startswith(f"{out.name}."))
         and not file.name.startswith(tuple(others))
         and not _NOT_SLIDES.search(file.name.removeprefix(out.prefix))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import scipy.spatial
 
-from data_prep import genes, json_files, slide
+from data_prep import files, genes, json_files, slide
 from data_prep.errors import InputError
 from data_prep.readers import _arrays, _h5ad, _matrix, _patients, _sections, _text
 from data_prep.section import Section
@@ -208,7 +208,7 @@ def _check_size(name: str, image: Path, metadata: dict[str, Any], path: Path) ->
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not files.is_there(path):
         return {}
     return json_files.parse(_text.read_text(path), str(path), remedy="download it again", nan=True)
 
@@ -234,8 +234,8 @@ def _positive(metadata: dict[str, Any], key: str, path: Path) -> float | None:
 
 
 def _samples(path: Path) -> list[str]:
-    files = (path / "st").glob("*.h5ad") if (path / "st").is_dir() else ()
-    return sorted((file.stem for file in files if file.name[0] != "."), key=_sections.natural)
+    found = (path / "st").glob("*.h5ad") if (path / "st").is_dir() else ()
+    return sorted((file.stem for file in found if file.name[0] != "."), key=_sections.natural)
 
 
 def _images(path: Path, name: str, image: Path | None) -> list[Path]:

@@ -131,7 +131,7 @@ def read_spots(path: Path) -> dict[str, Any]:
 
 def _metadata(path: Path) -> tuple[dict[str, str], set[str]]:
     """Patient of each section and of each patient id, as metadata.csv has them, and the sections it lists."""
-    file = next(iter(_sections.find(path, re.compile(r"^metadata\.csv(\.gz)?$"), _DEPTH)), None)
+    file = next(iter(_sections.find(path, re.compile(r"^metadata\.csv(\.gz)?$"), _DEPTH, strict=True)), None)
     if file is None:
         return {}, set()
     header, *rows = _text.read_rows(file, ",")

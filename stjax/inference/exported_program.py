@@ -12,6 +12,7 @@ from jax import export
 
 from data_prep.errors import InputError
 from data_prep.files import shown
+from stjax.inference import program_trial
 from stjax.models.pixnet import STRIDE
 from stjax.workdir import DataRecord
 
@@ -31,8 +32,10 @@ def read(path: Path, *, origin: str) -> export.Exported:
     Raises:
         InputError: it cannot be read, is for other platforms than this one, or reaches out of itself.
     """
+    data = path.read_bytes()
+    program_trial.check(path, data)
     try:
-        exported = export.deserialize(bytearray(path.read_bytes()))
+        exported = export.deserialize(bytearray(data))
         outside = calls_outside(exported)
     except ImportError as error:
         raise InputError(f"exported models need flatbuffers ({error}); pip install flatbuffers") from None

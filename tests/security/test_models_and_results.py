@@ -2,6 +2,7 @@
 pass for what they are not."""
 
 import json
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ import stjax
 from data_prep import json_files
 from data_prep.errors import InputError
 from stjax import checkpoint, intervals, manifest, report, workdir
+from stjax.inference import program_trial
 from stjax.inference.dense_map import DenseMap
 from stjax.inference.model_folder import FUNCTION
 from stjax.inference.records import Record
@@ -180,6 +182,24 @@ def test_a_model_whose_program_is_damaged_is_refused_as_it_is_loaded(exported: P
     function[place : place + 200] = bytes(200)
     put(exported, bytes(function))
     with pytest.raises(InputError, match=r"which this version cannot read|does not take the folder's weights"):
+        stjax.load(exported)
+
+
+def test_a_program_that_declares_gigabytes_is_refused_by_another_process(exported: Path) -> None:
+    function = bytearray((exported / FUNCTION).read_bytes())
+    place = function.index(bytes.fromhex("fd032709161b030903010d03010503041b030e02")) + 12
+    function[place] = 0  # a count of nine bytes, with those that follow
+    put(exported, bytes(function))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match=r"model.stablehlo: reading its program would take .* over the budget of"):
+        stjax.load(exported)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB; it took 3.4 GB
+
+
+@pytest.mark.parametrize("code", [-6, -9, -24])
+def test_a_program_that_ends_its_reader_is_refused(exported: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    monkeypatch.setattr(program_trial, "_tried", lambda _: code)
+    with pytest.raises(InputError, match=r"model.stablehlo: reading it takes too long or ends the process"):
         stjax.load(exported)
 
 

@@ -30,6 +30,12 @@ def test_damaged_ones_are_refused_and_none_are_none(tmp_path, text):
         Intervals.load(tmp_path)
 
 
+def test_a_link_to_nothing_is_no_run_without_intervals(tmp_path):
+    (tmp_path / FILE).symlink_to("elsewhere")
+    with pytest.raises(InputError, match=r"intervals.json: a link to nothing, expected a file"):
+        Intervals.load(tmp_path)
+
+
 def test_changed_ones_are_refused(tmp_path):
     KNOWN.save(tmp_path)
     text = (tmp_path / FILE).read_text()

@@ -117,6 +117,15 @@ def test_known_issues_are_noted(source: Source) -> None:
     assert any("the same section as TENX128" in note for note in section.notes)
 
 
+def test_metadata_that_is_a_folder_does_not_count_as_absent(source: Source) -> None:
+    root = source("hest")
+    path = root / f"metadata/{NAME}.json"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(InputError, match=r"json: a folder, expected a file"):
+        hest.read_section(root, NAME, um_per_px=4.0)
+
+
 def test_missing_image_and_metadata_are_named(source: Source) -> None:
     root = source("hest")
     (root / f"wsis/{NAME}.tif").unlink()

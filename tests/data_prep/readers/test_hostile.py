@@ -124,6 +124,15 @@ def test_what_is_no_count_is_named_with_its_line(tmp_path, cell):
         _count_table.read(path)
 
 
+def test_a_table_that_has_lost_its_line_of_genes_is_refused(tmp_path):
+    path = tmp_path / "counts.tsv"
+    path.write_text("\tA\tB\t7\n1x1\t1\t2\t0\n1x2\t3\t4\t0\n")
+    assert _count_table.read(path)[1] == ["A", "B", "7"]  # one odd name is one odd name
+    path.write_text("1x1\t1\t2\t0\n1x2\t3\t4\t0\n")
+    with pytest.raises(InputError, match=r"tsv: its first line names genes '1', '2', '0', numbers .* is missing"):
+        _count_table.read(path)
+
+
 # ---------------------------------------------------------------------------------------------------------- gzip
 
 

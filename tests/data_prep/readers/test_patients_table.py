@@ -66,6 +66,14 @@ def test_a_table_that_contradicts_itself_is_refused(tmp_path: Path, text: str, m
         _patients.find(table(tmp_path, text), "S1")
 
 
+@pytest.mark.parametrize(("kind", "said"), [("folder", "a folder"), ("link", "a link to nothing")])
+def test_what_is_no_file_does_not_count_as_absent(tmp_path: Path, kind: str, said: str) -> None:
+    path = tmp_path / "patients.csv"
+    path.mkdir() if kind == "folder" else path.symlink_to(tmp_path / "elsewhere.csv")
+    with pytest.raises(InputError, match=rf"patients.csv: {said}, expected a file; put the file there, or remove it"):
+        _patients.find(tmp_path, "S1")
+
+
 def test_sections_that_are_not_there_are_said(tmp_path: Path) -> None:
     table(tmp_path, "section,patient\nS1,P1\nS9,P2\n")
     said = "patients.csv lists sections that are not here: S9; a misspelt one counts as not listed"

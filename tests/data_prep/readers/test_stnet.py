@@ -56,6 +56,14 @@ def test_section_without_metadata_notes_its_patient(tmp_path: Path) -> None:
     assert any("metadata.csv does not list" in note for note in section.notes)
 
 
+def test_metadata_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    root = write(tmp_path / "a")
+    (root / "metadata.csv").unlink()
+    (root / "metadata.csv").symlink_to("elsewhere.csv")
+    with pytest.raises(InputError, match=r"metadata.csv: a link to nothing, expected a file"):
+        stnet.read_section(root, "BC23450_C1")
+
+
 def test_patient_is_the_metadatas_even_where_the_name_differs(tmp_path: Path) -> None:
     root = write(tmp_path / "a")
     (root / "metadata.csv").write_text("type,patient,replicate\nLuminal_A,BT23450,C1\n")

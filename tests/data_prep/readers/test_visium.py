@@ -279,6 +279,28 @@ def test_malformed_positions_are_refused(source: Source, change: object, message
     assert "tissue_positions.csv" in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["scalefactors_json.json", "tissue_positions.csv"])
+def test_files_that_are_links_to_nothing_are_named(source: Source, name: str) -> None:
+    root = source("visium")
+    path = outs(root) / "spatial" / name
+    path.unlink()
+    path.symlink_to("elsewhere")
+    with pytest.raises(InputError, match=rf"'A1': .*{name}: a link to nothing, expected a file"):
+        visium.read_section(root, "A1")
+    others = visium.list_sections(root, skip_incomplete=True)
+    assert others
+    assert "A1" not in others
+
+
+def test_a_small_image_that_is_a_folder_is_no_image_left_out(source: Source) -> None:
+    root = source("visium")
+    path = outs(root) / "spatial/tissue_hires_image.png"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(InputError, match=r"tissue_hires_image.png: a folder, expected a file"):
+        visium.read_section(root, "A1")
+
+
 def test_missing_scale_factors_and_positions_are_named(source: Source) -> None:
     root = source("visium")
     path = outs(root) / "spatial/scalefactors_json.json"

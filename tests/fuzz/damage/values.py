@@ -3,7 +3,10 @@
 import copy
 import json
 import random
+from pathlib import Path
 from typing import Any
+
+from data_prep import json_files
 
 ODD_TEXTS = (
     *("", " ", "nan", "../outside", "/etc/passwd", "a/b", "a\\b", ".", "..", "\0", "a\nb", "x" * 300, "x" * 100_000),
@@ -120,3 +123,9 @@ def _key_twice(text: str, rng: random.Random) -> str:
     key = line.split('": ')[0]
     parts.insert(chosen, rng.choice((line, f'{key}": {json.dumps(odd(rng))},')))
     return "\n".join(parts)
+
+
+def write_sealed(file: Path, content: dict[str, Any]) -> None:
+    """As `json_files.sealed`, of values too that it does not take."""
+    plain = json.loads(json.dumps(content))
+    file.write_text(json.dumps({json_files.SEAL: json_files.digest(plain), **plain}, indent=1))

@@ -3,7 +3,7 @@
 import json
 import random
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from array_record.python import array_record_module
 from PIL import Image
@@ -62,8 +62,9 @@ class Resealed(Dataset):
         else:
             what = _damage_record(rng.choice(sorted(data.rglob("*.array_record*"))), rng)
         if isinstance(content, dict):
-            content = json_files.sealed(_with_hashes(content, data))
-        (data / MANIFEST).write_text(json.dumps(content))
+            values.write_sealed(data / MANIFEST, _with_hashes(content, data))
+        else:
+            (data / MANIFEST).write_text(json.dumps(content))
         return f"resealed: {what}"
 
 
@@ -74,7 +75,7 @@ class Unverified(Dataset):
     only = ("*.array_record*", "*.array_record*", "*.json", "*.npz")
 
 
-def _with_hashes(content: object, data: Path) -> object:
+def _with_hashes(content: dict[str, Any], data: Path) -> dict[str, Any]:
     """The manifest with the sizes and hashes of the files as they are now."""
     for container, key in values.places(content):
         entry = container[key]

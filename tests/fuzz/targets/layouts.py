@@ -158,8 +158,11 @@ class GeneTable(Layout):
 
     def make(self, folder: Path) -> None:
         super().make(folder)
+        (section,) = readers.find_layout(folder / "source")[0].read_sections(folder / "source")
         rows = ["symbol\tensembl_gene_id\talias_symbol\tprev_symbol\tlocus_group"]
-        rows += [f"GENE{i}\tENSG{i:011d}\tOLD{i}|OTHER{i}\tPREV{i}\tprotein-coding gene" for i in range(40)]
+        for i, name in enumerate(section.genes.symbol[:40]):  # some by an outdated name
+            symbol, previous = (f"GENE{i}", name) if i % 4 == 0 else (name, f"PREV{i}")
+            rows.append(f"{symbol}\tENSG{i:011d}\tOLD{i}|OTHER{i}\t{previous}\tprotein-coding gene")
         (folder / "genes.txt").write_text("\n".join(rows) + "\n")
 
     def use(self, folder: Path) -> Facts:

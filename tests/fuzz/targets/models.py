@@ -80,18 +80,12 @@ class WorkDirectoryResealed(WorkDirectory):
             content, what = values.damage_content(content, rng)
             done.append(f"{name}: {what}")
             if isinstance(content, dict):
-                _write_sealed(file, content)
+                values.write_sealed(file, content)
         of = {name: files.sha256(run / name) for name in checkpoint.RUN_FILES}
         sealed = run / "checkpoints" / "1" / checkpoint.MANIFEST
         content = json_files.unsealed(json.loads(sealed.read_text()), "", remedy="")
-        _write_sealed(sealed, content | ({"of": of} if "of" in content else {}))
+        values.write_sealed(sealed, content | ({"of": of} if "of" in content else {}))
         return f"resealed: {'; '.join(done)}"
-
-
-def _write_sealed(file: Path, content: dict[str, Any]) -> None:
-    """As `json_files.sealed`, of values too that it does not take."""
-    plain = json.loads(json.dumps(content))
-    file.write_text(json.dumps({json_files.SEAL: json_files.digest(plain), **plain}, indent=1))
 
 
 class Checkpoint(WorkDirectory):
