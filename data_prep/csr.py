@@ -3,7 +3,7 @@
 Whatever came from outside is seen by `check` before SciPy computes anything with it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -116,3 +116,16 @@ def _fault_of_places(matrix: Any) -> str:
         if len(places) and not (places.min() >= 0 and places.max() < side):
             return f"places from {places.min()} to {places.max()} on axis {axis}, expected from 0 to {side - 1}"
     return "" if len(matrix.shape) == 2 else f"{len(matrix.shape)} dimensions, expected 2"
+
+
+def stack(parts: Sequence[Any]) -> Any:
+    """One CSR array of the rows of several; SciPy's own types stop short of saying so."""
+    return scipy.sparse.csr_array(scipy.sparse.vstack(parts))
+
+
+def take_columns(counts: Any, columns: np.ndarray) -> Any:
+    """[N, genes of a data set] to [N, G] float32, CSR; no counts where a column is -1."""
+    present = np.flatnonzero(columns >= 0)
+    ones = np.ones(len(present), np.float32)
+    to = scipy.sparse.csr_array((ones, (np.arange(len(present)), present)), shape=(len(present), len(columns)))
+    return scipy.sparse.csr_array(counts[:, columns[present]] @ to, dtype=np.float32)

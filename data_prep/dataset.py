@@ -19,7 +19,7 @@ from data_prep import csr, files, json_files, npz, records, spots, stain
 from data_prep.errors import InputError
 from data_prep.json_files import Each, Lacking, Maybe
 from data_prep.patients import ORIGINS, UNKNOWN
-from data_prep.section import FieldsOfSpots, GeneTable
+from data_prep.section import GeneTable
 
 Patients = dict[str, tuple[str, str]]  # section -> patient, and how that is known
 
@@ -85,7 +85,7 @@ _TABLE = spots.ARRAYS | _FIGURES | csr.ARRAYS
 
 
 @dataclasses.dataclass(frozen=True)
-class SectionTable(FieldsOfSpots):
+class SectionTable:
     """The spots of a section in record order, and figures of its records.
 
     Attributes:

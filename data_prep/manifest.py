@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import dataset_info, naming, splits
 
 from data_prep import cli, plan, records, stain
 from data_prep.dataset import FORMAT, FORMAT_VERSION
@@ -90,21 +90,21 @@ def write_tfds_metadata(out: Path, manifest: Mapping[str, Any]) -> None:
     name, parameters = dataset_name(manifest["kind"]), manifest["parameters"]
     size_px = parameters["tile_size_px"] or parameters["patch_size_px"]
     origin = "SYNTHETIC demo tissue" if manifest["synthetic"] else f"{manifest['source']['layout']} sections"
-    info = dataset_info.DatasetInfo(
-        builder=dataset_info.DatasetIdentity(
+    info = tfds.core.DatasetInfo(
+        builder=tfds.core.DatasetIdentity(
             name=name, version=tfds.core.Version(VERSION), data_dir=str(folder), module_name=""
         ),
         description=f"Histology {manifest['kind']} of {size_px} px with spatial gene counts ({origin}), made by stjax. "
         "One split per section; records in the order of tables/<split>.npz. See manifest.json for the genes.",
-        features=records.features(parameters["image_format"], size_px),
+        features=features_of(parameters["image_format"], size_px),
         disable_shuffling=True,
         citation=manifest["citation"],
     )
     info.set_file_format("array_record")
-    template = naming.ShardedFileTemplate(data_dir=folder, dataset_name=name, filetype_suffix="array_record")
+    template = tfds.core.ShardedFileTemplate(data_dir=folder, dataset_name=name, filetype_suffix="array_record")
     info.set_splits(
-        splits.SplitDict(
-            splits.SplitInfo(
+        tfds.core.SplitDict(
+            tfds.core.SplitInfo(
                 name=entry["split"],
                 shard_lengths=[shard["records"] for shard in entry["shards"]],
                 num_bytes=sum(shard["bytes"] for shard in entry["shards"]),
@@ -114,6 +114,26 @@ def write_tfds_metadata(out: Path, manifest: Mapping[str, Any]) -> None:
         )
     )
     info.write_to_directory(folder)
+
+
+def features_of(image_format: str, size_px: int) -> tfds.features.FeaturesDict:
+    """What TFDS must be told of the records to read them.
+
+    Args:
+        image_format: "jpeg" or "raw".
+        size_px: side of the images.
+    """
+    shape = (size_px, size_px, 3)
+    if image_format == "jpeg":
+        image = tfds.features.Image(shape=shape, encoding_format="jpeg")
+    else:
+        image = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding="bytes")
+    return tfds.features.FeaturesDict(
+        {"image": image, "spot_id": tfds.features.Sequence(tfds.features.Text())}
+        | {name: tfds.features.Tensor(shape=shape, dtype=dtype) for name, (dtype, shape) in records.ARRAYS.items()}
+        | {name: tfds.features.Scalar(dtype=dtype) for name, dtype in records.SCALARS.items()}
+        | {name: tfds.features.Text() for name in records.TEXTS}
+    )
 
 
 def removal_table(

@@ -5,7 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from data_prep import slide_base
 from data_prep.tissue import BLUR_MARGIN_PX, Slide, Transform
+
+_CACHE_BYTES = 24 << 20  # less than `data_prep.slide_tiff`, or OpenSlide, keeps of decoded tiles: 32 MB
 
 
 def inside_mask(slide: Slide, spot_xy: np.ndarray, *, patch_size_px: int, px_scale: float = 1.0) -> np.ndarray:
@@ -71,3 +74,20 @@ def cut_window(
     box = (left, top, left + size_px * px_scale, top + size_px * px_scale)
     resized = Image.fromarray(region).resize((size_px, size_px), Image.Resampling.BICUBIC, box=box)
     return np.asarray(resized), region
+
+
+def reading_order(slide: slide_base.Slide, xy: np.ndarray, *, window_px: float) -> np.ndarray:
+    """[N] the order of windows in which a slide's tiles or strips are each decoded about once.
+
+    Strips, as wide as the slide, are gone through row by row. Tiles are gone through in bands, each from left to right,
+    as high as still lets the tiles under a window, and those beside it, be kept while they are needed.
+
+    Args:
+        xy: [N, 2] centres of the windows; window_px: their side; both in full-resolution pixels.
+    """
+    width, height = slide.segment_px
+    if width >= slide.width:
+        return np.lexsort((xy[:, 0], xy[:, 1]))
+    across = window_px // width + 3  # tiles side by side that are in use
+    band = max(height, _CACHE_BYTES / (3 * width * across) - window_px - height)
+    return np.lexsort((xy[:, 1], xy[:, 0] // width, xy[:, 1] // band))

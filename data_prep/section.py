@@ -9,7 +9,7 @@ import scipy.sparse
 from data_prep import csr, files
 from data_prep.errors import InputError
 from data_prep.patients import GUESSED
-from data_prep.spots import DISC, POLYGON, SQUARE, Spots  # noqa: F401, the kinds until stjax uses spots
+from data_prep.spots import Spots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,40 +38,8 @@ class GeneTable:
         return np.where(self.ensembl_id == "", self.symbol, self.ensembl_id)
 
 
-class FieldsOfSpots:  # until stjax uses spots
-    """The arrays of `spots` under the names they had."""
-
-    spots: Spots
-
-    @property
-    def spot_id(self) -> np.ndarray:
-        """[S] str."""
-        return self.spots.id
-
-    @property
-    def spot_xy(self) -> np.ndarray:
-        """[S, 2] float64."""
-        return self.spots.xy
-
-    @property
-    def spot_kind(self) -> np.ndarray:
-        """[S] uint8."""
-        return self.spots.kind
-
-    @property
-    def spot_size_px(self) -> np.ndarray:
-        """[S]: disc radius, square side, or index into `polygons`."""
-        is_polygon = self.spots.kind == POLYGON
-        return np.where(is_polygon, np.cumsum(is_polygon) - 1, self.spots.size_px).astype(self.spots.size_px.dtype)
-
-    @property
-    def polygons(self) -> tuple[np.ndarray, ...]:
-        """The first ring of each polygon."""
-        return tuple(self.spots.rings(int(spot))[0] for spot in np.flatnonzero(self.spots.kind == POLYGON))
-
-
 @dataclasses.dataclass(frozen=True)
-class Section(FieldsOfSpots):
+class Section:
     """One tissue section as read, before any filter.
 
     Attributes:

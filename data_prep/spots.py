@@ -15,6 +15,7 @@ from data_prep.errors import InputError
 
 DISC, SQUARE, POLYGON = 0, 1, 2  # kinds
 _NAMED = 5  # spots in a message
+_CORNERS = 32  # of the polygon that stands for a disc
 
 ARRAYS = {  # in a file: the kinds of their types, and dimensions
     "spot_id": ("U", 1),
@@ -168,6 +169,16 @@ class Spots:
         first, stop = np.searchsorted(self.ring_spot, [spot, spot + 1])
         return tuple(self.ring_xy[self.ring_start[ring] : self.ring_start[ring + 1]] for ring in range(first, stop))
 
+    def outline(self, spot: int) -> tuple[np.ndarray, ...]:
+        """Rings [V, 2] of a spot of any kind; of a disc, of a polygon that looks like it."""
+        if self.kind[spot] == POLYGON:
+            return self.rings(spot)
+        half = float(self.across_px()[spot]) / 2
+        if self.kind[spot] == SQUARE:
+            return (self.xy[spot] + half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]),)
+        turn = np.arange(_CORNERS) * (2 * np.pi / _CORNERS)
+        return (self.xy[spot] + half * np.stack([np.cos(turn), np.sin(turn)], axis=1),)
+
     def within(self, origin_xy: Any, px_scale: float) -> "Spots":
         """The same spots in pixels of a window.
 
@@ -246,7 +257,7 @@ class Spots:
             (np.isin(kind, (DISC, SQUARE, POLYGON)), f"no kind (disc is {DISC}, square {SQUARE}, polygon {POLYGON})"),
         ):
             if not np.all(valid):
-                return f"{self._named(np.logical_not(valid))}: {wrong}; correct or drop what is wrong"
+                return f"{self.named(np.logical_not(valid))}: {wrong}; correct or drop what is wrong"
         return self._fault_of_rings(kind == POLYGON)
 
     def _fault_of_rings(self, is_polygon: np.ndarray) -> str:
@@ -265,10 +276,10 @@ class Spots:
             return f"outlines are of spots {spot[0]} to {spot[-1]} of {len(outlined)}"
         outlined[spot] = True
         if (differs := outlined != is_polygon).any():
-            return f"{self._named(differs)}: polygons have an outline, discs and squares have none; correct or drop it"
+            return f"{self.named(differs)}: polygons have an outline, discs and squares have none; correct or drop it"
         return ""
 
-    def _named(self, which: np.ndarray) -> str:
+    def named(self, which: np.ndarray) -> str:
         """[S] bool to "spots 'a', 'b' and 7 more", for messages."""
         found = np.flatnonzero(which)
         named = ", ".join(files.shown(str(self.id[spot])) for spot in found[:_NAMED])

@@ -26,12 +26,12 @@ from PIL import Image
 from data_prep.errors import InputError
 from data_prep.slide import Slide, open_slide
 from data_prep.spots import Spots
-from stjax.inference import grid, predictor
-from stjax.inference.prediction import SectionPrediction, gene_names
-from stjax.inference.predictor import Predictor
+from stjax import trained
+from stjax.inference import grid
+from stjax.inference.prediction import SectionPrediction, gene_columns
 from stjax.inference.slide_prediction import predict_slide, window_px
 from stjax.inference.sources import SLIDES, open_source, place_spots
-from stjax.predict import gene_columns
+from stjax.trained import Trained
 
 if TYPE_CHECKING:
     import anndata
@@ -57,7 +57,7 @@ def load(path: str | Path) -> "Model":
         >>> model.genes[:3]
         ('ACTB', 'ACTG1', 'APOE')
     """
-    model = predictor.load(Path(path))
+    model = trained.load(Path(path))
     if model.progress.finished is False:
         warnings.warn(model.progress.warning(str(path)), stacklevel=2)
     return Model(model)
@@ -71,28 +71,28 @@ class Model:
         predictor: the model itself, for what this class does not offer.
     """
 
-    predictor: Predictor
+    predictor: Trained
 
     @property
     def genes(self) -> tuple[str, ...]:
         """Names of the genes it predicts, in order."""
-        return tuple(gene_names(self.predictor.data.panel).tolist())
+        return tuple(self.predictor.fold.panel.labels.tolist())
 
     @property
     def ensembl_ids(self) -> tuple[str, ...]:
         """Their Ensembl ids; "" where the training data had none."""
-        panel = self.predictor.data.panel
+        panel = self.predictor.fold.panel
         return tuple(panel.ensembl_id[: panel.num_main].tolist())
 
     @property
     def units(self) -> str:
         """What the predictions are in: the protocol and its target transform."""
-        return f"{self.predictor.data.protocol}: {self.predictor.protocol.target}"
+        return f"{self.predictor.fold.protocol}: {self.predictor.protocol.target}"
 
     @property
     def um_per_px(self) -> float:
         """The scale it was trained at, to which images are resampled."""
-        return self.predictor.data.um_per_px
+        return self.predictor.fold.um_per_px
 
     @property
     def trained(self) -> str:
@@ -107,7 +107,7 @@ class Model:
     @property
     def synthetic(self) -> bool:
         """Whether it was trained on the demo's generated tissue."""
-        return self.predictor.data.synthetic
+        return self.predictor.fold.synthetic
 
     def predict(
         self,
@@ -163,13 +163,13 @@ class Model:
                     spots=Spots.discs(xy, np.float32(chosen.spot_um / 2 / section.um_per_px)),
                 )
             found = predict_slide(model, section, slide)
-        predicted = np.isin(section.spot_id, found.spot_id)
+        predicted = np.isin(section.spots.id, found.spots.id)
         expression = np.full((len(predicted), len(columns)), np.nan, np.float32)
         expression[predicted] = found.expression[:, columns]
         return Prediction(
             expression=expression,
             genes=tuple(self.genes[column] for column in columns),
-            spot_xy=section.spot_xy,
+            spots=section.spots,
             predicted=predicted,
             units=self.units,
             um_per_px=section.um_per_px,
@@ -178,8 +178,8 @@ class Model:
         )
 
     def __repr__(self) -> str:
-        data = self.predictor.data
-        kind = "patches" if data.tiles is None else "tiles"
+        data = self.predictor.fold
+        kind = self.predictor.view.items
         synthetic = _unfinished(self.predictor) + (", SYNTHETIC" if self.synthetic else "")
         return (
             f"<stjax.Model {self.predictor.model_name}: {len(self.genes)} genes ({self.units}) from {kind} of "
@@ -194,7 +194,7 @@ class Prediction:
     Attributes:
         expression: [N, G] float32 in `units`; NaN for spots that could not be predicted.
         genes: [G] names.
-        spot_xy: [N, 2] centres (x, y), pixels of the image.
+        spots: [N] in pixels of the image.
         predicted: [N] bool.
         units: protocol and target transform.
         um_per_px: of the image.
@@ -204,12 +204,12 @@ class Prediction:
 
     expression: np.ndarray
     genes: tuple[str, ...]
-    spot_xy: np.ndarray
+    spots: Spots
     predicted: np.ndarray
     units: str
     um_per_px: float
     section: SectionPrediction
-    model: Predictor
+    model: Trained
 
     def __len__(self) -> int:
         return len(self.expression)
@@ -218,7 +218,7 @@ class Prediction:
         """[N] expression of one gene, by its name."""
         if gene not in self.genes:
             column = int(gene_columns(self.model, [gene])[0])  # offers the nearest names of an unknown one
-            name = str(gene_names(self.model.data.panel)[column])
+            name = str(self.model.fold.panel.labels[column])
             if name not in self.genes:
                 raise InputError(f"{gene} is none of the genes asked for: {', '.join(self.genes)}")
             gene = name
@@ -229,8 +229,8 @@ class Prediction:
         import pandas as pd
 
         frame = pd.DataFrame(self.expression, columns=pd.Index(self.genes, name="gene"))
-        frame.insert(0, "x", self.spot_xy[:, 0])
-        frame.insert(1, "y", self.spot_xy[:, 1])
+        frame.insert(0, "x", self.spots.xy[:, 0])
+        frame.insert(1, "y", self.spots.xy[:, 1])
         return frame
 
     def to_anndata(self) -> "anndata.AnnData":
@@ -243,7 +243,7 @@ class Prediction:
     def __repr__(self) -> str:
         lost = "" if self.predicted.all() else f" ({int((~self.predicted).sum())} not predicted)"
         synthetic = _unfinished(self.model)
-        synthetic += ", SYNTHETIC" if self.section.synthetic or self.model.data.synthetic else ""
+        synthetic += ", SYNTHETIC" if self.section.synthetic or self.model.fold.synthetic else ""
         return f"<stjax.Prediction: {len(self)} spots{lost} x {len(self.genes)} genes, {self.units}{synthetic}>"
 
     def _repr_html_(self) -> str:
@@ -253,7 +253,7 @@ class Prediction:
         return f"<p><code>{html.escape(repr(self))}</code></p>{table}"
 
 
-def _unfinished(model: Predictor) -> str:
+def _unfinished(model: Trained) -> str:
     return f", NOT FINISHED: {model.progress}" if model.progress.finished is False else ""
 
 

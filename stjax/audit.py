@@ -26,15 +26,13 @@ from data_prep import cli, patients
 from data_prep.dataset import PatchDataset, Patients, SectionTable
 from data_prep.errors import InputError
 from data_prep.patients import not_stated, spelling_key
-from stjax import checkpoint, progress, workdir
+from stjax import checkpoint, log_file, progress, views, workdir
 from stjax import config as configs
 from stjax.config import Config
-from stjax.data.panel import Panel, fit_panel
-from stjax.data.tile_records import TileRecords
+from stjax.data.fit import fit
+from stjax.data.fold import Fold
 from stjax.findings import CHOSEN, LEAK, OK, UNKNOWN, Finding, lines
 from stjax.protocols import Protocol, Split
-from stjax.training import log_file
-from stjax.workdir import DataRecord
 
 SAME_PICTURE = 0.98  # correlation of 32 x 32 px: copies, scaled and compressed anew, 0.9998; other sections below 0.85
 SAME_SPOTS = 0.5  # of a section's spots with the very counts of a training spot
@@ -56,7 +54,7 @@ class Audited:
 
     folder: Path
     config: Config
-    data: DataRecord
+    fold: Fold
     protocol: Protocol
     step: int
     trained_on: PatchDataset | None
@@ -68,26 +66,26 @@ class Audited:
         cls, run: workdir.Run, scored_on: PatchDataset, sections: Sequence[str], *, trained_on: PatchDataset | None
     ) -> "Audited":
         """A run that is loaded."""
-        return cls(run.workdir, run.config, run.data, run.protocol, run.step, trained_on, scored_on, sections)
+        return cls(run.folder, run.config, run.fold, run.protocol, run.step, trained_on, scored_on, sections)
 
     @property
     def same_data(self) -> bool:
         """Whether the sections scored are of the data set trained on."""
-        return self.scored_on.content_hash == self.data.content_hash
+        return self.scored_on.content_hash == self.fold.content_hash
 
     @property
     def trained_patients(self) -> Patients:
         """Of the training sections; of patients whose sections are not at hand, of themselves."""
-        found = {} if self.trained_on is None else self.trained_on.patients(self.data.split.train)
+        found = {} if self.trained_on is None else self.trained_on.patients(self.fold.split.train)
         known = {patient for patient, _ in found.values()}
-        origins = self.data.train_patient_origins
-        rest = {name: (name, origins.get(name, patients.UNKNOWN)) for name in self.data.train_patients}
+        origins = self.fold.train_patient_origins
+        rest = {name: (name, origins.get(name, patients.UNKNOWN)) for name in self.fold.train_patients}
         return found | {name: each for name, each in rest.items() if name not in known}
 
     @property
     def chosen(self) -> set[str]:
         """Sections that the user named to be held out, whoever's they are."""
-        sections = (*self.data.split.test, *self.data.split.val)
+        sections = (*self.fold.split.test, *self.fold.split.val)
         named = [configs.names(self.config[key], sections) for key in ("test_sections", "val_sections")]
         return {name for names in named for name in names} if self.same_data else set()
 
@@ -101,7 +99,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--data_dir", default="", help="another data set that is scored")
     parser.add_argument("--sections", default="", help="comma-separated; default the run's held-out sections")
     given = parser.parse_args(arguments)
-    data, config = workdir.load_data_record(given.workdir), configs.load(given.workdir / workdir.CONFIG)
+    data, config = workdir.load_fold(given.workdir), configs.load(given.workdir / workdir.CONFIG)
     protocol = workdir.checked_protocol(data, given.workdir)
     meta = checkpoint.newest(given.workdir / workdir.CHECKPOINTS)
     if meta is None:
@@ -122,7 +120,7 @@ def main(arguments: list[str]) -> None:
         sys.exit(1)
 
 
-def opened(data: DataRecord) -> PatchDataset | None:
+def opened(data: Fold) -> PatchDataset | None:
     """The data set a run was trained on, None where it is gone or has changed."""
     try:
         dataset = PatchDataset.open(data.data_dir)
@@ -150,7 +148,7 @@ def sections_are_held_out(run: Audited) -> Finding:
     check = "sections"
     if not run.same_data:
         return Finding(check, OK, "another data set than the run's is scored")
-    if both := sorted(set(run.sections) & set(run.data.split.train)):
+    if both := sorted(set(run.sections) & set(run.fold.split.train)):
         return Finding(check, LEAK, f"{', '.join(both)}: scored, and trained on")
     return Finding(check, OK, f"none of {', '.join(run.sections)} is trained on")
 
@@ -162,7 +160,7 @@ def patients_are_apart(run: Audited) -> Finding:
 
 def validation_is_apart(run: Audited) -> Finding:
     """No patient, image or counts that the checkpoint is chosen on are trained on."""
-    check, split, dataset = "validation", run.data.split, run.trained_on
+    check, split, dataset = "validation", run.fold.split, run.trained_on
     if not split.val:
         return Finding(check, OK, "there is none")
     if dataset is None:
@@ -200,7 +198,7 @@ def images_are_apart(run: Audited) -> Finding:
     check = "duplicates"
     if run.trained_on is None:
         return Finding(check, UNKNOWN, "the training images are gone")
-    ours = (*run.data.split.train, *run.data.split.val)
+    ours = (*run.fold.split.train, *run.fold.split.val)
     theirs = [name for name in run.sections if not (run.same_data and name in ours)]
     if found := _duplicates(run.scored_on, theirs, run.trained_on, ours):
         return Finding(check, LEAK, "; ".join(found))
@@ -252,47 +250,45 @@ def panel_is_of_training(run: Audited) -> list[Finding]:
     genes, statistics = "gene panel", "statistics"
     if run.trained_on is None:
         return [Finding(check, UNKNOWN, "the training data is gone") for check in (genes, statistics)]
-    data = run.data
-    fitted = _panel(run, data.split)
-    everything = dataclasses.replace(data.split, train=(*data.split.train, *data.split.val, *data.split.test))
-    with_test = dataclasses.replace(data.split, train=(*data.split.train, *data.split.test))
+    fold = run.fold
+    fitted = _fitted(run, fold.split)
+    everything = dataclasses.replace(fold.split, train=(*fold.split.train, *fold.split.val, *fold.split.test))
+    with_test = dataclasses.replace(fold.split, train=(*fold.split.train, *fold.split.test))
     result = []
     for check, same in ((genes, _same_genes), (statistics, _same_statistics)):
-        if same(fitted, data.panel):
-            result.append(Finding(check, OK, f"that of {', '.join(data.split.train)} alone"))
+        if same(fitted, fold):
+            result.append(Finding(check, OK, f"that of {', '.join(fold.split.train)} alone"))
         elif check == genes and run.protocol.panel_scope == "all":
             result.append(
                 Finding(check, LEAK, f"protocol {run.protocol.name} ranks genes on test patients, as published")
             )
-        elif any(same(_panel(run, split), data.panel) for split in (with_test, everything)):
+        elif any(same(_fitted(run, split), fold) for split in (with_test, everything)):
             result.append(Finding(check, LEAK, "fitted on the held-out sections too"))
         else:
             result.append(Finding(check, UNKNOWN, "not what the training sections give"))
     return result
 
 
-def _panel(run: Audited, split: Split) -> Panel:
-    """The panel that the training sections of a split give."""
+def _fitted(run: Audited, split: Split) -> Fold:
+    """The fold that the training sections of a split give."""
     assert run.trained_on is not None
     rules = dataclasses.replace(run.protocol, panel_scope="train")
-    sizes = configs.numbers(run.config.spot_sizes_um, "spot_sizes_um")
-    panel = fit_panel(rules, run.trained_on, split, sizes_um=sizes)
-    if run.data.tiles is None:
-        return panel
-    return TileRecords(run.trained_on, split.train, panel, rules, sizes_um=sizes).refit(panel, rules)
+    sizes, view = configs.numbers(run.config.spot_sizes_um, "spot_sizes_um"), views.get(run.fold.view)
+    fold = fit(view, rules, run.trained_on, split, sizes_um=sizes)
+    return view.refit(fold, rules, run.trained_on, sizes_um=sizes)
 
 
-def _main_genes(panel: Panel) -> list[tuple[str, str]]:
-    main = slice(panel.num_main)
-    return list(zip(panel.ensembl_id[main].tolist(), panel.symbol[main].tolist(), strict=True))
+def _main_genes(fold: Fold) -> list[tuple[str, str]]:
+    main = fold.panel.main
+    return list(zip(main.ensembl_id.tolist(), main.symbol.tolist(), strict=True))
 
 
-def _same_genes(fitted: Panel, saved: Panel) -> bool:
+def _same_genes(fitted: Fold, saved: Fold) -> bool:
     """Whether the main genes are the same, in whatever order."""
     return sorted(_main_genes(fitted)) == sorted(_main_genes(saved))
 
 
-def _same_statistics(fitted: Panel, saved: Panel) -> bool:
+def _same_statistics(fitted: Fold, saved: Fold) -> bool:
     """Whether the statistics of images, and of the main genes of both, are the same."""
     place = {gene: row for row, gene in enumerate(_main_genes(fitted))}
     pairs = np.array([(place[gene], row) for row, gene in enumerate(_main_genes(saved)) if gene in place], np.int64)
@@ -313,17 +309,17 @@ def _same_statistics(fitted: Panel, saved: Panel) -> bool:
 def stain_target_is_of_training(run: Audited) -> Finding:
     """The slide that stains are normalised to is not one of those scored."""
     check = "stain target"
-    if run.data.stain_target is None:
+    if run.fold.stain_target is None:
         return Finding(check, OK, "stains are not normalised")
-    image = run.data.stain_target["image_sha256"]
+    image = run.fold.stain_target["image_sha256"]
     if same := [name for name in run.sections if run.scored_on.section(name)["image"]["sha256"] == image]:
         return Finding(check, LEAK, f"stains are normalised to the slide of {', '.join(same)}, which is scored")
-    return Finding(check, OK, f"{run.data.stain_target['image']} is not scored")
+    return Finding(check, OK, f"{run.fold.stain_target['image']} is not scored")
 
 
 def checkpoint_is_not_chosen_on_test(run: Audited) -> Finding:
     """The checkpoint was chosen on patients that are not scored, or not chosen at all."""
-    check, split = "checkpoint", run.data.split
+    check, split = "checkpoint", run.fold.split
     if not split.val:
         return Finding(check, OK, f"step {run.step} is the last: none was chosen")
     if run.same_data and (both := sorted(set(split.val) & set(run.sections))):

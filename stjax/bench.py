@@ -32,7 +32,7 @@ from flax import nnx  # noqa: E402
 
 from data_prep import cli, system_errors  # noqa: E402
 from data_prep.errors import InputError  # noqa: E402
-from stjax import models, parallel  # noqa: E402
+from stjax import models, optim, parallel  # noqa: E402
 from stjax.benchmarks import Row, flops  # noqa: E402
 from stjax.benchmarks import evaluate as bench_evaluate  # noqa: E402
 from stjax.benchmarks import predict as bench_predict  # noqa: E402
@@ -40,7 +40,6 @@ from stjax.benchmarks import pytorch as bench_torch  # noqa: E402
 from stjax.benchmarks import spot_pool as bench_spot_pool  # noqa: E402
 from stjax.ops.elementwise import compiler_options  # noqa: E402
 from stjax.ops.host_memory import keep_freed_memory  # noqa: E402
-from stjax.training import optim  # noqa: E402
 
 Method = Callable[[], None]  # runs once and waits for the result
 
@@ -177,7 +176,7 @@ def _jax_method(
         variant=variant,
         num_main=OUTPUTS,
         num_aux=0,
-        image_size_px=image_size_px,
+        facts={"image_size_px": image_size_px},
         dtype=dtype,
         rngs=nnx.Rngs(0),
     )
@@ -189,7 +188,7 @@ def _jax_method(
 
     def train_step(params: Any, state: Any, opt_state: Any) -> Any:
         def loss_of(params: Any) -> Any:
-            outputs, after = models.apply(graphdef, params, state, images, train=True, key=key)
+            outputs, after = models.apply(graphdef, params, state, {"images": images}, train=True, key=key)
             return jnp.mean((outputs["main"] - wanted) ** 2), after
 
         gradients, state_after = jax.grad(loss_of, has_aux=True)(params)
@@ -197,7 +196,7 @@ def _jax_method(
         return optim.apply_updates(params, updates, jnp.float32(1e-3)), state_after, opt_state
 
     def forward(params: Any, state: Any) -> jax.Array:
-        return models.apply(graphdef, params, state, images, train=False, key=None)[0]["main"]
+        return models.apply(graphdef, params, state, {"images": images}, train=False, key=None)[0]["main"]
 
     carry = (params, state, jax.jit(optimizer.init)(params)) if train else (params, state)
     function = jax.jit(

@@ -249,7 +249,7 @@ def _filled(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str,
     """Nested values, and the defaults of keys that they lack. Raises TypeError for what is no mapping."""
     result = {**defaults, **values}
     for key in values.keys() & defaults.keys():
-        if isinstance(defaults[key], Mapping):
+        if isinstance(defaults[key], Mapping) and key != "options":  # those are the model's own, which has defaults
             result[key] = _filled(values[key], defaults[key])
     return result
 

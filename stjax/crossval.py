@@ -42,13 +42,12 @@ from data_prep import cli, json_files
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from data_prep.json_files import Lacking, Maybe
-from stjax import checkpoint, distributed, protocols, train, workdir
+from stjax import cache, checkpoint, distributed, log_file, protocols, train, workdir
 from stjax import config as configs
 from stjax.config import Config
-from stjax.data import demo_data
 from stjax.progress import Progress
 from stjax.tables import write_csv
-from stjax.training import faults, job, log_file, together
+from stjax.training import faults, job, together
 
 MODES = ("sequential", "processes", "together")
 CHOICES = ("validation", "published")
@@ -82,7 +81,7 @@ def main(arguments: list[str]) -> None:
     if given and not {"workdir", "help", "h"} & set(given):
         raise InputError("no work directory is given; add --workdir=DIR for the folds and their table")
     config, folder = configs.parse(configs.as_arguments(given), usage=__doc__ or "")
-    demo_data.keep_compiled_programs()
+    cache.keep_compiled_programs()
     mode, processes = own.get("mode", MODES[0]), _whole(own.get("processes", "2"), "--processes")
     if mode not in MODES:
         raise InputError(f"--mode is {mode!r}; choose one of {', '.join(MODES)}")

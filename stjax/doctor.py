@@ -141,7 +141,7 @@ def memory() -> Iterator[Finding]:
 
 def disk() -> Iterator[Finding]:
     """Room to work in, and the cache."""
-    from stjax.data.demo_data import cache_folder
+    from stjax.cache import cache_folder
 
     cache = cache_folder()
     for name, folder, setting in (
@@ -188,20 +188,22 @@ def training() -> Iterator[Finding]:
     """Two steps of a small network on made-up patches, a checkpoint and its restoration, and predictions from it."""
     import jax
 
-    from stjax import checkpoint, parallel
+    from stjax import checkpoint, parallel, views
+    from stjax.forward import make_predict_step
+    from stjax.state import init_state
     from stjax.training import steps
 
     started = time.perf_counter()
     mesh = parallel.make_mesh()
-    config, panel, protocol = _settings()
-    graphdef, state = steps.init_state(config, panel, image_size_px=32, mesh=mesh)
-    batch = _made_up(panel.num_main, parallel.round_up(16, mesh))
-    step = steps.make_train_step(graphdef, config, panel, protocol, mesh)
+    config, fold, protocol = _settings()
+    graphdef, state = init_state(config, fold, mesh=mesh)
+    batch = _made_up(fold.panel.num_main, parallel.round_up(16, mesh))
+    step = steps.make_train_step(graphdef, config, fold, protocol, mesh)
     losses = []
     for number in range(2):
         state, figures = step(state, parallel.put_whole(batch, mesh), np.int32(number), np.float32(1e-3))
         losses.append(float(figures["loss"]))
-    predict = steps.make_predict_step(graphdef, panel, protocol, mesh)
+    predict = make_predict_step(views.get(fold.view), graphdef, fold, protocol, mesh)
     images = parallel.put_whole({"image": batch["image"]}, mesh)
     before = np.asarray(predict(state, images)["expression"])
     with tempfile.TemporaryDirectory(prefix="stjax-doctor-") as folder:
@@ -220,24 +222,35 @@ def training() -> Iterator[Finding]:
 def _settings() -> tuple[Any, Any, Any]:
     """The small network of configs/tiny.py, a panel of a few genes, and the default protocol."""
     from stjax import config as configs
+    from stjax.data.fold import Fold
     from stjax.data.panel import Panel
-    from stjax.protocols import get_protocol
+    from stjax.protocols import Split, get_protocol
 
     config, genes = configs.built_in("tiny"), 8
     config.model.aux = False
     protocol = get_protocol(config.protocol)
-    panel = Panel(
-        ensembl_id=np.array([f"gene {gene}" for gene in range(genes)]),
-        symbol=np.array([f"gene {gene}" for gene in range(genes)]),
-        num_main=genes,
+    names = np.array([f"gene {gene}" for gene in range(genes)])
+    fold = Fold(
+        data_dir="",
+        content_hash="",
+        parameters={},
+        stain_target=None,
+        image_size_px=32,
+        um_per_px=1.0,
+        synthetic=True,
+        train_patients=(),
+        protocol=protocol.name,
+        protocol_hash=protocol.hash,
+        split=Split((), (), ()),
+        panel=Panel(names, names, num_main=genes, num_genes=genes),
         target_mean=np.full(genes, 6.0),
         target_std=np.ones(genes),
+        train_mean=np.full(genes, 6.0),
         image_mean=np.full(3, 128.0),
         image_std=np.full(3, 50.0),
-        train_mean=np.full(genes, 6.0),
-        num_genes=genes,
+        view="patches",
     )
-    return configs.resolve(config, protocol, demo=True), panel, protocol
+    return configs.resolve(config, protocol, demo=True), fold, protocol
 
 
 def _made_up(genes: int, size: int) -> dict[str, np.ndarray]:

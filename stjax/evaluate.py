@@ -32,10 +32,10 @@ from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from stjax import audit, distributed, findings, intervals, progress, workdir
 from stjax.config import names, numbers
-from stjax.data.tile_records import rounded
+from stjax.data.tile_spots import rounded
 from stjax.evaluation import comparison, conformal, credibility, results, scoring, statistics, under_protocols
 from stjax.evaluation import ensemble as members
-from stjax.inference import dense, prepared
+from stjax.inference import matching, prepared
 from stjax.inference.prediction import provenance
 
 MAX_SPOTS = 20_000
@@ -112,12 +112,12 @@ def evaluate(
     """
     run = workdir.Run.load(folder)
     run = run.over_symmetries() if symmetries else run
-    if protocol not in ("", "all", run.data.protocol):
+    if protocol not in ("", "all", run.fold.protocol):
         raise InputError(
-            f"{folder} was trained under protocol {run.data.protocol}; give --protocol=all to score it under every "
+            f"{folder} was trained under protocol {run.fold.protocol}; give --protocol=all to score it under every "
             f"protocol that fits, or train under {protocol} with --config.protocol"
         )
-    if (sizes_um or beside or max_spots != MAX_SPOTS) and run.data.tiles is None:
+    if (sizes_um or beside or max_spots != MAX_SPOTS) and not run.view.any_size:
         raise InputError(
             "--spot-size-um, --max-spots and --beside are for models of tiles; this one sees a patch around each spot"
         )
@@ -158,7 +158,7 @@ def score(
     # -------------------------------------------------------------------------------------------------- prediction
     runs = [each.over_symmetries() if symmetries else each for each in members.load(ensemble, run)]
     for each in runs:
-        progress.say(str(each.workdir), each.progress)
+        progress.say(str(each.folder), each.progress)
     patch_model = None if beside is None else prepared.comparable(workdir.Run.load(beside), run)
     if patch_model is not None and symmetries:
         patch_model = patch_model.over_symmetries()
@@ -167,7 +167,9 @@ def score(
     predicting = [under_protocols.loosest(each) for each in runs] if protocol == "all" else runs
     everywhere = members.predict_sections(predicting, asked.dataset, asked.sections, **spots, beside=patch_model)
     if demo_truth is not None:
-        everywhere = [scoring.without_noise(each, run, demo_truth) for each in everywhere]
+        from stjax.evaluation.demo_truth import without_noise  # the generator is for the demo alone
+
+        everywhere = [without_noise(each, run, demo_truth) for each in everywhere]
     found = under_protocols.own_spots(run, everywhere) if protocol == "all" else everywhere
     if not found:
         raise InputError(
@@ -187,7 +189,7 @@ def score(
         targets, calibration = {}, None
         tested, columns = credibility.figures(task, found, scores, None, credibility.NOISELESS)
     audits = [
-        audit.audit(audit.Audited.of(each, asked.dataset, asked.sections, trained_on=audit.opened(each.data)))
+        audit.audit(audit.Audited.of(each, asked.dataset, asked.sections, trained_on=audit.opened(each.fold)))
         for each in runs
     ]
     result = {
@@ -204,24 +206,24 @@ def score(
         **tested,
         "sizes_um": sizes_of(run, task, found),
         "audit": [
-            dataclasses.asdict(each) for each in findings.worst(audits, [each.workdir.resolve().name for each in runs])
+            dataclasses.asdict(each) for each in findings.worst(audits, [each.folder.resolve().name for each in runs])
         ],
     }  # fmt: skip
     if not distributed.is_writer():
         return result
 
     # ----------------------------------------------------------------------------------------------------- results
-    panel = run.data.panel
+    panel = run.fold.panel
     main = slice(panel.num_main)
     per_gene = scores.table(panel.names[main], panel.ensembl_id[main]).assign(**columns)
     if calibration is not None and asked.own:
-        conformal.travelling(calibration, run).save(run.workdir)
+        conformal.travelling(calibration, run).save(run.folder)
     written = results.write(asked.target, asked.pictures, result, per_gene, [each.prediction for each in found], run)
     results.print_table(result)
     if not asked.own:
         print(f"Not the run's own evaluation ({', '.join(asked.differs)}): kept apart, in {asked.target}")
     if protocol == "all":
-        entries = under_protocols.score(run, audit.opened(run.data), everywhere, training)
+        entries = under_protocols.score(run, audit.opened(run.fold), everywhere, training)
         json_files.write(asked.protocols, {**run.progress.facts(), "protocols": entries})
         under_protocols.print_table(entries)
         written.append(asked.protocols)
@@ -275,24 +277,24 @@ class Request:
         """
         dataset = run.open_dataset(data_dir)
         known = [section["name"] for section in dataset.sections]
-        chosen = tuple(sections) or (tuple(known) if data_dir else run.data.split.test)
+        chosen = tuple(sections) or (tuple(known) if data_dir else run.fold.split.test)
         if unknown := [name for name in chosen if name not in known]:
             raise InputError(f"--sections names {', '.join(unknown)}; {dataset.path} has {', '.join(known)}")
         if not chosen:
-            raise InputError(f"{run.workdir} holds out no section; name the ones to score with --sections")
+            raise InputError(f"{run.folder} holds out no section; name the ones to score with --sections")
         check_preparation(run, dataset)
         trained_sizes = numbers(run.config.spot_sizes_um, "spot_sizes_um")
         sizes = tuple(sizes_um) or trained_sizes
-        everything = run.workdir / "evaluation"
-        target = everything / run.data.protocol
+        everything = run.folder / "evaluation"
+        target = everything / run.fold.protocol
         changed = {
             "--data_dir": bool(data_dir),
-            "--sections": set(chosen) != set(run.data.split.test),
+            "--sections": set(chosen) != set(run.fold.split.test),
             "--spot-size-um": sizes != trained_sizes,
         }
         differs = (*(name for name, other in changed.items() if other), *options)
         if not differs:
-            own = run.workdir / "predictions", everything / "protocols.json"
+            own = run.folder / "predictions", everything / "protocols.json"
             return cls(dataset, chosen, sizes, target, *own, differs)
         text = f"{dataset.content_hash}{sorted(chosen)}{sorted(sizes)}{sorted(options.items())}"
         target = target / hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -311,7 +313,7 @@ def head(run: workdir.Run, asked: Request, found: Sequence[prepared.Found]) -> d
         "spots": len(counts),
         "pcc_pooling": run.protocol.pooling,
         "error_unit": "standard deviations of the training targets" if run.protocol.standardise_main else "expression",
-        "patients_also_in_training": sorted({each.patient for each in predictions} & set(run.data.train_patients)),
+        "patients_also_in_training": sorted({each.patient for each in predictions} & set(run.fold.train_patients)),
         "genes_not_in_the_data": int(np.isnan(counts).all(axis=0).sum()),
         "hardware": workdir.hardware(),
         "versions": workdir.versions(),
@@ -319,12 +321,12 @@ def head(run: workdir.Run, asked: Request, found: Sequence[prepared.Found]) -> d
 
 
 def sizes_of(run: workdir.Run, task: comparison.Task, found: Sequence[prepared.Found]) -> dict[str, Any]:
-    """Of a model of tiles, figures for each size of spots."""
-    if run.data.tiles is None:
+    """Figures for each size of spots, of a model that can be asked for any."""
+    if not run.view.any_size:
         return {}
     sections, correlation_only = comparison.sections_of(run, task, found)
     predictions = [each.prediction for each in found]
-    sizes = [rounded(prediction.spot_size_um) for prediction in predictions]
+    sizes = [rounded(prediction.size_um) for prediction in predictions]
     result = {}
     for size in np.unique(np.concatenate(sizes)):
         which = [each == size for each in sizes]
@@ -337,7 +339,7 @@ def sizes_of(run: workdir.Run, task: comparison.Task, found: Sequence[prepared.F
         )
         result[f"{size:g}"] = {
             "spots": sum(len(section.truth) for section in known),
-            "trained_on": scoring.is_size(size, run.data.tiles.sizes_um),
+            "trained_on": scoring.is_size(size, run.view.trained_sizes_um(run.fold)),
             "total_ratio": scoring.total_ratio(predictions, which),
             "methods": scores.summaries,
         }
@@ -346,9 +348,9 @@ def sizes_of(run: workdir.Run, task: comparison.Task, found: Sequence[prepared.F
 
 def part_of(run: workdir.Run, dataset: PatchDataset, sections: Sequence[str]) -> str:
     """What sections are to the run: "held-out", "TRAINING", "validation", "mixed", or "other" data's."""
-    if dataset.content_hash != run.data.content_hash:
+    if dataset.content_hash != run.fold.content_hash:
         return "other"
-    split = run.data.split
+    split = run.fold.split
     parts = {"held-out": split.test, "TRAINING": split.train, "validation": split.val}
     found = {part for part, of_part in parts.items() for name in sections if name in of_part}
     return found.pop() if len(found) == 1 else "mixed"
@@ -356,13 +358,11 @@ def part_of(run: workdir.Run, dataset: PatchDataset, sections: Sequence[str]) ->
 
 def check_preparation(run: workdir.Run, dataset: PatchDataset) -> None:
     """Raises InputError unless a data set's patches were made as those the model was trained on."""
-    data, there = run.data, dataset.manifest["parameters"]
-    kind = "patches" if data.tiles is None else "tiles"
-    if (dataset.kind, dataset.size_px) != (kind, data.image_size_px):
-        flag = "--patch-size-px" if kind == "patches" else "--tile-size-px"
+    data, view, there = run.fold, run.view, dataset.manifest["parameters"]
+    if (dataset.kind, dataset.size_px) != (view.of_dataset, data.image_size_px):
         raise InputError(
-            f"{dataset.path} has {dataset.kind} of {dataset.size_px} px, the model was trained on {kind} of "
-            f"{data.image_size_px} px; build it with {flag} {data.image_size_px}"
+            f"{dataset.path} has {dataset.kind} of {dataset.size_px} px, the model was trained on "
+            f"{view.of_dataset} of {data.image_size_px} px; build it with {view.build_flag} {data.image_size_px}"
         )
     target = dataset.manifest["stain_target"]
     if (target or {}).get("image_sha256") != (data.stain_target or {}).get("image_sha256") or (
@@ -374,7 +374,7 @@ def check_preparation(run: workdir.Run, dataset: PatchDataset) -> None:
         )
     for section in dataset.sections:
         scale = there["um_per_px"] or section["um_per_px"]
-        if abs(scale / data.um_per_px - 1) > dense.SCALE_TOLERANCE:
+        if abs(scale / data.um_per_px - 1) > matching.SCALE_TOLERANCE:
             raise InputError(
                 f"{dataset.path}: section {section['name']} has {scale:.3f} um per px, the model was trained at "
                 f"{data.um_per_px:.3f}; build it with --um-per-px {data.um_per_px:.3f}"

@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pandas as pd
@@ -42,9 +41,7 @@ from data_prep.errors import InputError
 from data_prep.patients import ORIGINS
 from stjax import manifest, model_card, models, progress, workdir
 from stjax.inference.model_folder import (
-    ADDITIVE,
     CONFIG,
-    EXPRESSION,
     FORMAT,
     FUNCTION,
     REQUIRED,
@@ -54,13 +51,10 @@ from stjax.inference.model_folder import (
     protocol_to_json,
     restore,
 )
-from stjax.inference.prediction import gene_names
 from stjax.models import weight_files, weights
-from stjax.models.heads import PatchModel
 from stjax.ops.attention import portable
 from stjax.protocols import Split
 from stjax.tables import write_csv
-from stjax.training import steps
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 LICENSE_NOTE = """\
@@ -117,10 +111,11 @@ def export(folder: Path, out: Path) -> list[Path]:
 def write(run: workdir.Run, out: Path) -> None:
     """Writes everything but the manifest into a folder that is there."""
     model = run.network()
-    weights.save(model.backbone, out / "backbone.safetensors")
-    if isinstance(model, PatchModel):
-        heads = {"main": model.main, "aux": model.aux}
-        weights.save_heads({name: head for name, head in heads.items() if head is not None}, out / "heads.safetensors")
+    if hasattr(model, "backbone"):
+        weights.save(model.backbone, out / "backbone.safetensors")
+    if heads := getattr(model, "linear_heads", dict)():
+        weights.save_heads(heads, out / "heads.safetensors")
+    if getattr(model, "aux", None) is not None:
         model.aux = None  # it helps in training alone
     graphdef, params, statistics = models.split(model)
     state = {"params": params, "statistics": statistics}
@@ -132,7 +127,7 @@ def write(run: workdir.Run, out: Path) -> None:
         pure = {part: jax.tree.map(np.asarray, nnx.to_pure_dict(value)) for part, value in state.items()}
         checkpointer.save((out / "orbax").absolute(), pure)
     (out / "orbax" / "commit_success.txt").unlink(missing_ok=True)  # of no use, and says in whose folder it was written
-    config = describe(run, exported, kind=EXPRESSION if isinstance(model, PatchModel) else aggregation(model))
+    config = describe(run, exported, kind=run.view.kind_of(model))
     json_files.write(out / CONFIG, config)
     write_csv(out / "genes.csv", gene_table(run))
     (out / "MODEL_CARD.md").write_text(model_card.card(run, config))
@@ -140,29 +135,19 @@ def write(run: workdir.Run, out: Path) -> None:
 
 
 def exported_function(run: workdir.Run, graphdef: Any, state: dict[str, Any]) -> jax_export.Exported:
-    """`function(weights, images)` as `ModelFolder.exported` says, for every platform and any batch size."""
-    panel, protocol = run.data.panel, run.protocol
+    """The function of weights and what the view's `signature` says, as `Exported.exported` is, for every platform and
+    any number of items."""
+    view = run.view
+    of_state = view.exported(graphdef, run.fold, run.protocol)
 
-    def function(weights: dict[str, jax.Array], images: jax.Array) -> jax.Array:
-        found = restore(state, weights)
-        if run.data.tiles is None:
-            outputs = steps.forward(graphdef, found, {"image": images}, panel, protocol)
-            return steps.to_expression(outputs, panel, protocol)[:, 0]
+    def function(weights: dict[str, jax.Array], *inputs: jax.Array) -> jax.Array:
+        return of_state(restore(state, weights), *inputs)
 
-        def map_of(parts: jax.Array | None) -> jax.Array:
-            model = nnx.merge(graphdef, found["params"], found["statistics"])
-            if parts is None:
-                return model.gene_map(steps.normalise(images, panel))
-            return steps.turn_back(model.gene_map(steps.normalise(steps.turn(images, parts), panel)), parts)
-
-        return steps.mean_over_symmetries(map_of) if protocol.test_symmetries else map_of(None)
-
-    side = run.data.image_size_px
     leaves = zip(names(state), jax.tree.leaves(state), strict=True)
     shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in leaves}
-    images = jax.ShapeDtypeStruct(jax_export.symbolic_shape(f"batch, {side}, {side}, 3"), jnp.uint8)
+    inputs = view.signature(run.fold, jax_export.symbolic_shape("batch")[0])
     with portable(), nameless():
-        return jax_export.export(jax.jit(function), platforms=PLATFORMS)(shapes, images)
+        return jax_export.export(jax.jit(function), platforms=PLATFORMS)(shapes, *inputs)
 
 
 @contextlib.contextmanager
@@ -177,34 +162,15 @@ def nameless() -> Iterator[None]:
         jax.config.update(option, before)
 
 
-def aggregation(model: Any) -> str:
-    """What a model of tiles does with its map over a spot."""
-    return getattr(model.head, "aggregation", ADDITIVE)
-
-
 def describe(run: workdir.Run, exported: jax_export.Exported, *, kind: str) -> dict[str, Any]:
     """What config.json holds: all that is known of the model, except who the patients are and where their data lies."""
-    data, side = run.data, run.data.image_size_px
-    main = slice(data.panel.num_main)
-    panel = dataclasses.replace(
-        data.panel,
-        ensembl_id=data.panel.ensembl_id[main],
-        symbol=data.panel.symbol[main],
-        target_mean=data.panel.target_mean[main],
-        target_std=data.panel.target_std[main],
-    )
+    data, takes = run.fold, run.view.signature(run.fold, jax_export.symbolic_shape("B")[0])
     record = dataclasses.replace(
-        data, data_dir="", split=Split((), (), ()), train_patients=(), train_patient_origins={}, panel=panel
+        data.main, data_dir="", split=Split((), (), ()), train_patients=(), train_patient_origins={}
     )
     settings = run.config.to_dict()
     private = ("data_dir", "test_patients", "test_sections", "val_sections", "init_from", "model")
-    shape = f"[B, {data.panel.num_main}]" if kind == EXPRESSION else str(list(exported.out_avals[0].shape))
-    meaning = {
-        EXPRESSION: "expression of the spot in the middle of each patch",
-        "sum": "a map; a spot's sum over its pixels * target_std + target_mean of genes.csv is its expression",
-        "mean": "a map; a spot's mean over its pixels * target_std + target_mean of genes.csv is its expression",
-        ADDITIVE: "a map of expected counts a pixel, of each gene and of all others; a spot's are sums over its pixels",
-    }[kind]
+    shape = str(list(exported.out_avals[0].shape))
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -216,8 +182,8 @@ def describe(run: workdir.Run, exported: jax_export.Exported, *, kind: str) -> d
         "batch_size": run.config.eval_batch_size,
         "platforms": list(exported.platforms),
         "input": {
-            "shape": f"[B, {side}, {side}, 3]",
-            "dtype": "uint8",
+            "shape": ", ".join(str(list(each.shape)) for each in takes),
+            "dtype": ", ".join(str(each.dtype) for each in takes),
             "um_per_px": data.um_per_px,
             "stain": data.parameters["stain"],
         },
@@ -225,7 +191,7 @@ def describe(run: workdir.Run, exported: jax_export.Exported, *, kind: str) -> d
             "kind": kind,
             "shape": shape.replace("batch", "B"),
             "dtype": "float32",
-            "meaning": meaning,
+            "meaning": run.view.kinds[kind],
             "units": f"{data.protocol}: {run.protocol.target}",
             "mean_over_symmetries": run.protocol.test_symmetries,
         },
@@ -247,16 +213,16 @@ def describe(run: workdir.Run, exported: jax_export.Exported, *, kind: str) -> d
 
 def gene_table(run: workdir.Run) -> pd.DataFrame:
     """The main genes in the order of the predictions, with their targets' statistics."""
-    panel = run.data.panel
+    panel = run.fold.panel
     main = slice(panel.num_main)
     return pd.DataFrame(
         {
-            "gene": gene_names(panel),
+            "gene": panel.labels,
             "symbol": panel.symbol[main],
             "ensembl_id": panel.ensembl_id[main],
-            "target_mean": panel.target_mean[main],
-            "target_std": panel.target_std[main],
-            "train_mean": panel.train_mean,
+            "target_mean": run.fold.target_mean[main],
+            "target_std": run.fold.target_std[main],
+            "train_mean": run.fold.train_mean,
         }
     )
 

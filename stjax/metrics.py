@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.stats
 
 POOLINGS = ("pooled", "section_median", "patient_median")
 # A standard deviation of less than this share of the root mean square is rounding: 16 times what float32 rounds a value
@@ -115,7 +114,9 @@ def ranks(values: np.ndarray) -> np.ndarray:
     """[S, G] rank of each value among its gene's, from 1; equal values share their mean rank, as do all of a gene that
     does not vary; NaN where a gene has any."""
     by_gene = np.ascontiguousarray(np.asarray(values, np.float64).T)  # sorts a gene's values where they lie together
-    ranked = scipy.stats.rankdata(by_gene, axis=1, nan_policy="propagate").T
+    from scipy import stats  # which takes a second, and predicting needs nothing of it
+
+    ranked = stats.rankdata(by_gene, axis=1, nan_policy="propagate").T
     constant = ~varying(values) & ~np.isnan(ranked).any(axis=0)
     ranked[:, constant] = (len(ranked) + 1) / 2  # the order of rounding errors says nothing
     return ranked

@@ -71,7 +71,7 @@ def card(run: Run, config: dict[str, Any]) -> str:
         run: its `evaluation/*/metrics.json` give the figures.
         config: of the exported folder.
     """
-    data, training = run.data, config["training"]
+    data, training = run.fold, config["training"]
     panel_scope = {
         "train": "Gene panel and all statistics are of the training patients alone.",
         "all": "As the protocol was published, genes were ranked over the held-out patients too; statistics are of the "
@@ -90,7 +90,7 @@ def card(run: Run, config: dict[str, Any]) -> str:
         step=run.step,
         sha256=run.model_sha256,
         image_px=data.image_size_px,
-        what="patches, one spot in the middle of each," if data.tiles is None else "tiles of many spots",
+        what=run.view.what,
         um_per_px=data.um_per_px,
         stain=data.parameters["stain"],
         meaning=config["output"]["meaning"],
@@ -107,7 +107,7 @@ def card(run: Run, config: dict[str, Any]) -> str:
         init=f", starting from the weights {training['init_from']}" if training["init_from"] else "",
         content_hash=data.content_hash,
         panel_scope=panel_scope[run.protocol.panel_scope],
-        evaluation="\n\n".join(_tables(run.workdir, run.step))
+        evaluation="\n\n".join(_tables(run.folder, run.step))
         or "None: this run has not been evaluated. Run stjax.evaluate, and export again.",
     )
 

@@ -29,19 +29,18 @@ import numpy as np
 
 from data_prep import cli, files, system_errors
 from data_prep.errors import InputError
-from data_prep.gene_lookup import GeneLookup
 from data_prep.section import Section
 from data_prep.slide import Slide, open_slide
-from stjax import outputs, progress
+from stjax import outputs, progress, trained
 from stjax.config import names
-from stjax.inference import grid, predictor
-from stjax.inference.dense import SINGLE_SPOTS, TILE_PX, predict_dense
+from stjax.inference import grid
+from stjax.inference.dense import TILE_PX, check_maps, predict_dense
 from stjax.inference.domain import check_scale
-from stjax.inference.prediction import SectionPrediction, gene_names
-from stjax.inference.predictor import Predictor
+from stjax.inference.prediction import SectionPrediction, gene_columns
 from stjax.inference.records import Record, spots_sha256
 from stjax.inference.slide_prediction import about_image, predict_slide, window_px
 from stjax.inference.sources import Source, open_source, place_spots
+from stjax.trained import Trained
 
 _LEAST_BYTES = 2  # that a spot's value of a gene takes in a file, compressed
 MOST_MAPS = 12  # of genes that --genes names; else the one that varies most is drawn
@@ -156,10 +155,10 @@ def predict(
         raise InputError(f"--formats names nothing to write; choose some of {', '.join(outputs.format_names())}")
     grid.check(array, min_tissue=min_tissue)
     system_errors.check_folder(out, "--out")
-    model = predictor.load(folder)
+    model = trained.load(folder)
     progress.say(str(folder), model.progress)
-    if dense and model.data.tiles is None:
-        raise InputError(f"{folder} {SINGLE_SPOTS.format(model.model_name)}")
+    if dense:
+        check_maps(model)
     plain, model = model, model.over_symmetries() if symmetries else model
     columns = gene_columns(model, genes)
     found = open_source(
@@ -167,7 +166,7 @@ def predict(
         layout=layout,
         sections=sections,
         um_per_px=um_per_px,
-        resolve_aliases=model.data.parameters["resolve_aliases"],
+        resolve_aliases=model.fold.parameters["resolve_aliases"],
     )
     mine = found.shard(shard)
     print(f"{source}: {found.about}" + (f", {len(mine.names)} of {len(found.names)}" if shard[1] > 1 else ""))
@@ -213,8 +212,8 @@ class Job:
         tile_px: of the dense map; None writes none.
     """
 
-    model: Predictor
-    plain: Predictor | None
+    model: Trained
+    plain: Trained | None
     out: Path
     writers: dict[str, ModuleType]
     columns: np.ndarray
@@ -252,17 +251,17 @@ class Job:
 
     def identity(self, section: Section, *, bare: bool) -> dict[str, Any]:
         """What results are of; those of something else are not taken for them."""
-        data = self.model.data
-        trained = [data.panel.to_json(), data.protocol_hash, data.stain_target, data.image_size_px, data.um_per_px]
+        fold = self.model.fold
+        learned = [fold.learned(), fold.protocol_hash, fold.stain_target, fold.image_size_px, fold.um_per_px]
         grid_of = dataclasses.asdict(self.array) | {"min_tissue": self.min_tissue}
         # The best epoch so far may stay the best: what says "2 of 30 epochs" is not left there once 30 are done.
         of = {} if self.model.progress.finished else {"trained": str(self.model.progress)}
         return of | {
             "model_sha256": self.model.model_sha256,
-            "training_sha256": hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest(),
+            "training_sha256": hashlib.sha256(json.dumps(learned, sort_keys=True).encode()).hexdigest(),
             "mean_over_symmetries": self.model.protocol.test_symmetries,
             "intervals": None if (intervals := self.model.intervals) is None else intervals.to_json(),
-            "genes": gene_names(data.panel)[self.columns].tolist(),
+            "genes": fold.panel.labels[self.columns].tolist(),
             "slide_sha256": files.sha256(section.image_path),
             "um_per_px": section.um_per_px,
             "spots": grid_of if bare else spots_sha256(section),
@@ -283,7 +282,7 @@ class Job:
     def predict(self, section: Section, slide: Slide, *, bare: bool) -> SectionPrediction:
         """Predicts the section's spots, or of a bare slide those laid on its tissue."""
         if not bare:
-            outputs.require_space(self.out, len(section.spot_id) * len(self.columns) * _LEAST_BYTES)
+            outputs.require_space(self.out, len(section.spots) * len(self.columns) * _LEAST_BYTES)
             return predict_slide(self.model, section, slide, plain=self.plain)
         check_scale(self.model, slide, section.um_per_px)  # before tissue is looked for at a scale that cannot be
         window = window_px(self.model, section.um_per_px)
@@ -291,16 +290,14 @@ class Job:
         spacing = f"{self.array.spot_um:g} um, {self.array.pitch_um:g} um apart"
         print(f"{section.name}: {len(laid)} spots of {spacing}, on tissue")
         outputs.require_space(self.out, len(laid) * len(self.columns) * _LEAST_BYTES)
-        prediction = predict_slide(self.model, section, slide, plain=self.plain)
-        column, row = np.char.partition(prediction.spot_id, "x")[:, ::2].astype(np.int64).T
-        return dataclasses.replace(prediction, columns={"array_row": row, "array_col": column})
+        return predict_slide(self.model, section, slide, plain=self.plain, columns=laid.columns)
 
     def write(self, form: str, prediction: SectionPrediction) -> list[str]:
         """Writes one format; returns the files' names."""
         writer = self.writers[form]
         most_varied = self.columns[[np.argmax(prediction.expression[:, self.columns].std(axis=0))]]
         shown = self.columns if self.all_drawn else most_varied
-        labels = gene_names(self.model.data.panel)
+        labels = self.model.fold.panel.labels
         files = {f"{prediction.section}{writer.SUFFIX}": int(shown[0])}
         if getattr(writer, "ONE_GENE", False):
             files = {
@@ -310,29 +307,6 @@ class Job:
         for file, gene in files.items():
             writer.write(self.out / file, prediction, self.model, genes=self.columns, shown=gene)
         return list(files)
-
-
-def gene_columns(model: Predictor, genes: Sequence[str]) -> np.ndarray:
-    """[G] columns of the main panel, each once, by any of a gene's names; says which were taken for which.
-
-    Raises:
-        InputError: a gene the model does not predict, or a name of several; see `data_prep.gene_lookup`.
-    """
-    panel = model.data.panel
-    if not genes:
-        return np.arange(panel.num_main)
-    main = slice(panel.num_main)
-    lookup = GeneLookup(
-        panel.ensembl_id[main].tolist(),
-        panel.symbol[main].tolist(),
-        labels=gene_names(panel).tolist(),
-        what="the model does not predict gene",
-        beside=panel.names[panel.num_main :].tolist(),
-    )
-    columns, notes = lookup.places(genes)
-    for note in notes:
-        print(f"note: gene {note}")
-    return columns
 
 
 def parse_shard(text: str) -> tuple[int, int]:

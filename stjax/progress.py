@@ -8,7 +8,7 @@ from typing import Any
 
 from data_prep import json_files
 from data_prep.json_files import Maybe
-from stjax.training import log_file
+from stjax import log_file
 
 PROGRESS = {  # its plain values
     "epochs": Maybe(json_files.number(0)),

@@ -36,7 +36,7 @@ class Protocol:
         gene_ranking: what its genes are ranked by, a key of `targets.RANKINGS`.
         panel_scope: "train" selects genes on training spots; "all" also on test spots (a leak, as published).
         min_spot_fraction: a gene is kept when at least this fraction of the scope's spots express it.
-        min_counts: spots with fewer reads are not used at all.
+        min_counts: spots with fewer counts are not used at all.
         stain: the normalisation its source prepares slides with; a data set prepared otherwise is noted.
         max_white_fraction: patches as white as this, or whiter, are not used (1 uses all) ...
         white_filter_scope: ... in "train" only, or in "all".
@@ -80,6 +80,18 @@ class Protocol:
         # These came later, and say how training is kept steady, not what is learnt or scored; config.json has them.
         fields["recipe"] = {name: value for name, value in self.recipe.items() if name not in WITHOUT}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+    def uses(self, total: np.ndarray, white: np.ndarray | None = None, *, train: bool) -> np.ndarray:
+        """[S] bool: the spots that are trained (or, not `train`, tested) on.
+
+        Args:
+            total: [S] counts of all genes.
+            white: [S] how much of each spot's patch is white; None of tiles, which are white and tissue at once.
+        """
+        used = total >= self.min_counts
+        if white is not None and self.max_white_fraction < 1 and (train or self.white_filter_scope == "all"):
+            used &= white < self.max_white_fraction
+        return used
 
     def transform(self, counts: Any, total: Any, num_genes: int) -> Any:
         """Raw counts [..., G] and spot totals [..., 1] over `num_genes` genes to the protocol's expression units."""

@@ -16,9 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep import cli, files, system_errors
+from data_prep.cli import names
 from data_prep.errors import InputError
-from stjax.config import names
-from stjax.reporting import page, read
 
 MAX_MB = 20.0
 
@@ -57,6 +56,8 @@ def report(
     Raises:
         InputError: a run that is not scored, a file that cannot be read, or nowhere to write.
     """
+    from stjax.reporting import page, read  # which take seconds, and --help should not
+
     if not max_mb >= 1:
         raise InputError(f"--max-mb is {max_mb:g}; give at least 1")
     if out.is_dir():

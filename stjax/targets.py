@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 COUNTS_PER_SPOT = 1e4  # library size after normalisation, scanpy's convention
@@ -30,7 +29,11 @@ def log_smoothed_share(counts: Any, total: Any, num_genes: int) -> Any:
 
 
 def _array_module(array: Any) -> Any:
-    return np if isinstance(array, np.ndarray) else jnp
+    if isinstance(array, np.ndarray):
+        return np
+    import jax.numpy as jnp  # where arrays are JAX's, it is imported already
+
+    return jnp
 
 
 TRANSFORMS = {

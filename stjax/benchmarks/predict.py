@@ -5,6 +5,7 @@ and cut from the slide, from its tissue, as prediction does it: decoded, matched
 the model computes.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,17 +13,20 @@ import numpy as np
 
 from data_prep.errors import InputError
 from data_prep.slide import open_slide
+from stjax import trained
 from stjax.benchmarks import Interleave, Row
-from stjax.inference import domain, grid, predictor, slide_prediction, sources, stream
+from stjax.inference import domain, grid, matching, slide_prediction, sources, stream
 
 PATCHES = 512
 
 
 def rows(model_folder: Path, source: Path, rounds: int, interleave: Interleave) -> Iterator[Row]:
     """A row each of the bare model and of the model with the slide behind it."""
-    model = predictor.load(model_folder)
-    if model.data.tiles is not None:
-        raise InputError(f"{model_folder} is a model of tiles; --what=predict times models of patches")
+    model = trained.load(model_folder)
+    if not model.view.one_spot:
+        raise InputError(
+            f"{model_folder} is a model of {model.view.items}; --what=predict times models of single spots"
+        )
     found = sources.open_source(source, layout=sources.SLIDES, sections=(), um_per_px=None, resolve_aliases=False)
     section = found.read(found.names[0])
     with open_slide(section.image_path) as slide:
@@ -30,11 +34,12 @@ def rows(model_folder: Path, source: Path, rounds: int, interleave: Interleave) 
         section, _ = sources.place_spots(
             section, slide, grid.PRESETS["st"], min_tissue=grid.MIN_TISSUE, window_px=window
         )
-        chosen = np.zeros(len(section.spot_id), bool)
-        chosen[np.lexsort((section.spot_xy[:, 0], section.spot_xy[:, 1]))[:PATCHES]] = True
-        px_scale, transform = slide_prediction.scale_and_stain(model, slide, section.um_per_px)
-        count, size = int(chosen.sum()), stream.batch_size(model)
-        side = model.data.image_size_px
+        rows = np.sort(np.lexsort(section.spots.xy.T)[:PATCHES])
+        section = dataclasses.replace(section, counts=section.counts[rows], spots=section.spots[rows])
+        px_scale, transform = matching.scale_and_stain(model, slide, section.um_per_px)
+        cut = model.view.cut(model.fold, section, slide, px_scale)
+        count, size = len(cut.windows), stream.batch_size(model)
+        side = model.fold.image_size_px
         batch = np.random.default_rng(0).integers(0, 256, (size, side, side, 3)).astype(np.uint8)
 
         def bare() -> None:
@@ -42,8 +47,8 @@ def rows(model_folder: Path, source: Path, rounds: int, interleave: Interleave) 
                 np.asarray(model.predict({"image": batch})["expression"])
 
         def streamed() -> None:
-            slide_prediction.of_patches(
-                model, section, slide, chosen, px_scale, transform, colours=domain.Colours(), plain=None
+            slide_prediction.predict_cut(
+                model, cut, slide, px_scale, transform, section.name, colours=domain.Colours(), plain=None
             )
 
         seconds = interleave({"bare": bare, "from the slide": streamed}, rounds=rounds, description="predict")

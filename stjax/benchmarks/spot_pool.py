@@ -17,14 +17,11 @@ import numpy as np
 
 from stjax.benchmarks import Interleave, Row
 from stjax.ops.spot_pool import (
-    Shapes,
-    concatenate,
-    discs,
+    Spots,
     pooled_linear,
-    shape_masks,
+    spot_masks,
     spot_pool_reference,
     spot_table,
-    squares,
 )
 from stjax.ops.spot_weights import pixel_runs
 
@@ -32,23 +29,23 @@ IMAGE_PX, STRIDE, FEATURES, GENES = 1024, 4, 512, 250
 MASKS, PIXELS = 256, 2_000_000  # up to so many spots through masks, up to so many pixels of spots one by one
 
 
-def cases(image_px: int) -> dict[str, Shapes]:
+def cases(image_px: int) -> dict[str, Spots]:
     """The measured sets of spots on a tile of `image_px`, those of the project's target first."""
     rng = np.random.default_rng(0)
 
     def anywhere(count: int) -> np.ndarray:
         return rng.uniform(0, image_px, (count, 2))
 
-    def bins(side_px: float) -> Shapes:
+    def bins(side_px: float) -> Spots:
         edge = (np.arange(int(image_px / side_px)) + 0.5) * side_px
-        return squares(np.stack(np.meshgrid(edge, edge), axis=-1).reshape(-1, 2), side_px)
+        return Spots.squares(np.stack(np.meshgrid(edge, edge), axis=-1).reshape(-1, 2), side_px)
 
     um = 3.65  # pixels, a common scale of Visium HD slides
-    nested = concatenate(bins(2 * um), bins(8 * um), bins(16 * um))
+    nested = Spots.concatenate([bins(2 * um), bins(8 * um), bins(16 * um)])
     return {
-        "64 discs, radius 100": discs(anywhere(64), 100),
-        "20000 discs, radius 4": discs(anywhere(20_000), 4),
-        "20000 discs, radius 1 to 40": discs(anywhere(20_000), rng.uniform(1, 40, 20_000)),
+        "64 discs, radius 100": Spots.discs(anywhere(64), 100),
+        "20000 discs, radius 4": Spots.discs(anywhere(20_000), 4),
+        "20000 discs, radius 1 to 40": Spots.discs(anywhere(20_000), rng.uniform(1, 40, 20_000)),
         f"{len(nested)} bins of 2, 8 and 16 um": nested,
     }
 
@@ -61,13 +58,13 @@ def rows(rounds: int, interleave: Interleave) -> Iterator[Row]:
     features = jax.random.normal(keys[0], (grid, grid, FEATURES))
     kernel = jax.random.normal(keys[1], (FEATURES, GENES)) / FEATURES**0.5
     bias = jnp.zeros(GENES)
-    for case, shapes in cases(image_px).items():
+    for case, spots in cases(image_px).items():
         start = time.perf_counter()
-        table = spot_table(shapes, image_hw=(image_px, image_px), grid_hw=(grid, grid))
+        table = spot_table(spots, image_hw=(image_px, image_px), grid_hw=(grid, grid))
         host_seconds = time.perf_counter() - start
-        wanted = jax.random.normal(keys[2], (len(shapes), GENES))
+        wanted = jax.random.normal(keys[2], (len(spots), GENES))
         fast = _step(pooled_linear, wanted)
-        naive, given = _through_the_map(shapes, image_px)
+        naive, given = _through_the_map(spots, image_px)
         programs = {
             "dense map": (_step(naive, wanted), (features, kernel, bias, given)),
             "spot_pool": (fast, (features, kernel, bias, jax.device_put(table))),
@@ -103,8 +100,8 @@ def rows(rounds: int, interleave: Interleave) -> Iterator[Row]:
 def _step(genes_of: Callable[..., jax.Array], wanted: jax.Array) -> Any:
     """Loss and gradients of features, kernel and bias, jitted."""
 
-    def loss(features: jax.Array, kernel: jax.Array, bias: jax.Array, spots: Any) -> jax.Array:
-        return jnp.mean((genes_of(features, kernel, bias, spots) - wanted) ** 2)
+    def loss(features: jax.Array, kernel: jax.Array, bias: jax.Array, runs: Any) -> jax.Array:
+        return jnp.mean((genes_of(features, kernel, bias, runs) - wanted) ** 2)
 
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
 
@@ -113,39 +110,39 @@ def _distance(one: jax.Array, other: jax.Array) -> float:
     return float(jnp.abs(one - other).max() / jnp.abs(one).max())
 
 
-def _through_the_map(shapes: Shapes, image_px: int) -> tuple[Callable[..., jax.Array], Any]:
+def _through_the_map(spots: Spots, image_px: int) -> tuple[Callable[..., jax.Array], Any]:
     """The spots' genes through the dense map of all genes, and what it takes to know the spots by."""
     image_hw = (image_px, image_px)
-    if len(shapes) <= MASKS:
+    if len(spots) <= MASKS:
 
         def masked(features: jax.Array, kernel: jax.Array, bias: jax.Array, masks: jax.Array) -> jax.Array:
             return spot_pool_reference(features @ kernel + bias[None, None], masks)
 
-        return masked, jnp.asarray(shape_masks(shapes, image_hw))
+        return masked, jnp.asarray(spot_masks(spots, image_hw))
 
     def dense_map(features: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
         low = features @ kernel + bias[None, None]
         return jax.image.resize(low, (*image_hw, low.shape[-1]), "bilinear")
 
-    def add_up(values: jax.Array, spots: dict[str, jax.Array]) -> jax.Array:
-        return jax.ops.segment_sum(values, spots["spot"], num_segments=len(shapes), indices_are_sorted=True)
+    def add_up(values: jax.Array, runs: dict[str, jax.Array]) -> jax.Array:
+        return jax.ops.segment_sum(values, runs["spot"], num_segments=len(spots), indices_are_sorted=True)
 
-    runs = pixel_runs(shapes, image_hw)
+    runs = pixel_runs(spots, image_hw)
     length = runs.stop - runs.start
     if length.sum() <= PIXELS:
 
-        def segments(features: jax.Array, kernel: jax.Array, bias: jax.Array, spots: Any) -> jax.Array:
+        def segments(features: jax.Array, kernel: jax.Array, bias: jax.Array, runs: Any) -> jax.Array:
             pixels = dense_map(features, kernel, bias).reshape(-1, kernel.shape[1])
-            return add_up(pixels[spots["pixel"]], spots)
+            return add_up(pixels[runs["pixel"]], runs)
 
         offset = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
         pixel = np.repeat(runs.row * image_px + runs.start, length) + offset
         return segments, _indices(pixel=pixel, spot=np.repeat(runs.spot, length))
 
-    def differences(features: jax.Array, kernel: jax.Array, bias: jax.Array, spots: Any) -> jax.Array:
+    def differences(features: jax.Array, kernel: jax.Array, bias: jax.Array, runs: Any) -> jax.Array:
         running = jnp.cumsum(dense_map(features, kernel, bias), axis=1)
         running = jnp.pad(running, ((0, 0), (1, 0), (0, 0))).reshape(-1, kernel.shape[1])  # [H * (W + 1), M]
-        return add_up(running[spots["stop"]] - running[spots["start"]], spots)
+        return add_up(running[runs["stop"]] - running[runs["start"]], runs)
 
     row = runs.row * (image_px + 1)
     return differences, _indices(start=row + runs.start, stop=row + runs.stop, spot=runs.spot)

@@ -1,58 +1,17 @@
-"""The cache folder: the built-in demo data set, synthetic tissue made once, and compiled programs."""
+"""The built-in demo data set: synthetic tissue, made once and kept in the cache folder."""
 
-import functools
 import os
 import shutil
 import tempfile
 import time
 from pathlib import Path
 
-import jax
-
-from data_prep import build, demo, files
+from data_prep import build, demo
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
+from stjax.cache import cache_folder, of_this_process, own_folder
 
 ABANDONED_S = 24 * 3600
-
-
-def cache_folder() -> Path:
-    """`$STJAX_CACHE`, or `stjax` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("STJAX_CACHE") or Path(base) / "stjax")
-
-
-def own_folder(path: Path) -> Path | None:
-    """A folder of the cache, made for this user alone if it is not there; None, and a note, where another user can
-    write: compiled programs are run as they are found, and a data set's hashes vouch for it against damage alone."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir(mode=0o700, exist_ok=True)
-        fault = files.others_can_write(path)
-    except OSError as error:
-        fault = f"cannot be used ({error.strerror})"
-    if fault:
-        _note_unused(path, fault)
-    return None if fault else path
-
-
-@functools.cache
-def _note_unused(path: Path, fault: str) -> None:
-    """Once a folder."""
-    print(f"note: the cache {path} {fault}, so it is not used; remove it, or name another with STJAX_CACHE", flush=True)
-
-
-@functools.cache
-def _of_this_process() -> Path:
-    return Path(tempfile.mkdtemp(prefix="stjax-cache-"))
-
-
-def keep_compiled_programs() -> None:
-    """Has JAX keep compiled programs in the cache folder, unless the environment names another place for them."""
-    if getattr(jax.config, "jax_compilation_cache_dir") is not None:  # noqa: B009 -- made at run time
-        return
-    if (cache := own_folder(cache_folder())) and (compiled := own_folder(cache / "compiled")):
-        jax.config.update("jax_compilation_cache_dir", str(compiled))
 
 
 def demo_dataset(
@@ -68,7 +27,7 @@ def demo_dataset(
         tile_size_px: makes tiles of that side instead; 0 makes patches.
     """
     kind = f"{tile_size_px}-px-tiles" if tile_size_px else f"{patch_size_px}-px"
-    cache = own_folder(cache_folder()) or _of_this_process()
+    cache = own_folder(cache_folder()) or of_this_process()
     target = cache / f"demo-v{demo.VERSION}-{layout}-{patients}-patients-{spots}-spots-{kind}"
     if (target / "manifest.json").is_file():
         try:

@@ -6,7 +6,6 @@ diameter of the disc of its area.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,10 +13,10 @@ import numpy as np
 import scipy.sparse
 from scipy.spatial import KDTree
 
+from data_prep import csr
 from data_prep.dataset import PatchDataset, SectionTable
 from data_prep.errors import InputError
-from data_prep.section import DISC, POLYGON, SQUARE
-from stjax.ops.spot_pool import Shapes, concatenate
+from data_prep.spots import DISC, POLYGON, SQUARE, Spots
 
 _SAME_SIZE = 0.05  # sizes that differ by less are one
 DISCS_FROM_UM = 50.0  # a size that is not in the data is made of discs from here up, of squares below
@@ -42,7 +41,7 @@ class Tile:
 
 
 @dataclasses.dataclass(frozen=True)
-class Spots:
+class TileSpots:
     """Spots of one slide and one section, or of one size made from its bins.
 
     Attributes:
@@ -50,9 +49,9 @@ class Spots:
         patient: whose tissue.
         slide_section: a section of the data set on the same slide.
         tile: [S] which of the slide's tiles holds each, ascending.
-        shapes: [S] in pixels of that tile, pixel (i, j) being the point (j, i).
+        spots: [S] in full-resolution pixels of the slide.
+        within: [S] the same in pixels of their tiles.
         size_um: [S].
-        spot_xy: [S, 2] full-resolution pixels; spot_id: [S] str.
         counts: [S, G] raw counts, CSR; total: [S].
     """
 
@@ -60,22 +59,24 @@ class Spots:
     patient: str
     slide_section: str
     tile: np.ndarray
-    shapes: Shapes
+    spots: Spots
+    within: Spots
     size_um: np.ndarray
-    spot_xy: np.ndarray
-    spot_id: np.ndarray
     counts: Any
     total: np.ndarray
 
-    def __getitem__(self, index: Any) -> "Spots":
+    def __len__(self) -> int:
+        return len(self.tile)
+
+    def __getitem__(self, index: Any) -> "TileSpots":
         """Some of them, by mask or ascending positions."""
-        per_spot = ("tile", "shapes", "size_um", "spot_xy", "spot_id", "counts", "total")
+        per_spot = ("tile", "spots", "within", "size_um", "counts", "total")
         return dataclasses.replace(self, **{name: getattr(self, name)[index] for name in per_spot})
 
 
 def slides(
     dataset: PatchDataset, names: Sequence[str], columns: np.ndarray, *, sizes_um: Sequence[float] = ()
-) -> Iterator[tuple[list[Tile], list[Spots]]]:
+) -> Iterator[tuple[list[Tile], list[TileSpots]]]:
     """Tiles and spots of each slide that the sections named are of.
 
     Args:
@@ -95,18 +96,19 @@ def slides(
     source = dataset.source(tuple(names))
     for sections in by_slide.values():
         tiles: dict[tuple[int, int, int], tuple[int, Tile]] = {}
-        measured: list[Spots] = []
+        measured: list[TileSpots] = []
         for name in sections:
             entry, table = dataset.section(name), dataset.table(name)
-            shapes, place = [], []
+            within, place = [], []
             for record in range(entry["records"]):
                 content = source.record(first[name] + record, image=False)
                 origin, scale = content["origin_xy"].astype(np.float64), float(content["px_scale"])
                 key = (round(origin[0]), round(origin[1]), content["width"])
                 tile = tiles.setdefault(key, (len(tiles), Tile(first[name] + record, origin, scale)))
-                shapes.append(shapes_of(content))
-                place.append(np.full(len(shapes[-1]), tile[0]))
-            measured.append(_measured(entry, table, concatenate(*shapes), np.concatenate(place), tiles, columns))
+                within.append(spots_of(content))
+                place.append(np.full(len(within[-1]), tile[0]))
+            in_tiles = Spots.concatenate(within)
+            measured.append(_measured(entry, table, in_tiles, np.concatenate(place), columns))
         found = [tile for _, tile in tiles.values()]
         if not sizes_um:
             yield found, measured
@@ -114,7 +116,7 @@ def slides(
         chosen = []
         for size in sizes_um:
             there = [spots[same_size(spots.size_um, size)] for spots in measured]
-            there = [spots for spots in there if len(spots.tile)]
+            there = [spots for spots in there if len(spots)]
             chosen += there or [_made(size, measured, found, dataset, sections[0])]
         yield found, chosen
 
@@ -124,62 +126,47 @@ def same_size(size_um: Any, other_um: float) -> Any:
     return np.abs(size_um / other_um - 1) < _SAME_SIZE
 
 
-def shapes_of(record: dict[str, Any]) -> Shapes:
-    """A record's spots. Its coordinates count from the image's corner, shapes' from the first pixel's centre."""
-    bounds, outlines = record["polygon_indptr"], record["polygon_xy"] - 0.5
-    polygons = tuple(outlines[start:end] for start, end in itertools.pairwise(bounds))
-    return Shapes(record["spot_kind"], record["spot_xy"] - 0.5, record["spot_size_px"], polygons)
+def rounded(size_um: np.ndarray) -> np.ndarray:
+    """Sizes to three digits: spots of the same array share one."""
+    scale = 10 ** (2 - np.floor(np.log10(np.maximum(size_um, 1e-9))))
+    return np.round(size_um * scale) / scale
+
+
+def spots_of(record: dict[str, Any]) -> Spots:
+    """A record's spots, in its pixels."""
+    bounds, vertices = record["polygon_indptr"], record["polygon_xy"]
+    polygon = np.flatnonzero(record["spot_kind"] == POLYGON)
+    size = np.where(record["spot_kind"] == POLYGON, 0, record["spot_size_px"])
+    return Spots(record["spot_id"], record["spot_xy"], record["spot_kind"], size, polygon, bounds, vertices)
 
 
 def _measured(
     entry: dict[str, Any],
     table: SectionTable,
-    shapes: Shapes,
+    within: Spots,
     tile: np.ndarray,
-    tiles: dict[Any, tuple[int, Tile]],
     columns: np.ndarray,
-) -> Spots:
-    scale = np.array([each.px_scale for _, each in tiles.values()])[tile] * entry["um_per_px"]
+) -> TileSpots:
     order = np.argsort(tile, kind="stable")
-    spots = Spots(
+    spots = TileSpots(
         section=entry["name"],
         patient=entry["patient"],
         slide_section=entry["name"],
         tile=tile,
-        shapes=shapes,
-        size_um=across_px(shapes) * scale,
-        spot_xy=table.spot_xy,
-        spot_id=table.spot_id,
-        counts=_columns(table.counts, columns),
+        spots=table.spots,
+        within=within,
+        size_um=table.spots.across_um(entry["um_per_px"]),
+        counts=csr.take_columns(table.counts, columns),
         total=table.total_counts,
     )
     return spots if np.all(order[1:] > order[:-1]) else spots[order]
 
 
-def across_px(shapes: Shapes) -> np.ndarray:
-    """[S] a disc's diameter, a square's side, the diameter of the disc of a polygon's area: in the shapes' pixels."""
-    across = np.where(shapes.kind == DISC, 2 * shapes.size_px, shapes.size_px)
-    for spot in np.flatnonzero(shapes.kind == POLYGON):
-        across[spot] = 2 * np.sqrt(sum(map(_area, shapes.rings(spot))) / np.pi)
-    return across
-
-
-def _area(ring: np.ndarray) -> float:
-    x, y = ring.T
-    return 0.5 * abs(float(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))))
-
-
-def _columns(counts: Any, columns: np.ndarray) -> Any:
-    """[S, genes of the data set] to [S, G] float32, CSR."""
-    present = np.flatnonzero(columns >= 0)
-    ones = np.ones(len(present), np.float32)
-    to = scipy.sparse.csr_array((ones, (np.arange(len(present)), present)), shape=(len(present), len(columns)))
-    return scipy.sparse.csr_array(counts[:, columns[present]] @ to, dtype=np.float32)
-
-
-def _made(size_um: float, measured: Sequence[Spots], tiles: list[Tile], dataset: PatchDataset, section: str) -> Spots:
+def _made(
+    size_um: float, measured: Sequence[TileSpots], tiles: list[Tile], dataset: PatchDataset, section: str
+) -> TileSpots:
     """Spots of `size_um` on a grid over the slide, each the sum of the bins whose centre lies in it."""
-    squares = [spots for spots in measured if np.all(spots.shapes.kind == SQUARE)]
+    squares = [each for each in measured if np.all(each.spots.kind == SQUARE)]
     sizes = ", ".join(f"{size:g}" for spots in measured for size in np.unique(np.round(spots.size_um, 1)))
     finest = min(squares, key=lambda spots: float(np.median(spots.size_um)), default=None)
     if finest is None or float(np.median(finest.size_um)) * 2 > size_um:
@@ -189,7 +176,7 @@ def _made(size_um: float, measured: Sequence[Spots], tiles: list[Tile], dataset:
     um_per_px = dataset.section(finest.section)["um_per_px"]
     half, bin_px = size_um / um_per_px / 2, float(np.median(finest.size_um)) / um_per_px
     pitch = PITCH * 2 * half
-    low, high = finest.spot_xy.min(axis=0) - bin_px / 2, finest.spot_xy.max(axis=0)  # squares begin where bins do
+    low, high = finest.spots.xy.min(axis=0) - bin_px / 2, finest.spots.xy.max(axis=0)  # squares begin where bins do
     grid = np.stack(np.meshgrid(*(np.arange(a + half, b, pitch) for a, b in zip(low, high, strict=True))), axis=-1)
     centres = grid.reshape(-1, 2)
     # The tile whose middle is nearest has the most room around the spot.
@@ -199,7 +186,7 @@ def _made(size_um: float, measured: Sequence[Spots], tiles: list[Tile], dataset:
     distance, tile = found
     inside = distance + half <= side / 2
     is_disc = size_um >= DISCS_FROM_UM
-    members = KDTree(finest.spot_xy).query_ball_point(centres, half * (1 + _ROUNDING), p=2 if is_disc else np.inf)
+    members = KDTree(finest.spots.xy).query_ball_point(centres, half * (1 + _ROUNDING), p=2 if is_disc else np.inf)
     covered = np.array([len(rows) for rows in members]) * bin_px**2 / ((np.pi if is_disc else 4) * half**2)
     kept = np.flatnonzero((covered >= MIN_COVERED) & inside)
     if not len(kept):
@@ -211,23 +198,20 @@ def _made(size_um: float, measured: Sequence[Spots], tiles: list[Tile], dataset:
     kept = kept[np.argsort(tile[kept], kind="stable")]
     rows = np.repeat(np.arange(len(kept)), [len(members[spot]) for spot in kept])
     bins = np.concatenate([np.asarray(members[spot], np.int64) for spot in kept])
-    sums = scipy.sparse.csr_array(
-        (np.ones(len(bins), np.float32), (rows, bins)), shape=(len(kept), len(finest.spot_id))
-    )
+    sums = scipy.sparse.csr_array((np.ones(len(bins), np.float32), (rows, bins)), shape=(len(kept), len(finest)))
     origin = np.stack([each.origin_xy for each in tiles])[tile[kept]]
     scale = np.array([each.px_scale for each in tiles])[tile[kept]]
-    kind = np.full(len(kept), DISC if is_disc else SQUARE, np.uint8)
-    across = half if is_disc else 2 * half
+    ids = np.array([f"{x:.0f}x{y:.0f}" for x, y in centres[kept]])
+    kind, across = (DISC, half) if is_disc else (SQUARE, 2 * half)
     name = finest.section.removesuffix(f"_{round(float(np.median(finest.size_um))):03d}um")
-    return Spots(
+    return TileSpots(
         section=f"{name}_{size_um:03g}um",
         patient=finest.patient,
         slide_section=section,
         tile=tile[kept],
-        shapes=Shapes(kind, (centres[kept] - origin) / scale[:, None] - 0.5, across / scale),
+        spots=Spots.alike(kind, centres[kept], across, ids),
+        within=Spots.alike(kind, (centres[kept] - origin) / scale[:, None], across / scale, ids),
         size_um=np.full(len(kept), size_um),
-        spot_xy=centres[kept],
-        spot_id=np.array([f"{x:.0f}x{y:.0f}" for x, y in centres[kept]]),
         counts=scipy.sparse.csr_array(sums @ finest.counts, dtype=np.float32),
         total=sums @ finest.total,
     )

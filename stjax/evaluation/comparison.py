@@ -38,15 +38,14 @@ class Task:
     @classmethod
     def own(cls, run: Run, training: Training | None) -> "Task":
         """What the model was trained for."""
-        panel = run.data.panel
-        main = slice(panel.num_main)
-        own = (panel.target_mean[main], panel.target_std[main], panel.train_mean)
-        return cls(run.protocol, panel.num_genes, *own, training)
+        main = run.fold.main
+        own = (main.target_mean, main.target_std, main.train_mean)
+        return cls(run.protocol, run.fold.panel.num_genes, *own, training)
 
     @classmethod
     def of(cls, protocol: Protocol, run: Run, training: Training) -> "Task":
         """Another protocol's, for the same genes and training spots."""
-        num_genes = run.data.panel.num_genes
+        num_genes = run.fold.panel.num_genes
         targets = protocol.transform(training.counts, training.total[:, None], num_genes)
         mean = targets.mean(axis=0)
         std = metrics.scale_of(targets) if protocol.standardise_main else np.ones_like(mean)
@@ -81,11 +80,11 @@ def sections_of(run: Run, task: Task, found: Sequence[Found]) -> tuple[list[Sect
         ridge = baselines.Ridge.fit(task.training.colours, (targets - task.mean) / task.std)
         totals = baselines.TotalCounts.fit(task.training.total, targets)
     own_units = task.protocol.target == run.protocol.target
-    trained_um = run.data.tiles.sizes_um if run.data.tiles else ()
+    trained_um = run.view.trained_sizes_um(run.fold)
     lookup = scoring.nearest_spots([each.prediction for each in found], trained_um)
     result, in_units = [], True
     for each, of_nearest in zip(found, lookup, strict=True):
-        truth, xy = task.measured(each), each.prediction.spot_xy
+        truth, xy = task.measured(each), each.prediction.spots.xy
         predicted, in_units = task.converted(run, each)
         predictions = {"model": predicted}
         if ridge is not None and totals is not None:

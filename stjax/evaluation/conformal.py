@@ -15,7 +15,7 @@ import numpy as np
 
 from data_prep.errors import InputError
 from stjax import metrics
-from stjax.data.tile_records import rounded
+from stjax.data.tile_spots import rounded
 from stjax.evaluation import ensemble
 from stjax.evaluation.comparison import Task
 from stjax.inference import prepared
@@ -75,24 +75,24 @@ def calibrate(runs: Sequence[Run], *, sizes_um: Sequence[float], max_spots: int)
     errors: dict[str, list[np.ndarray]] = {}
     sizes: set[float] = set()
     for run in runs:
-        if not run.data.split.val:
+        if not run.fold.split.val:
             return None, "no validation sections, whose errors would be needed"
         try:
             dataset = run.open_dataset()
         except InputError as error:
             return None, str(error)
         unseen = [
-            name for name in run.data.split.val if dataset.section(name)["patient"] not in run.data.train_patients
+            name for name in run.fold.split.val if dataset.section(name)["patient"] not in run.fold.train_patients
         ]
         if not unseen:
             continue
         options = {"sizes_um": sizes_um, "max_spots": max_spots, "colours": False}
         for found in prepared.predict_sections(run, dataset, unseen, **options):
-            sizes.update(np.unique(rounded(found.prediction.spot_size_um)))
-            if run.data.tiles is not None and len(sizes) > 1:
+            sizes.update(np.unique(rounded(found.prediction.size_um)))
+            if run.view.any_size and len(sizes) > 1:
                 return None, "errors differ between sizes of spots, and the validation sections have several"
             truth = Task.own(run, None).measured(found)
-            error = ensemble.in_genes_of(runs[0].data.panel, run.data.panel, truth - found.prediction.expression)
+            error = ensemble.in_genes_of(runs[0].fold.panel, run.fold.panel, truth - found.prediction.expression)
             errors.setdefault(found.prediction.patient, []).append(error)
     if not errors:
         return None, "the patients of the validation sections are in training too: errors on them are too small"

@@ -19,14 +19,14 @@ def load(folders: Sequence[Path], run: Run) -> list[Run]:
     others = [Run.load(folder) for folder in folders]
     for other in others:
         for what, ours, theirs in (
-            ("protocol", run.data.protocol, other.data.protocol),
-            ("image size", run.data.image_size_px, other.data.image_size_px),
-            ("stain normalisation", run.data.parameters["stain"], other.data.parameters["stain"]),
-            ("kind of spots", run.data.tiles is None, other.data.tiles is None),
+            ("protocol", run.fold.protocol, other.fold.protocol),
+            ("image size", run.fold.image_size_px, other.fold.image_size_px),
+            ("stain normalisation", run.fold.parameters["stain"], other.fold.parameters["stain"]),
+            ("view", run.fold.view, other.fold.view),
         ):
             if ours != theirs:
                 raise InputError(
-                    f"--ensemble {other.workdir} has another {what} than {run.workdir}; name runs that differ in seed "
+                    f"--ensemble {other.folder} has another {what} than {run.folder}; name runs that differ in seed "
                     "or fold alone"
                 )
     return [run, *others]
@@ -34,7 +34,7 @@ def load(folders: Sequence[Path], run: Run) -> list[Run]:
 
 def describe(run: Run) -> dict[str, str]:
     """One of the runs, for results: the name of its folder, wherever that is, and what tells its model from others."""
-    return {"name": run.workdir.resolve().name, "model_sha256": run.model_sha256, "trained": str(run.progress)}
+    return {"name": run.folder.resolve().name, "model_sha256": run.model_sha256, "trained": str(run.progress)}
 
 
 def in_genes_of(panel: Panel, other: Panel, values: np.ndarray) -> np.ndarray:
@@ -65,7 +65,7 @@ def predict_sections(
     for run in runs[1:]:
         others = prepared.predict_sections(run, dataset, names, **options, colours=False)
         for members, found in zip(every, others, strict=True):
-            members.append(in_genes_of(runs[0].data.panel, run.data.panel, found.prediction.expression))
+            members.append(in_genes_of(runs[0].fold.panel, run.fold.panel, found.prediction.expression))
     result = []
     for found, members in zip(first, every, strict=True):
         mean, spread = np.nanmean(members, axis=0), np.nanstd(members, axis=0)

@@ -10,7 +10,7 @@ import pandas as pd
 from data_prep import cli, json_files
 from stjax import outputs, workdir
 from stjax.findings import CHOSEN, LEAK, Finding, lines
-from stjax.inference.prediction import SectionPrediction, gene_names
+from stjax.inference.prediction import SectionPrediction
 from stjax.intervals import LEVEL
 from stjax.outputs._map import write_map
 from stjax.outputs.h5ad import write_h5ad
@@ -54,12 +54,12 @@ def write(
     json_files.write(target / "metrics.json", result)
     write_csv(target / "per_gene.csv", per_gene)
     written = [target / "metrics.json", target / "per_gene.csv"]
-    panel = run.data.panel
+    panel = run.fold.panel
     best = int(per_gene["pcc"].fillna(-2).to_numpy().argmax())
     for prediction in predictions:
         base = pictures / prediction.section
         write_h5ad(base.with_name(f"{base.name}.h5ad"), prediction, run, genes=np.arange(panel.num_main))
-        picture = base.with_name(f"{base.name}_{outputs.file_name(gene_names(panel)[best])}.png")
+        picture = base.with_name(f"{base.name}_{outputs.file_name(panel.labels[best])}.png")
         write_map(picture, prediction, run, gene=best)
         written += [base.with_name(f"{base.name}.h5ad"), picture]
     return written

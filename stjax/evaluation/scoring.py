@@ -3,22 +3,17 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.spatial import KDTree
 
-from data_prep import demo, demo_tissue
-from data_prep.errors import InputError
 from stjax import metrics
-from stjax.data.tile_spots import DISCS_FROM_UM, same_size
+from stjax.data.tile_spots import same_size
 from stjax.evaluation import map_metrics, statistics
 from stjax.evaluation.statistics import Bootstrap, Draws, Units
 from stjax.inference.prediction import SectionPrediction
-from stjax.inference.prepared import Found
-from stjax.workdir import Run
 
 SUFFIXES = {  # of a method's columns in per_gene.csv
     "model": "",
@@ -30,7 +25,6 @@ SUFFIXES = {  # of a method's columns in per_gene.csv
     "nearest spot": "_lookup",
 }
 USES_TEST_EXPRESSION = ("total counts", "nearest measured spots")
-_DEEP = 1e6  # reads
 
 # Figures over genes that get an interval: of Draws, whose last axis is the genes, and on which scale.
 _SUMMARIES: dict[str, tuple[Callable[[Draws], np.ndarray], str]] = {
@@ -258,44 +252,15 @@ def nearest_spots(predictions: Sequence[SectionPrediction], trained_um: Sequence
         sources = [
             other
             for other in predictions
-            if other.slide == prediction.slide and is_size(float(np.median(other.spot_size_um)), trained_um)
+            if other.slide == prediction.slide and is_size(float(np.median(other.size_um)), trained_um)
         ]
         if not sources or prediction in sources:
             result.append(None)
             continue
-        places = np.concatenate([source.spot_xy for source in sources])
-        nearest = KDTree(places).query(prediction.spot_xy)[1]
+        places = np.concatenate([source.spots.xy for source in sources])
+        nearest = KDTree(places).query(prediction.spots.xy)[1]
         result.append(np.concatenate([source.expression for source in sources])[nearest])
     return result
-
-
-def without_noise(found: Found, run: Run, demo_folder: Path) -> Found:
-    """A section of the demo with what its cells are expected to express as the truth, in place of counts; NaN where
-    no cell is near.
-
-    Raises:
-        InputError: `demo_folder` holds no demo with this section.
-    """
-    prediction = found.prediction
-    name = prediction.section.split("_")[0]
-    try:
-        cells, life = demo.load_truth(demo_folder, name)
-    except OSError:
-        raise InputError(f"--demo-truth {demo_folder} has no truth/{name}.npz; give the raw demo folder") from None
-    panel, places = run.data.panel, prediction.spot_xy * prediction.um_per_px
-    size = float(np.median(prediction.spot_size_um))
-    if size >= DISCS_FROM_UM:
-        members = demo_tissue.cells_in_discs(cells, places, size / 2)
-    else:
-        members = demo_tissue.cells_in_squares(cells, places, size)
-    expected = demo_tissue.expected_expression(cells, life, members)  # [S, genes of the demo]
-    total = expected.sum(axis=1, keepdims=True)
-    # Protocols transform counts: those of a spot so deep that they are shares.
-    every = np.divide(expected, total, out=np.full_like(expected, np.nan), where=total > 0) * _DEEP
-    columns = panel.columns(life.genes)[: panel.num_main]
-    counts, depth = np.where(columns >= 0, every[:, columns], np.nan), np.full(len(total), _DEEP)
-    truth = run.protocol.transform(counts, depth[:, None], panel.num_genes)
-    return found._replace(prediction=dataclasses.replace(prediction, truth=truth), counts=counts, depth=depth)
 
 
 def total_ratio(predictions: Sequence[SectionPrediction], which: Sequence[np.ndarray]) -> float | None:

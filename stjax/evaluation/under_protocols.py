@@ -18,7 +18,7 @@ from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from stjax import protocols
 from stjax.config import numbers
-from stjax.data.panel import fit_panel
+from stjax.data.fit import fit
 from stjax.evaluation import comparison, results
 from stjax.evaluation.comparison import Task
 from stjax.inference.prepared import Found, Training, narrowed
@@ -38,15 +38,12 @@ def loosest(run: Run) -> Run:
 
 def spots_of(protocol: Protocol, found: Found) -> np.ndarray:
     """[S] bool: the spots that a protocol scores."""
-    used = found.prediction.total >= protocol.min_counts
-    if protocol.max_white_fraction < 1 and protocol.white_filter_scope == "all":
-        used &= found.white < protocol.max_white_fraction
-    return used
+    return protocol.uses(found.prediction.total, found.white, train=False)
 
 
 def own_spots(run: Run, found: Sequence[Found]) -> list[Found]:
     """What the run's protocol scores of the spots of every protocol; sections without any are left out."""
-    genes = np.arange(run.data.panel.num_main)
+    genes = np.arange(run.fold.panel.num_main)
     own = [narrowed(each, spots_of(run.protocol, each), genes) for each in found]
     return [each for each in own if len(each.depth)]
 
@@ -69,11 +66,11 @@ def _under(
     head = {"protocol_sha256": protocol.hash, "target": protocol.target, "pcc_pooling": protocol.pooling}
     if trained_on is None or training is None:
         return {"fits": False, "why": "the training data is gone, on which its genes are ranked", **head, "methods": {}}
-    own = protocol.name == run.data.protocol
-    panel = run.data.panel
+    own = protocol.name == run.fold.protocol
+    panel = run.fold.panel
     try:
         sizes = numbers(run.config.spot_sizes_um, "spot_sizes_um")
-        ranked = panel if own else fit_panel(protocol, trained_on, run.data.split, sizes_um=sizes)
+        ranked = panel if own else fit(run.view, protocol, trained_on, run.fold.split, sizes_um=sizes).panel
     except InputError as error:
         return {"fits": False, "why": str(error), **head, "methods": {}}
     wanted = set(zip(ranked.ensembl_id[: ranked.num_main], ranked.symbol[: ranked.num_main], strict=True))
@@ -103,14 +100,14 @@ def _deviations(protocol: Protocol, run: Run, found: Sequence[Found], genes: str
             result.append(f"correlations only: the model predicts {run.protocol.target}, not {protocol.target}")
         else:
             result.append(f"converted from {run.protocol.target} by the reads that the model expects")
-    stain = run.data.parameters["stain"]
+    stain = run.fold.parameters["stain"]
     if protocol.stain != stain:
         result.append(f"stains: {stain}, not {protocol.stain}")
     if protocol.test_symmetries != run.protocol.test_symmetries:
         result.append(("no " if protocol.test_symmetries else "") + "mean over symmetries")
     if protocol.panel_scope == "all":
         result.append("genes ranked on test patients too, as published")
-    in_data = run.data.parameters["min_counts"]
+    in_data = run.fold.parameters["min_counts"]
     if in_data > protocol.min_counts:
         result.append(f"spots with fewer than {in_data} reads are not in the data")
     return result

@@ -27,21 +27,21 @@ from data_prep.tissue import Transform
 from stjax import models, parallel
 from stjax.inference.dense_format import CELL_PX, FORMAT, TOTAL, VERSION
 from stjax.inference.dense_writer import MapWriter
-from stjax.inference.prediction import gene_names, provenance
-from stjax.inference.predictor import Predictor
-from stjax.models.pixnet import AdditiveHead, PixNet
+from stjax.inference.matching import scale_and_stain
+from stjax.inference.prediction import provenance
+from stjax.models.pixnet import PixNet
 from stjax.ops.elementwise import compiler_options
-from stjax.training import steps
+from stjax.ops.spot_pool import ADDITIVE
+from stjax.trained import Trained
+from stjax.views import normalise
 
 TILE_PX = 1536
-SINGLE_SPOTS = "holds a model of single spots ({}); --dense needs one of tiles: train with configs/pixnet.py"
-SCALE_TOLERANCE = 0.05  # a slide whose scale is further than this from the training's is resampled
 _PROBE_PX = 4096  # wider than twice the reach of any encoder that has one
 _BLOCK_PX = 256  # resampled at a time, on a grid of its own: pixels do not depend on the tiles
 
 
 def predict_dense(
-    predictor: Predictor,
+    predictor: Trained,
     slide: Slide,
     out: Path,
     *,
@@ -69,17 +69,16 @@ def predict_dense(
             field, or `out` holding something else.
         FloatingPointError: the model's values are not finite.
     """
+    check_maps(predictor)
     model: Any = predictor.network()
-    if not isinstance(model, PixNet):
-        raise InputError(f"{predictor.folder} {SINGLE_SPOTS.format(predictor.model_name)}")
     if predictor.protocol.test_symmetries:
         print("note: the dense map is of the slide as it is, not a mean over symmetries as the protocol's predictions")
     px_scale, transform = scale_and_stain(predictor, slide, um_per_px)
     source = ScaledSlide(slide, px_scale, transform, multiple=model.strides[-1])
-    columns = np.arange(predictor.data.panel.num_main) if genes is None else np.asarray(genes)
+    columns = np.arange(predictor.fold.panel.num_main) if genes is None else np.asarray(genes)
     plan = Plan.of(model, (source.height, source.width), tile_px)
     description = describe(predictor, model, slide, source, plan, columns, um_per_px=um_per_px, synthetic=synthetic)
-    channels = [*description["genes"], TOTAL] if isinstance(model.head, AdditiveHead) else description["genes"]
+    channels = [*description["genes"], TOTAL] if model.head.aggregation == ADDITIVE else description["genes"]
     shape = (len(channels), source.height // CELL_PX, source.width // CELL_PX)
     rows, cells = (axis.length(-1) // CELL_PX for axis in plan.axes)
     with MapWriter(out, description, shape=shape, core=(rows, cells)) as target:
@@ -103,8 +102,17 @@ def predict_dense(
     return out
 
 
+def check_maps(predictor: Trained) -> None:
+    """Raises InputError for a model that gives no map of a slide."""
+    if not predictor.view.maps:
+        raise InputError(
+            f"{predictor.folder} holds a model of {predictor.view.items} ({predictor.model_name}); --dense needs one "
+            "of tiles: train with configs/pixnet.py"
+        )
+
+
 def describe(
-    predictor: Predictor,
+    predictor: Trained,
     model: PixNet,
     slide: Slide,
     source: "ScaledSlide",
@@ -115,8 +123,8 @@ def describe(
     synthetic: bool,
 ) -> dict[str, Any]:
     """What a map is of and what its numbers are: the attributes of the file, and whose map a folder holds."""
-    panel, transform = predictor.data.panel, source.transform
-    aggregation = getattr(model.head, "aggregation", "additive")
+    fold, transform = predictor.fold, source.transform
+    panel, aggregation = fold.panel, model.head.aggregation
     return provenance(predictor, data_sha256=files.sha256(slide.path), synthetic=synthetic) | {
         "format": FORMAT,
         "version": VERSION,
@@ -125,17 +133,17 @@ def describe(
             "mean": "mean over a spot's pixels * target_std + target_mean = ",
             "additive": "expected counts a pixel; sums over a spot's pixels, then ",
         }[aggregation]
-        + f"{predictor.data.protocol}: {predictor.protocol.target}",
+        + f"{predictor.fold.protocol}: {predictor.protocol.target}",
         "aggregation": aggregation,
         "target": predictor.protocol.target,
-        "target_mean": panel.target_mean[columns].tolist(),
-        "target_std": panel.target_std[columns].tolist(),
+        "target_mean": fold.target_mean[columns].tolist(),
+        "target_std": fold.target_std[columns].tolist(),
         "num_genes": panel.num_genes,
-        "genes": gene_names(panel)[columns].tolist(),
+        "genes": panel.labels[columns].tolist(),
         "ensembl_id": panel.ensembl_id[columns].tolist(),
         "model_sha256": predictor.model_sha256,
-        "image_mean": panel.image_mean.tolist(),
-        "image_std": panel.image_std.tolist(),
+        "image_mean": fold.image_mean.tolist(),
+        "image_std": fold.image_std.tolist(),
         "stain": transform.digest if isinstance(transform, stain.Normaliser) else "none",
         "slide": slide.path.name,
         "width": slide.width,
@@ -146,25 +154,6 @@ def describe(
         "core_px": [axis.length(-1) for axis in plan.axes],
         "halo_px": plan.margins[0],
     }
-
-
-def scale_and_stain(predictor: Predictor, slide: Slide, um_per_px: float) -> tuple[float, Transform | None]:
-    """Slide pixels per model pixel, and the stain normalisation, as for the slides the run was trained on."""
-    data, px_scale, transform = predictor.data, px_scale_of(predictor, um_per_px), None
-    if px_scale != 1:
-        print(f"{slide.path.name}: resampled from {um_per_px:.3f} to {data.um_per_px:.3f} um per px")
-    if data.stain_target is not None:  # as the training slides were, each fitted on its own and mapped to the target
-        target = stain.profile_from(data.stain_target)
-        standardise = data.parameters["stain_standardise"]
-        transform = stain.fit_transform_for(data.parameters["stain"], slide, target, standardise=standardise)
-    return px_scale, transform
-
-
-def px_scale_of(predictor: Predictor, um_per_px: float) -> float:
-    """Slide pixels per model pixel; 1 where they are alike enough to be taken as they are."""
-    px_scale = predictor.data.um_per_px / um_per_px
-    alike = abs(px_scale - 1) <= SCALE_TOLERANCE and not predictor.data.parameters.get("um_per_px")
-    return 1.0 if alike else px_scale
 
 
 class ScaledSlide:
@@ -308,7 +297,7 @@ def encoder_reach(encode: Callable[..., Sequence[jax.Array]], strides: Sequence[
 
 
 def stream(
-    predictor: Predictor, model: PixNet, plan: Plan, source: ScaledSlide, columns: np.ndarray, *, first: int = 0
+    predictor: Trained, model: PixNet, plan: Plan, source: ScaledSlide, columns: np.ndarray, *, first: int = 0
 ) -> Iterator[np.ndarray]:
     """The map's tiles from number `first` on, row by row: float32 [channels, rows, columns], their cores only.
 
@@ -346,7 +335,7 @@ def _cores(plan: Plan, tiles: Sequence[int], result: jax.Array) -> Iterator[np.n
         yield block[:, top // CELL_PX :, left // CELL_PX :]
 
 
-def make_program(predictor: Predictor, graphdef: Any, plan: Plan, columns: np.ndarray) -> Callable[..., jax.Array]:
+def make_program(predictor: Trained, graphdef: Any, plan: Plan, columns: np.ndarray) -> Callable[..., jax.Array]:
     """A jitted `program(params, statistics, images, starts) -> [B, channels, rows, columns]` float32, for as many tiles
     as there are devices: uint8 images [B, H, W, 3], and the [B, windows, 2] starts of `Axis`, rows first."""
 
@@ -359,7 +348,7 @@ def make_program(predictor: Predictor, graphdef: Any, plan: Plan, columns: np.nd
             lengths = [axis.length(inner) // stride for axis in plan.axes]
             return lax.dynamic_slice(x, (0, offset[0], offset[1], 0), (1, *lengths, x.shape[-1]))
 
-        pyramid = model.encode(steps.normalise(image, predictor.data.panel), train=False)
+        pyramid = model.encode(normalise(image, predictor.fold), train=False)
         x = model.bottom(cut(pyramid[-1], 0, 1, model.strides[-1]))
         skips = zip(reversed(pyramid[:-1]), reversed(model.strides[:-1]), strict=True)
         for window, (stage, (skip, stride)) in enumerate(zip(model.stages, skips, strict=True), start=1):
@@ -367,7 +356,7 @@ def make_program(predictor: Predictor, graphdef: Any, plan: Plan, columns: np.nd
             x = stage(x, cut(skip, 0, window, stride))
         values = model.head.gene_map(cut(x, -2, -1, CELL_PX))
         genes = values[..., columns]
-        if isinstance(model.head, AdditiveHead):
+        if model.head.aggregation == ADDITIVE:
             genes = jnp.concatenate([genes, jnp.sum(values, axis=-1, keepdims=True)], axis=-1)
         return jnp.moveaxis(genes, -1, 1)
 

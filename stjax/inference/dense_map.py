@@ -1,7 +1,7 @@
-"""Dense maps on disk: an OME-Zarr (NGFF 0.5) image with genes as channels, queried by shapes.
+"""Dense maps on disk: an OME-Zarr (NGFF 0.5) image with genes as channels, queried by spots.
 
 A cell of the map covers 4 x 4 pixels of the image the model saw. What is kept is the head's map before it is resized to
-the image: resize and sum are linear, so that any shape's value follows from it exactly, as the model itself gives it.
+the image: resize and sum are linear, so that any spot's value follows from it exactly, as the model itself gives it.
 """
 
 import dataclasses
@@ -15,18 +15,17 @@ import scipy.sparse
 
 from data_prep.errors import InputError
 from data_prep.gene_lookup import GeneLookup
-from data_prep.section import POLYGON
+from data_prep.spots import Spots
 from stjax.inference.dense_format import CELL_PX, LEVEL, META, PROGRESS, REMEDY, attributes, open_level, progress
 from stjax.ops.spot_table import spot_matrix
-from stjax.ops.spot_weights import Shapes, spot_names
 from stjax.targets import TRANSFORMS
 
-_PORTION_CELLS = 1 << 21  # of the windows of shapes worked on at a time: about 100 MB
+_PORTION_CELLS = 1 << 21  # of the windows of spots worked on at a time: about 100 MB
 
 
 @dataclasses.dataclass(frozen=True)
 class DenseMap:
-    """A finished map. `query` gives the expression of any shapes on its slide.
+    """A finished map. `query` gives the expression of any spots on its slide.
 
     Attributes:
         about: where it is from and what its numbers are, see `docs/dense.md`.
@@ -65,32 +64,32 @@ class DenseMap:
             raise InputError(f"{path}: {len(absent)} of {len(shards)} parts are missing, {absent[0]} is; make it anew")
         return cls(path, about, tuple(about["genes"]), array)
 
-    def query(self, shapes: Shapes, genes: Sequence[str] = ()) -> np.ndarray:
-        """Expression of each shape, in the units of the model's protocol, as the model itself would predict it.
+    def query(self, spots: Spots, genes: Sequence[str] = ()) -> np.ndarray:
+        """Expression of each spot, in the units of the model's protocol, as the model itself would predict it.
 
-        Memory is that of the result, a tile of the map, and 300 bytes a cell (4 x 4 px) of the largest shape.
+        Memory is that of the result, a tile of the map, and 300 bytes a cell (4 x 4 px) of the largest spot.
 
         Args:
-            shapes: discs, squares, polygons, in full-resolution pixels of the slide counted from its corner, as spots
-                are (`spot_xy`): the first pixel's centre is (0.5, 0.5).
+            spots: in full-resolution pixels of the slide.
             genes: any names of theirs, each once; default all of the map's.
 
         Returns:
-            [N, G] float32; NaN for a shape without the centre of any pixel.
+            [N, G] float32; NaN for a spot without the centre of any pixel.
 
         Raises:
-            InputError: an unknown gene, a shape beside the slide, or a damaged map.
+            InputError: an unknown gene, a spot beside the slide, or a damaged map.
         """
         about, columns = self.about, self._columns(genes)
-        beside: Any = shapes.bounds()
+        beside: Any = spots.bounds()
         beside = (beside[:, 2:] <= 0).any(axis=1) | (beside[:, :2] >= [about["width"], about["height"]]).any(axis=1)
         if beside.any():
             raise InputError(
                 f"{self.path}: outside its slide {about['slide']} of {about['width']} x {about['height']} px: "
-                f"{spot_names(beside)} of {len(shapes)}; check that they belong to this slide, and their scale"
+                f"{spots.named(beside)} of {len(spots)}; check that they belong to this slide, and their scale"
             )
         additive = about["aggregation"] == "additive"
-        sums, count = self._sums(self._in_pixels(shapes), [*columns, len(self.genes)] if additive else list(columns))
+        channels = [*columns, len(self.genes)] if additive else list(columns)
+        sums, count = self._sums(spots.within((0, 0), about["px_scale"]), channels)
         pixels = np.where(count > 0, count, np.nan)[:, None]
         if additive:
             rates = sums / pixels * pixels  # NaN where there is no pixel
@@ -107,29 +106,19 @@ class DenseMap:
         symbols = [label.removesuffix(f" ({ensembl})") for label, ensembl in zip(self.genes, ids, strict=True)]
         return GeneLookup(ids, symbols, labels=self.genes, what=f"{self.path} has no gene").places(genes)[0]
 
-    def _in_pixels(self, shapes: Shapes) -> Shapes:
-        """Shapes in the model's pixels: the data's are counted from the corner, `spot_pool`'s from the first centre."""
-        scale = 1 / self.about["px_scale"]
-        return Shapes(
-            shapes.kind,
-            shapes.xy * scale - 0.5,
-            np.where(shapes.kind == POLYGON, shapes.size_px, shapes.size_px * scale),
-            tuple(tuple(np.asarray(ring) * scale - 0.5 for ring in polygon) for polygon in shapes.polygons),
-        )
-
-    def _sums(self, shapes: Shapes, channels: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """[N, C] float64 sums of the resized map over each shape, and [N] its pixels; neighbours are done together."""
+    def _sums(self, spots: Spots, channels: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """[N, C] float64 sums of the resized map over each spot, and [N] its pixels; neighbours are done together."""
         grid_hw, tile = self.array.shape[1:], np.array(self.array.shards[1:]) * CELL_PX
         image_hw = tuple(CELL_PX * cells for cells in grid_hw)
-        sums, count = np.zeros((len(shapes), len(channels))), np.zeros(len(shapes), np.int64)
-        bounds = np.clip(shapes.bounds(), 0, [*image_hw[::-1]] * 2)
+        sums, count = np.zeros((len(spots), len(channels))), np.zeros(len(spots), np.int64)
+        bounds = np.clip(spots.bounds(), 0, [*image_hw[::-1]] * 2)
         column, row = ((bounds[:, :2] + bounds[:, 2:]) / 2 // tile[::-1]).T
         order = np.lexsort((column, row))
         cells = np.prod((bounds[:, 2:] - bounds[:, :2]) / CELL_PX + 3, axis=1)[order]
         portion = np.floor(np.cumsum(cells) / _PORTION_CELLS)
         for number in np.unique(portion):
             index = order[portion == number]
-            matrix, count[index] = spot_matrix(shapes[index], image_hw=image_hw, grid_hw=grid_hw, outside="zero")
+            matrix, count[index] = spot_matrix(spots[index], image_hw=image_hw, grid_hw=grid_hw, outside="zero")
             sums[index] = self._product(matrix, channels)
         return sums, count
 

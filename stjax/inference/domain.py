@@ -14,7 +14,7 @@ from data_prep.genes import species_of
 from data_prep.section import Section
 from data_prep.slide import Slide
 from data_prep.tissue import Transform
-from stjax.inference.predictor import Predictor
+from stjax.trained import Trained
 
 # A coarser slide lacks the detail: 1.5 times 0.96, 2 times 0.88, 3 times 0.69, 4 times 0.51.
 COARSER_WARNED, COARSER_REFUSED = 1.5, 4.0
@@ -25,10 +25,10 @@ MEAN_SHIFT = 0.3
 STAIN_ANGLE_DEG = 20.0
 
 
-def check_scale(model: Predictor, slide: Slide, um_per_px: float) -> list[str]:
+def check_scale(model: Trained, slide: Slide, um_per_px: float) -> list[str]:
     """Warnings. Raises InputError when the slide is too coarse for the model."""
-    coarser = um_per_px / model.data.um_per_px
-    about = f"{um_per_px:.3g} um per px, {coarser:.1f} times as coarse as the {model.data.um_per_px:.3g} of training"
+    coarser = um_per_px / model.fold.um_per_px
+    about = f"{um_per_px:.3g} um per px, {coarser:.1f} times as coarse as the {model.fold.um_per_px:.3g} of training"
     if coarser > COARSER_REFUSED:
         raise InputError(
             f"{slide.path}: {about}, at most {COARSER_REFUSED:g} times is predicted; scan at a higher magnification, "
@@ -37,9 +37,9 @@ def check_scale(model: Predictor, slide: Slide, um_per_px: float) -> list[str]:
     return [f"{slide.path.name}: {about}; detail the model relies on is missing"] if coarser > COARSER_WARNED else []
 
 
-def check_species(model: Predictor, section: Section) -> list[str]:
+def check_species(model: Trained, section: Section) -> list[str]:
     """A warning where a section's genes are of another species than the model's."""
-    theirs, ours = species_of(section.genes)[0], model.data.panel.species
+    theirs, ours = species_of(section.genes)[0], model.fold.panel.species
     if not theirs or not ours or theirs == ours:
         return []
     return [
@@ -75,14 +75,13 @@ class Colours:
             self._count += 1
             yield image
 
-    def check(self, model: Predictor, slide: Slide) -> list[str]:
+    def check(self, model: Trained, slide: Slide) -> list[str]:
         """Warnings."""
-        panel = model.data.panel
-        shift = (self._total / max(self._count, 1) - panel.image_mean) / panel.image_std
+        shift = (self._total / max(self._count, 1) - model.fold.image_mean) / model.fold.image_std
         if np.abs(shift).max() <= MEAN_SHIFT:
             return []
         red, green, blue = shift
-        remedy = "" if model.data.stain_target else "; a model trained with --stain would be less sensitive"
+        remedy = "" if model.fold.stain_target else "; a model trained with --stain would be less sensitive"
         return [
             f"{slide.path.name}: its colours are not the training slides': red {red:+.2f}, green {green:+.2f}, blue "
             f"{blue:+.2f} standard deviations (at most {MEAN_SHIFT:g} is usual){remedy}"

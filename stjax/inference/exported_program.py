@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax import export
 
 from data_prep.errors import InputError
 from data_prep.files import shown
+from stjax import views
+from stjax.data.fold import Fold
 from stjax.inference import program_trial
-from stjax.models.pixnet import STRIDE
-from stjax.workdir import DataRecord
 
 # What jax.export itself puts into a function of several devices or of any batch size. All else would be calls into
 # libraries or back into Python, with addresses that the file names.
@@ -58,17 +57,19 @@ def calls_outside(exported: export.Exported) -> list[str]:
 
 
 def check_takes(
-    exported: export.Exported, arrays: Mapping[str, Any], data: DataRecord, name: str, *, remedy: str
+    exported: export.Exported, arrays: Mapping[str, Any], fold: Fold, kind: str, name: str, *, remedy: str
 ) -> None:
-    """Raises InputError unless the function takes these weights and images, and gives what they say."""
-    images = jax.ShapeDtypeStruct((1, data.image_size_px, data.image_size_px, 3), np.uint8)
+    """Raises InputError unless the function takes these weights and its view's items, and gives what it says.
+
+    Args:
+        kind: what it gives, see `View.kinds`.
+    """
+    view = views.get(fold.view)
     try:
         shapes = {key: jax.ShapeDtypeStruct(array.shape, array.dtype) for key, array in arrays.items()}
-        found: Any = jax.jit(exported.call).lower(shapes, images).out_info
-        genes, shape = data.panel.num_main, tuple(found.shape)
+        found: Any = jax.jit(exported.call).lower(shapes, *view.signature(fold, 1)).out_info
+        shape = tuple(found.shape)
     except Exception as error:  # of any kind, as the function is another's
         raise InputError(f"{name}: does not take the folder's weights and images ({error}); {remedy}") from None
-    side = data.image_size_px // STRIDE
-    expected = [(1, genes)] if data.tiles is None else [(1, side, side, genes), (1, side, side, genes + 1)]
-    if shape not in expected:
-        raise InputError(f"{name}: gives {shape}, expected {' or '.join(map(str, expected))}; {remedy}")
+    if shape != (expected := (1, *view.given(fold, kind))):
+        raise InputError(f"{name}: gives {shape}, expected {expected}; {remedy}")

@@ -43,26 +43,34 @@ PRESETS = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Grid:
-    """N spots, row by row.
+    """N places of a capture array, row by row.
 
     Attributes:
-        spot_xy: [N, 2] float64 centres (x, y), full-resolution pixels.
-        spot_id: [N] str, "<column>x<row>".
+        xy: [N, 2] float64 centres (x, y), full-resolution pixels.
         column, row: [N] int64 of the array, from 0. In a hexagonal one, as in Visium's, columns are half a pitch wide
             and a row has every other one.
     """
 
-    spot_xy: np.ndarray
-    spot_id: np.ndarray
+    xy: np.ndarray
     column: np.ndarray
     row: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.spot_id)
+        return len(self.row)
+
+    @property
+    def id(self) -> np.ndarray:
+        """[N] str, "<column>x<row>"."""
+        return np.char.add(np.char.add(self.column.astype(str), "x"), self.row.astype(str))
+
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """Each place in the array, as AnnData names it."""
+        return {"array_row": self.row, "array_col": self.column}
 
     def take(self, rows: np.ndarray) -> "Grid":
-        """Some of the spots: [N] bool or indices."""
-        return Grid(self.spot_xy[rows], self.spot_id[rows], self.column[rows], self.row[rows])
+        """Some of the places: [N] bool or indices."""
+        return Grid(self.xy[rows], self.column[rows], self.row[rows])
 
 
 class TissueMask(NamedTuple):
@@ -71,19 +79,19 @@ class TissueMask(NamedTuple):
     mask: np.ndarray
     px: tuple[float, float]
 
-    def share(self, spot_xy: np.ndarray, radius_px: float) -> np.ndarray:
+    def share(self, xy: np.ndarray, radius_px: float) -> np.ndarray:
         """[N] share of each disc that is tissue.
 
         Args:
-            spot_xy: [N, 2] centres; radius_px: both in full-resolution pixels.
+            xy: [N, 2] centres; radius_px: both in full-resolution pixels.
         """
         turn = np.arange(_SAMPLES) * math.pi * (3 - math.sqrt(5))  # Vogel's spiral: even over the disc
         reach = radius_px * np.sqrt((np.arange(_SAMPLES) + 0.5) / _SAMPLES)
         offset = reach[:, None] * np.stack([np.cos(turn), np.sin(turn)], axis=1)  # [K, 2]
         limit = np.array(self.mask.shape[::-1]) - 1
-        shares = np.empty(len(spot_xy))
-        for start in range(0, len(spot_xy), _CHUNK):
-            points = spot_xy[start : start + _CHUNK, None, :] + offset  # [N, K, 2]
+        shares = np.empty(len(xy))
+        for start in range(0, len(xy), _CHUNK):
+            points = xy[start : start + _CHUNK, None, :] + offset  # [N, K, 2]
             column, row = np.moveaxis(np.clip((points / self.px).astype(np.int64), 0, limit), -1, 0)
             shares[start : start + _CHUNK] = self.mask[row, column].mean(axis=1)
         return shares
@@ -146,7 +154,7 @@ def lay_grid(
     grid = _every_spot(slide, um_per_px, max(spot_um / um_per_px, window_px), pitch_um, pattern)
     if min_tissue > 0:
         mask = find_tissue(slide, um_per_px=um_per_px, spot_um=spot_um)
-        share = mask.share(grid.spot_xy, spot_um / um_per_px / 2)
+        share = mask.share(grid.xy, spot_um / um_per_px / 2)
         grid = grid.take(share >= min_tissue)
         if not len(grid):
             found = f"at most {share.max():.0%} of a spot is" if mask.mask.any() else "none of the image is"
@@ -193,4 +201,4 @@ def _every_spot(slide: Slide, um_per_px: float, needed_px: float, pitch_um: floa
         there = (row + column) % 2 == 0
         row, column = row[there], column[there]
     xy = (sides - (counts - 1) * step) / 2 + np.stack([column, row], axis=1) * step
-    return Grid(xy, np.char.add(np.char.add(column.astype(str), "x"), row.astype(str)), column, row)
+    return Grid(xy, column, row)

@@ -14,30 +14,27 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
-from flax import nnx
 from jax import export
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from data_prep import files, json_files
 from data_prep.errors import InputError
 from data_prep.json_files import Lacking, Maybe
-from stjax import manifest, models, parallel
+from stjax import manifest, models, parallel, views
+from stjax.data.fold import Fold
 from stjax.inference import exported_program
 from stjax.intervals import INTERVALS, Intervals
 from stjax.models import weight_files
 from stjax.ops.elementwise import compiler_options
-from stjax.ops.spot_pool import spot_pool
 from stjax.progress import PROGRESS, Progress
 from stjax.protocols import Protocol
 from stjax.targets import TRANSFORMS
-from stjax.training import steps
-from stjax.workdir import DataRecord
+from stjax.trained import Trained
 
-FORMAT, VERSION = "stjax.model", 1
+FORMAT, VERSION = "stjax.model", 2
+READS = (1, 2)  # versions
 CONFIG, FUNCTION, WEIGHTS = "config.json", "model.stablehlo", "weights.safetensors"
 REQUIRED = (CONFIG, FUNCTION, WEIGHTS)
-EXPRESSION, SUM, MEAN, ADDITIVE = "expression", "sum", "mean", "additive"  # what the function's output is
-
 Weights = Mapping[str, jax.Array]
 _KINDS = {str: json_files.TEXT, bool: json_files.FLAG, float: json_files.number(), int: json_files.COUNT}
 _KINDS |= {tuple[str, ...]: json_files.TEXTS, Mapping[str, Any]: json_files.OBJECT}
@@ -56,7 +53,7 @@ MODEL = {  # what config.json holds
     "model_sha256": json_files.SHA256,
     "checkpoint_step": json_files.COUNT,
     "batch_size": json_files.whole_number(1, 1 << 20),
-    "output": {"kind": json_files.one_of(EXPRESSION, SUM, MEAN, ADDITIVE)},
+    "output": {"kind": json_files.NAME},
     "intervals": Lacking(Maybe(INTERVALS)),
     "training": {"num_epochs": Lacking(json_files.COUNT), "progress": Lacking(Maybe(PROGRESS))},
     "protocol": json_files.OBJECT,
@@ -65,28 +62,24 @@ MODEL = {  # what config.json holds
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelFolder:
-    """An exported model, ready to predict: a `predictor.Predictor`.
+class Exported(Trained):
+    """An exported model.
 
     Attributes:
         config: what config.json holds.
-        exported: the function: `exported.call(weights, uint8 [B, H, H, 3])` is the expression [B, M] of a model of
-            patches, and the map [B, H / 4, H / 4, M, or M + 1 of rates] of a model of tiles.
+        exported: the function: `exported.call(weights, ...)` of what its view's `signature` says; of patches the
+            expression [B, M], of tiles the map [B, H / 4, H / 4, M, or M + 1 of rates].
         weights: its first argument.
         turned: whether `predict` turns the images for it, which takes no mean over symmetries by itself.
     """
 
-    folder: Path
     config: dict[str, Any]
-    data: DataRecord
-    protocol: Protocol
     exported: export.Exported
     weights: Weights
-    mesh: Mesh
     turned: bool = False
 
     @classmethod
-    def load(cls, folder: Path) -> "ModelFolder":
+    def load(cls, folder: Path) -> "Exported":
         """Raises InputError when the folder is damaged, or of another version or platform."""
         manifest.verify(folder, what="model folder", others=True, required=REQUIRED)
         name, remedy = str(folder / CONFIG), "make the model folder anew with stjax.export"
@@ -94,35 +87,29 @@ class ModelFolder:
         made_by, of_jax = (files.shown(config.get(each)) for each in ("stjax", "jax"))
         origin = f"{folder} was exported by stjax {made_by} with jax {of_jax}"
         found = config.get("format"), config.get("version")
-        if found != (FORMAT, VERSION):
-            expected = f"this version reads {(FORMAT, VERSION)}"
+        if found not in [(FORMAT, version) for version in READS]:
+            expected = f"this version reads {(FORMAT, *READS)}"
             raise InputError(f"{origin} as {files.shown(found)}, {expected}; use that version of stjax")
         json_files.require(config, MODEL, name, remedy=remedy)
-        data = DataRecord.from_json(config["data"], name)
-        if (data.tiles is None) != (config["output"]["kind"] == EXPRESSION):
-            raise InputError(f"{name}: output.kind {config['output']['kind']} is not that of such a model; {remedy}")
+        fold = Fold.from_json(config["data"], name)
+        view = views.get(fold.view)
+        view.check_facts(fold, name)
+        if (kind := config["output"]["kind"]) not in view.kinds:
+            raise InputError(f"{name}: output.kind {files.shown(kind)} is not that of such a model; {remedy}")
         if saved := config.get("intervals"):
-            Intervals.from_json(saved).check_genes(data.panel.num_main, name, remedy=remedy)
+            Intervals.from_json(saved).check_genes(fold.panel.num_main, name, remedy=remedy)
         protocol = protocol_from_json(config["protocol"], name)
         mesh = parallel.make_mesh()
         exported = exported_program.read(folder / FUNCTION, origin=origin)
         arrays = weight_files.read(folder / WEIGHTS)
         weight_files.check_finite(arrays.items(), f"{folder / WEIGHTS}")
-        exported_program.check_takes(exported, arrays, data, f"{folder / FUNCTION}", remedy=remedy)
+        exported_program.check_takes(exported, arrays, fold, kind, f"{folder / FUNCTION}", remedy=remedy)
         weights = parallel.put_replicated(arrays, mesh)
-        return cls(folder, config, data, protocol, exported, weights, mesh)
-
-    @property
-    def step(self) -> int:
-        """The training step of the weights."""
-        return self.config["checkpoint_step"]
-
-    @property
-    def progress(self) -> Progress:
-        """Of the run it was exported from; older versions did not say."""
-        training = self.config["training"]
-        saved = training.get("progress")
-        return Progress.from_json(saved) if saved else Progress(planned=training.get("num_epochs"))
+        training = config["training"]
+        saved = training.get("progress")  # older versions did not say
+        progress = Progress.from_json(saved) if saved else Progress(planned=training.get("num_epochs"))
+        step = config["checkpoint_step"]
+        return cls(folder, fold, protocol, mesh, step, config, exported, weights, progress=progress)
 
     @property
     def model_name(self) -> str:
@@ -147,10 +134,10 @@ class ModelFolder:
         return found and found.of(self.model_sha256, symmetries=self.protocol.test_symmetries)
 
     def predict(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """As `predictor.Predictor` says."""
+        """As `Trained` says."""
         return self._program(self.weights, parallel.put_whole(dict(batch), self.mesh))
 
-    def over_symmetries(self) -> "ModelFolder":
+    def over_symmetries(self) -> "Exported":
         """The same model, predicting the mean over the eight symmetries of the square."""
         if self.protocol.test_symmetries:  # its function does so
             return self
@@ -162,7 +149,9 @@ class ModelFolder:
         Raises:
             InputError: this version builds another network than the one exported.
         """
-        graphdef, template = _build(self.config["model"], self.data)
+        from flax import nnx
+
+        graphdef, template = _build(self.config["model"], self.fold)
         expected = {name: leaf.shape for name, leaf in zip(names(template), jax.tree.leaves(template), strict=True)}
         if expected != {name: array.shape for name, array in self.weights.items()}:
             raise InputError(
@@ -174,24 +163,11 @@ class ModelFolder:
 
     @functools.cached_property
     def _program(self) -> Callable[[Weights, Mapping[str, Any]], dict[str, jax.Array]]:
-        of_tiles, output = self.data.tiles is not None, self.config["output"]["kind"]
+        kind = self.config["output"]["kind"]
 
-        def values(weights: Weights, images: jax.Array) -> jax.Array:
-            if not self.turned:
-                return self.exported.call(weights, images)
-
-            def of_turned(parts: jax.Array) -> jax.Array:
-                found = self.exported.call(weights, steps.turn(images, parts))
-                return steps.turn_back(found, parts) if of_tiles else found
-
-            return steps.mean_over_symmetries(of_turned)
-
-        def one(weights: Weights, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
-            found = values(weights, batch["image"])
-            if output == EXPRESSION:
-                return {"expression": found[:, None]}
-            spots = spot_pool(found, batch["spots"], aggregation=MEAN if output == MEAN else SUM)
-            return steps.predicted({"rates" if output == ADDITIVE else "main": spots}, self.data.panel, self.protocol)
+        def one(weights: Weights, batch: views.Batch) -> views.Outputs:
+            call = functools.partial(self.exported.call, weights)
+            return self.view.predicted(call, batch, self.fold, self.protocol, kind, turned=self.turned)
 
         # An exported function knows of one device: each is given its part of the batch.
         whole, split = PartitionSpec(), PartitionSpec("data")
@@ -206,6 +182,8 @@ def is_model_folder(folder: Path) -> bool:
 
 def names(state: Mapping[str, Any]) -> list[str]:
     """A name for each leaf of {"params", "statistics"}, in `jax.tree.leaves`' order: its path, joined by dots."""
+    from flax import nnx
+
     pure = {part: nnx.to_pure_dict(value) for part, value in state.items()}
     return [".".join(str(key.key) for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(pure)]
 
@@ -232,20 +210,16 @@ def protocol_from_json(values: Mapping[str, Any], name: str = CONFIG) -> Protoco
     return Protocol(**fields)
 
 
-def _build(settings: Mapping[str, Any], data: DataRecord) -> tuple[Any, dict[str, Any]]:
+def _build(settings: Mapping[str, Any], fold: Fold) -> tuple[Any, dict[str, Any]]:
     """Graph definition and shapes of {"params", "statistics"} of a model without AuxNet."""
+    from flax import nnx
+
     graphdefs = []
-    tiles = data.tiles
 
     def shapes() -> dict[str, Any]:
-        model = models.build(
-            **settings,
-            num_main=data.panel.num_main,
-            num_aux=0,
-            image_size_px=data.image_size_px,
-            tiles=None if tiles is None else {"pixels_per_spot": tiles.pixels_per_spot, "base_rates": tiles.base_rates},
-            rngs=nnx.Rngs(jax.random.key(0)),
-        )
+        facts = views.get(fold.view).model_options(fold)
+        rngs = nnx.Rngs(jax.random.key(0))
+        model = models.build(**settings, num_main=fold.panel.num_main, num_aux=0, facts=facts, rngs=rngs)
         graphdef, params, statistics = models.split(model)
         graphdefs.append(graphdef)  # static: the same whether traced or run
         return {"params": params, "statistics": statistics}

@@ -1,18 +1,16 @@
 """What is predicted of a section, with where it comes from, on its way to files, figures and the report."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
 import numpy as np
 
-from data_prep.section import POLYGON, SQUARE
+from data_prep.gene_lookup import GeneLookup
+from data_prep.spots import Spots
 from stjax import metrics
-from stjax.data.panel import Panel
-from stjax.inference.predictor import Predictor
-
-_CORNERS = 32  # of the polygon that stands for a disc
+from stjax.trained import Trained
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -20,9 +18,7 @@ class SectionPrediction:
     """Predicted expression of one section's spots, and the measured one where it is known.
 
     Attributes:
-        spot_id: [S] str; spot_xy: [S, 2] full-resolution pixels of the slide.
-        spot_radius_px: of the discs, full-resolution pixels.
-        spot_size_um: [S], a disc's diameter or a square's side.
+        spots: [S] in full-resolution pixels of the slide.
         slide: what tells slides apart, the SHA-256 of the image.
         expression: [S, M] float32, in the protocol's expression units.
         truth: [S, M] or None; NaN for genes that the section's data lacks.
@@ -31,18 +27,13 @@ class SectionPrediction:
         synthetic: whether the tissue is the demo's.
         data_sha256: of the data set's manifest or, for a raw section, of its image.
         thumbnail: [h, w, 3] uint8 picture of the slide; thumbnail_scale: its pixels per full-resolution pixel.
-        spot_kind: [S] DISC, SQUARE or POLYGON; None: all are discs.
-        polygons: the ring [V, 2] of each spot that is a polygon, by its place among the spots.
         layers: what else is known of each spot and gene, [S, M] each: the predictions' uncertainty, for instance.
         columns: what else is known of each spot, [S] each: its place in the array, for instance.
     """
 
     section: str
     patient: str
-    spot_id: np.ndarray
-    spot_xy: np.ndarray
-    spot_radius_px: float
-    spot_size_um: np.ndarray
+    spots: Spots
     slide: str
     um_per_px: float
     expression: np.ndarray
@@ -53,24 +44,21 @@ class SectionPrediction:
     thumbnail: np.ndarray
     thumbnail_scale: float
     predicted_total: np.ndarray | None = None
-    spot_kind: np.ndarray | None = None
-    polygons: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
     layers: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     columns: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
-    def outline(self, spot: int) -> np.ndarray:
-        """[V, 2] the corners of a spot, full-resolution pixels; of a disc, of a polygon that looks like it."""
-        kind = -1 if self.spot_kind is None else self.spot_kind[spot]
-        if kind == POLYGON:
-            return self.polygons[spot]
-        half = self.spot_size_um[spot] / self.um_per_px / 2
-        if kind == SQUARE:
-            return self.spot_xy[spot] + half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-        turn = np.arange(_CORNERS) * (2 * np.pi / _CORNERS)
-        return self.spot_xy[spot] + half * np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    @property
+    def size_um(self) -> np.ndarray:
+        """[S] float64, a disc's diameter, a square's side, the diameter of the disc of a polygon's area."""
+        return self.spots.across_um(self.um_per_px)
+
+    @property
+    def diameter_px(self) -> float:
+        """Of the spots, the median; full-resolution pixels."""
+        return float(np.median(self.size_um)) / self.um_per_px
 
 
-def provenance(model: Predictor, *, data_sha256: str, synthetic: bool) -> dict[str, Any]:
+def provenance(model: Trained, *, data_sha256: str, synthetic: bool) -> dict[str, Any]:
     """Where predictions come from, for results files.
 
     Args:
@@ -78,22 +66,22 @@ def provenance(model: Predictor, *, data_sha256: str, synthetic: bool) -> dict[s
         synthetic: whether that is the demo's tissue.
     """
     return {
-        "units": f"{model.data.protocol}: {model.protocol.target}",
-        "protocol": model.data.protocol,
-        "protocol_sha256": model.data.protocol_hash,
+        "units": f"{model.fold.protocol}: {model.protocol.target}",
+        "protocol": model.fold.protocol,
+        "protocol_sha256": model.fold.protocol_hash,
         "data_sha256": data_sha256,
-        "trained_on_sha256": model.data.content_hash,
+        "trained_on_sha256": model.fold.content_hash,
         "model": model.model_name,
         "model_sha256": model.model_sha256,
         "checkpoint_step": model.step,
         **model.progress.facts(),
         "mean_over_symmetries": model.protocol.test_symmetries,
-        "synthetic": synthetic or model.data.synthetic,
+        "synthetic": synthetic or model.fold.synthetic,
         "stjax_version": metadata.version("stjax"),
     }
 
 
-def about(prediction: SectionPrediction, model: Predictor) -> dict[str, Any]:
+def about(prediction: SectionPrediction, model: Trained) -> dict[str, Any]:
     """`provenance` of a section's prediction, and how many of the model's genes do not vary over its spots."""
     constant = int(metrics.constant(prediction.expression).sum())
     return provenance(model, data_sha256=prediction.data_sha256, synthetic=prediction.synthetic) | {
@@ -101,10 +89,24 @@ def about(prediction: SectionPrediction, model: Predictor) -> dict[str, Any]:
     }
 
 
-def gene_names(panel: Panel) -> np.ndarray:
-    """[M] unique str: symbols of the main genes, with the Ensembl id added where several share a symbol."""
-    names = panel.names[: panel.num_main]
-    values, times = np.unique(names, return_counts=True)
-    shared = set(values[times > 1])
-    ids = panel.ensembl_id[: panel.num_main]
-    return np.array([f"{name} ({ids[i]})" if name in shared else name for i, name in enumerate(names)])
+def gene_columns(model: Trained, genes: Sequence[str]) -> np.ndarray:
+    """[G] columns of the main panel, each once, by any of a gene's names; says which were taken for which.
+
+    Raises:
+        InputError: a gene the model does not predict, or a name of several; see `data_prep.gene_lookup`.
+    """
+    panel = model.fold.panel
+    if not genes:
+        return np.arange(panel.num_main)
+    main = slice(panel.num_main)
+    lookup = GeneLookup(
+        panel.ensembl_id[main].tolist(),
+        panel.symbol[main].tolist(),
+        labels=panel.labels.tolist(),
+        what="the model does not predict gene",
+        beside=panel.names[panel.num_main :].tolist(),
+    )
+    columns, notes = lookup.places(genes)
+    for note in notes:
+        print(f"note: gene {note}")
+    return columns

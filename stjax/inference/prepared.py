@@ -10,17 +10,11 @@ from PIL import Image
 from data_prep import cli
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from stjax import baselines, workdir
+from stjax import workdir
 from stjax.config import numbers
-from stjax.data import input_pipeline
-from stjax.data.panel import usable_spots
-from stjax.data.tile_records import TileRecords
-from stjax.inference import dense, stream
+from stjax.inference import matching, stream
 from stjax.inference.prediction import SectionPrediction
-from stjax.ops.spot_pool import Shapes
-
-RIDGE_SPOTS = 3_000  # of a training section and size
-SURROUNDINGS_PX = 64  # at least, of a spot of a tile
+from stjax.views import Items, Windows
 
 
 class Found(NamedTuple):
@@ -48,7 +42,7 @@ def narrowed(found: Found, rows: np.ndarray, genes: np.ndarray) -> Found:
     prediction = found.prediction
     per_spot = {
         name: None if (values := getattr(prediction, name)) is None else values[rows]
-        for name in ("spot_id", "spot_xy", "spot_size_um", "total", "predicted_total", "expression", "truth")
+        for name in ("spots", "total", "predicted_total", "expression", "truth")
     }
     per_gene = {name: None if (v := per_spot[name]) is None else v[:, genes] for name in ("expression", "truth")}
     layers = {name: values[rows][:, genes] for name, values in prediction.layers.items()}
@@ -77,34 +71,19 @@ def training(run: workdir.Run) -> Training | None:
     except InputError as error:
         print(f"note: ridge and total counts need the training patches: {error}")
         return None
-    panel = run.data.panel
-    if run.data.tiles is None:
-        records = input_pipeline.PatchRecords(dataset, run.data.split.train, panel, run.protocol, train=True)
-        colours = np.concatenate([baselines.colour_statistics(image[None]) for image in images(records, "ridge")])
-    else:
-        sizes = numbers(run.config.spot_sizes_um, "spot_sizes_um")
-        records = TileRecords(dataset, run.data.split.train, panel, run.protocol, sizes_um=sizes, max_spots=RIDGE_SPOTS)
-        colours = np.concatenate(
-            [surroundings(records.images[tile], records.shapes[tile]) for tile in range(len(records))]
-        )
-    return Training(colours, records.main_counts(), records.total.astype(np.float64))
-
-
-def images(records: input_pipeline.PatchRecords, description: str) -> Iterator[np.ndarray]:
-    """Every patch in order, [H, W, 3] uint8, under a progress bar."""
-    for index in cli.progress(range(len(records)), description=description, unit="spot"):
-        yield records.images[index]
-
-
-def surroundings(image: np.ndarray, shapes: Shapes) -> np.ndarray:
-    """[S, D] colour statistics around each spot of a tile."""
-    bounds = shapes.bounds()
-    reach = np.maximum((bounds[:, 2:] - bounds[:, :2]).max(axis=1) / 2, SURROUNDINGS_PX / 2)
-    middle = (bounds[:, :2] + bounds[:, 2:]) / 2
-    low = np.clip(np.floor(middle - reach[:, None]), 0, np.array(image.shape[1::-1]) - SURROUNDINGS_PX // 2)
-    low, high = low.astype(int), np.ceil(middle + reach[:, None]).astype(int)
-    windows = (image[y0 : max(y1, y0 + 2), x0 : max(x1, x0 + 2)] for (x0, y0), (x1, y1) in zip(low, high, strict=True))
-    return np.concatenate([baselines.colour_statistics(window[None]) for window in windows])
+    view, sizes = run.view, numbers(run.config.spot_sizes_um, "spot_sizes_um")
+    items = view.open(
+        dataset,
+        run.fold.split.train,
+        run.fold.panel,
+        run.protocol,
+        train=True,
+        sizes_um=sizes,
+        max_spots=view.ridge_spots,
+    )
+    every = cli.progress(range(len(items)), description="ridge", unit=view.item)
+    colours = np.concatenate([view.colours(items, item, items.images[item]) for item in every])
+    return Training(colours, items.main_counts(), items.total.astype(np.float64))
 
 
 def predict_sections(
@@ -120,72 +99,82 @@ def predict_sections(
     """The model on the spots of prepared sections.
 
     Args:
+        sizes_um, max_spots: of spots that may be of any size, which, and how many of a section.
+        beside: a model of single patches to ask about the same spots.
         colours: False leaves out the colour statistics.
     """
-    if run.data.tiles is not None:
-        options = {"sizes_um": sizes_um, "max_spots": max_spots, "beside": beside, "colours": colours}
-        return predict_tile_sections(run, dataset, names, **options)
-    found = []
-    for name in names:
-        records = input_pipeline.PatchRecords(dataset, (name,), run.data.panel, run.protocol, train=False)
-        if not len(records):
-            print(f"note: section {name} has no spot with {run.protocol.min_counts} reads; it is not scored")
-            continue
-        features: list[np.ndarray] = []
-
-        def patches(records: Any = records, name: str = name, features: list[np.ndarray] = features) -> Any:
-            for image in images(records, name):
-                features.append(baselines.colour_statistics(image[None]) if colours else np.empty((1, 0)))
-                yield image
-
-        table = dataset.table(name)
-        used = usable_spots(run.protocol, table, train=False)
-        across = table.spots.across_px()
-        expression = np.concatenate(list(stream.predict_patches(run, patches(), len(records))))
-        prediction = SectionPrediction(
-            section=name,
-            spot_id=records.spot_id,
-            spot_xy=records.spot_xy,
-            spot_radius_px=float(np.median(across)) / 2,
-            spot_size_um=across[used] * dataset.section(name)["um_per_px"],
-            expression=expression,
-            truth=records.main_expression(run.data.panel, run.protocol),
-            total=records.total,
-            **slide_facts(dataset, name),
+    found, view = [], run.view
+    for group in view.groups(names):
+        items = view.open(
+            dataset, group, run.fold.panel, run.protocol, train=False, sizes_um=sizes_um, max_spots=max_spots
         )
-        white = table.white_fraction[table.record_of_spot][used]
-        depth = records.total.astype(np.float64)
-        found.append(Found(prediction, np.concatenate(features), records.main_counts(), depth, white))
+        if not len(items):
+            print(f"note: section {group[0]} has no spot with {run.protocol.min_counts} counts; it is not scored")
+            continue
+        found += _predict_items(run, dataset, items, beside, colours=colours)
+    return found
+
+
+def _predict_items(
+    run: workdir.Run, dataset: PatchDataset, items: Items, beside: workdir.Run | None, *, colours: bool
+) -> list[Found]:
+    """The model on some items: what it says of the spots of each section."""
+    view, features = run.view, []
+
+    def image(item: int) -> np.ndarray:
+        pixels, rows = items.images[item], items.windows.rows(item)
+        features.append(view.colours(items, item, pixels) if colours else np.empty((rows.stop - rows.start, 0)))
+        return pixels
+
+    sections = list(dict.fromkeys(items.section))
+    parts = list(stream.predict(run, items.windows, image, sections[0] if len(sections) == 1 else view.items))
+    of_spots = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    truth, counts, statistics = items.main_expression(run.protocol), items.main_counts(), np.concatenate(features)
+    patchwise = None if beside is None else predict_patches_of(beside, run, items)
+    found = []
+    for section in sections:
+        which = items.section == section
+        of = items.slide_section[int(np.argmax(which))]  # whose slide a made size is on
+        prediction = SectionPrediction(
+            section=str(section),
+            spots=items.spots[which],
+            expression=of_spots["expression"][which],
+            truth=truth[which],
+            total=items.total[which],
+            predicted_total=of_spots["total"][which] if "total" in of_spots else None,
+            **slide_facts(dataset, of),
+        )
+        depth = items.total[which].astype(np.float64)
+        patch_model = None if patchwise is None else patchwise[which]
+        found.append(Found(prediction, statistics[which], counts[which], depth, items.white[which], patch_model))
     return found
 
 
 def comparable(patch_model: workdir.Run, run: workdir.Run) -> workdir.Run:
-    """A model of patches that may be scored beside `run`. Raises InputError for another kind, unit or preparation."""
-    ours, theirs = run.data, patch_model.data
-    if theirs.tiles is not None or patch_model.protocol.target != run.protocol.target:
-        raise InputError(f"--beside {patch_model.workdir} is no model of patches that predicts {run.protocol.target}")
+    """A model of single patches that may be scored beside `run`. Raises InputError for another kind, unit or
+    preparation."""
+    ours, theirs = run.fold, patch_model.fold
+    if not patch_model.view.one_spot or patch_model.protocol.target != run.protocol.target:
+        raise InputError(f"--beside {patch_model.folder} is no model of patches that predicts {run.protocol.target}")
     same_stain = theirs.parameters["stain"] == ours.parameters["stain"]
-    if not same_stain or abs(theirs.um_per_px / ours.um_per_px - 1) > dense.SCALE_TOLERANCE:
-        raise InputError(
-            f"--beside {patch_model.workdir} was trained on slides of another scale or stain normalisation"
-        )
+    if not same_stain or abs(theirs.um_per_px / ours.um_per_px - 1) > matching.SCALE_TOLERANCE:
+        raise InputError(f"--beside {patch_model.folder} was trained on slides of another scale or stain normalisation")
     return patch_model
 
 
-def predict_patches_of(patch_model: workdir.Run, run: workdir.Run, records: TileRecords) -> np.ndarray:
-    """[N, M] what a model of patches says of a patch around every spot of some tiles, NaN for genes it does not know.
+def predict_patches_of(patch_model: workdir.Run, run: workdir.Run, items: Items) -> np.ndarray:
+    """[N, M] what a model of single patches says of a patch around every spot of some tiles, NaN for genes it does not
+    know.
 
     Raises:
         InputError: a spot is nearer to its tile's edge than half a patch.
     """
-    side = patch_model.data.image_size_px
+    side = patch_model.fold.image_size_px
 
-    def windows() -> Iterator[np.ndarray]:
-        for tile in cli.progress(range(len(records)), description="patches", unit="tile"):
-            image = records.images[tile]
-            bounds = records.shapes[tile].bounds()
-            middle = (bounds[:, :2] + bounds[:, 2:]) / 2 + 0.5
-            corner = np.round(middle - side / 2).astype(int)
+    def patches() -> Iterator[np.ndarray]:
+        for item in range(len(items)):
+            image = items.images[item]
+            corner = np.round(run.view.centres(items, item) - side / 2).astype(int)
             if np.any(corner < 0) or np.any(corner + side > len(image)):
                 raise InputError(
                     f"a patch of {side} px around a spot leaves its tile; build with --context-px {side // 2 + 1}"
@@ -193,63 +182,15 @@ def predict_patches_of(patch_model: workdir.Run, run: workdir.Run, records: Tile
             for x, y in corner:
                 yield image[y : y + side, x : x + side]
 
-    theirs = np.concatenate(list(stream.predict_patches(patch_model, windows(), records.num_spots)))
-    column = {gene: place for place, gene in enumerate(patch_model.data.panel.names[: theirs.shape[1]])}
-    panel = run.data.panel
-    result = np.full((len(theirs), panel.num_main), np.nan)
-    for place, gene in enumerate(panel.names[: panel.num_main]):
+    stream_of, windows = patches(), Windows(np.arange(items.num_spots + 1))
+    parts = stream.predict(patch_model, windows, lambda _: next(stream_of), "patches")
+    theirs = np.concatenate([part["expression"] for part in parts])
+    column = {gene: place for place, gene in enumerate(patch_model.fold.panel.main.names)}
+    result = np.full((len(theirs), run.fold.panel.num_main), np.nan)
+    for place, gene in enumerate(run.fold.panel.main.names):
         if gene in column:
             result[:, place] = theirs[:, column[gene]]
     return result
-
-
-def predict_tile_sections(
-    run: workdir.Run,
-    dataset: PatchDataset,
-    names: Sequence[str],
-    *,
-    sizes_um: Sequence[float],
-    max_spots: int,
-    beside: workdir.Run | None,
-    colours: bool,
-) -> list[Found]:
-    """`predict_sections` of tiles: each tile goes through the model once, for its spots of all sizes."""
-    panel = run.data.panel
-    records = TileRecords(dataset, names, panel, run.protocol, sizes_um=sizes_um, max_spots=max_spots)
-    features: list[np.ndarray] = []
-
-    def image(tile: int) -> np.ndarray:
-        pixels, shapes = records.images[tile], records.shapes[tile]
-        features.append(surroundings(pixels, shapes) if colours else np.empty((len(shapes), 0)))
-        return pixels
-
-    tiles = list(stream.predict_tiles(run, records.tables, image, "tiles"))
-    expression = np.concatenate([tile["expression"] for tile in tiles])
-    total = np.concatenate([tile["total"] for tile in tiles]) if "total" in tiles[0] else None
-    every, counts = records.main_expression(panel, run.protocol), records.main_counts()
-    statistics = np.concatenate(features)
-    patchwise = None if beside is None else predict_patches_of(beside, run, records)
-    found = []
-    for section in dict.fromkeys(records.section):
-        which = records.section == section
-        of = records.slide_section[int(np.argmax(which))]  # whose slide a made size is on
-        size_um = records.size_um[which]
-        prediction = SectionPrediction(
-            section=str(section),
-            spot_id=records.spot_id[which],
-            spot_xy=records.spot_xy[which],
-            spot_radius_px=float(np.median(size_um)) / 2 / dataset.section(of)["um_per_px"],
-            spot_size_um=size_um,
-            expression=expression[which],
-            truth=every[which],
-            total=records.total[which],
-            predicted_total=None if total is None else total[which],
-            **slide_facts(dataset, of),
-        )
-        depth = records.total[which].astype(np.float64)
-        patch_model = None if patchwise is None else patchwise[which]
-        found.append(Found(prediction, statistics[which], counts[which], depth, np.zeros(len(depth)), patch_model))
-    return found
 
 
 def slide_facts(dataset: PatchDataset, name: str) -> dict[str, Any]:

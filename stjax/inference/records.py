@@ -83,10 +83,10 @@ class Record:
 
 def spots_sha256(section: Section) -> str:
     """SHA-256 of a section's spots and what was measured there."""
-    digest = hashlib.sha256("\n".join(map(str, section.spot_id)).encode())
-    counts = section.counts
-    arrays = [section.spot_xy, section.spot_kind, section.spot_size_px, counts.indptr, counts.indices, counts.data]
-    for array in (*arrays, *section.polygons):
+    spots, counts = section.spots, section.counts
+    digest = hashlib.sha256("\n".join(map(str, spots.id)).encode())
+    of_counts = [counts.indptr, counts.indices, counts.data]
+    for array in (spots.xy, spots.kind, spots.size_px, *of_counts, spots.ring_xy):
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 

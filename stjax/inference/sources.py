@@ -96,7 +96,7 @@ def place_spots(
     placed = dataclasses.replace(
         section,
         counts=scipy.sparse.csr_array((len(spots), 0), dtype=np.int32),
-        spots=Spots.discs(spots.spot_xy, np.float32(radius), spots.spot_id),
+        spots=Spots.discs(spots.xy, np.float32(radius), spots.id),
     )
     return placed, spots
 

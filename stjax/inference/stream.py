@@ -11,33 +11,15 @@ import jax
 import numpy as np
 
 from data_prep import cli
-from data_prep.slide import Slide
-from stjax.data.tile_records import TileTables
-from stjax.inference.predictor import Predictor
+from stjax.symmetries import NUM_SYMMETRIES
+from stjax.trained import Trained
+from stjax.views import Windows
 
 THREADS = min(8, os.cpu_count() or 1)
 CPU_BATCH = 4  # larger ones take memory and are no faster there: see docs/predict.md
 
-_CACHE_BYTES = 24 << 20  # less than `data_prep.slide_tiff`, or OpenSlide, keeps of decoded tiles: 32 MB
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-
-
-def reading_order(slide: Slide, xy: np.ndarray, *, window_px: float) -> np.ndarray:
-    """[N] the order of windows in which a slide's tiles or strips are each decoded about once.
-
-    Strips, as wide as the slide, are gone through row by row. Tiles are gone through in bands, each from left to right,
-    as high as still lets the tiles under a window, and those beside it, be kept while they are needed.
-
-    Args:
-        xy: [N, 2] centres of the windows; window_px: their side; both in full-resolution pixels.
-    """
-    width, height = slide.segment_px
-    if width >= slide.width:
-        return np.lexsort((xy[:, 0], xy[:, 1]))
-    across = window_px // width + 3  # tiles side by side that are in use
-    band = max(height, _CACHE_BYTES / (3 * width * across) - window_px - height)
-    return np.lexsort((xy[:, 1], xy[:, 0] // width, xy[:, 1] // band))
 
 
 def ahead(
@@ -58,17 +40,17 @@ def ahead(
                 left.cancel()
 
 
-def batch_size(model: Predictor) -> int:
+def batch_size(model: Trained) -> int:
     """How many images to predict at a time: what the model says, on CPUs at most `CPU_BATCH` a device."""
     return min(model.batch_size, CPU_BATCH * model.mesh.size) if _on_cpu(model) else model.batch_size
 
 
-def _on_cpu(model: Predictor) -> bool:
+def _on_cpu(model: Trained) -> bool:
     return model.mesh.devices.flat[0].platform == "cpu"
 
 
 def in_turn(
-    model: Predictor, batches: Iterable[tuple[Mapping[str, Any], _Item]]
+    model: Trained, batches: Iterable[tuple[Mapping[str, Any], _Item]]
 ) -> Iterator[tuple[dict[str, np.ndarray], _Item]]:
     """Predicts batches, each with something to know it by. The next is gathered while the devices compute."""
     # Programs in flight on CPUs run side by side: each with its own memory, and none the sooner.
@@ -88,58 +70,53 @@ def in_turn(
         yield taken()
 
 
-def predict_patches(model: Predictor, images: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
-    """Streams [H, W, 3] uint8 patches through the model; yields [B, M] float32 in the protocol's expression units."""
-    for outputs, patches in in_turn(model, (({"image": batch}, n) for batch, n in _batches(model, images, count))):
-        yield outputs["expression"][:patches, 0]
-
-
-def predict_symmetries(model: Predictor, images: Iterable[np.ndarray], count: int) -> Iterator[dict[str, np.ndarray]]:
-    """As `predict_patches`, turned in each of the eight ways a square can be: {"expression": [B, M] the mean over them,
-    "symmetry_sd": [B, M] their standard deviation}."""
-
-    def turned() -> Iterator[tuple[dict[str, np.ndarray], int]]:
-        for batch, patches in _batches(model, images, count):
-            for image in (batch, batch[:, :, ::-1]):
-                for turns in range(4):
-                    yield {"image": np.ascontiguousarray(np.rot90(image, turns, axes=(1, 2)))}, patches
-
-    results = (outputs["expression"][:patches, 0] for outputs, patches in in_turn(model, turned()))
-    while every := list(itertools.islice(results, 8)):
-        yield {"expression": np.mean(every, axis=0), "symmetry_sd": np.std(every, axis=0)}
-
-
-def _batches(model: Predictor, images: Iterable[np.ndarray], count: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Batches of one size, the last filled up with black, and how many patches each holds."""
-    stream, size = iter(images), batch_size(model)
-    for start in range(0, count, size):
-        patches = list(itertools.islice(stream, min(size, count - start)))
-        batch = np.zeros((size, *patches[0].shape), np.uint8)
-        batch[: len(patches)] = patches
-        yield batch, len(patches)
-
-
-def predict_tiles(
-    model: Predictor, tables: TileTables, image: Callable[[int], np.ndarray], description: str
+def predict(
+    model: Trained, windows: Windows, image: Callable[[int], np.ndarray], description: str
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Streams tiles through the model; yields each tile's {"expression": [S, M] float32, and "total" [S] of rates}.
+    """Streams items through the model; yields each item's {"expression": [S, M] float32 in the protocol's units, and
+    "total" [S] of rates}.
 
     Args:
-        tables: the tiles' spots.
-        image: gives tile i, [H, W, 3] uint8; called once for each, in order.
+        image: gives that of item i, [H, W, 3] uint8; called once for each, in order.
     """
-    size, count = batch_size(model), len(tables.pixels)
-
-    def batches() -> Iterator[tuple[dict[str, Any], range]]:
-        for start in range(0, count, size):
-            index = range(start, min(start + size, count))
-            images = np.stack([image(tile) for tile in index])
-            images = np.pad(images, [(0, size - len(index)), (0, 0), (0, 0), (0, 0)])
-            yield {"image": images, "spots": tables.stacked(index, size)}, index
-
-    with cli.progress(total=count, description=description, unit="tile") as bar:
-        for outputs, index in in_turn(model, batches()):
+    with cli.progress(total=len(windows), description=description, unit=model.view.item) as bar:
+        for outputs, index in in_turn(model, _batches(model, windows, image)):
             bar.update(len(index))
-            for place, tile in enumerate(index):
-                spots = len(tables.pixels[tile])
-                yield {name: value[place, :spots] for name, value in outputs.items()}
+            yield from _items(windows, outputs, index)
+
+
+def predict_symmetries(
+    model: Trained, windows: Windows, image: Callable[[int], np.ndarray], description: str
+) -> Iterator[dict[str, np.ndarray]]:
+    """As `predict`, of a view of one spot an item, turned in each of the eight ways a square can be: {"expression":
+    [S, M] the mean over them, "symmetry_sd": [S, M] their standard deviation}."""
+
+    def turned() -> Iterator[tuple[Mapping[str, Any], range]]:
+        for batch, index in _batches(model, windows, image):
+            for flipped in (batch["image"], batch["image"][:, :, ::-1]):
+                for turns in range(4):
+                    yield {**batch, "image": np.ascontiguousarray(np.rot90(flipped, turns, axes=(1, 2)))}, index
+
+    with cli.progress(total=len(windows), description=description, unit=model.view.item) as bar:
+        results = in_turn(model, turned())
+        while every := list(itertools.islice(results, NUM_SYMMETRIES)):
+            (_, index), values = every[0], [outputs["expression"] for outputs, _ in every]
+            bar.update(len(index))
+            outputs = {"expression": np.mean(values, axis=0), "symmetry_sd": np.std(values, axis=0)}
+            yield from _items(windows, outputs, index)
+
+
+def _batches(
+    model: Trained, windows: Windows, image: Callable[[int], np.ndarray]
+) -> Iterator[tuple[Mapping[str, Any], range]]:
+    """Batches of one size, the last filled up with zeros, and which items each holds."""
+    size = batch_size(model)
+    for start in range(0, len(windows), size):
+        index = range(start, min(start + size, len(windows)))
+        yield windows.inputs(np.stack([image(item) for item in index]), index, size), index
+
+
+def _items(windows: Windows, outputs: Mapping[str, np.ndarray], index: range) -> Iterator[dict[str, np.ndarray]]:
+    for place, item in enumerate(index):
+        rows = windows.rows(item)
+        yield {name: values[place, : rows.stop - rows.start] for name, values in outputs.items()}

@@ -57,3 +57,8 @@ class PatchModel(nnx.Module):
         if self.aux is not None:
             outputs["aux"] = self.aux(features)[:, None, :]
         return outputs
+
+    def linear_heads(self) -> dict[str, nnx.Linear]:
+        """Those on the backbone's feature vector, by name."""
+        heads = {"main": self.main, "aux": self.aux}
+        return {name: head for name, head in heads.items() if head is not None}

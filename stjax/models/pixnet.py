@@ -27,7 +27,7 @@ from data_prep.errors import InputError
 from stjax.models.heads import linear
 from stjax.models.layers import Conv, LayerNorm, constant, kaiming_normal, unknown_variant
 from stjax.ops.elementwise import relu, written_out
-from stjax.ops.spot_pool import SpotTable, pooled_linear, spot_pool
+from stjax.ops.spot_pool import ADDITIVE, AGGREGATIONS, STRIDE, SpotTable, pooled_linear, spot_pool
 
 BACKBONES = {  # variant: module and variant of the encoder
     "resnet18": ("resnet", "18"),
@@ -38,8 +38,7 @@ BACKBONES = {  # variant: module and variant of the encoder
     "densenet121": ("densenet", "121"),
     "vit_b16": ("vit", "b16"),
 }
-AGGREGATIONS = ("sum", "mean", "additive")
-STRIDE = 4  # of the decoded features
+VIEW = "tiles"
 _PROBE_PX = 64  # side of the image by which a backbone's stages are known
 _SOFTPLUS_ONE = float(np.log(np.e - 1))  # softplus of it is 1
 
@@ -127,6 +126,8 @@ class AdditiveHead(nnx.Module):
     Rates are a base, the mean over the training pixels, times softplus of a linear map; resizing keeps them
     non-negative. Their sums add up exactly: over bins that partition a larger one, whatever the sizes.
     """
+
+    aggregation = ADDITIVE
 
     def __init__(self, features: int, outputs: int, *, base_rates: np.ndarray | None, rngs: nnx.Rngs):
         base = np.ones(outputs + 1) if base_rates is None else np.asarray(base_rates, np.float64)
@@ -243,7 +244,7 @@ def _pyramid(backbone: Any) -> tuple[tuple[int, ...] | None, tuple[int, ...], tu
     return levels, tuple(shapes[level][-1] for level in levels), tuple(strides)
 
 
-def build_tile_model(
+def build(
     variant: str,
     *,
     num_main: int,
@@ -277,9 +278,10 @@ def build_tile_model(
     if width < 1 or not pixels_per_spot > 0:
         raise InputError(f"width is {width} and pixels_per_spot {pixels_per_spot}; expected positive numbers")
     module, of_module = BACKBONES[variant]
-    build = importlib.import_module(f"stjax.models.{module}").build
-    backbone = build(of_module, dtype=dtype, rngs=rngs, image_size_px=image_size_px, rematerialise=rematerialise)
-    if aggregation == "additive":
+    backbone = importlib.import_module(f"stjax.models.{module}").build(
+        of_module, dtype=dtype, rngs=rngs, image_size_px=image_size_px, rematerialise=rematerialise
+    )
+    if aggregation == ADDITIVE:
         head = AdditiveHead(width, num_main, base_rates=base_rates, rngs=rngs)
     else:
         head = MapHead(width, num_main, aggregation=aggregation, pixels_per_spot=pixels_per_spot, rngs=rngs)

@@ -4,9 +4,9 @@ PixNet resizes a feature grid to the image and sums the resized map over the pix
 linear, so a spot's sum is a few weights on the grid (`spot_weights`), and a linear layer before the resize may as well
 follow the sum:
 
-    table = spot_table(discs(xy, 100.0), image_hw=(1024, 1024), grid_hw=(256, 256))   # host, once a tile
-    sums = spot_pool(features, table)                                                 # [N, C], jit, grad, vmap
-    genes = pooled_linear(features, kernel, bias, table, aggregation="mean")          # [N, M]
+    table = spot_table(Spots.discs(xy, 100.0), image_hw=(1024, 1024), grid_hw=(256, 256))   # host, once a tile
+    sums = spot_pool(features, table)                                                       # [N, C], jit, grad, vmap
+    genes = pooled_linear(features, kernel, bias, table, aggregation="mean")                # [N, M]
 
 The weights are a sparse matrix A, kept as two tables of fixed shape, one row a spot (A) and one row a feature cell (its
 transpose, for the gradient): rows of about the same number of entries side by side, padded to a common width. Forward
@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from data_prep.errors import InputError
+from data_prep.spots import Spots
 from stjax.ops.spot_table import (
     Layout,
     Rows,
@@ -35,29 +36,33 @@ from stjax.ops.spot_table import (
     stack_tables,
     table_of_matrix,
 )
-from stjax.ops.spot_weights import Shapes, concatenate, discs, polygons, shape_masks, squares
+from stjax.ops.spot_weights import spot_masks
 
 __all__ = [
+    "ADDITIVE",
+    "AGGREGATIONS",
+    "MEAN",
+    "STRIDE",
+    "SUM",
     "Layout",
-    "Shapes",
     "SpotTable",
+    "Spots",
     "TableCache",
-    "concatenate",
-    "discs",
     "layout_of",
     "merge_layouts",
-    "polygons",
     "pooled_linear",
-    "shape_masks",
+    "spot_masks",
     "spot_matrix",
     "spot_pool",
     "spot_pool_reference",
     "spot_table",
-    "squares",
     "stack_tables",
     "table_of_matrix",
 ]
 
+STRIDE = 4  # pixels along a cell of the feature grid
+SUM, MEAN, ADDITIVE = "sum", "mean", "additive"  # what a map over a spot's pixels is put together by
+AGGREGATIONS = (SUM, MEAN, ADDITIVE)
 _UNROLL = 32  # entries of a row summed in one pass over the row
 _DENSE_SPOTS, _DENSE_ENTRIES = 512, 256  # up to so many spots, of at least so many entries, are multiplied in full
 
@@ -117,7 +122,7 @@ def spot_pool_reference(features: jax.Array, masks: jax.Array, *, aggregation: s
 
     Args:
         features: [h, w, C].
-        masks: [N, H, W] bool, as of `shape_masks`.
+        masks: [N, H, W] bool, as of `spot_masks`.
     """
     dense = jax.image.resize(features, (*masks.shape[1:], features.shape[-1]), "bilinear")  # [H, W, C]
     sums = jnp.einsum("nij,ijc->nc", masks.astype(dense.dtype), dense, precision=lax.Precision.HIGHEST)

@@ -16,7 +16,8 @@ import numpy as np
 import scipy.sparse
 
 from data_prep.errors import InputError
-from stjax.ops.spot_weights import Shapes, pooling_matrix, spot_names
+from data_prep.spots import Spots
+from stjax.ops.spot_weights import pooling_matrix
 
 Groups = tuple[tuple[int, int], ...]  # (width, rows) of each group of rows, ascending in width
 
@@ -73,7 +74,7 @@ class SpotTable:
 
 
 def spot_table(
-    shapes: Shapes,
+    spots: Spots,
     *,
     image_hw: tuple[int, int],
     grid_hw: tuple[int, int],
@@ -84,7 +85,7 @@ def spot_table(
     """The table of some spots, as NumPy arrays; computed in float64, then rounded to `dtype`.
 
     Args:
-        shapes: the spots; pixel (row i, column j) is the point (x, y) = (j, i).
+        spots: in pixels of the image, counted from its corner; see `data_prep.spots`.
         image_hw: H, W, rows and columns of the image.
         grid_hw: h, w of the feature grid that covers it.
         layout: shapes to fill, as of `merge_layouts`; default what fits these spots.
@@ -94,24 +95,24 @@ def spot_table(
     Raises:
         InputError: a spot outside the image, a grid that does not fit it, or spots that do not fit the layout.
     """
-    matrix, count = spot_matrix(shapes, image_hw=image_hw, grid_hw=grid_hw, outside=outside)
+    matrix, count = spot_matrix(spots, image_hw=image_hw, grid_hw=grid_hw, outside=outside)
     return table_of_matrix(matrix, count, layout=layout, dtype=dtype)
 
 
 def spot_matrix(
-    shapes: Shapes, *, image_hw: tuple[int, int], grid_hw: tuple[int, int], outside: str = "raise"
+    spots: Spots, *, image_hw: tuple[int, int], grid_hw: tuple[int, int], outside: str = "raise"
 ) -> tuple[scipy.sparse.csr_array, np.ndarray]:
     """`pooling_matrix`, refusing spots that lie beside the image unless `outside` is "zero"."""
     if outside not in ("raise", "zero"):
         raise InputError(f"outside is {outside!r}; choose raise or zero")
-    bounds = shapes.bounds()
-    beside: Any = (bounds[:, 2:] < -0.5).any(axis=1) | (bounds[:, :2] > np.array(image_hw[::-1]) - 0.5).any(axis=1)
+    bounds = spots.bounds()
+    beside: Any = (bounds[:, 2:] < 0).any(axis=1) | (bounds[:, :2] > np.array(image_hw[::-1])).any(axis=1)
     if outside == "raise" and beside.any():
         raise InputError(
-            f"outside the image of {image_hw[1]} x {image_hw[0]} px: {spot_names(beside)} of {len(shapes)}; check "
+            f"outside the image of {image_hw[1]} x {image_hw[0]} px: {spots.named(beside)} of {len(spots)}; check "
             "coordinates and scale, drop them, or pass outside='zero'"
         )
-    return pooling_matrix(shapes, image_hw=image_hw, grid_hw=grid_hw)
+    return pooling_matrix(spots, image_hw=image_hw, grid_hw=grid_hw)
 
 
 def table_of_matrix(

@@ -5,136 +5,28 @@ to the features. R is separable, and a spot is a set of horizontal runs of pixel
 column weights every run [start, stop) of row i adds `Ry[i] (x) (C[stop] - C[start])`: a few numbers a run, whatever
 its length. `sum(w_n)` is the number of the spot's pixels inside the image.
 
-Pixel (row i, column j) is the point (x, y) = (j, i), as in PixNet's equation 5. A spot covers the pixels whose point
-lies in it: discs closed, squares and polygons half-open, so that neighbours which share an edge share no pixel.
+A spot covers the pixels whose centre lies in it: discs closed, squares and polygons half-open, so that neighbours which
+share an edge share no pixel. Spots count from the corner of the image (`data_prep.spots`); here, as in PixNet's
+equation 5, pixel (row i, column j) is the point (x, y) = (j, i): `_by_centres` is the one place where they are moved.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
 
 from data_prep.errors import InputError
-from data_prep.section import DISC, POLYGON, SQUARE
+from data_prep.spots import DISC, SQUARE, Spots
 
 _CHUNK = 1 << 21  # terms summed at a time; bounds the memory, about 100 bytes a term
 
-Polygon = np.ndarray | Sequence[np.ndarray]  # one ring, or several
-
-
-@dataclasses.dataclass(frozen=True)
-class Shapes:
-    """N spots, in pixels of the image.
-
-    Attributes:
-        kind: [N] uint8, DISC, SQUARE or POLYGON (`data_prep.section`).
-        xy: [N, 2] float64 centres; of no meaning for polygons.
-        size_px: [N] float64, disc radius, square side, or index into `polygons`.
-        polygons: each one ring [V, 2] (x, y) or several; a point is inside where it lies in an odd number of rings, so
-            a ring within a ring is a hole, whichever way it turns. The first vertex need not be repeated.
-
-    Raises:
-        InputError: a coordinate or size that is no finite number, a negative size, a polygon of fewer than 3 vertices.
-    """
-
-    kind: np.ndarray
-    xy: np.ndarray
-    size_px: np.ndarray
-    polygons: tuple[Polygon, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name, dtype in (("kind", np.uint8), ("xy", np.float64), ("size_px", np.float64)):
-            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype))
-        rings = tuple(_rings(polygon) for polygon in self.polygons)
-        object.__setattr__(self, "polygons", rings)
-        count = len(self.kind)
-        if self.kind.ndim != 1 or self.xy.shape != (count, 2) or self.size_px.shape != (count,):
-            raise InputError(
-                f"spots have kind {self.kind.shape}, xy {self.xy.shape}, size_px {self.size_px.shape}; "
-                "expected [N], [N, 2] and [N]"
-            )
-        is_polygon = self.kind == POLYGON
-        for valid, wrong in (
-            (np.isfinite(self.xy).all(axis=1) | is_polygon, "a centre that is no finite number"),
-            (np.isfinite(self.size_px) & (self.size_px >= 0), "a radius or side that is negative or no number"),
-            (self.kind <= POLYGON, f"no known kind (disc is {DISC}, square {SQUARE}, polygon {POLYGON})"),
-            (~is_polygon | (self.size_px < len(rings)), f"a polygon beyond the {len(rings)} there are"),
-        ):
-            if not valid.all():
-                raise InputError(f"{spot_names(~valid)}: {wrong}; correct or drop what is wrong")
-        for number, polygon in enumerate(rings):
-            if any(ring.ndim != 2 or ring.shape[1] != 2 or len(ring) < 3 for ring in polygon):
-                raise InputError(f"polygon {number} has a ring that is not [V, 2] with at least 3 vertices")
-            if not all(np.isfinite(ring).all() for ring in polygon):
-                raise InputError(f"polygon {number} has vertices that are no finite numbers")
-
-    def __len__(self) -> int:
-        return len(self.kind)
-
-    def __getitem__(self, index: Any) -> "Shapes":
-        """The spots of a slice, a mask or an array of positions."""
-        return Shapes(self.kind[index], self.xy[index], self.size_px[index], self.polygons)
-
-    def rings(self, spot: Any) -> tuple[np.ndarray, ...]:
-        """A polygon spot's rings."""
-        return self.polygons[int(self.size_px[spot])]  # pyright: ignore[reportReturnType]
-
-    def bounds(self) -> np.ndarray:
-        """[N, 4] float64: least x, least y, greatest x, greatest y."""
-        reach = np.where(self.kind == DISC, self.size_px, self.size_px / 2)[:, None]
-        bounds = np.concatenate([self.xy - reach, self.xy + reach], axis=1)
-        for spot in np.flatnonzero(self.kind == POLYGON):
-            vertices = np.concatenate(self.rings(spot))
-            bounds[spot] = [*vertices.min(axis=0), *vertices.max(axis=0)]
-        return bounds
-
-
-def _rings(polygon: Polygon) -> tuple[np.ndarray, ...]:
-    rings = (polygon,) if isinstance(polygon, np.ndarray) and polygon.ndim == 2 else tuple(polygon)
-    return tuple(np.asarray(ring, np.float64) for ring in rings)
-
-
-def spot_names(which: np.ndarray) -> str:
-    """[N] bool to "spots 3, 5 and 7 more", for messages."""
-    found = np.flatnonzero(which)
-    named = ", ".join(map(str, found[:5])) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
-    return f"spot{'s' if len(found) > 1 else ''} {named}"
-
-
-def discs(xy: Any, radius_px: Any) -> Shapes:
-    """Discs around `xy` [N, 2] of radius `radius_px` [N] or one for all: pixels at most that far from the centre."""
-    return _alike(DISC, xy, radius_px)
-
-
-def squares(xy: Any, side_px: Any) -> Shapes:
-    """Axis-aligned squares around `xy` [N, 2]: pixels with x - side / 2 <= j < x + side / 2, and so for rows."""
-    return _alike(SQUARE, xy, side_px)
-
-
-def polygons(outlines: Sequence[Polygon]) -> Shapes:
-    """Polygons, each one ring [V, 2] (x, y) or several: islands and holes."""
-    count = len(outlines)
-    return Shapes(np.full(count, POLYGON), np.zeros((count, 2)), np.arange(count), tuple(outlines))
-
-
-def concatenate(*parts: Shapes) -> Shapes:
-    """Several kinds of spots as one, in the order given."""
-    size, outlines = [], ()
-    for part in parts:
-        size.append(np.where(part.kind == POLYGON, part.size_px + len(outlines), part.size_px))
-        outlines += part.polygons
-    kind, xy = (np.concatenate([getattr(part, name) for part in parts]) for name in ("kind", "xy"))
-    return Shapes(kind, xy, np.concatenate(size), outlines)
-
-
-def _alike(kind: int, xy: Any, size_px: Any) -> Shapes:
-    xy = np.asarray(xy, np.float64).reshape(-1, 2)
-    return Shapes(np.full(len(xy), kind), xy, np.broadcast_to(np.asarray(size_px, np.float64), len(xy)))
-
-
 # --------------------------------------------------------------------------------------------------------- pixels
+
+
+def _by_centres(spots: Spots) -> Spots:
+    """The same spots where a pixel's centre has whole coordinates; sizes in float64."""
+    return dataclasses.replace(spots, size_px=spots.size_px.astype(np.float64)).within((0.5, 0.5), 1.0)
 
 
 class Runs(NamedTuple):
@@ -146,9 +38,10 @@ class Runs(NamedTuple):
     stop: np.ndarray
 
 
-def pixel_runs(shapes: Shapes, image_hw: tuple[int, int]) -> Runs:
+def pixel_runs(spots: Spots, image_hw: tuple[int, int]) -> Runs:
     """The pixels of an image of `image_hw` (rows, columns) that each spot covers."""
-    parts = [_disc_runs(shapes, image_hw), _square_runs(shapes, image_hw), _polygon_runs(shapes, image_hw)]
+    spots = _by_centres(spots)
+    parts = [_disc_runs(spots, image_hw), _square_runs(spots, image_hw), _polygon_runs(spots, image_hw)]
     spot, row, start, stop = (np.concatenate(column) for column in zip(*parts, strict=True))
     start, stop = np.clip(start, 0, image_hw[1]), np.clip(stop, 0, image_hw[1])
     order = np.argsort(spot, kind="stable")
@@ -167,9 +60,9 @@ def _whole(values: np.ndarray, limit: int) -> np.ndarray:
     return np.clip(values, -1, limit + 1).astype(np.int64)  # clipped first: a float may exceed every integer type
 
 
-def _disc_runs(shapes: Shapes, image_hw: tuple[int, int]) -> Runs:
-    spots = np.flatnonzero(shapes.kind == DISC)
-    (x, y), r = shapes.xy[spots].T, shapes.size_px[spots]
+def _disc_runs(spots: Spots, image_hw: tuple[int, int]) -> Runs:
+    which = np.flatnonzero(spots.kind == DISC)
+    (x, y), r = spots.xy[which].T, spots.size_px[which]
     height, width = image_hw
     first, stop = _whole(np.ceil(y - r), height), _whole(np.floor(y + r) + 1, height)
     owner, row = _between(np.maximum(first, 0), np.minimum(stop, height))
@@ -183,39 +76,38 @@ def _disc_runs(shapes: Shapes, image_hw: tuple[int, int]) -> Runs:
     # The root may round across a pixel; the definition decides.
     left += np.where(inside(left - 1), -1, np.where(inside(left), 0, 1))
     right += np.where(inside(right + 1), 1, np.where(inside(right), 0, -1))
-    return Runs(spots[owner], row, _whole(left, width), _whole(right + 1, width))
+    return Runs(which[owner], row, _whole(left, width), _whole(right + 1, width))
 
 
-def _square_runs(shapes: Shapes, image_hw: tuple[int, int]) -> Runs:
-    spots = np.flatnonzero(shapes.kind == SQUARE)
-    (x, y), half = shapes.xy[spots].T, shapes.size_px[spots] / 2
+def _square_runs(spots: Spots, image_hw: tuple[int, int]) -> Runs:
+    which = np.flatnonzero(spots.kind == SQUARE)
+    (x, y), half = spots.xy[which].T, spots.size_px[which] / 2
     height, width = image_hw
     first, stop = _whole(np.ceil(y - half), height), _whole(np.ceil(y + half), height)
     owner, row = _between(np.maximum(first, 0), np.minimum(stop, height))
     left, right = _whole(np.ceil(x - half), width), _whole(np.ceil(x + half), width)
-    return Runs(spots[owner], row, left[owner], right[owner])
+    return Runs(which[owner], row, left[owner], right[owner])
 
 
-def _polygon_runs(shapes: Shapes, image_hw: tuple[int, int]) -> Runs:
-    spots, edges = _edges(shapes)
+def _polygon_runs(spots: Spots, image_hw: tuple[int, int]) -> Runs:
+    of_edge, edges = _edges(spots)
     height, width = image_hw
     low, high = _whole(np.ceil(edges[:, 1]), height), _whole(np.ceil(edges[:, 3]), height)
     owner, row = _between(np.maximum(low, 0), np.minimum(high, height))
     column = np.ceil(_crossing(edges[owner], row))
-    order = np.lexsort((column, row, spots[owner]))  # every row of a spot holds an even number of crossings
-    spot, row, column = spots[owner][order], row[order], _whole(column[order], width)
+    order = np.lexsort((column, row, of_edge[owner]))  # every row of a spot holds an even number of crossings
+    spot, row, column = of_edge[owner][order], row[order], _whole(column[order], width)
     return Runs(spot[::2], row[::2], column[::2], column[1::2])
 
 
-def _edges(shapes: Shapes) -> tuple[np.ndarray, np.ndarray]:
+def _edges(spots: Spots) -> tuple[np.ndarray, np.ndarray]:
     """[E] spot and [E, 4] x, y, x, y of every polygon edge, the end of lesser y first: neighbours round alike."""
-    spots, ends = [np.zeros(0, np.int64)], [np.zeros((0, 4))]
-    for spot in np.flatnonzero(shapes.kind == POLYGON):
-        for ring in shapes.rings(spot):
-            ends.append(np.concatenate([ring, np.roll(ring, -1, axis=0)], axis=1))
-            spots.append(np.full(len(ring), spot))
-    edges = np.concatenate(ends)
-    return np.concatenate(spots), np.where((edges[:, 1] > edges[:, 3])[:, None], edges[:, [2, 3, 0, 1]], edges)
+    length = np.diff(spots.ring_start)
+    following = np.arange(1, len(spots.ring_xy) + 1)
+    following[spots.ring_start[1:] - 1] = spots.ring_start[:-1]  # a ring closes
+    edges = np.concatenate([spots.ring_xy, spots.ring_xy[following]], axis=1)
+    of_edge = np.repeat(spots.ring_spot, length)
+    return of_edge, np.where((edges[:, 1] > edges[:, 3])[:, None], edges[:, [2, 3, 0, 1]], edges)
 
 
 def _crossing(edges: np.ndarray, row: np.ndarray) -> np.ndarray:
@@ -224,17 +116,18 @@ def _crossing(edges: np.ndarray, row: np.ndarray) -> np.ndarray:
     return x + (row - y) * ((x_end - x) / (y_end - y))
 
 
-def shape_masks(shapes: Shapes, image_hw: tuple[int, int]) -> np.ndarray:
-    """[N, H, W] bool, straight from the definition of each shape: what `pixel_runs` and the weights are tested against,
+def spot_masks(spots: Spots, image_hw: tuple[int, int]) -> np.ndarray:
+    """[N, H, W] bool, straight from the definition of each kind: what `pixel_runs` and the weights are tested against,
     and the masks that `spot_pool_reference` takes."""
+    spots = _by_centres(spots)
     row, column = np.arange(image_hw[0])[:, None], np.arange(image_hw[1])[None, :]
-    masks = np.zeros((len(shapes), *image_hw), bool)
-    owner, edges = _edges(shapes)
-    for spot, (x, y) in enumerate(shapes.xy):
-        size = shapes.size_px[spot]
-        if shapes.kind[spot] == DISC:
+    masks = np.zeros((len(spots), *image_hw), bool)
+    owner, edges = _edges(spots)
+    for spot, (x, y) in enumerate(spots.xy):
+        size = spots.size_px[spot]
+        if spots.kind[spot] == DISC:
             masks[spot] = (column - x) ** 2 + (row - y) ** 2 <= size**2
-        elif shapes.kind[spot] == SQUARE:
+        elif spots.kind[spot] == SQUARE:
             half = size / 2
             masks[spot] = (x - half <= column) & (column < x + half) & (y - half <= row) & (row < y + half)
         else:
@@ -274,7 +167,7 @@ class _Axis:
 
 
 def pooling_matrix(
-    shapes: Shapes, *, image_hw: tuple[int, int], grid_hw: tuple[int, int]
+    spots: Spots, *, image_hw: tuple[int, int], grid_hw: tuple[int, int]
 ) -> tuple[scipy.sparse.csr_array, np.ndarray]:
     """The linear map from features to sums over spots: `matrix @ features.reshape(h * w, C)`.
 
@@ -291,13 +184,13 @@ def pooling_matrix(
     if not all(0 < cells <= pixels for cells, pixels in zip(grid_hw, image_hw, strict=True)):
         raise InputError(f"a feature grid of {grid_hw} does not cover an image of {image_hw}: it must not be finer")
     rows, columns = (_Axis(pixels, cells) for pixels, cells in zip(image_hw, grid_hw, strict=True))
-    bounds = shapes.bounds()
+    bounds = spots.bounds()
     extent = np.minimum(bounds[:, 2:] - bounds[:, :2], image_hw[::-1]) + 2
     terms = 2 * extent[:, 1] * (extent[:, 0] * columns.cells / image_hw[1] + 2)  # at most, of each spot
     chunk = np.floor(np.cumsum(terms) / _CHUNK).astype(np.int64)
     blocks, counts = [scipy.sparse.csr_array((0, grid_hw[0] * grid_hw[1]))], [np.zeros(0, np.int64)]
     for number in np.unique(chunk):
-        part = shapes[chunk == number]
+        part = spots[chunk == number]
         runs = pixel_runs(part, image_hw)
         blocks.append(_matrix(runs, len(part), rows, columns))
         counts.append(np.bincount(runs.spot, weights=runs.stop - runs.start, minlength=len(part)).astype(np.int64))

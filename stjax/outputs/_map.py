@@ -12,14 +12,14 @@ from PIL import Image
 
 from data_prep.files import whole
 from stjax import metrics
-from stjax.inference.prediction import SectionPrediction, gene_names
-from stjax.inference.predictor import Predictor
+from stjax.inference.prediction import SectionPrediction
+from stjax.trained import Trained
 
 _PICTURE_PX = 1000
 _VECTOR_SPOTS = 20_000  # more are drawn as pixels in an SVG too, which else takes longer to open than to predict
 
 
-def write_map(path: Path, prediction: SectionPrediction, model: Predictor, *, gene: int) -> None:
+def write_map(path: Path, prediction: SectionPrediction, model: Trained, *, gene: int) -> None:
     """Draws one gene over the part of the slide with spots: truth, where known, and prediction, on one colour scale.
 
     Args:
@@ -31,7 +31,7 @@ def write_map(path: Path, prediction: SectionPrediction, model: Predictor, *, ge
         _figure(prediction, model, gene).savefig(temporary, dpi=110, **undated)
 
 
-def _figure(prediction: SectionPrediction, model: Predictor, gene: int) -> Figure:
+def _figure(prediction: SectionPrediction, model: Trained, gene: int) -> Figure:
     panels = [("prediction", prediction.expression[:, gene])]
     if prediction.truth is not None:
         panels.insert(0, ("truth", prediction.truth[:, gene]))
@@ -42,9 +42,9 @@ def _figure(prediction: SectionPrediction, model: Predictor, gene: int) -> Figur
         for (name, panel), same in zip(panels, constant, strict=True)
     ]
     low, high = _ends(np.concatenate([panel for _, panel in panels]))
-    centres = prediction.spot_xy * prediction.thumbnail_scale
+    centres = prediction.spots.xy * prediction.thumbnail_scale
     height, width = prediction.thumbnail.shape[:2]
-    margin = 0.08 * np.ptp(centres, axis=0).max() + 2 * prediction.spot_radius_px * prediction.thumbnail_scale
+    margin = 0.08 * np.ptp(centres, axis=0).max() + prediction.diameter_px * prediction.thumbnail_scale
     (left, top), (right, bottom) = centres.min(axis=0) - margin, centres.max(axis=0) + margin
     left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
     # Matplotlib works on pictures in floating point, and the page has no use for more pixels.
@@ -55,7 +55,7 @@ def _figure(prediction: SectionPrediction, model: Predictor, gene: int) -> Figur
     for axis, (name, panel) in zip(axes[0], panels, strict=True):
         axis.imshow(picture, alpha=0.7, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
         # Spots of a few micrometres are drawn large enough to be seen.
-        diameter = max(2 * prediction.spot_radius_px * prediction.thumbnail_scale, (right - left) / 120)
+        diameter = max(prediction.diameter_px * prediction.thumbnail_scale, (right - left) / 120)
         collection = EllipseCollection(
             np.full(len(panel), diameter),
             np.full(len(panel), diameter),
@@ -75,9 +75,9 @@ def _figure(prediction: SectionPrediction, model: Predictor, gene: int) -> Figur
         axis.set_axis_off()
     if collection is not None:
         figure.colorbar(collection, ax=axes[0].tolist(), shrink=0.8, label=model.protocol.target)
-    synthetic = "  (SYNTHETIC tissue)" if prediction.synthetic or model.data.synthetic else ""
+    synthetic = "  (SYNTHETIC tissue)" if prediction.synthetic or model.fold.synthetic else ""
     unfinished = f"\nNOT FINISHED: trained for {model.progress}" if model.progress.finished is False else ""
-    figure.suptitle(f"{gene_names(model.data.panel)[gene]}, section {prediction.section}{synthetic}{unfinished}")
+    figure.suptitle(f"{model.fold.panel.labels[gene]}, section {prediction.section}{synthetic}{unfinished}")
     return figure
 
 

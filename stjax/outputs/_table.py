@@ -3,23 +3,23 @@
 import numpy as np
 import pandas as pd
 
-from stjax.inference.prediction import SectionPrediction, gene_names
-from stjax.inference.predictor import Predictor
+from stjax.inference.prediction import SectionPrediction
+from stjax.trained import Trained
 
 
-def table(prediction: SectionPrediction, model: Predictor, genes: np.ndarray) -> pd.DataFrame:
+def table(prediction: SectionPrediction, model: Trained, genes: np.ndarray) -> pd.DataFrame:
     """Section, spot id, centre in pixels and micrometres, size, then the genes' predictions in float32."""
-    xy = prediction.spot_xy
+    xy = prediction.spots.xy
     where = pd.DataFrame(
         {
             "section": prediction.section,
-            "spot_id": prediction.spot_id.astype(str),
+            "spot_id": prediction.spots.id,
             "x_px": xy[:, 0],
             "y_px": xy[:, 1],
             "x_um": xy[:, 0] * prediction.um_per_px,
             "y_um": xy[:, 1] * prediction.um_per_px,
-            "spot_size_um": prediction.spot_size_um,
+            "spot_size_um": prediction.size_um,
         }
     )
     values = np.asarray(prediction.expression[:, genes], np.float32)
-    return pd.concat([where, pd.DataFrame(values, columns=gene_names(model.data.panel)[genes])], axis=1)
+    return pd.concat([where, pd.DataFrame(values, columns=model.fold.panel.labels[genes])], axis=1)

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 
 from stjax.inference.prediction import SectionPrediction
-from stjax.inference.predictor import Predictor
 from stjax.outputs._table import table
 from stjax.tables import write_csv
+from stjax.trained import Trained
 
 SUFFIX = ".csv"
 
 
-def write(path: Path, prediction: SectionPrediction, model: Predictor, *, genes: np.ndarray, shown: int) -> None:
+def write(path: Path, prediction: SectionPrediction, model: Trained, *, genes: np.ndarray, shown: int) -> None:
     """See `stjax.outputs`."""
     del shown
     write_csv(path, table(prediction, model, genes), float_format="%.7g")

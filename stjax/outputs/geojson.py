@@ -13,33 +13,33 @@ from typing import Any
 import numpy as np
 
 from data_prep.files import whole
-from stjax.inference.prediction import SectionPrediction, about, gene_names
-from stjax.inference.predictor import Predictor
+from stjax.inference.prediction import SectionPrediction, about
+from stjax.trained import Trained
 
 SUFFIX = ".geojson"
 _DIGITS = 7  # of a measurement: all that float32 has
 
 
-def write(path: Path, prediction: SectionPrediction, model: Predictor, *, genes: np.ndarray, shown: int) -> None:
+def write(path: Path, prediction: SectionPrediction, model: Trained, *, genes: np.ndarray, shown: int) -> None:
     """See `stjax.outputs`. A line a spot, so that memory does not grow with the file."""
     del shown
     origin = about(prediction, model)
-    names = gene_names(model.data.panel)[genes].tolist()
+    names = model.fold.panel.labels[genes].tolist()
     with whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(f'{{"type": "FeatureCollection", "stjax": {json.dumps(origin)}, "features": [\n')
-        for spot in range(len(prediction.spot_id)):
+        for spot in range(len(prediction.spots)):
             feature = _feature(prediction, spot, dict(zip(names, prediction.expression[spot, genes], strict=True)))
             file.write(("" if spot == 0 else ",\n") + json.dumps(feature, allow_nan=False))
         file.write("\n]}\n")
 
 
 def _feature(prediction: SectionPrediction, spot: int, values: dict[str, Any]) -> dict[str, Any]:
-    name = str(prediction.spot_id[spot])
-    ring = np.round(prediction.outline(spot), 2)
+    name = str(prediction.spots.id[spot])
+    rings = [np.round(ring, 2).tolist() for ring in prediction.spots.outline(spot)]
     return {
         "type": "Feature",
         "id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{prediction.slide} {prediction.section} {name}")),
-        "geometry": {"type": "Polygon", "coordinates": [[*ring.tolist(), ring[0].tolist()]]},
+        "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]] for ring in rings]},
         "properties": {
             "objectType": "detection",
             "name": name,

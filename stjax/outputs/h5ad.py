@@ -10,21 +10,21 @@ from PIL import Image
 
 from data_prep import h5_file
 from data_prep.files import whole
-from stjax.inference.prediction import SectionPrediction, about, gene_names
-from stjax.inference.predictor import Predictor
+from stjax.inference.prediction import SectionPrediction, about
 from stjax.intervals import LEVEL
+from stjax.trained import Trained
 
 SUFFIX = ".h5ad"
 LOWRES_PX = 600  # longer side, as Space Ranger's
 
 
-def write(path: Path, prediction: SectionPrediction, model: Predictor, *, genes: np.ndarray, shown: int) -> None:
+def write(path: Path, prediction: SectionPrediction, model: Trained, *, genes: np.ndarray, shown: int) -> None:
     """See `stjax.outputs`."""
     del shown
     write_h5ad(path, prediction, model, genes=genes)
 
 
-def write_h5ad(path: Path, prediction: SectionPrediction, model: Predictor, *, genes: np.ndarray) -> None:
+def write_h5ad(path: Path, prediction: SectionPrediction, model: Trained, *, genes: np.ndarray) -> None:
     """Writes one section, whole or not at all.
 
     Args:
@@ -34,27 +34,27 @@ def write_h5ad(path: Path, prediction: SectionPrediction, model: Predictor, *, g
         h5_file.write_anndata(temporary, to_anndata(prediction, model, genes=genes))
 
 
-def to_anndata(prediction: SectionPrediction, model: Predictor, *, genes: np.ndarray) -> anndata.AnnData:
+def to_anndata(prediction: SectionPrediction, model: Trained, *, genes: np.ndarray) -> anndata.AnnData:
     """`X` [S, G]; `layers`: "truth" where measured, and what the prediction has; `obsm["spatial"]` full-resolution
     pixels; `uns["spatial"][section]` pictures and scale factors; `uns["stjax"]` units, protocol and hashes."""
-    panel = model.data.panel
+    panel = model.fold.panel
     obs: dict[str, Any] = {"section": prediction.section, "patient": prediction.patient}
-    obs |= {"spot_size_um": prediction.spot_size_um, "in_tissue": 1, **prediction.columns}
+    obs |= {"spot_size_um": prediction.size_um, "in_tissue": 1, **prediction.columns}
     if prediction.predicted_total is not None:
         obs["predicted_total"] = prediction.predicted_total
     adata = anndata.AnnData(
         X=prediction.expression[:, genes].astype(np.float32),
-        obs=pd.DataFrame(obs, index=pd.Index(prediction.spot_id.astype(str), name="spot_id")),
+        obs=pd.DataFrame(obs, index=pd.Index(prediction.spots.id, name="spot_id")),
         var=pd.DataFrame(
             {"symbol": panel.symbol[genes], "ensembl_id": panel.ensembl_id[genes]},
-            index=pd.Index(gene_names(panel)[genes], name="gene"),
+            index=pd.Index(panel.labels[genes], name="gene"),
         ),
         uns={
             "stjax": about(prediction, model),
             "spatial": {prediction.section: pictures(prediction)},
         },
     )
-    adata.obsm["spatial"] = prediction.spot_xy.astype(np.float64)
+    adata.obsm["spatial"] = prediction.spots.xy
     if prediction.truth is not None:
         adata.layers["truth"] = prediction.truth[:, genes].astype(np.float32)
     if "lower" in prediction.layers:
@@ -75,8 +75,8 @@ def pictures(prediction: SectionPrediction) -> dict[str, Any]:
         "scalefactors": {
             "tissue_hires_scalef": scale,
             "tissue_lowres_scalef": scale * size[0] / hires.shape[1],
-            "spot_diameter_fullres": 2 * prediction.spot_radius_px,
-            "fiducial_diameter_fullres": 2 * prediction.spot_radius_px,
+            "spot_diameter_fullres": prediction.diameter_px,
+            "fiducial_diameter_fullres": prediction.diameter_px,
             "microns_per_pixel": prediction.um_per_px,
         },
         "metadata": {"source_image_sha256": prediction.slide},

@@ -9,13 +9,13 @@ import pyarrow.parquet
 
 from data_prep.files import whole
 from stjax.inference.prediction import SectionPrediction, about
-from stjax.inference.predictor import Predictor
 from stjax.outputs._table import table
+from stjax.trained import Trained
 
 SUFFIX = ".parquet"
 
 
-def write(path: Path, prediction: SectionPrediction, model: Predictor, *, genes: np.ndarray, shown: int) -> None:
+def write(path: Path, prediction: SectionPrediction, model: Trained, *, genes: np.ndarray, shown: int) -> None:
     """See `stjax.outputs`."""
     del shown
     origin = about(prediction, model)

@@ -14,11 +14,11 @@ from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity, Scale
 
 from data_prep.files import whole
-from data_prep.section import DISC
+from data_prep.spots import DISC
 from stjax.inference.prediction import SectionPrediction
-from stjax.inference.predictor import Predictor
 from stjax.outputs import file_name
 from stjax.outputs.h5ad import to_anndata
+from stjax.trained import Trained
 
 SpatialData: Any = importlib.import_module("spatialdata").SpatialData  # which this module's own name hides
 
@@ -26,14 +26,14 @@ SUFFIX = ".spatialdata.zarr"
 _REGION, _SPOT = "region", "spot"
 
 
-def write(path: Path, prediction: SectionPrediction, model: Predictor, *, genes: np.ndarray, shown: int) -> None:
+def write(path: Path, prediction: SectionPrediction, model: Trained, *, genes: np.ndarray, shown: int) -> None:
     """See `stjax.outputs`."""
     del shown
     with whole(path) as temporary:
         to_spatialdata(prediction, model, genes=genes).write(temporary)
 
 
-def to_spatialdata(prediction: SectionPrediction, model: Predictor, *, genes: np.ndarray) -> Any:
+def to_spatialdata(prediction: SectionPrediction, model: Trained, *, genes: np.ndarray) -> Any:
     """A `SpatialData` of image `<section>_image`, shapes `<section>_spots` and table `table`, in the coordinate system
     "global": pixels of the slide at full resolution."""
     name = file_name(prediction.section)
@@ -47,13 +47,15 @@ def to_spatialdata(prediction: SectionPrediction, model: Predictor, *, genes: np
     adata = to_anndata(prediction, model, genes=genes)
     del adata.uns["spatial"]  # the picture and its scale are elements of their own here
     index = adata.obs_names.to_numpy()
-    if prediction.spot_kind is None or (prediction.spot_kind == DISC).all():
-        radius = prediction.spot_size_um / prediction.um_per_px / 2
+    spots = prediction.spots
+    if (spots.kind == DISC).all():
+        radius = spots.across_px() / 2
         shapes = ShapesModel.parse(
-            prediction.spot_xy, geometry=0, radius=radius, index=index, transformations={"global": Identity()}
+            spots.xy, geometry=0, radius=radius, index=index, transformations={"global": Identity()}
         )
     else:
-        outlines = [shapely.Polygon(prediction.outline(spot)) for spot in range(len(index))]
+        rings = (spots.outline(spot) for spot in range(len(index)))
+        outlines = [shapely.Polygon(shell, holes) for shell, *holes in rings]
         frame = geopandas.GeoDataFrame({"geometry": outlines}, index=index)
         shapes = ShapesModel.parse(frame, transformations={"global": Identity()})
     region = f"{name}_spots"

@@ -117,16 +117,16 @@ def _pair_spots(x: Section, y: Section, columns_x: np.ndarray, columns_y: np.nda
     """The spots of a section that both runs were scored on, or why there are none to pair."""
     if x.truth is None or y.truth is None:
         return "not tested: nothing is measured in the spots"
-    place = {spot: row for row, spot in enumerate(y.spot_id.tolist())}
-    rows_x = np.array([row for row, spot in enumerate(x.spot_id.tolist()) if spot in place], np.int64)
-    if len(place) < len(y.spot_id) or 2 * len(rows_x) < len(x.spot_id):
+    place = {spot: row for row, spot in enumerate(y.spots.id.tolist())}
+    rows_x = np.array([row for row, spot in enumerate(x.spots.id.tolist()) if spot in place], np.int64)
+    if len(place) < len(y.spots) or 2 * len(rows_x) < len(x.spots):
         return "not tested: the runs were scored on other spots"
-    rows_y = np.array([place[spot] for spot in x.spot_id[rows_x].tolist()])
+    rows_y = np.array([place[spot] for spot in x.spots.id[rows_x].tolist()])
     truth = x.truth[np.ix_(rows_x, columns_x)]
     if not np.allclose(truth, y.truth[np.ix_(rows_y, columns_y)], atol=_SAME, equal_nan=True):
         return "not tested: the measured expression of the spots differs"
     predictions = x.prediction[np.ix_(rows_x, columns_x)], y.prediction[np.ix_(rows_y, columns_y)]
-    return x.patient, x.spot_xy[rows_x], truth, *predictions
+    return x.patient, x.spots.xy[rows_x], truth, *predictions
 
 
 def _signed_rank(difference: np.ndarray) -> Level:

@@ -87,12 +87,12 @@ def _pack(runs: Sequence[RunResults], *, bits: int, genes: int) -> Packed:
         of_genes.append(chosen.tolist())
         sections = cli.progress(run.sections, description=f"maps of {run.label}", unit="section")
         packed.append([_section(section, chosen, bits=bits, store=store) for section in sections])
-        left_out += sum(max(0, len(section.spot_id) - MAX_SPOTS) for section in run.sections)
+        left_out += sum(max(0, len(section.spots) - MAX_SPOTS) for section in run.sections)
     return Packed(store, packed, bits, of_genes, left_out)
 
 
 def _section(section: Section, genes: np.ndarray, *, bits: int, store: Store) -> dict[str, Any]:
-    spots = np.arange(len(section.spot_id))
+    spots = np.arange(len(section.spots))
     if len(spots) > MAX_SPOTS:
         spots = np.sort(np.random.default_rng(0).choice(spots, MAX_SPOTS, replace=False))
     jpeg, width, height, factor = thumbnail(section.thumbnail)
@@ -112,10 +112,10 @@ def _section(section: Section, genes: np.ndarray, *, bits: int, store: Store) ->
     return {
         "name": section.name,
         "patient": section.patient,
-        "spots": len(section.spot_id),
-        "ids": section.spot_id[spots].tolist(),
-        "xy": np.round(section.spot_xy[spots] * scale, 2).tolist(),  # thumbnail pixels
-        "diameter": round(section.spot_diameter_px * scale, 3),
+        "spots": len(section.spots),
+        "ids": section.spots.id[spots].tolist(),
+        "xy": np.round(section.spots.xy[spots] * scale, 2).tolist(),  # thumbnail pixels
+        "diameter": round(section.spots.across_px().max(initial=0) * scale, 3),
         "um_per_px": None if np.isnan(section.um_per_px) else section.um_per_px / scale,
         "image": store.add(jpeg),
         "width": width,

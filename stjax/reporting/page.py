@@ -214,10 +214,10 @@ def _log(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _spot_bytes(runs: Sequence[RunResults]) -> int:
     """About what names and places of the mapped spots, and the ends of genes' values, take in the page."""
     per_section = [
-        min(len(section.spot_id), maps.MAX_SPOTS) * (len(str(section.spot_id[0])) + 20) + len(run.genes) * 90
+        min(len(section.spots), maps.MAX_SPOTS) * (len(str(section.spots.id[0])) + 20) + len(run.genes) * 90
         for run in runs
         for section in run.sections
-        if len(section.spot_id)
+        if len(section.spots)
     ]
     return sum(per_section)
 

@@ -14,12 +14,12 @@ from data_prep import files, json_files
 from data_prep.dataset import MANIFEST, read_manifest
 from data_prep.errors import InputError
 from data_prep.json_files import FLAG, TEXT, TEXTS, Each, Lacking, Maybe
+from stjax import log_file
 from stjax.progress import UNKNOWN, Progress
 from stjax.reporting import sections as sections_of
 from stjax.reporting.folders import without_folders
 from stjax.reporting.sections import Section
 from stjax.tables import unquoted
-from stjax.training import log_file
 
 _AGAIN = "score the run again with python -m stjax.evaluate --workdir={}"
 _RETRAIN = "train and score the run again"

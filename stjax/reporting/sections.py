@@ -13,6 +13,7 @@ from data_prep import budgets, csr
 from data_prep.errors import InputError
 from data_prep.files import fault_of_text, shown
 from data_prep.readers import _h5ad_file
+from data_prep.spots import Spots
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -20,24 +21,21 @@ class Section:
     """A section's spots, as `evaluate` wrote them.
 
     Attributes:
-        spot_id: [S] str; spot_xy: [S, 2] full-resolution pixels.
+        spots: [S] in full-resolution pixels, drawn as discs of one size.
         prediction, truth: [S, G] float32 in the order of the per-gene table; truth is None where nothing was measured.
         lower, upper: [S, G], the ends of the prediction's interval, or None.
         thumbnail: [h, w, 3] uint8; thumbnail_scale: its pixels per full-resolution pixel.
-        spot_diameter_px: full-resolution pixels.
     """
 
     name: str
     patient: str
-    spot_id: np.ndarray
-    spot_xy: np.ndarray
+    spots: Spots
     prediction: np.ndarray
     truth: np.ndarray | None
     lower: np.ndarray | None
     upper: np.ndarray | None
     thumbnail: np.ndarray
     thumbnail_scale: float
-    spot_diameter_px: float
     um_per_px: float
 
 
@@ -96,13 +94,11 @@ class _Reader:
         return Section(
             name=name,
             patient="" if patient is None else str(patient[0]),
-            spot_id=spots,
-            spot_xy=xy.astype(np.float64),
+            spots=Spots.discs(xy, self._positive(f"{picture}/scalefactors/spot_diameter_fullres") / 2, spots),
             prediction=prediction,
             **others,
             thumbnail=self._thumbnail(f"{picture}/images/lowres"),
             thumbnail_scale=self._positive(f"{picture}/scalefactors/tissue_lowres_scalef"),
-            spot_diameter_px=self._positive(f"{picture}/scalefactors/spot_diameter_fullres"),
             um_per_px=self._positive(f"{picture}/scalefactors/microns_per_pixel", missing=np.nan),
         )
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from data_prep.errors import InputError
 from stjax import checkpoint
-from stjax.data import input_pipeline
+from stjax.views import Items
 
 COMPILING = 10  # what compiles may take this many times as long
 
@@ -143,11 +143,11 @@ class Watchdog:
                 os._exit(1)
 
 
-def require_finite(loss: float, step: int, index: np.ndarray, records: input_pipeline.Records, saved: Path) -> None:
+def require_finite(loss: float, step: int, index: np.ndarray, items: Items, saved: Path) -> None:
     """Raises FloatingPointError, naming step, records and the last good checkpoint, for a loss that is no number."""
     if math.isfinite(loss):
         return
-    spots = ", ".join(records.describe(int(i)) for i in index)
+    spots = ", ".join(items.describe(int(i)) for i in index)
     found = checkpoint.steps(saved)
     good = f"the last good checkpoint is {saved / str(found[0])}" if found else "none was saved before"
     raise FloatingPointError(f"the loss is {loss} at step {step}; its batch holds {spots}; {good}")

@@ -5,21 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from data_prep import files, json_files
 from data_prep.dataset import PatchDataset, read_manifest
 from data_prep.errors import InputError
 from data_prep.gene_reference import several_species
-from data_prep.patients import weakest
-from stjax import checkpoint, distributed, parallel, protocols, workdir
+from stjax import checkpoint, distributed, models, optim, parallel, protocols, views, workdir
 from stjax import config as configs
 from stjax.config import Config
-from stjax.data import demo_data, input_pipeline
-from stjax.data.panel import fit_panel, require_spots
-from stjax.data.tile_records import TileRecords
-from stjax.ops.spot_pool import merge_layouts
-from stjax.training import optim, run_log, steps
+from stjax.data.fit import fit
+from stjax.data.fold import Fold
+from stjax.state import State, init_state
+from stjax.training import run_log, steps
 
 
 @dataclasses.dataclass
@@ -35,13 +32,13 @@ class Job:
     config: Config
     folder: Path
     protocol: protocols.Protocol
-    data: workdir.DataRecord
-    train_records: input_pipeline.Records
-    val_records: input_pipeline.Records | None
+    fold: Fold
+    train: views.Items
+    val: views.Items | None
     schedule: optim.Schedule
     graphdef: Any
-    state: steps.State
-    template: steps.State
+    state: State
+    template: State
     meta: dict[str, Any]
 
     @property
@@ -71,28 +68,30 @@ def prepare(config: Config, folder: Path, mesh: jax.sharding.Mesh) -> Job:
 
     path = dataset_path(config)
     dataset = PatchDataset.open(path)
+    view = views.get(models.view_of(config.model.module))
+    view.check_dataset(dataset, config.model.module)
     known = (folder / workdir.DATA).exists()
     if known:  # the panel a run began with, to the bit
-        data = workdir.load_data_record(folder)
-        workdir.checked_protocol(data, folder)
-        if data.content_hash != dataset.content_hash:
+        fold = workdir.load_fold(folder)
+        workdir.checked_protocol(fold, folder)
+        if fold.content_hash != dataset.content_hash:
             raise InputError(f"{folder} was trained on other data than {path}; choose another --workdir")
     else:
-        data = describe_data(config, protocol, dataset)
-    if dataset.kind == "patches":  # tiles are refused as they are opened
-        require_spots(protocol, dataset, data.split.val, "val")
-        require_spots(protocol, dataset, data.split.test, "test")
+        fold = make_fold(config, view, protocol, dataset)
+    view.check_spots(dataset, protocol, fold.split)
     sizes = configs.numbers(config.spot_sizes_um, "config.spot_sizes_um")
-    kwargs = {"panel": data.panel, "protocol": protocol, "sizes_um": sizes}
-    train_records = input_pipeline.open_records(dataset, data.split.train, train=True, **kwargs)
-    val_records = (
-        input_pipeline.open_records(dataset, data.split.val, train=False, **kwargs) if data.split.val else None
-    )
-    if isinstance(train_records, TileRecords):
-        data = with_tiles(data, protocol, train_records, val_records)
-    run_log.print_data(data, dataset, {"train": train_records, "val": val_records})
+    train = view.open(dataset, fold.split.train, fold.panel, protocol, train=True, sizes_um=sizes)
+    val = None
+    if fold.split.val:
+        val = view.open(dataset, fold.split.val, fold.panel, protocol, train=False, sizes_um=sizes)
+    if not known:
+        fold = view.fit(fold, protocol, train, val)
+    for items in (train, val):
+        if items is not None:
+            view.prepare(fold, items)
+    run_log.print_data(fold, dataset, {"train": train, "val": val})
 
-    steps_per_epoch = max(1, len(train_records) // config.batch_size)
+    steps_per_epoch = max(1, len(train) // config.batch_size)
     schedule = optim.Schedule(
         config.schedule,
         config.learning_rate,
@@ -102,13 +101,12 @@ def prepare(config: Config, folder: Path, mesh: jax.sharding.Mesh) -> Job:
         early_stopping_patience=config.early_stopping_patience,
     )
     meta: dict[str, Any] = {"step": 0, "best_step": 0, "finished": False, "schedule": schedule.state()}
-    state_kwargs = {"image_size_px": data.image_size_px, "tiles": data.tiles, "mesh": mesh}
-    graphdef, template = steps.init_state(config, data.panel, abstract=True, **state_kwargs)
+    graphdef, template = init_state(config, fold, mesh=mesh, abstract=True)
     steps.loss_of_config(config)  # refuses one that does not suit the model, before anything is written
     checkpoints = folder / workdir.CHECKPOINTS
     saved = checkpoint.newest(checkpoints) if known else None
     if saved is None:
-        _, state = steps.init_state(config, data.panel, **state_kwargs)
+        _, state = init_state(config, fold, mesh=mesh)
         print(run_log.overview(state["params"], config))
     else:
         checkpoint.check_of(checkpoints, saved["step"])
@@ -124,15 +122,15 @@ def prepare(config: Config, folder: Path, mesh: jax.sharding.Mesh) -> Job:
         if not (folder / workdir.CONFIG).exists():
             json_files.write(folder / workdir.CONFIG, json_files.sealed(config.to_dict()))
         if not known:
-            json_files.write(folder / workdir.DATA, json_files.sealed(data.to_json()))
-    return Job(config, folder, protocol, data, train_records, val_records, schedule, graphdef, state, template, meta)
+            json_files.write(folder / workdir.DATA, json_files.sealed(fold.to_json()))
+    return Job(config, folder, protocol, fold, train, val, schedule, graphdef, state, template, meta)
 
 
 def other_data(before: Config, asked: Config, folder: Path) -> str:
     """How the data set that a run was trained on differs from the one asked for now, "" if it does not."""
     if not (folder / workdir.DATA).exists():
         return ""
-    known = workdir.load_data_record(folder)
+    known = workdir.load_fold(folder)
     if not asked.data_dir:
         same = not before.data_dir  # which demo data, the config says too
     else:
@@ -149,13 +147,15 @@ def dataset_path(config: Config) -> Path:
     """The data set a config names; the demo's is made where it is not there yet."""
     if config.data_dir:
         return Path(config.data_dir)
+    from stjax.data import demo_data  # the generator, which a run on data of one's own does not need
+
     shape = ("layout", "patients", "spots", "patch_size_px", "tile_size_px")
     with distributed.writer_first("demo data"):
         return demo_data.demo_dataset(**{name: config.demo[name] for name in shape})
 
 
-def describe_data(config: Config, protocol: protocols.Protocol, dataset: PatchDataset) -> workdir.DataRecord:
-    """Split, panel and statistics of a run."""
+def make_fold(config: Config, view: views.View, protocol: protocols.Protocol, dataset: PatchDataset) -> Fold:
+    """Deals the sections and measures the training ones, as the config says."""
     whose = dataset.patients([section["name"] for section in dataset.sections])
     patient_of = {name: patient for name, (patient, _) in whose.items()}
     split = protocols.split_sections(
@@ -173,37 +173,4 @@ def describe_data(config: Config, protocol: protocols.Protocol, dataset: PatchDa
             "species, naming its --sections, and train on one"
         )
     sizes = configs.numbers(config.spot_sizes_um, "config.spot_sizes_um")
-    parameters = dataset.manifest["parameters"]
-    scales = [section["um_per_px"] for section in dataset.sections if section["name"] in split.train]
-    return workdir.DataRecord(
-        data_dir=str(dataset.path.resolve()),
-        content_hash=dataset.content_hash,
-        parameters=parameters,
-        stain_target=dataset.manifest["stain_target"],
-        image_size_px=dataset.size_px,
-        um_per_px=float(parameters.get("um_per_px") or np.median(scales)),
-        synthetic=bool(dataset.manifest["synthetic"]),
-        train_patients=tuple(sorted({patient_of[name] for name in split.train})),
-        train_patient_origins=weakest([whose[name] for name in split.train]),
-        protocol=protocol.name,
-        protocol_hash=protocol.hash,
-        split=split,
-        panel=fit_panel(protocol, dataset, split, sizes_um=sizes),
-    )
-
-
-def with_tiles(
-    data: workdir.DataRecord, protocol: protocols.Protocol, train: TileRecords, val: input_pipeline.Records | None
-) -> workdir.DataRecord:
-    """What a run of tiles knows besides: statistics of the spots it is trained on, and one layout for all tables, which
-    the records take."""
-    if data.tiles is None:
-        facts, layouts = train.facts(), [train.tables.layout]
-        if isinstance(val, TileRecords):
-            layouts.append(val.tables.layout)
-        facts = dataclasses.replace(facts, layout=merge_layouts(layouts))
-        data = dataclasses.replace(data, tiles=facts, panel=train.refit(data.panel, protocol))
-    for records in (train, val):
-        if isinstance(records, TileRecords) and data.tiles is not None:
-            records.tables.layout = data.tiles.layout
-    return data
+    return fit(view, protocol, dataset, split, sizes_um=sizes)

@@ -10,11 +10,10 @@ from tensorboardX import SummaryWriter
 
 from data_prep import files
 from data_prep.dataset import PatchDataset
-from stjax import distributed, protocols, workdir
+from stjax import distributed, log_file, protocols, views
 from stjax.config import Config
-from stjax.data import input_pipeline
-from stjax.data.tile_records import TileRecords
-from stjax.training import log_file
+from stjax.data.fold import Fold
+from stjax.views import Items
 
 
 class Log:
@@ -54,7 +53,7 @@ def overview(params: nnx.State, config: Config) -> str:
     """Parameters by part of the model."""
     arrays = nnx.to_pure_dict(params)
     heads = {"main": "main head", "aux": "aux head"}
-    parts = {f"backbone {name}": part for name, part in arrays["backbone"].items()}
+    parts = {f"backbone {name}": part for name, part in arrays.get("backbone", {}).items()}
     parts |= {heads.get(name, name): part for name, part in arrays.items() if name != "backbone"}
     # A part may be an array by itself, as ViT's position embedding is.
     count = parameter_overview.count_parameters  # of a scalar, it gives a float
@@ -63,32 +62,31 @@ def overview(params: nnx.State, config: Config) -> str:
     return "\n".join([f"{config.model.module} {config.model.variant}: {total:,} parameters", *rows])
 
 
-def print_data(
-    data: workdir.DataRecord, dataset: PatchDataset, records: dict[str, input_pipeline.Records | None]
-) -> None:
+def print_data(fold: Fold, dataset: PatchDataset, items: dict[str, Items | None]) -> None:
     """What the run learns from, and what a reader of its figures must know."""
-    if data.synthetic:
+    view = views.get(fold.view)
+    if fold.synthetic:
         print("The data is SYNTHETIC (stjax's demo): its figures say nothing about real tissue.")
     for part in ("train", "val", "test"):
-        sections = getattr(data.split, part)
+        sections = getattr(fold.split, part)
         patients = sorted({s["patient"] for s in dataset.sections if s["name"] in sections})
         size = ""
-        if (known := records.get(part)) is not None:
+        if (known := items.get(part)) is not None:
             size = f", {known.num_spots} spots"
-            if isinstance(known, TileRecords):
-                size += f" in {len(known)} tiles"
+            if not view.one_spot:
+                size += f" in {len(known)} {view.items}"
             if known.left_out:
-                size += f" ({known.left_out} left out by the protocol: few reads or white)"
+                size += f" ({known.left_out} left out by the protocol: few counts or white)"
         print(f"{part:>5}: {len(sections)} sections of patient {', '.join(patients) or '-'}{size}")
-    left_out = len(dataset.genes) - len(data.panel.symbol)
+    left_out = len(dataset.genes) - len(fold.panel.symbol)
     print(
-        f"protocol {data.protocol}: {data.panel.num_main} main genes, {data.panel.num_aux} aux genes, "
+        f"protocol {fold.protocol}: {fold.panel.num_main} main genes, {fold.panel.num_aux} aux genes, "
         f"{left_out} expressed in too few spots"
     )
-    protocol = protocols.get_protocol(data.protocol)
-    if protocol.stain != "none" and data.parameters["stain"] != protocol.stain:
+    protocol = protocols.get_protocol(fold.protocol)
+    if protocol.stain != "none" and fold.parameters["stain"] != protocol.stain:
         print(f"note: {protocol.name} prepares slides with --stain {protocol.stain}; this data set has another")
-    for warning in data.split.warnings:
+    for warning in fold.split.warnings:
         print(f"note: {warning}")
 
 

@@ -22,7 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from data_prep import cli
 from data_prep.errors import InputError
-from stjax import checkpoint, parallel, workdir
+from stjax import checkpoint, parallel, views, workdir
 from stjax.config import Config
 from stjax.data import input_pipeline
 from stjax.ops.elementwise import compiler_options
@@ -57,9 +57,9 @@ def train(runs: Sequence[tuple[Config, Any]]) -> None:
         jobs = [job for job in jobs if not job.meta["finished"]]
         if not jobs:
             return
-        if any(job.data.tiles is not None for job in jobs):
-            raise InputError("--mode=together is for models of patches; use --mode=processes for tiles")
-        if len({job.data.panel.num_main for job in jobs}) > 1:
+        if not (view := views.get(jobs[0].fold.view)).stacks:
+            raise InputError(f"--mode=together is not for models of {view.items}; use --mode=processes")
+        if len({job.fold.panel.num_main for job in jobs}) > 1:
             raise InputError("the folds have panels of different sizes; use --mode=processes")
         members = Members(jobs, mesh)
         with stop.held, contextlib.closing(members):
@@ -74,9 +74,9 @@ class Members:
         own_devices = len(jobs) % mesh.size == 0
         self.split = PartitionSpec("data") if own_devices else PartitionSpec(None, "data")  # of batches
         whole = PartitionSpec("data") if own_devices else PartitionSpec()  # of everything else
-        widest = max(self.jobs, key=lambda job: job.data.panel.num_aux)
-        self.genes = len(widest.data.panel.symbol)
-        self.aux_share = [widest.data.panel.num_aux / max(job.data.panel.num_aux, 1) for job in self.jobs]
+        widest = max(self.jobs, key=lambda job: job.fold.panel.num_aux)
+        self.genes = len(widest.fold.panel.symbol)
+        self.aux_share = [widest.fold.panel.num_aux / max(job.fold.panel.num_aux, 1) for job in self.jobs]
         treedef = jax.tree.structure(widest.template)
         leaves = zip(*(jax.tree.leaves(job.state) for job in self.jobs), strict=True)
         stacked = [_stack(each) for each in leaves]
@@ -87,8 +87,8 @@ class Members:
         config = widest.config
 
         def of_member(facts: dict[str, jax.Array]) -> dict[str, Any]:
-            panel = dataclasses.replace(widest.data.panel, **{name: facts[name] for name in _STATISTICS})
-            return {"panel": panel, "protocol": widest.protocol, "aux_weight": facts["aux_weight"]}
+            fold = dataclasses.replace(widest.fold, **{name: facts[name] for name in _STATISTICS})
+            return {"fold": fold, "protocol": widest.protocol, "aux_weight": facts["aux_weight"]}
 
         def train_member(state: Any, facts: Any, batch: Any, clock: Any) -> tuple[Any, Any]:
             step_of = steps.train_step_of(widest.graphdef, config, seed=facts["seed"], **of_member(facts))
@@ -120,7 +120,7 @@ class Members:
         self._eval = compiled(eval_member)
         self._streams = [
             input_pipeline.training_batches(
-                job.train_records,
+                job.train,
                 batch_size=job.config.batch_size,
                 seed=job.config.seed,
                 start_step=job.meta["step"],
@@ -164,10 +164,10 @@ class Members:
 
     def validate(self) -> list[dict[str, float | None]]:
         """Every member's figures of its validation spots; none of a member without any."""
-        found = [Validation(job.data.panel, job.protocol) for job in self.jobs]
+        found = [Validation(job.fold, job.protocol) for job in self.jobs]
         size = parallel.round_up(self.jobs[0].config.eval_batch_size, self.mesh)
         streams = [
-            input_pipeline.evaluation_batches(job.val_records, batch_size=size) if job.val_records else iter(())
+            input_pipeline.evaluation_batches(job.val, batch_size=size) if job.val is not None else iter(())
             for job in self.jobs
         ]
         clock = self._put([{"step": np.uint32(0)}] * len(self.jobs), self._whole, stack=True)
@@ -180,7 +180,7 @@ class Members:
             for i, each in enumerate(batch):
                 if each is not None:
                     found[i].update(prediction[i], float(loss[i]), each[0])
-        return [each.figures() if job.val_records else {} for each, job in zip(found, self.jobs, strict=True)]
+        return [each.figures() if job.val is not None else {} for each, job in zip(found, self.jobs, strict=True)]
 
     def state_of(self, member: int) -> Any:
         """One member's state as it would be alone, on the host."""
@@ -230,7 +230,7 @@ def fit(members: Members, stop: faults.StopOnSigterm) -> None:
                         continue
                     position[i] += 1
                     values = {name: float(value[i]) for name, value in arrays.items()}
-                    faults.require_finite(values["loss"], position[i], index[i], job.train_records, job.checkpoints)
+                    faults.require_finite(values["loss"], position[i], index[i], job.train, job.checkpoints)
                     if "loss_aux" in values:
                         values["loss_aux"] *= members.aux_share[i]
                     losses[i].append(values["loss"])
@@ -273,7 +273,7 @@ def end_epoch(
     best = job.schedule.end_epoch(summary.get("val_loss", loss))
     job.meta = {
         "step": step,
-        "best_step": step if best or not job.val_records else job.meta["best_step"],
+        "best_step": step if best or job.val is None else job.meta["best_step"],
         "finished": step >= job.schedule.total_steps or job.schedule.finished,
         "schedule": job.schedule.state(),
     }
@@ -295,11 +295,11 @@ def _stack(leaves: Sequence[jax.Array]) -> np.ndarray:
 def _facts(job: Job, widest: Job) -> dict[str, Any]:
     """What a member's program must know of it: panel statistics as wide as the widest's, its seed, and the weight of
     AuxNet, whose mean is over the padded genes too."""
-    panel, missing = job.data.panel, len(widest.data.panel.symbol) - len(job.data.panel.symbol)
-    facts = {name: np.asarray(getattr(panel, name), np.float32) for name in _STATISTICS}
+    panel, missing = job.fold.panel, len(widest.fold.panel.symbol) - len(job.fold.panel.symbol)
+    facts = {name: np.asarray(getattr(job.fold, name), np.float32) for name in _STATISTICS}
     facts["target_mean"] = np.pad(facts["target_mean"], (0, missing))
     facts["target_std"] = np.pad(facts["target_std"], (0, missing), constant_values=1)
-    share = widest.data.panel.num_aux / max(panel.num_aux, 1)
+    share = widest.fold.panel.num_aux / max(panel.num_aux, 1)
     return facts | {"seed": np.uint32(job.config.seed), "aux_weight": np.float32(job.config.aux_weight * share)}
 
 

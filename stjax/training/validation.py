@@ -3,19 +3,19 @@
 import numpy as np
 
 from stjax import metrics
-from stjax.data.panel import Panel
-from stjax.data.tile_records import Batch
+from stjax.data.fold import Fold
 from stjax.protocols import Protocol
+from stjax.views import Batch
 
 
 class Validation:
     """Loss; over genes the median and mean of the pooled PCC, and the mean of MAE and RMSE, in standard deviations of
     the training targets."""
 
-    def __init__(self, panel: Panel, protocol: Protocol):
-        self._panel, self._protocol = panel, protocol
-        self._moments = metrics.Moments(panel.num_main)
-        self._absolute, self._squares = np.zeros((2, panel.num_main))
+    def __init__(self, fold: Fold, protocol: Protocol):
+        self._fold, self._protocol = fold, protocol
+        self._moments = metrics.Moments(fold.panel.num_main)
+        self._absolute, self._squares = np.zeros((2, fold.panel.num_main))
         self._loss = self._weight = 0.0
 
     def update(self, prediction: np.ndarray, loss: float, batch: Batch) -> None:
@@ -27,9 +27,9 @@ class Validation:
             batch: its mask, counts and total.
         """
         measured = batch["mask"] > 0
-        counts = batch["counts"][measured][:, : self._panel.num_main].astype(np.float64)
+        counts = batch["counts"][measured][:, : self._fold.panel.num_main].astype(np.float64)
         total = batch["total"][measured].astype(np.float64)
-        truth = self._protocol.transform(counts, total, self._panel.num_genes)
+        truth = self._protocol.transform(counts, total, self._fold.panel.num_genes)
         predicted = prediction[measured]
         self._moments.update(predicted, truth)
         self._absolute += np.abs(predicted - truth).sum(axis=0)
@@ -41,7 +41,7 @@ class Validation:
         "val_genes_constant", how many genes are predicted the same at every spot."""
         pcc, (predicted, _) = self._moments.pearson(), self._moments.varying()
         known = pcc[~np.isnan(pcc)]
-        std, count = self._panel.target_std[: self._panel.num_main], self._moments.count
+        std, count = self._fold.main.target_std, self._moments.count
         return {
             "val_loss": self._loss / self._weight,
             "val_pcc_median": float(np.median(known)) if len(known) else None,

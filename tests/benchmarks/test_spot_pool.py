@@ -2,9 +2,9 @@ import json
 
 import numpy as np
 
+from data_prep.spots import Spots
 from stjax import bench
 from stjax.benchmarks import spot_pool as bench_spot_pool
-from stjax.ops.spot_pool import discs
 
 
 def test_each_way_through_the_map_is_a_row_beside_ours(tmp_path, monkeypatch):
@@ -14,7 +14,7 @@ def test_each_way_through_the_map_is_a_row_beside_ours(tmp_path, monkeypatch):
     monkeypatch.setattr(bench_spot_pool, "GENES", 4)
     monkeypatch.setattr(bench_spot_pool, "MASKS", 3)
     monkeypatch.setattr(bench_spot_pool, "PIXELS", 200)
-    spots = {"few": discs(centres[:3], 9), "many": discs(centres, 2), "large": discs(centres, 9)}
+    spots = {"few": Spots.discs(centres[:3], 9), "many": Spots.discs(centres, 2), "large": Spots.discs(centres, 9)}
     monkeypatch.setattr(bench_spot_pool, "cases", lambda _: spots)
     path = tmp_path / "bench.json"
     bench.main(["--what=spot_pool", "--rounds=1", f"--json={path}"])

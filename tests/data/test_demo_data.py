@@ -6,9 +6,11 @@ import time
 import types
 from pathlib import Path
 
+import jax
 import pytest
 
 from data_prep import files
+from stjax import cache as caches
 from stjax.data import demo_data
 
 
@@ -17,11 +19,11 @@ def compiled(tmp_path, monkeypatch):
     """A cache, and where JAX was told to keep programs."""
     told = []
     monkeypatch.setenv("STJAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(demo_data.jax, "config", types.SimpleNamespace(
+    monkeypatch.setattr(jax, "config", types.SimpleNamespace(
         jax_compilation_cache_dir=None, update=lambda _, path: told.append(path)
     ))  # fmt: skip
-    demo_data._note_unused.cache_clear()
-    demo_data._of_this_process.cache_clear()
+    caches._note_unused.cache_clear()
+    caches.of_this_process.cache_clear()
     return tmp_path / "cache", told
 
 
@@ -29,7 +31,7 @@ def test_the_cache_is_made_for_the_user_alone_whatever_the_umask(compiled):
     cache, told = compiled
     before = os.umask(0)
     try:
-        demo_data.keep_compiled_programs()
+        caches.keep_compiled_programs()
     finally:
         os.umask(before)
     assert told == [str(cache / "compiled")]
@@ -41,7 +43,7 @@ def test_a_cache_that_others_can_write_is_not_used(compiled, mode, capsys, monke
     cache, told = compiled
     cache.mkdir()
     cache.chmod(mode)
-    demo_data.keep_compiled_programs()
+    caches.keep_compiled_programs()
     assert not told
     made = []
     monkeypatch.setattr(demo_data.demo, "make_demo", lambda source, **_: made.append(source))

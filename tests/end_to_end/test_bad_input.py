@@ -16,7 +16,7 @@ from stjax import cli as stjax_cli
 from stjax import config as configs
 from stjax import evaluate, predict, protocols, train, workdir
 from stjax.config import built_in
-from stjax.data.panel import fit_panel
+from stjax.data.fit import fit
 from stjax.training import job
 from tests.conftest import command
 
@@ -134,7 +134,7 @@ def test_validation_without_a_spot_is_refused_before_training(dataset, tmp_path)
     protocol = dataclasses.replace(protocols.stjax, max_white_fraction=0.0, white_filter_scope="all")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(protocols, "get_protocol", lambda _: protocol)
-        patch.setattr(job, "fit_panel", lambda _, *rest, **sizes: fit_panel(protocols.stjax, *rest, **sizes))
+        patch.setattr(job, "fit", lambda view, _, *rest, **sizes: fit(view, protocols.stjax, *rest, **sizes))
         with pytest.raises(InputError, match=r"uses none of the .* spots of .*, the val sections: 0 have fewer"):
             train.train(demo_config(dataset), tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
@@ -158,7 +158,7 @@ def test_a_run_under_rules_that_have_changed_is_not_resumed_or_scored(trained, m
     with pytest.raises(InputError, match="other rules than protocol stjax now has"):
         evaluate.evaluate(folder)
     with pytest.raises(InputError, match="other rules than protocol stjax now has"):
-        workdir.checked_protocol(workdir.load_data_record(folder), folder)
+        workdir.checked_protocol(workdir.load_fold(folder), folder)
 
 
 @pytest.mark.parametrize(("before", "after"), [('"seed": 0', '"seed": 1'), ('"synthetic": true', '"synthetic": false')])
@@ -224,7 +224,7 @@ def test_results_of_other_options_are_not_the_runs_own(trained):
     assert own.target == trained[0] / "evaluation" / "stjax"
     changes = [
         {"sections": ("A1",)},
-        {"data_dir": run.data.data_dir},
+        {"data_dir": run.fold.data_dir},
         *({"options": {name: "5"}} for name in ("--max-spots", "--beside", "--symmetries")),
         {"options": {"--max-spots": "6"}},
     ]

@@ -14,7 +14,7 @@ import pytest
 
 from stjax import checkpoint, parallel, workdir
 from stjax import config as configs
-from stjax.training import steps
+from stjax.state import init_state
 from tests.conftest import ROOT, command
 
 KILLS = int(os.environ.get("STJAX_TEST_KILLS", "8"))
@@ -28,11 +28,8 @@ def last_checkpoint(folder):
 
 
 def array_bytes(folder, step):
-    data = workdir.load_data_record(folder)
-    mesh = parallel.make_mesh()
-    _, template = steps.init_state(
-        configs.load(folder / "config.json"), data.panel, image_size_px=data.image_size_px, mesh=mesh, abstract=True
-    )
+    config, fold = configs.load(folder / "config.json"), workdir.load_fold(folder)
+    _, template = init_state(config, fold, mesh=parallel.make_mesh(), abstract=True)
     state = checkpoint.restore(folder / "checkpoints", step, template)
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 

@@ -47,12 +47,12 @@ def test_training_on_made_spots_scores_the_held_out_slide(run):
     folder, printed = run
     assert "spots of 40 um (trained on)" in printed
     data = json.loads((folder / "data.json").read_text())
-    assert data["tiles"]["sizes_um"] == [40.0]
+    assert (data["view"], data["facts"]["sizes_um"]) == ("tiles", [40.0])
     scores = json.loads((folder / "evaluation" / "pixnet" / "metrics.json").read_text())
     assert scores["sections"] == ["B1_040um"]
     assert set(scores["methods"]) == METHODS
     raw = scores["targets"]["raw"]["methods"]["model"]
-    assert raw["amae"] > 0  # a model of rates predicts reads, so its prediction has raw units too
+    assert raw["amae"] > 0  # a model of rates predicts counts, so its prediction has raw units too
 
 
 def test_evaluation_at_every_size_beside_the_nearest_spot_and_a_model_of_patches(run, slides, cache):
@@ -111,8 +111,13 @@ def test_prediction_of_the_raw_slide_equals_that_of_its_tiles(run, slides, cache
 @pytest.mark.parametrize(
     ("config", "data", "arguments", "message"),
     [
-        ("pixnet_tiny", "patches", (), "pixnet is a model of tiles; build the data set with --tile-size-px"),
-        ("tiny", "tiles", ("--config.protocol=pixnet",), "efficientnet is a model of patches; build the data set"),
+        ("pixnet_tiny", "patches", (), "is a model of tiles, .* holds patches; build the data set with --tile-size-px"),
+        (
+            "tiny",
+            "tiles",
+            ("--config.protocol=pixnet",),
+            "of patches, .* holds tiles; build .* with --patch-size-px",
+        ),
         ("pixnet_tiny", "tiles", ("--config.model.aux=True",), "pixnet has no AuxNet"),
         ("pixnet_tiny", "tiles", ("--config.spot_sizes_um=3",), "no spot of 3 um in section"),
         ("pixnet_tiny", "tiles", ("--config.spot_sizes_um=-3",), "config.spot_sizes_um is '-3'"),

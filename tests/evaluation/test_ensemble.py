@@ -12,8 +12,7 @@ from stjax.inference import prepared
 
 def make_panel(genes, num_main):
     names = np.array(genes)
-    unit = np.ones(len(genes))
-    return Panel(names, names, num_main, 0 * unit, unit, np.ones(3), np.ones(3), unit[:num_main], len(genes))
+    return Panel(names, names, num_main, num_genes=len(genes))
 
 
 def test_values_are_put_in_the_order_of_another_runs_genes():
@@ -26,10 +25,10 @@ def test_members_that_do_not_know_a_gene_leave_it_to_the_others(trained, monkeyp
     run = workdir.Run.load(trained[0])
     dataset = run.open_dataset()
     single = prepared.predict_sections(run, dataset, ("C1",), sizes_um=(), max_spots=0)
-    panel = run.data.panel
+    panel = run.fold.panel
     order = np.r_[np.arange(1, panel.num_main), panel.num_main, 0, panel.num_main + 1 : len(panel.symbol)]
     other_panel = dataclasses.replace(panel, ensembl_id=panel.ensembl_id[order], symbol=panel.symbol[order])
-    other = dataclasses.replace(run, data=dataclasses.replace(run.data, panel=other_panel))
+    other = dataclasses.replace(run, fold=dataclasses.replace(run.fold, panel=other_panel))
     shifted = single[0]._replace(
         prediction=dataclasses.replace(
             single[0].prediction, expression=single[0].prediction.expression[:, np.r_[1 : panel.num_main, 0]] + 2
@@ -47,7 +46,7 @@ def test_members_that_do_not_know_a_gene_leave_it_to_the_others(trained, monkeyp
 
 def test_runs_of_another_protocol_are_no_ensemble(trained, monkeypatch):
     run = workdir.Run.load(trained[0])
-    other = dataclasses.replace(run, data=dataclasses.replace(run.data, protocol="pixnet"))
+    other = dataclasses.replace(run, fold=dataclasses.replace(run.fold, protocol="pixnet"))
     monkeypatch.setattr(workdir.Run, "load", lambda _: other)
     with pytest.raises(InputError, match="another protocol"):
         ensemble.load([trained[0]], run)

@@ -26,7 +26,7 @@ def tissue():
 @pytest.mark.parametrize(("target", "dispersion"), [("log1p_library", 1e-9), ("log1p_library", 0.025),
                                                     ("log1p_counts", 1e-9), ("log_smoothed_share", 1e-9)])  # fmt: skip
 def test_ceiling_of_demo_tissue_is_that_of_its_cells(tissue, target, dispersion):
-    """Against the correlation of counts with what the cells are expected to express, as `scoring.without_noise` has
+    """Against the correlation of counts with what the cells are expected to express, as `demo_truth.without_noise` has
     it; 0.025 is the demo's own spread beyond counting, which thinning cannot see."""
     rng = np.random.default_rng(0)
     depth = [9000 * rng.lognormal(0, 0.2, (len(shares), 1)) for shares in tissue]

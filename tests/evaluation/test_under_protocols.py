@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 
+from data_prep.spots import Spots
 from stjax import evaluate, protocols
 from stjax.evaluation import under_protocols
 from stjax.inference.prediction import SectionPrediction
@@ -56,10 +57,9 @@ def make_found(spots=5, genes=3):
     rng = np.random.default_rng(0)
     expression = rng.normal(size=(spots, genes))
     prediction = SectionPrediction(
-        section="A1", patient="A", spot_id=np.arange(spots).astype(str), spot_xy=rng.random((spots, 2)),
-        spot_radius_px=1.0, spot_size_um=np.full(spots, 100.0), slide="", um_per_px=1.0, expression=expression,
-        truth=expression, total=np.array([10.0, 999, 1000, 5000, 20]), synthetic=True, data_sha256="",
-        thumbnail=np.zeros((1, 1, 3), np.uint8), thumbnail_scale=1.0,
+        section="A1", patient="A", spots=Spots.discs(rng.random((spots, 2)), 50.0), slide="", um_per_px=1.0,
+        expression=expression, truth=expression, total=np.array([10.0, 999, 1000, 5000, 20]), synthetic=True,
+        data_sha256="", thumbnail=np.zeros((1, 1, 3), np.uint8), thumbnail_scale=1.0,
     )  # fmt: skip
     white = np.array([0.0, 0.2, 0.5, 0.4, 0.9])
     return Found(prediction, rng.random((spots, 2)), expression, prediction.total, white)
@@ -78,7 +78,7 @@ def test_narrowing_keeps_spots_and_genes_together():
     less = narrowed(found, rows, genes)
     np.testing.assert_array_equal(less.prediction.expression, found.prediction.expression[rows][:, genes])
     np.testing.assert_array_equal(less.counts, found.counts[rows][:, genes])
-    assert less.prediction.spot_id.tolist() == ["0", "2", "4"]
+    assert less.prediction.spots.id.tolist() == ["0", "2", "4"]
     assert len(less.colours) == len(less.depth) == len(less.white) == 3
 
 

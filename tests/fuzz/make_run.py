@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_prep import json_files
-from stjax import checkpoint, parallel, workdir
+from stjax import checkpoint, log_file, optim, parallel, workdir
 from stjax import config as configs
 from stjax.data.panel import Panel
 from stjax.intervals import LEVEL, Intervals
 from stjax.protocols import get_protocol
-from stjax.training import log_file, optim, steps
-from tests.inference.fake_predictor import SIZE_PX, data_record
+from stjax.state import init_state
+from tests.inference.fake_predictor import made_fold
 
 ARCHIVE = Path(__file__).parent / "data" / "run.zip"
 MAIN, GENES = 3, 5
@@ -35,18 +35,22 @@ def make(folder: Path) -> None:
         ensembl_id=np.array([f"ENSG{number}" for number in range(GENES)]),
         symbol=np.array([f"GENE{number}" for number in range(GENES)]),
         num_main=MAIN,
-        target_mean=np.linspace(-1, 1, GENES),
-        target_std=np.linspace(0.5, 2, GENES),
-        image_mean=np.full(3, 180.0),
-        image_std=np.full(3, 40.0),
-        train_mean=np.linspace(0, 1, MAIN),
         num_genes=GENES,
     )
+    fold = made_fold(
+        panel=panel,
+        synthetic=True,
+        target_mean=np.linspace(-1, 1, GENES),
+        target_std=np.linspace(0.5, 2, GENES),
+        train_mean=np.linspace(0, 1, MAIN),
+        image_mean=np.full(3, 180.0),
+        image_std=np.full(3, 40.0),
+    )
     json_files.write(folder / workdir.CONFIG, json_files.sealed(config.to_dict()))
-    json_files.write(folder / workdir.DATA, json_files.sealed(data_record(panel=panel, synthetic=True).to_json()))
+    json_files.write(folder / workdir.DATA, json_files.sealed(fold.to_json()))
     schedule = optim.Schedule(config.schedule, config.learning_rate, total_steps=1, steps_per_epoch=1)
     mesh = parallel.make_mesh(jax.devices()[:1])
-    _, state = steps.init_state(config, panel, image_size_px=SIZE_PX, mesh=mesh)
+    _, state = init_state(config, fold, mesh=mesh)
     coarse = jax.tree.map(lambda leaf: jnp.round(leaf * 16) / 16, state)  # packs well
     meta = {"step": 1, "best_step": 1, "finished": True, "schedule": schedule.state()}
     checkpoint.save(folder / workdir.CHECKPOINTS, 1, coarse, meta)

@@ -7,36 +7,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stjax import parallel
+from stjax import parallel, views
+from stjax.data.fold import Fold
 from stjax.data.panel import Panel
 from stjax.intervals import Intervals
 from stjax.progress import Progress
 from stjax.protocols import Split, get_protocol
-from stjax.workdir import DataRecord
 
 FINISHED = Progress(30, 30, True)
 UM, SIZE_PX = 1.0, 32
 GENES = ("RED", "GREEN", "BLUE")
 
 
-def data_record(**values):
+def made_fold(**values):
+    """A fold of patches and three genes, with these values in place of its own."""
     protocol = get_protocol("stjax")
-    panel = Panel(
-        np.array(["ENSG1", "ENSG2", "ENSG3"]),
-        np.array(GENES),
-        3,
-        np.zeros(3),
-        np.ones(3),
-        np.array([190.0, 110.0, 165.0]),
-        np.full(3, 40.0),
-        np.zeros(3),
-        3,
-    )
-    parameters = {"resolve_aliases": False, "stain": "none", "stain_standardise": "both", "um_per_px": None}
-    record = DataRecord(
+    fold = Fold(
         data_dir="",
         content_hash="c" * 64,
-        parameters=parameters,
+        parameters={"resolve_aliases": False, "stain": "none", "stain_standardise": "both", "um_per_px": None},
         stain_target=None,
         image_size_px=SIZE_PX,
         um_per_px=UM,
@@ -45,16 +34,22 @@ def data_record(**values):
         protocol=protocol.name,
         protocol_hash=protocol.hash,
         split=Split((), (), ()),
-        panel=panel,
+        panel=Panel(np.array(["ENSG1", "ENSG2", "ENSG3"]), np.array(GENES), num_main=3, num_genes=3),
+        target_mean=np.zeros(3),
+        target_std=np.ones(3),
+        train_mean=np.zeros(3),
+        image_mean=np.array([190.0, 110.0, 165.0]),
+        image_std=np.full(3, 40.0),
+        view="patches",
     )
-    return dataclasses.replace(record, **values)
+    return dataclasses.replace(fold, **values)
 
 
 @dataclasses.dataclass(frozen=True)
 class MeanColour:
-    """A `predictor.Predictor`."""
+    """As much of a `Trained` as predicting takes."""
 
-    data: DataRecord = dataclasses.field(default_factory=data_record)
+    fold: Fold = dataclasses.field(default_factory=made_fold)
     model_sha256: str = "m" * 64
     batch_size: int = 4
     folder: Path = Path("fake")
@@ -63,6 +58,10 @@ class MeanColour:
     averaging: bool = False
     intervals: Intervals | None = None
     progress: Progress = FINISHED
+
+    @property
+    def view(self):
+        return views.get(self.fold.view)
 
     @property
     def protocol(self):

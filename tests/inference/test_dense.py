@@ -15,19 +15,19 @@ from PIL import Image
 
 from data_prep.errors import InputError
 from data_prep.slide import open_slide
-from stjax import models, parallel
+from data_prep.spots import Spots
+from stjax import models, parallel, views
 from stjax.data.panel import Panel
+from stjax.expression import to_expression
 from stjax.inference import dense, dense_map
 from stjax.inference.dense_format import CELL_PX
 from stjax.inference.dense_map import DenseMap
 from stjax.inference.dense_writer import MapWriter
-from stjax.models import resnet
-from stjax.models.pixnet import build_tile_model
-from stjax.ops.spot_pool import concatenate, discs, polygons, spot_table, squares, stack_tables
+from stjax.models import pixnet, resnet
+from stjax.ops.spot_pool import spot_table, stack_tables
 from stjax.protocols import get_protocol
-from stjax.training import steps
 from stjax.workdir import Run
-from tests.inference.fake_predictor import data_record
+from tests.inference.fake_predictor import made_fold
 
 GENES, UM = 11, 0.5
 WIDTH, HEIGHT = 763, 491  # of the slide, full-resolution px
@@ -38,29 +38,29 @@ def make_run(aggregation="mean", *, variant="resnet18", devices=2, seed=0, modul
     """A run as training leaves it: random weights, a ResNet of one thin block a stage."""
     rng = np.random.default_rng(seed)
     panel = Panel(
-        np.array([f"E{g}" for g in range(GENES)]),
-        np.array([f"G{g}" for g in range(GENES)]),
-        GENES,
-        rng.normal(size=GENES),
-        rng.uniform(0.5, 2, GENES),
-        np.full(3, 180.0),
-        np.full(3, 40.0),
-        np.zeros(GENES),
-        100,
+        np.array([f"E{g}" for g in range(GENES)]), np.array([f"G{g}" for g in range(GENES)]), GENES, num_genes=100
     )
+    learned = {
+        "target_mean": rng.normal(size=GENES),
+        "target_std": rng.uniform(0.5, 2, GENES),
+        "train_mean": np.zeros(GENES),
+        "image_mean": np.full(3, 180.0),
+        "image_std": np.full(3, 40.0),
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resnet, "_WIDTHS", (8, 12, 16, 24))
         patch.setitem(resnet.SPECS, "18", resnet.Spec((1, 1, 1, 1), bottleneck=False))
-        model = build_tile_model(
+        model = pixnet.build(
             variant, num_main=GENES, width=16, aggregation=aggregation, pixels_per_spot=50.0, rngs=nnx.Rngs(seed)
         )
     graphdef, params, statistics = models.split(model)
     mesh = parallel.make_mesh(jax.devices()[:devices])
-    state = parallel.put_replicated({"params": params, "statistics": statistics}, mesh)
+    weights = parallel.put_replicated({"params": params, "statistics": statistics}, mesh)
     protocol = get_protocol("stjax")
-    data = data_record(content_hash="", parameters={}, image_size_px=512, um_per_px=UM, panel=panel)
+    known = {"content_hash": "", "parameters": {}, "image_size_px": 512, "um_per_px": UM, "view": "tiles"}
+    fold = made_fold(panel=panel, **known, **learned)
     config = ConfigDict({"model": {"module": module, "variant": variant, "options": {"aggregation": aggregation}}})
-    return Run(Path("run"), config, data, protocol, graphdef, state, 7, mesh)
+    return Run(Path("run"), fold, protocol, mesh, 7, config, graphdef, weights)
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +87,11 @@ def predict(run, slide_path, out, um_per_px=UM, **options):
 
 def whole(run, slide_path, *, px_scale=1.0):
     """The head's map of the whole padded slide in one pass, [channels, rows, columns], and the padded image."""
-    model = nnx.merge(run.graphdef, run.state["params"], run.state["statistics"])
+    model = nnx.merge(run.graphdef, run.weights["params"], run.weights["statistics"])
     with open_slide(slide_path) as slide:
         source = dense.ScaledSlide(slide, px_scale, None, multiple=32)
         image = source.read(0, 0, source.width, source.height)
-    values = jax.jit(lambda x: model.gene_map(steps.normalise(x, run.data.panel)))(image[None])
+    values = jax.jit(lambda x: model.gene_map(views.normalise(x, run.fold)))(image[None])
     return np.moveaxis(np.asarray(values[0]), -1, 0), image
 
 
@@ -133,7 +133,7 @@ def test_resampled_tiles_give_the_map_of_the_whole_resampled_image(run, slide_pa
 
 
 def test_halo_covers_the_gradients_support(run):
-    model = nnx.merge(run.graphdef, run.state["params"], run.state["statistics"])
+    model = nnx.merge(run.graphdef, run.weights["params"], run.weights["statistics"])
     assert dense.halo(model) == MARGINS
     first, side = 320, 672  # a core of 32 px in the middle
     cells = slice(first // CELL_PX, first // CELL_PX + 8)
@@ -147,7 +147,7 @@ def test_halo_covers_the_gradients_support(run):
 
 
 def test_halo_of_the_papers_network():
-    model = build_tile_model("resnet18", num_main=1, width=8, rngs=nnx.Rngs(0))
+    model = pixnet.build("resnet18", num_main=1, width=8, rngs=nnx.Rngs(0))
     assert dense.halo(model) == (288, 64, 32, 8, 0)
 
 
@@ -157,69 +157,61 @@ def test_encoders_that_see_the_whole_tile_are_refused(slide_path, tmp_path):
 
 
 @pytest.mark.usefixtures("known_halo")
-def test_too_small_tiles_and_models_of_single_spots_are_refused(run, slide_path, tmp_path):
+def test_too_small_tiles_and_models_of_patches_are_refused(run, slide_path, tmp_path):
     with pytest.raises(InputError, match="at least 416 px"):
         predict(run, slide_path, tmp_path / "map", tile_px=384)
-    patches = models.build(
-        module="resnet", variant="18", num_main=3, num_aux=0, image_size_px=64, dtype="float32", rngs=nnx.Rngs(0)
-    )
+    patches = models.build(module="resnet", variant="18", num_main=3, num_aux=0, dtype="float32", rngs=nnx.Rngs(0))
     graphdef, params, statistics = models.split(patches)
-    other = dataclasses.replace(run, graphdef=graphdef, state={"params": params, "statistics": statistics})
-    with pytest.raises(InputError, match="a model of single spots"):
+    of_patches = {"fold": dataclasses.replace(run.fold, view="patches"), "graphdef": graphdef}
+    other = dataclasses.replace(run, **of_patches, weights={"params": params, "statistics": statistics})
+    with pytest.raises(InputError, match="holds a model of patches"):
         predict(other, slide_path, tmp_path / "map")
     assert not (tmp_path / "map").exists()
 
 
 @pytest.mark.usefixtures("known_halo")
 def test_values_that_are_not_finite_are_no_map(run, slide_path, tmp_path):
-    state = jax.tree.map(lambda leaf: leaf * np.nan, run.state)
+    weights = jax.tree.map(lambda leaf: leaf * np.nan, run.weights)
     with pytest.raises(FloatingPointError, match="not finite"):
-        predict(dataclasses.replace(run, state=state), slide_path, tmp_path / "map")
+        predict(dataclasses.replace(run, weights=weights), slide_path, tmp_path / "map")
 
 
 # --------------------------------------------------------------------------------------------------------- queries
 
-SHAPES = concatenate(
-    discs([[400.0, 300.0], [256.3, 415.8], [760.5, 488.2]], [60, 2.5, 12]),
-    squares([[256.5, 256.0], [17.25, 30.0]], [16.0, 111.0]),
-    polygons(
-        [
-            [
-                np.array([[300.0, 200], [600, 210], [500, 400], [280, 300]]),
-                np.array([[400, 250], [450, 250], [420, 290]]),
-            ],
-            np.array([[700.2, 100.1], [730, 95], [720, 140]]),
-        ]
-    ),
+HOLED = [np.array([[300.0, 200], [600, 210], [500, 400], [280, 300]]), np.array([[400, 250], [450, 250], [420, 290]])]
+SPOTS = Spots.concatenate(
+    [
+        Spots.discs([[400.0, 300.0], [256.3, 415.8], [760.5, 488.2]], [60, 2.5, 12]),
+        Spots.squares([[256.5, 256.0], [17.25, 30.0]], [16.0, 111.0]),
+        Spots.polygons([HOLED, np.array([[700.2, 100.1], [730, 95], [720, 140]])]),
+    ]
 )
 
 
-def of_model(run, image, shapes):
-    """The model's own expression of shapes, given in slide pixels from the corner, on the whole image as one tile."""
-    outlines = tuple(tuple(np.asarray(ring) - 0.5 for ring in rings) for rings in shapes.polygons)
-    moved = dataclasses.replace(shapes, xy=shapes.xy - 0.5, polygons=outlines)
-    table = spot_table(moved, image_hw=image.shape[:2], grid_hw=(image.shape[0] // 4, image.shape[1] // 4))
-    model = nnx.merge(run.graphdef, run.state["params"], run.state["statistics"])
+def of_model(run, image, spots):
+    """The model's own expression of spots of the slide, on the whole image as one tile."""
+    table = spot_table(spots, image_hw=image.shape[:2], grid_hw=(image.shape[0] // 4, image.shape[1] // 4))
+    model = nnx.merge(run.graphdef, run.weights["params"], run.weights["statistics"])
 
     @jax.jit
     def program(image, spots):
-        return model(steps.normalise(image, run.data.panel), spots, train=False, key=None)
+        return model(views.normalise(image, run.fold), spots, train=False, key=None)
 
-    outputs = program(image[None], stack_tables([table]))
-    return np.asarray(steps.to_expression(outputs, run.data.panel, run.protocol))[0]
+    found = program(image[None], stack_tables([table]))
+    return np.asarray(to_expression(found, run.fold, run.protocol))[0]
 
 
 @pytest.mark.parametrize("aggregation", ["mean", "sum", "additive"])
 @pytest.mark.usefixtures("known_halo")
-def test_query_gives_what_the_model_predicts_for_the_shapes(slide_path, tmp_path, aggregation):
+def test_query_gives_what_the_model_predicts_for_the_spots(slide_path, tmp_path, aggregation):
     run = make_run(aggregation)
     found = predict(run, slide_path, tmp_path / "map", tile_px=544, genes=[4, 1, 0, 2, 3, 10, 9, 8, 7])
     with open_slide(slide_path) as slide:
         image = dense.ScaledSlide(slide, 1.0, None, multiple=32).read(0, 0, 768, 512)
-    expected = of_model(run, image, SHAPES)
+    expected = of_model(run, image, SPOTS)
     assert found.genes == ("G4", "G1", "G0", "G2", "G3", "G10", "G9", "G8", "G7")
-    assert_same(found.query(SHAPES), expected[:, [4, 1, 0, 2, 3, 10, 9, 8, 7]])
-    assert_same(found.query(SHAPES[3:5], ["G9", "E2"]), expected[3:5, [9, 2]])
+    assert_same(found.query(SPOTS), expected[:, [4, 1, 0, 2, 3, 10, 9, 8, 7]])
+    assert_same(found.query(SPOTS[3:5], ["G9", "E2"]), expected[3:5, [9, 2]])
 
 
 def ramps(path, *, px_scale=1.0, aggregation="mean", stop=None, **about):
@@ -250,41 +242,42 @@ def ramps(path, *, px_scale=1.0, aggregation="mean", stop=None, **about):
 
 
 @pytest.mark.parametrize("px_scale", [1.0, 1.25])
-def test_a_shapes_mean_on_a_ramp_is_its_centre(tmp_path, px_scale):
-    """Wherever a shape's pixels lie evenly around its centre: coordinates count from the image's corner."""
+def test_a_spots_mean_on_a_ramp_is_its_centre(tmp_path, px_scale):
+    """Wherever a spot's pixels lie evenly around its centre: coordinates count from the image's corner."""
     found = DenseMap.open(ramps(tmp_path / "map", px_scale=px_scale))
     xy = np.array([[64.0, 32.0], [63.5, 77.5], [120.5, 24.5], [35.0, 90.0]])
-    shapes = concatenate(discs(xy[:3] * px_scale, 11.2 * px_scale), squares(xy[3:] * px_scale, 20 * px_scale))
-    np.testing.assert_allclose(found.query(shapes), xy, rtol=1e-6)
+    parts = [Spots.discs(xy[:3] * px_scale, 11.2 * px_scale), Spots.squares(xy[3:] * px_scale, 20 * px_scale)]
+    np.testing.assert_allclose(found.query(Spots.concatenate(parts)), xy, rtol=1e-6)
     outline = np.array([[40, 20], [60, 20], [60, 40], [40, 40]]) * px_scale
-    np.testing.assert_allclose(found.query(polygons([outline]), ["E1", "x"]), [[30, 50]], rtol=1e-6)
+    np.testing.assert_allclose(found.query(Spots.polygons([outline]), ["E1", "x"]), [[30, 50]], rtol=1e-6)
 
 
-def test_many_shapes_are_worked_on_in_portions_with_the_same_result(tmp_path, monkeypatch):
+def test_many_spots_are_worked_on_in_portions_with_the_same_result(tmp_path, monkeypatch):
     found = DenseMap.open(ramps(tmp_path / "map"))
     rng = np.random.default_rng(0)
-    shapes = concatenate(discs(rng.uniform(0, [198, 119], (300, 2)), rng.uniform(0.8, 30, 300)), discs([[99, 60]], 500))
-    expected = found.query(shapes)
+    many = Spots.discs(rng.uniform(0, [198, 119], (300, 2)), rng.uniform(0.8, 30, 300))
+    spots = Spots.concatenate([many, Spots.discs([[99, 60]], 500)])
+    expected = found.query(spots)
     monkeypatch.setattr(dense_map, "_PORTION_CELLS", 50)
-    np.testing.assert_allclose(found.query(shapes), expected, rtol=1e-6)
+    np.testing.assert_allclose(found.query(spots), expected, rtol=1e-6)
     np.testing.assert_allclose(expected[-1], [100, 60], rtol=1e-6)  # it covers the whole padded image
 
 
-def test_shapes_without_a_pixel_are_nan_and_no_shapes_are_fine(tmp_path):
+def test_spots_without_a_pixel_are_nan_and_no_spots_are_fine(tmp_path):
     for aggregation in ("mean", "sum"):
         found = DenseMap.open(ramps(tmp_path / aggregation, aggregation=aggregation))
-        values = found.query(discs([[20.5, 20.5], [20.0, 20.0]], 0.2))
+        values = found.query(Spots.discs([[20.5, 20.5], [20.0, 20.0]], 0.2))
         assert np.isfinite(values[0]).all()
         assert np.isnan(values[1]).all()
-        assert found.query(discs(np.zeros((0, 2)), 1.0)).shape == (0, 2)
+        assert found.query(Spots.discs(np.zeros((0, 2)), 1.0)).shape == (0, 2)
 
 
-def test_shapes_beside_the_slide_and_unknown_genes_are_refused(tmp_path):
+def test_spots_beside_the_slide_and_unknown_genes_are_refused(tmp_path):
     found = DenseMap.open(ramps(tmp_path / "map"))
-    with pytest.raises(InputError, match=r"outside its slide ramp.png of 198 x 119 px: spot 1 of 2"):
-        found.query(discs([[10.0, 10], [250, 10]], 20))
+    with pytest.raises(InputError, match=r"outside its slide ramp.png of 198 x 119 px: spot '1' of 2"):
+        found.query(Spots.discs([[10.0, 10], [250, 10]], 20))
     with pytest.raises(InputError, match=r"no gene 'xx'; nearest names: x"):
-        found.query(SHAPES[:1], ["xx"])
+        found.query(SPOTS[:1], ["xx"])
 
 
 # ------------------------------------------------------------------------------------------------------------ files
@@ -355,7 +348,7 @@ def test_identity_tells_models_slides_and_genes_apart(run, slide_path, tmp_path)
     predict(run, slide_path, tmp_path / "map")
     with pytest.raises(InputError, match=r"else: ensembl_id, genes, target_mean, target_std differ"):
         predict(run, slide_path, tmp_path / "map", genes=[1, 2])
-    changed = dataclasses.replace(run, state=jax.tree.map(lambda leaf: leaf + 1e-6, run.state))
+    changed = dataclasses.replace(run, weights=jax.tree.map(lambda leaf: leaf + 1e-6, run.weights))
     with pytest.raises(InputError, match=r"else: model_sha256"):
         predict(changed, slide_path, tmp_path / "map")
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "slide.png")
@@ -370,9 +363,9 @@ def test_damaged_maps_are_refused(tmp_path):
     data[40] ^= 1
     shard.write_bytes(data)
     found = DenseMap.open(path)
-    assert np.isfinite(found.query(discs([[10.0, 10]], 5))).all()
+    assert np.isfinite(found.query(Spots.discs([[10.0, 10]], 5))).all()
     with pytest.raises(InputError, match="the tile at 8, 32 is damaged"):
-        found.query(discs([[150.0, 50]], 5))
+        found.query(Spots.discs([[150.0, 50]], 5))
     shard.unlink()
     with pytest.raises(InputError, match="1 of 16 parts are missing"):
         DenseMap.open(path)

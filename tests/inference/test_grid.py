@@ -36,29 +36,29 @@ def lay(slide, **options):
 
 def test_spots_lie_on_tissue_and_only_there(slide):
     spots = lay(slide, pitch_um=30.0, min_tissue=0.5)
-    x, y = spots.spot_xy.T
+    x, y = spots.xy.T
     # Half of a disc is inside when its centre is; the mask's pixels are 5 um, 2.5 px, and blurred over five of them.
     assert ((x > 292) & (x < 748) & (y > 192) & (y < 528)).all()
-    every = lay(slide, pitch_um=30.0, min_tissue=0.0).spot_xy
+    every = lay(slide, pitch_um=30.0, min_tissue=0.0).xy
     within = (np.abs(every - [520, 360]) < [212, 152]).all(axis=1)
-    assert set(map(tuple, every[within])) <= set(map(tuple, spots.spot_xy))
+    assert set(map(tuple, every[within])) <= set(map(tuple, spots.xy))
     assert len(spots) < len(every)
 
 
 def test_a_higher_share_of_tissue_keeps_spots_off_the_edge(slide):
-    inner = lay(slide, pitch_um=10.0, min_tissue=1.0).spot_xy
+    inner = lay(slide, pitch_um=10.0, min_tissue=1.0).xy
     assert (inner >= [300 + 10 - 3, 200 + 10 - 3]).all()
     assert (inner <= [740 - 10 + 3, 520 - 10 + 3]).all()
 
 
 def test_square_grid_has_the_pitch_asked_for_and_is_centred(slide):
     spots = lay(slide, pitch_um=100.0, min_tissue=0.0)
-    assert np.array_equal(np.unique(np.diff(np.unique(spots.spot_xy[:, 0]))), [50.0])
+    assert np.array_equal(np.unique(np.diff(np.unique(spots.xy[:, 0]))), [50.0])
     assert len(spots) == 18 * 14
-    np.testing.assert_allclose((spots.spot_xy.min(axis=0) + spots.spot_xy.max(axis=0)) / 2, [450, 350])
-    assert spots.spot_id[0] == "0x0"
-    assert spots.spot_id[-1] == "17x13"
-    assert len(set(spots.spot_id)) == len(spots)
+    np.testing.assert_allclose((spots.xy.min(axis=0) + spots.xy.max(axis=0)) / 2, [450, 350])
+    assert spots.id[0] == "0x0"
+    assert spots.id[-1] == "17x13"
+    assert len(set(spots.id)) == len(spots)
 
 
 @pytest.mark.parametrize("name", ["visium", "st"])
@@ -67,17 +67,17 @@ def test_presets_have_the_published_pitch_and_neighbours(slide, name):
     spots = grid.lay_grid(
         slide, um_per_px=2.0, spot_um=array.spot_um, pitch_um=array.pitch_um, pattern=array.pattern, min_tissue=0.0
     )
-    apart = np.linalg.norm(spots.spot_xy[:, None] - spots.spot_xy[None], axis=2) * 2.0
-    middle = np.argmin(np.linalg.norm(spots.spot_xy - [450, 350], axis=1))
+    apart = np.linalg.norm(spots.xy[:, None] - spots.xy[None], axis=2) * 2.0
+    middle = np.argmin(np.linalg.norm(spots.xy - [450, 350], axis=1))
     assert np.isclose(apart[middle], array.pitch_um, rtol=1e-9).sum() == {"visium": 6, "st": 4}[name]
     assert np.sort(apart[middle])[1] == pytest.approx(array.pitch_um)
 
 
 def test_whole_windows_lie_inside_the_image(slide):
     spots = lay(slide, pitch_um=20.0, min_tissue=0.0, window_px=224.0)
-    assert (spots.spot_xy >= 112).all()
-    assert (spots.spot_xy <= [900 - 112, 700 - 112]).all()
-    assert spots.spot_xy[:, 0].min() < 112 + 10  # and the grid reaches as far as they allow
+    assert (spots.xy >= 112).all()
+    assert (spots.xy <= [900 - 112, 700 - 112]).all()
+    assert spots.xy[:, 0].min() < 112 + 10  # and the grid reaches as far as they allow
 
 
 def test_tissue_that_fills_the_image_is_all_tissue(tmp_path):
@@ -101,7 +101,7 @@ def test_what_a_scanner_left_black_is_no_tissue(tmp_path):
     pixels[:, :200] = 0
     pixels[100:200, 400:500] = PINK
     with slide_of(pixels, tmp_path / "padded.png") as padded:
-        x, y = lay(padded).spot_xy.T
+        x, y = lay(padded).xy.T
     assert ((x > 390) & (x < 510) & (y > 90) & (y < 210)).all()
 
 

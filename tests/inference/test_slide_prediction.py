@@ -20,14 +20,14 @@ from data_prep.errors import InputError
 from data_prep.readers import her2st
 from data_prep.section import GeneTable
 from data_prep.slide import open_slide
-from stjax import outputs, predict
-from stjax.inference import domain, grid, predictor
+from stjax import outputs, predict, trained
+from stjax.inference import domain, grid
 from stjax.inference.slide_prediction import about_image
 from stjax.inference.sources import open_source
 from stjax.outputs import _map
 from stjax.progress import Progress
 from tests.data_prep.tiny_source import write_source
-from tests.inference.fake_predictor import GENES, SIZE_PX, UM, MeanColour, data_record
+from tests.inference.fake_predictor import GENES, SIZE_PX, UM, MeanColour, made_fold
 
 tifffile = pytest.importorskip("tifffile", reason="the extra wsi is not installed")
 WIDTH, HEIGHT = 900, 700
@@ -55,12 +55,12 @@ def slide_path(tmp_path):
 
 @pytest.fixture
 def model(monkeypatch):
-    """What `predictor.load` gives; set `model.run` to another."""
+    """What `trained.load` gives; set `model.run` to another."""
 
     class Loaded:
         run = MeanColour()
 
-    monkeypatch.setattr(predictor, "load", lambda _: Loaded.run)
+    monkeypatch.setattr(trained, "load", lambda _: Loaded.run)
     return Loaded
 
 
@@ -113,7 +113,7 @@ def test_a_finer_slide_is_resampled_to_the_scale_of_training(model, tmp_path):
     (tmp_path / "slides").mkdir()
     save_tiff(tmp_path / "slides" / "coarse.tif", coarse)
     save_tiff(tmp_path / "slides" / "fine.tif", fine, um_per_px=UM / 2)
-    model.run = MeanColour(data=data_record(parameters=data_record().parameters | {"um_per_px": UM}))
+    model.run = MeanColour(fold=made_fold(parameters=made_fold().parameters | {"um_per_px": UM}))
     run(
         f"--source={tmp_path / 'slides'}",
         f"--out={tmp_path / 'out'}",
@@ -129,9 +129,9 @@ def test_a_finer_slide_is_resampled_to_the_scale_of_training(model, tmp_path):
 def test_the_slide_is_normalised_to_the_training_target(model, slide_path, tmp_path):
     target = save_tiff(tmp_path / "target.tif", np.clip(picture().astype(int) - 30, 0, 255).astype(np.uint8))
     profile = stain.fit_profile(target, "macenko")
-    parameters = data_record().parameters | {"stain": "macenko"}
+    parameters = made_fold().parameters | {"stain": "macenko"}
     saved = json.loads(json.dumps(dataclasses.asdict(profile)))
-    model.run = MeanColour(data=data_record(parameters=parameters, stain_target=saved))
+    model.run = MeanColour(fold=made_fold(parameters=parameters, stain_target=saved))
     run(f"--source={slide_path}", f"--out={tmp_path / 'out'}", "--spot-um=20", "--pitch-um=60")
     adata = anndata.read_h5ad(tmp_path / "out" / "S1.h5ad")
     with open_slide(slide_path) as slide:
@@ -235,7 +235,7 @@ def test_what_is_lacking_or_damaged_is_written_anew(again):
     ("change", "differing"),
     [
         ({"model_sha256": "n" * 64}, "model_sha256"),
-        ({"data": data_record(um_per_px=1.2)}, "training_sha256"),
+        ({"fold": made_fold(um_per_px=1.2)}, "training_sha256"),
         ({"averaging": True}, "mean_over_symmetries"),
     ],
 )
@@ -411,7 +411,7 @@ def test_an_orientation_tag_is_said_and_a_pattern_or_a_folder_too_high_named(tmp
         (["--min-tissue=50"], r"min_tissue is 50, expected a share from 0 to 1"),
         (["--spot-um=0"], r"spot_um is 0\.0, expected a positive number"),
         (["--pitch-um=nan"], r"pitch_um is nan, expected a positive number"),
-        (["--dense"], r"fake holds a model of single spots \(mean colour\); --dense needs one of tiles"),
+        (["--dense"], r"fake holds a model of patches \(mean colour\); --dense needs one of tiles"),
         (["--formats=xlsx"], r"format 'xlsx' is not known"),
     ],
 )
@@ -433,7 +433,7 @@ def test_formats_are_known_by_their_endings_too(slide_path, tmp_path):
 
 @pytest.mark.usefixtures("model")
 def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_predicted(slide_path, tmp_path, monkeypatch):
-    monkeypatch.setattr(predictor, "load", lambda _: pytest.fail("loaded the model first"))
+    monkeypatch.setattr(trained, "load", lambda _: pytest.fail("loaded the model first"))
     (tmp_path / "file").write_text("")
     for out, said in (
         (tmp_path / "file", "is no folder"),
@@ -606,8 +606,8 @@ def test_a_section_of_another_species_is_warned_of():
     def named(ids):
         return SimpleNamespace(name="S1", genes=GeneTable(np.array(ids), np.array([""] * len(ids))))
 
-    data = SimpleNamespace(panel=SimpleNamespace(species="human"))
-    mouse = domain.check_species(SimpleNamespace(data=data), named(["ENSMUSG00000062312"]))
+    model = SimpleNamespace(fold=SimpleNamespace(panel=SimpleNamespace(species="human")))
+    mouse = domain.check_species(model, named(["ENSMUSG00000062312"]))
     assert mouse[0].startswith("section S1 is of mouse by its genes, the model of human")
-    assert domain.check_species(SimpleNamespace(data=data), named(["ENSG00000141736"])) == []
-    assert domain.check_species(SimpleNamespace(data=data), named([])) == []
+    assert domain.check_species(model, named(["ENSG00000141736"])) == []
+    assert domain.check_species(model, named([])) == []

@@ -3,60 +3,9 @@ import time
 import numpy as np
 import pytest
 
-from data_prep import patches, slide_tiff
-from data_prep.slide import open_slide
 from stjax.inference import stream
+from stjax.views import Windows
 from tests.inference.fake_predictor import SIZE_PX, MeanColour
-
-tifffile = pytest.importorskip("tifffile", reason="the extra wsi is not installed")
-SIDE = 3000
-
-
-@pytest.fixture(scope="module")
-def pixels():
-    return np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
-
-
-def decoded(monkeypatch, slide):
-    """The segments that are decoded from now on, in order."""
-    seen = []
-    page = slide._levels[0][0]
-    original = page.decode
-    monkeypatch.setattr(
-        page, "decode", lambda data, index, **options: (seen.append(index), original(data, index, **options))[1]
-    )
-    return seen
-
-
-@pytest.mark.parametrize("layout", [{"tile": (128, 128)}, {"rowsperstrip": 64}])
-def test_each_tile_or_strip_is_decoded_about_once(layout, pixels, tmp_path, monkeypatch):
-    path = tmp_path / "slide.tif"
-    tifffile.imwrite(path, pixels, photometric="rgb", **layout)
-    # A cache that holds a tenth of the slide: what is not read in a good order is decoded again and again.
-    monkeypatch.setattr(slide_tiff, "_CACHE_BYTES", pixels.nbytes // 10)
-    monkeypatch.setattr(stream, "_CACHE_BYTES", pixels.nbytes // 20)
-    grid = np.arange(100, SIDE - 100, 50)
-    xy = np.stack(np.meshgrid(grid, grid), axis=-1).reshape(-1, 2).astype(np.float64)
-    times = {}
-    for order in ("reading", "shuffled"):
-        with open_slide(path) as slide:
-            seen = decoded(monkeypatch, slide)
-            by = stream.reading_order(slide, xy, window_px=100)
-            by = by if order == "reading" else np.random.default_rng(1).permutation(by)
-            for _ in patches.cut_patches(slide, xy[by[: len(by) if order == "reading" else 1000]], patch_size_px=100):
-                pass
-            times[order] = len(seen) / len(set(seen))
-    assert times["reading"] < 1.4
-    assert times["shuffled"] > 2
-
-
-def test_reading_order_is_a_permutation_of_any_windows(tmp_path, pixels):
-    tifffile.imwrite(tmp_path / "slide.tif", pixels[:500, :700], photometric="rgb", tile=(128, 128))
-    xy = np.random.default_rng(0).uniform(0, 500, (97, 2))
-    with open_slide(tmp_path / "slide.tif") as slide:
-        assert slide.segment_px == (128, 128)
-        for window in (1.0, 224.0, 5000.0):
-            assert sorted(stream.reading_order(slide, xy, window_px=window)) == list(range(97))
 
 
 def test_results_come_in_order_and_no_further_ahead_than_asked():
@@ -90,8 +39,15 @@ def test_what_goes_wrong_in_a_thread_is_raised_and_the_rest_given_up():
 @pytest.mark.parametrize("count", [1, 8, 19])
 def test_patches_are_predicted_in_order_whatever_the_last_batch_holds(count):
     images = np.random.default_rng(0).integers(0, 256, (count, SIZE_PX, SIZE_PX, 3)).astype(np.uint8)
-    found = np.concatenate(list(stream.predict_patches(MeanColour(), iter(images), count)))
+    windows, asked = Windows(np.arange(count + 1)), []
+
+    def image(item):
+        asked.append(item)
+        return images[item]
+
+    found = np.concatenate([part["expression"] for part in stream.predict(MeanColour(), windows, image, "patches")])
     np.testing.assert_allclose(found, images.mean(axis=(1, 2)), rtol=1e-6)
+    assert asked == list(range(count))
 
 
 def test_the_mean_and_deviation_over_symmetries_are_those_of_the_eight():
@@ -101,7 +57,9 @@ def test_the_mean_and_deviation_over_symmetries_are_those_of_the_eight():
 
     images = np.zeros((3, SIZE_PX, SIZE_PX, 3), np.uint8)
     images[:, 0, 0], images[:, 0, -1], images[:, -1, 0], images[:, -1, -1] = 10, 20, 30, 80
-    (found,) = stream.predict_symmetries(Corner(), images, 3)
+    found = list(stream.predict_symmetries(Corner(), Windows(np.arange(4)), images.__getitem__, "patches"))
+    assert len(found) == 3
     corners = np.array([10, 20, 30, 80])  # each comes to the first place twice
-    np.testing.assert_allclose(found["expression"], np.full((3, 3), corners.mean()))
-    np.testing.assert_allclose(found["symmetry_sd"], np.full((3, 3), corners.std()))
+    for part in found:
+        np.testing.assert_allclose(part["expression"], np.full((1, 3), corners.mean()))
+        np.testing.assert_allclose(part["symmetry_sd"], np.full((1, 3), corners.std()))

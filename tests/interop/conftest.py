@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_prep.spots import Spots
 from stjax.inference.prediction import SectionPrediction
 from tests.inference.test_dense import make_run
 
@@ -24,16 +25,13 @@ def prediction(run):
     pixels[100:400, 350:650] = (225, 160, 195)
     column, row = (index.ravel() for index in np.meshgrid(np.arange(8), np.arange(6)))
     xy = np.stack([105 + 70 * column, 125 + 50 * row], axis=1).astype(np.float64)
-    genes = run.data.panel.num_main
+    genes = run.fold.panel.num_main
     expression = (column[:, None] * (1 + np.arange(genes)) / 8).astype(np.float32)
     thumbnail = np.asarray(Image.fromarray(pixels).resize((WIDTH // 2, HEIGHT // 2), Image.Resampling.BOX))
     return SectionPrediction(
         section="S1",
         patient="P",
-        spot_id=np.array([f"{c}x{r}" for c, r in zip(column, row, strict=True)]),
-        spot_xy=xy,
-        spot_radius_px=20.0,
-        spot_size_um=np.full(len(xy), 20.0),
+        spots=Spots.discs(xy, 20.0, np.array([f"{c}x{r}" for c, r in zip(column, row, strict=True)])),
         slide="5" * 64,
         um_per_px=UM,
         expression=expression,

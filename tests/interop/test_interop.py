@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from data_prep.slide import open_slide
+from data_prep.spots import Spots
 from stjax import outputs
 from stjax.inference import dense
 from stjax.inference.dense_map import DenseMap
-from stjax.inference.prediction import gene_names
 
 # These programs warn, on import and in use, of each other's deprecations.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -29,7 +29,7 @@ def needs(name):
 def written(form, run, prediction, folder):
     module = outputs.get_formats([form])[form]
     path = folder / f"{prediction.section}{module.SUFFIX}"
-    module.write(path, prediction, run, genes=np.arange(run.data.panel.num_main), shown=2)
+    module.write(path, prediction, run, genes=np.arange(run.fold.panel.num_main), shown=2)
     assert [entry.name for entry in folder.iterdir()] == [path.name]  # nothing half-written beside it
     return path
 
@@ -90,8 +90,8 @@ def test_spatialdata_validates_and_lines_up(run, prediction, tmp_path):
     dark = spatialdata.bounding_box_query(
         data, axes=("x", "y"), min_coordinate=[50, 100], max_coordinate=[350, 400], target_coordinate_system="global"
     )
-    left = prediction.spot_xy[:, 0] < 370  # a spot of 20 px whose centre is nearer than that to the box
-    assert sorted(dark["table"].obs_names) == sorted(prediction.spot_id[left])
+    left = prediction.spots.xy[:, 0] < 370  # a spot of 20 px whose centre is nearer than that to the box
+    assert sorted(dark["table"].obs_names) == sorted(prediction.spots.id[left])
     assert float(np.asarray(dark["S1_image"]).mean()) < 140
 
 
@@ -100,9 +100,9 @@ def test_spatialdata_keeps_squares_and_polygons(run, prediction, tmp_path):
 
     spatialdata = needs("spatialdata")
     ring = np.array([[100.0, 100.0], [140.0, 100.0], [120.0, 130.0]])
-    kind = np.ones(len(prediction.spot_id), np.uint8)
-    kind[0] = 2
-    other = dataclasses.replace(prediction, spot_kind=kind, polygons={0: ring})
+    of_polygon, of_squares = prediction.spots.id[:1], prediction.spots[1:]
+    squares = Spots.squares(of_squares.xy, 40.0, of_squares.id)
+    other = dataclasses.replace(prediction, spots=Spots.concatenate([Spots.polygons([ring], of_polygon), squares]))
     data = spatialdata.read_zarr(written("spatialdata", run, other, tmp_path))
     areas = data.shapes["S1_spots"].area.to_numpy()
     np.testing.assert_allclose(areas, [600.0] + [40.0**2] * (len(areas) - 1))
@@ -116,11 +116,11 @@ def test_geojson_passes_qupaths_schema(run, prediction, tmp_path):
     jsonschema.validate(found, json.loads(SCHEMA.read_text()), cls=jsonschema.Draft202012Validator)
     assert geojson.loads(path.read_text()).is_valid
     features = found["features"]
-    assert len({feature["id"] for feature in features}) == len(features) == len(prediction.spot_id)
-    names = gene_names(run.data.panel)
+    assert len({feature["id"] for feature in features}) == len(features) == len(prediction.spots)
+    names = run.fold.panel.labels
     for spot in (0, 13):
         shape = shapely.geometry.shape(features[spot]["geometry"])
-        assert shape.centroid.distance(shapely.Point(prediction.spot_xy[spot])) < 0.01
+        assert shape.centroid.distance(shapely.Point(prediction.spots.xy[spot])) < 0.01
         assert shape.area == pytest.approx(np.pi * 20.0**2, rel=0.01)
         values = [features[spot]["properties"]["measurements"][name] for name in names]
         np.testing.assert_allclose(values, prediction.expression[spot], rtol=1e-6)

@@ -15,8 +15,8 @@ import pytest
 from flax import nnx
 
 from data_prep.errors import InputError
-from stjax import manifest
-from stjax.inference import model_folder, predictor
+from stjax import manifest, trained
+from stjax.inference import model_folder
 from stjax.models import weight_files, weights
 from tests.models.test_weights import as_legacy, build
 from tests.models.test_weights import write as write_safetensors
@@ -376,4 +376,4 @@ def test_an_exported_model_with_a_nan_is_not_loaded(tmp_path):
     (folder / "manifest.json").unlink()
     manifest.seal(folder, {"format": model_folder.FORMAT, "version": model_folder.VERSION})
     with pytest.raises(InputError, match=f"{name} hold NaN or infinity"):
-        predictor.load(folder)
+        trained.load(folder)

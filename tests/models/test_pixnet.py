@@ -5,16 +5,18 @@ import pytest
 from flax import nnx
 
 from data_prep.errors import InputError
+from data_prep.spots import Spots
 from stjax import losses, models
-from stjax.models.pixnet import PixNet, Upsample, build_tile_model
-from stjax.ops.spot_pool import discs, shape_masks, spot_pool_reference, spot_table, squares, stack_tables
+from stjax.models import pixnet
+from stjax.models.pixnet import PixNet, Upsample
+from stjax.ops.spot_pool import spot_masks, spot_pool_reference, spot_table, stack_tables
 
 SIDE, GENES = 64, 5
-SPOTS = discs([[20.0, 30.0], [45.5, 12.2], [63, 63]], [14, 3, 9])
+SPOTS = Spots.discs([[20.5, 30.5], [46, 12.7], [63.5, 63.5]], [14, 3, 9])
 
 
-def table(batch=2, shapes=SPOTS):
-    one = spot_table(shapes, image_hw=(SIDE, SIDE), grid_hw=(SIDE // 4, SIDE // 4))
+def table(batch=2, spots=SPOTS):
+    one = spot_table(spots, image_hw=(SIDE, SIDE), grid_hw=(SIDE // 4, SIDE // 4))
     return stack_tables([one] * batch)
 
 
@@ -23,28 +25,28 @@ def images(batch=2):
 
 
 def make(aggregation, **options):
-    return build_tile_model(
+    return pixnet.build(
         "efficientnet_tiny", num_main=GENES, width=16, aggregation=aggregation, rngs=nnx.Rngs(0), **options
     )
 
 
-def predict(model, shapes=SPOTS, x=None, **options):
+def predict(model, spots=SPOTS, x=None, **options):
     """The outputs for two tiles with the same spots, and the map they come from."""
     graphdef, params, statistics = models.split(model)
 
     @jax.jit
-    def program(params, statistics, x, spots):
+    def program(params, statistics, x, table):
         model = nnx.merge(graphdef, params, statistics)
-        return model(x, spots, train=False, key=None, **options), model.gene_map(x)
+        return model(x, table, train=False, key=None, **options), model.gene_map(x)
 
-    return program(params, statistics, images() if x is None else x, table(2, shapes))
+    return program(params, statistics, images() if x is None else x, table(2, spots))
 
 
 @pytest.mark.parametrize("aggregation", ["sum", "mean", "additive"])
 def test_spots_are_aggregates_of_the_resized_map(aggregation):
     outputs, maps = predict(make(aggregation))
     found = outputs["rates" if aggregation == "additive" else "main"]
-    masks = jnp.asarray(shape_masks(SPOTS, (SIDE, SIDE)))
+    masks = jnp.asarray(spot_masks(SPOTS, (SIDE, SIDE)))
     how = "mean" if aggregation == "mean" else "sum"
     expected = jax.vmap(lambda m: spot_pool_reference(m, masks, aggregation=how))(maps)
     assert found.shape == (2, 3, GENES + (aggregation == "additive"))
@@ -55,9 +57,9 @@ def test_spots_are_aggregates_of_the_resized_map(aggregation):
 def test_rates_of_bins_add_up_to_those_of_the_bins_they_make_up():
     model = make("additive")
     centres = np.stack(np.meshgrid(np.arange(8), np.arange(8)), axis=-1).reshape(-1, 2)
-    fine = squares(centres * 8 + 3.5, 8)
-    coarse = squares(centres[(centres % 2 == 0).all(axis=1)] * 8 + 7.5, 16)
-    of_fine, of_coarse = (predict(model, shapes)[0]["rates"][0] for shapes in (fine, coarse))
+    fine = Spots.squares(centres * 8 + 4, 8)
+    coarse = Spots.squares(centres[(centres % 2 == 0).all(axis=1)] * 8 + 8, 16)
+    of_fine, of_coarse = (predict(model, spots)[0]["rates"][0] for spots in (fine, coarse))
     assert float(of_fine.min()) > 0
     grouped = of_fine.reshape(4, 2, 4, 2, -1).sum(axis=(1, 3)).reshape(16, -1)
     np.testing.assert_allclose(grouped, of_coarse, rtol=1e-5)
@@ -83,7 +85,7 @@ def test_pixels_per_spot_scales_the_sum():
 def test_features_turned_back_give_the_spots_of_the_tile_as_it_is():
     """Pooling after the inverse symmetry is pooling mirrored spots on the mirrored tile."""
     model = make("mean")
-    mirrored = discs(np.asarray(SPOTS.xy) * [-1, 1] + [SIDE - 1, 0], SPOTS.size_px)
+    mirrored = Spots.discs(SPOTS.xy * [-1, 1] + [SIDE, 0], SPOTS.size_px)
     undone, _ = predict(model, undo=lambda f: jnp.flip(f, axis=2))
     direct, _ = predict(model, mirrored)
     np.testing.assert_allclose(undone["main"], direct["main"], rtol=1e-4, atol=1e-5)
@@ -131,7 +133,7 @@ def test_training_gradients_are_finite_and_reach_every_parameter(aggregation):
 )
 def test_every_encoder_makes_a_pyramid_and_a_map_at_stride_4(variant, strides, channels):
     def build():
-        model = build_tile_model(variant, num_main=GENES, width=8, rngs=nnx.Rngs(0), image_size_px=SIDE)
+        model = pixnet.build(variant, num_main=GENES, width=8, rngs=nnx.Rngs(0), image_size_px=SIDE)
         found = [stage.project.kernel.shape[2] for stage in model.stages]
         assert model.strides == strides
         assert (*reversed(found), model.bottom.kernel.shape[2]) == channels
@@ -142,7 +144,7 @@ def test_every_encoder_makes_a_pyramid_and_a_map_at_stride_4(variant, strides, c
 
 def test_parameters_of_the_papers_network():
     def build():
-        return nnx.state(build_tile_model("resnet18", num_main=250, rngs=nnx.Rngs(0)), nnx.Param)
+        return nnx.state(pixnet.build("resnet18", num_main=250, rngs=nnx.Rngs(0)), nnx.Param)
 
     def conv(size, inputs, outputs):
         return size * size * inputs * outputs + outputs
@@ -176,11 +178,11 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(InputError, match=r"60 x 60 px, expected multiples of 8"):
         model(jnp.zeros((1, 60, 60, 3)), table(1), train=False, key=None)
     with pytest.raises(InputError, match=r"'b7'.*resnet18"):
-        build_tile_model("b7", num_main=1, rngs=nnx.Rngs(0))
+        pixnet.build("b7", num_main=1, rngs=nnx.Rngs(0))
     with pytest.raises(InputError, match="choose sum, mean, additive"):
-        build_tile_model("resnet18", num_main=1, aggregation="max", rngs=nnx.Rngs(0))
+        pixnet.build("resnet18", num_main=1, aggregation="max", rngs=nnx.Rngs(0))
     with pytest.raises(InputError, match="positive numbers"):
-        build_tile_model("resnet18", num_main=1, pixels_per_spot=0, rngs=nnx.Rngs(0))
+        pixnet.build("resnet18", num_main=1, pixels_per_spot=0, rngs=nnx.Rngs(0))
     with pytest.raises(InputError, match=r"needs features of 1/4, 1/8"):
         jax.eval_shape(lambda: PixNet(Stub(), None, width=4, dtype=jnp.float32, rngs=nnx.Rngs(0)).bottom.kernel[...])
 

@@ -7,7 +7,7 @@ import pytest
 from jax import export
 
 from data_prep.errors import InputError
-from data_prep.section import DISC
+from data_prep.spots import Spots
 from stjax.ops import spot_pool as ops
 from stjax.ops import spot_table as tables
 from stjax.ops.spot_weights import pixel_runs
@@ -16,15 +16,22 @@ HOLED = [np.array([[3, 3], [38, 5], [30, 44], [5, 40.5]]), np.array([[12, 12], [
 IMAGE, GRID = (48, 44), (12, 11)
 
 
+def by_centres(spots):
+    """Spots whose whole coordinates are to be the centres of pixels, which from the corner end in .5."""
+    return spots.within((-0.5, -0.5), 1.0)
+
+
 def mixed_spots():
     """Every kind, over borders, outside, radius 0, between pixels, overlapping, with holes and islands."""
     rng = np.random.default_rng(0)
-    return ops.concatenate(
-        ops.discs(rng.uniform(-5, 50, (12, 2)), rng.uniform(0, 15, 12)),
-        ops.discs([[7, 9], [7, 9], [7.5, 9.5], [7, 9], [20, 20], [-30, 5], [43, 47]], [0, 1, 0.4, 5, 60, 3, 5]),
-        ops.squares(rng.uniform(-5, 50, (8, 2)), rng.uniform(0, 12, 8)),
-        ops.polygons([HOLED, rng.uniform(-5, 50, (6, 2)), [[[50, 1], [60, 1], [60, 9]], [[1, 1], [9.5, 2], [4, 8.2]]]]),
-    )
+    outlines = [HOLED, rng.uniform(-5, 50, (6, 2)), [[[50, 1], [60, 1], [60, 9]], [[1, 1], [9.5, 2], [4, 8.2]]]]
+    parts = [
+        Spots.discs(rng.uniform(-5, 50, (12, 2)), rng.uniform(0, 15, 12)),
+        Spots.discs([[7, 9], [7, 9], [7.5, 9.5], [7, 9], [20, 20], [-30, 5], [43, 47]], [0, 1, 0.4, 5, 60, 3, 5]),
+        Spots.squares(rng.uniform(-5, 50, (8, 2)), rng.uniform(0, 12, 8)),
+        Spots.polygons(outlines),
+    ]
+    return by_centres(Spots.concatenate(parts))
 
 
 def assert_close(found, expected, tolerance):
@@ -44,13 +51,13 @@ def both_ways(pool, features, gradient):
     ("image_hw", "grid_hw"), [(IMAGE, GRID), ((50, 41), (13, 6)), ((9, 10), (9, 10)), ((8, 9), (1, 2))]
 )
 def test_pool_equals_the_dense_map_values_and_gradients(image_hw, grid_hw, dtype, tolerance, aggregation):
-    shapes = mixed_spots()
-    masks = ops.shape_masks(shapes, image_hw)
+    spots = mixed_spots()
+    masks = ops.spot_masks(spots, image_hw)
     rng = np.random.default_rng(1)
     with jax.enable_x64(dtype is np.float64):
         features = jnp.asarray(rng.standard_normal((*grid_hw, 5)), dtype)
-        gradient = jnp.asarray(rng.standard_normal((len(shapes), 5)), dtype)
-        table = ops.spot_table(shapes, image_hw=image_hw, grid_hw=grid_hw, outside="zero", dtype=dtype)
+        gradient = jnp.asarray(rng.standard_normal((len(spots), 5)), dtype)
+        table = ops.spot_table(spots, image_hw=image_hw, grid_hw=grid_hw, outside="zero", dtype=dtype)
         fast = functools.partial(ops.spot_pool, table=table, aggregation=aggregation)
         plain = functools.partial(ops.spot_pool_reference, masks=jnp.asarray(masks), aggregation=aggregation)
         found = jax.jit(functools.partial(both_ways, fast))(features, gradient)
@@ -61,12 +68,12 @@ def test_pool_equals_the_dense_map_values_and_gradients(image_hw, grid_hw, dtype
 
 
 def test_runs_are_the_pixels_of_the_masks():
-    shapes = mixed_spots()
-    runs = pixel_runs(shapes, IMAGE)
-    painted = np.zeros((len(shapes), *IMAGE), int)
+    spots = mixed_spots()
+    runs = pixel_runs(spots, IMAGE)
+    painted = np.zeros((len(spots), *IMAGE), int)
     for spot, row, start, stop in zip(*runs, strict=True):
         painted[spot, row, start:stop] += 1
-    np.testing.assert_array_equal(painted, ops.shape_masks(shapes, IMAGE))
+    np.testing.assert_array_equal(painted, ops.spot_masks(spots, IMAGE))
     assert np.all(np.diff(runs.spot) >= 0)
 
 
@@ -74,24 +81,24 @@ def test_disc_takes_the_pixels_of_the_papers_equation():
     rows, columns = np.mgrid[:40, :40]
     for x, y, r in ((20, 20, 13), (20.1, 19.7, 0.9), (0.1, 5, 4.9), (12, 12, 0)):
         inside = (columns - x) ** 2 + (rows - y) ** 2 <= r**2
-        table = ops.spot_table(ops.discs([[x, y]], r), image_hw=(40, 40), grid_hw=(10, 10))
+        table = ops.spot_table(by_centres(Spots.discs([[x, y]], r)), image_hw=(40, 40), grid_hw=(10, 10))
         assert table.count[0] == inside.sum()
 
 
 def test_squares_that_touch_share_no_pixel_and_leave_none():
     pitch, side = 7.3, 6
     centres = (np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2) + 0.5) * pitch - 0.4
-    masks = ops.shape_masks(ops.squares(centres, pitch), (43, 43))
+    masks = ops.spot_masks(by_centres(Spots.squares(centres, pitch)), (43, 43))
     np.testing.assert_array_equal(masks.sum(axis=0), 1)
 
 
 def test_polygons_that_touch_share_no_pixel_and_rings_may_turn_either_way():
     square = np.array([[2.0, 2], [30, 2], [30, 30], [2, 30]])
     cut = np.array([[2.0, 2], [30, 2], [30, 30]]), np.array([[30.0, 30], [2, 30], [2, 2]])
-    whole, *halves = ops.shape_masks(ops.polygons([square, *cut]), IMAGE)
+    whole, *halves = ops.spot_masks(by_centres(Spots.polygons([square, *cut])), IMAGE)
     np.testing.assert_array_equal(sum(half.astype(int) for half in halves), whole)
-    turned = ops.polygons([[HOLED[0], HOLED[1][::-1]]])
-    np.testing.assert_array_equal(ops.shape_masks(turned, IMAGE), ops.shape_masks(ops.polygons([HOLED]), IMAGE))
+    plain, turned = (ops.spot_masks(Spots.polygons([[HOLED[0], HOLED[1][::step]]]), IMAGE) for step in (1, -1))
+    np.testing.assert_array_equal(turned, plain)
 
 
 def test_sum_of_weights_is_the_number_of_pixels():
@@ -100,16 +107,16 @@ def test_sum_of_weights_is_the_number_of_pixels():
 
 
 def test_large_spots_run_in_blocks_of_bounded_memory(monkeypatch):
-    shapes = mixed_spots()
-    whole, count = tables.spot_matrix(shapes, image_hw=IMAGE, grid_hw=GRID, outside="zero")
+    spots = mixed_spots()
+    whole, count = tables.spot_matrix(spots, image_hw=IMAGE, grid_hw=GRID, outside="zero")
     monkeypatch.setattr("stjax.ops.spot_weights._CHUNK", 500)
-    parts, count_of_parts = tables.spot_matrix(shapes, image_hw=IMAGE, grid_hw=GRID, outside="zero")
+    parts, count_of_parts = tables.spot_matrix(spots, image_hw=IMAGE, grid_hw=GRID, outside="zero")
     assert (whole != parts).nnz == 0
     np.testing.assert_array_equal(count, count_of_parts)
 
 
 def test_a_tile_without_spots_pools_to_nothing_and_has_a_zero_gradient():
-    table = ops.spot_table(ops.discs(np.zeros((0, 2)), 3), image_hw=IMAGE, grid_hw=GRID)
+    table = ops.spot_table(Spots.discs(np.zeros((0, 2)), 3), image_hw=IMAGE, grid_hw=GRID)
     features = jnp.ones((*GRID, 5))
     value, vjp = jax.vjp(lambda f: ops.spot_pool(f, table, aggregation="mean"), features)
     assert value.shape == (0, 5)
@@ -119,21 +126,22 @@ def test_a_tile_without_spots_pools_to_nothing_and_has_a_zero_gradient():
 def crowded_spots():
     """A few spots of hundreds of weights among many of a few, and one cell under most of them: several groups."""
     rng = np.random.default_rng(2)
-    return ops.concatenate(
-        ops.discs(rng.uniform(0, 128, (6, 2)), 60),
-        ops.discs(rng.uniform(0, 128, (60, 2)), 2),
-        ops.squares([[9, 9]] * 99, 4),
-    )
+    parts = [
+        Spots.discs(rng.uniform(0, 128, (6, 2)), 60),
+        Spots.discs(rng.uniform(0, 128, (60, 2)), 2),
+        Spots.squares([[9, 9]] * 99, 4),
+    ]
+    return Spots.concatenate(parts)
 
 
 def test_grouped_rows_equal_the_dense_map():
-    shapes = crowded_spots()
-    table = ops.spot_table(shapes, image_hw=(128, 128), grid_hw=(32, 32))
+    spots = crowded_spots()
+    table = ops.spot_table(spots, image_hw=(128, 128), grid_hw=(32, 32))
     assert len(table.by_spot.index) > 1
     assert len(table.by_cell.index) > 1
     features = jax.random.normal(jax.random.key(0), (32, 32, 3))
-    gradient = jax.random.normal(jax.random.key(1), (len(shapes), 3))
-    masks = jnp.asarray(ops.shape_masks(shapes, (128, 128)))
+    gradient = jax.random.normal(jax.random.key(1), (len(spots), 3))
+    masks = jnp.asarray(ops.spot_masks(spots, (128, 128)))
     found = jax.jit(functools.partial(both_ways, lambda f: ops.spot_pool(f, table)))(features, gradient)
     expected = jax.jit(functools.partial(both_ways, lambda f: ops.spot_pool_reference(f, masks)))(features, gradient)
     for one, other in zip(found, expected, strict=True):
@@ -142,8 +150,8 @@ def test_grouped_rows_equal_the_dense_map():
 
 def test_full_matrix_of_accelerators_equals_the_gathers():
     rng = np.random.default_rng(3)
-    shapes = ops.discs(rng.uniform(0, 128, (20, 2)), rng.uniform(30, 60, 20))
-    table = ops.spot_table(shapes, image_hw=(128, 128), grid_hw=(32, 32))
+    spots = Spots.discs(rng.uniform(0, 128, (20, 2)), rng.uniform(30, 60, 20))
+    table = ops.spot_table(spots, image_hw=(128, 128), grid_hw=(32, 32))
     assert ops._suits_dense(table.by_spot)
     x = jax.random.normal(jax.random.key(0), (32 * 32, 4))
     dy = jax.random.normal(jax.random.key(1), (20, 4))
@@ -157,13 +165,13 @@ def test_full_matrix_of_accelerators_equals_the_gathers():
 
 def test_tiles_of_one_layout_stack_and_share_a_program():
     rng = np.random.default_rng(4)
-    spots = [
-        ops.discs(rng.uniform(0, 44, (9, 2)), 6),
-        ops.discs(rng.uniform(0, 44, (30, 2)), rng.uniform(0, 4, 30)),
-        ops.discs(np.zeros((0, 2)), 1),
-        ops.concatenate(ops.squares(rng.uniform(0, 44, (50, 2)), 2), ops.discs([[20, 20]], 20)),
+    tiles = [
+        Spots.discs(rng.uniform(0, 44, (9, 2)), 6),
+        Spots.discs(rng.uniform(0, 44, (30, 2)), rng.uniform(0, 4, 30)),
+        Spots.discs(np.zeros((0, 2)), 1),
+        Spots.concatenate([Spots.squares(rng.uniform(0, 44, (50, 2)), 2), Spots.discs([[20, 20]], 20)]),
     ]
-    matrices = [tables.spot_matrix(shapes, image_hw=IMAGE, grid_hw=GRID) for shapes in spots]
+    matrices = [tables.spot_matrix(spots, image_hw=IMAGE, grid_hw=GRID) for spots in tiles]
     layout = ops.merge_layouts([ops.layout_of(matrix) for matrix, _ in matrices])
     each = [tables.table_of_matrix(*pair, layout=layout) for pair in matrices]
     stacked = ops.stack_tables(each)
@@ -172,9 +180,9 @@ def test_tiles_of_one_layout_stack_and_share_a_program():
     values, changes = jax.jit(lambda f, t, g: both_ways(lambda f: ops.spot_pool(f, t), f, g))(
         features, stacked, gradient
     )
-    for tile, shapes in enumerate(spots):
-        own = ops.spot_table(shapes, image_hw=IMAGE, grid_hw=GRID)
-        count = len(shapes)
+    for tile, spots in enumerate(tiles):
+        own = ops.spot_table(spots, image_hw=IMAGE, grid_hw=GRID)
+        count = len(spots)
         expected = both_ways(lambda f, own=own: ops.spot_pool(f, own), features[tile], gradient[tile, :count])
         assert_close(values[tile, :count], expected[0], 1e-6)
         assert_close(changes[tile], expected[1], 1e-6)
@@ -188,7 +196,7 @@ def test_cache_makes_a_table_once_and_forgets_the_least_recently_used():
     def get(key):
         def make():
             made.append(key)
-            return ops.spot_table(ops.discs([[9, 9]], 4), image_hw=IMAGE, grid_hw=GRID)
+            return ops.spot_table(Spots.discs([[9, 9]], 4), image_hw=IMAGE, grid_hw=GRID)
 
         return cache.get(key, make)
 
@@ -207,7 +215,7 @@ def test_batch_stays_split_over_devices():
         pytest.skip("one device: nothing to split over")
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    table = ops.stack_tables([ops.spot_table(ops.discs([[5, 6], [20, 30]], 5), image_hw=IMAGE, grid_hw=GRID)] * 4)
+    table = ops.stack_tables([ops.spot_table(Spots.discs([[5, 6], [20, 30]], 5), image_hw=IMAGE, grid_hw=GRID)] * 4)
     features = jax.random.normal(jax.random.key(0), (4, *GRID, 3))
     step = jax.jit(jax.value_and_grad(lambda f, t: jnp.sum(jnp.sin(ops.spot_pool(f, t)))))
     value, gradient = step(features, table)
@@ -219,8 +227,8 @@ def test_batch_stays_split_over_devices():
 
 
 def test_results_are_the_same_bits_every_time():
-    shapes = crowded_spots()
-    table = ops.spot_table(shapes, image_hw=(128, 128), grid_hw=(32, 32))
+    spots = crowded_spots()
+    table = ops.spot_table(spots, image_hw=(128, 128), grid_hw=(32, 32))
     features = jax.random.normal(jax.random.key(0), (32, 32, 8))
     step = jax.jit(jax.value_and_grad(lambda f: jnp.sum(ops.spot_pool(f, table) ** 2)))
     first = step(features)
@@ -230,12 +238,12 @@ def test_results_are_the_same_bits_every_time():
 
 
 @pytest.mark.parametrize("aggregation", ["sum", "mean"])
-@pytest.mark.parametrize("spots", [8, 400])  # the linear layer after and before the sum
-def test_pooled_linear_equals_the_map_of_genes(spots, aggregation):
+@pytest.mark.parametrize("count", [8, 400])  # the linear layer after and before the sum
+def test_pooled_linear_equals_the_map_of_genes(count, aggregation):
     rng = np.random.default_rng(5)
-    shapes = ops.discs(rng.uniform(-3, 50, (spots, 2)), 3)
-    table = ops.spot_table(shapes, image_hw=IMAGE, grid_hw=GRID, outside="zero")
-    masks = jnp.asarray(ops.shape_masks(shapes, IMAGE))
+    spots = Spots.discs(rng.uniform(-3, 50, (count, 2)), 3)
+    table = ops.spot_table(spots, image_hw=IMAGE, grid_hw=GRID, outside="zero")
+    masks = jnp.asarray(ops.spot_masks(spots, IMAGE))
     keys = jax.random.split(jax.random.key(0), 3)
     arguments = (
         jax.random.normal(keys[0], (*GRID, 6)),
@@ -250,7 +258,7 @@ def test_pooled_linear_equals_the_map_of_genes(spots, aggregation):
     def fast(features, kernel, bias):
         return ops.pooled_linear(features, kernel, bias, table, aggregation=aggregation)
 
-    weights = jax.random.normal(jax.random.key(9), (spots, 4))
+    weights = jax.random.normal(jax.random.key(9), (count, 4))
     found, expected = (
         jax.value_and_grad(lambda args, f=f: jnp.sum(f(*args) * weights))(arguments) for f in (fast, through_the_map)
     )
@@ -259,7 +267,7 @@ def test_pooled_linear_equals_the_map_of_genes(spots, aggregation):
 
 
 def test_half_precision_features_are_summed_in_float32():
-    table = ops.spot_table(ops.discs([[20, 20]], 15), image_hw=IMAGE, grid_hw=GRID)
+    table = ops.spot_table(Spots.discs([[20, 20]], 15), image_hw=IMAGE, grid_hw=GRID)
     features = jnp.full((*GRID, 2), 1 / 3, jnp.bfloat16)
     value, vjp = jax.vjp(lambda f: ops.spot_pool(f, table), features)
     assert value.dtype == jnp.float32
@@ -267,43 +275,24 @@ def test_half_precision_features_are_summed_in_float32():
     assert vjp(value)[0].dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: ops.discs([[1, 2], [3, 4]], [1, -2]), "spot 1: a radius"),
-        (lambda: ops.discs([[1, 2]], np.nan), "negative or no number"),
-        (lambda: ops.squares([[1, 2]], np.inf), "negative or no number"),
-        (lambda: ops.discs([[np.nan, 2]], 1), "centre that is no finite"),
-        (lambda: ops.polygons([np.zeros((2, 2))]), "at least 3 vertices"),
-        (lambda: ops.polygons([np.array([[0, 0], [1, np.nan], [2, 2]])]), "no finite numbers"),
-        (lambda: ops.Shapes(np.full(1, 7), np.zeros((1, 2)), np.ones(1)), "no known kind"),
-        (lambda: ops.Shapes(np.full(1, 2), np.zeros((1, 2)), np.ones(1)), "beyond the 0 there are"),
-        (lambda: ops.Shapes(np.full(2, DISC), np.zeros((1, 2)), np.ones(1)), r"expected \[N\], \[N, 2\]"),
-    ],
-)
-def test_bad_shapes_are_refused(make, message):
-    with pytest.raises(InputError, match=message):
-        make()
-
-
 def test_spots_beside_the_image_are_refused_unless_asked_for():
-    shapes = ops.discs([[10, 10], [-20, 10], [10, 500]], 3)
-    with pytest.raises(InputError, match=r"outside the image of 44 x 48 px: spots 1, 2 of 3"):
-        ops.spot_table(shapes, image_hw=IMAGE, grid_hw=GRID)
-    assert ops.spot_table(shapes, image_hw=IMAGE, grid_hw=GRID, outside="zero").count.tolist() == [29, 0, 0]
+    spots = by_centres(Spots.discs([[10, 10], [-20, 10], [10, 500]], 3))
+    with pytest.raises(InputError, match=r"outside the image of 44 x 48 px: spots '1', '2' of 3"):
+        ops.spot_table(spots, image_hw=IMAGE, grid_hw=GRID)
+    assert ops.spot_table(spots, image_hw=IMAGE, grid_hw=GRID, outside="zero").count.tolist() == [29, 0, 0]
     with pytest.raises(InputError, match="choose raise or zero"):
-        ops.spot_table(shapes, image_hw=IMAGE, grid_hw=GRID, outside="drop")
+        ops.spot_table(spots, image_hw=IMAGE, grid_hw=GRID, outside="drop")
 
 
 def test_tables_of_another_grid_or_layout_are_refused():
-    table = ops.spot_table(ops.discs([[10, 10]], 3), image_hw=IMAGE, grid_hw=GRID)
+    table = ops.spot_table(Spots.discs([[10, 10]], 3), image_hw=IMAGE, grid_hw=GRID)
     with pytest.raises(InputError, match=r"grid_hw=\(5, 5\)"):
         ops.spot_pool(jnp.zeros((5, 5, 2)), table)
     with pytest.raises(InputError, match="choose sum or mean"):
         ops.spot_pool(jnp.zeros((*GRID, 2)), table, aggregation="max")
     with pytest.raises(InputError, match="must not be finer"):
-        ops.spot_table(ops.discs([[1, 1]], 3), image_hw=(4, 4), grid_hw=(8, 8))
-    matrix, count = tables.spot_matrix(ops.discs([[10, 10]] * 3, 6), image_hw=IMAGE, grid_hw=GRID)
+        ops.spot_table(Spots.discs([[1, 1]], 3), image_hw=(4, 4), grid_hw=(8, 8))
+    matrix, count = tables.spot_matrix(Spots.discs([[10, 10]] * 3, 6), image_hw=IMAGE, grid_hw=GRID)
     for layout in (
         tables.Layout(2, 132, ((99, 2),), ((9, 132),)),
         tables.Layout(3, 132, ((2, 3),), ((9, 132),)),

@@ -21,12 +21,12 @@ from data_prep import files, json_files
 from data_prep.build import build
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from stjax import checkpoint, evaluate, export, manifest, outputs, predict, report
+from stjax import checkpoint, evaluate, export, manifest, outputs, predict, report, views
 from stjax.inference.dense_map import DenseMap
 from stjax.inference.model_folder import REQUIRED
 from stjax.inference.records import Record
 from stjax.progress import Progress
-from stjax.reporting import read
+from stjax.reporting import page, read
 from stjax.tables import quoted, unquoted, write_csv
 from tests.data_prep.tiny_source import write_source
 from tests.inference.test_dense import ramps
@@ -160,13 +160,13 @@ def test_a_second_export_into_a_folder_waits_for_nothing_and_harms_nothing(
 
 def test_one_process_at_a_time_writes_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, out = make_run(tmp_path / "run"), tmp_path / "report.html"
-    build_page, said = report.page.build, []
+    build_page, said = page.build, []
 
     def meanwhile(*given: Any, **options: Any) -> str:
         said.append(refusal("second", lambda: report.report([run], out)))
         return build_page(*given, **options)
 
-    monkeypatch.setattr(report.page, "build", meanwhile)
+    monkeypatch.setattr(page, "build", meanwhile)
     report.report([run], out)
     assert "another process is writing" in said[0]
     assert out.is_file()
@@ -192,7 +192,7 @@ def test_one_process_at_a_time_predicts_a_section(tmp_path: Path, monkeypatch: p
 
 
 def test_one_process_at_a_time_scores_into_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = SimpleNamespace(data=SimpleNamespace(protocol="stjax", tiles=None))
+    run = SimpleNamespace(fold=SimpleNamespace(protocol="stjax"), view=views.get("patches"))
     monkeypatch.setattr(evaluate.workdir.Run, "load", lambda _folder: run)
     monkeypatch.setattr(evaluate.Request, "of", lambda *_, **__: SimpleNamespace(target=tmp_path / "evaluation"))
     said = []

@@ -17,12 +17,12 @@ from jax import export
 import stjax
 from data_prep import json_files
 from data_prep.errors import InputError
+from data_prep.spots import Spots
 from stjax import checkpoint, intervals, manifest, report, workdir
 from stjax.inference import program_trial
 from stjax.inference.dense_map import DenseMap
 from stjax.inference.model_folder import FUNCTION
 from stjax.inference.records import Record
-from stjax.ops.spot_weights import discs
 from tests.fuzz.make_run import ARCHIVE
 from tests.inference.test_dense import ramps
 from tests.mutated_json import reseal
@@ -115,7 +115,7 @@ def test_a_map_with_an_empty_part_has_no_values_there_and_says_so(tmp_path: Path
     found = DenseMap.open(path)
     everywhere = np.array([(x, y) for x in (20.0, 90.0, 150.0) for y in (16.0, 48.0, 80.0, 110.0)])
     with pytest.raises(InputError, match=r"the tile at \d+, 16 is damaged \(values are lacking\)"):
-        found.query(discs(everywhere, 12.0))
+        found.query(Spots.discs(everywhere, 12.0))
 
 
 def inner(content: dict[str, Any]) -> dict[str, Any]:
@@ -223,6 +223,6 @@ def test_what_a_run_says_beyond_what_is_known_is_not_read(tmp_path: Path) -> Non
     shutil.unpack_archive(ARCHIVE, run)
     reseal(run / "data.json", lambda content: content["panel"].update(extra=1))
     reseal(run / "intervals.json", lambda content: content.update(extra=1))
-    data = workdir.load_data_record(run)
-    assert data.panel.num_main == len(data.panel.train_mean)
+    fold = workdir.load_fold(run)
+    assert fold.panel.num_main == len(fold.train_mean)
     assert intervals.Intervals.load(run)

@@ -11,8 +11,8 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from stjax import export, manifest, models
-from stjax.inference import model_folder, predictor
+from stjax import export, manifest, models, trained
+from stjax.inference import model_folder
 from stjax.models import efficientnet
 from stjax.models.heads import PatchModel
 from tests.inference.test_dense import GENES, make_run
@@ -37,9 +37,11 @@ def make():
     run = dataclasses.replace(
         run,
         config=ConfigDict({"model": settings, "eval_batch_size": 8, "init_from": ""}),
-        data=dataclasses.replace(run.data, image_size_px=SIDE, parameters={"stain": "none"}, synthetic=True),
+        fold=dataclasses.replace(
+            run.fold, view="patches", image_size_px=SIDE, parameters={"stain": "none"}, synthetic=True
+        ),
         graphdef=graphdef,
-        state={"params": params, "statistics": statistics},
+        weights={"params": params, "statistics": statistics},
     )
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
@@ -48,7 +50,7 @@ def make():
     for name in ("backbone.safetensors", "heads.safetensors"):
         (FOLDER / name).unlink()
     manifest.seal(FOLDER, {"format": model_folder.FORMAT, "version": model_folder.VERSION})
-    found = predictor.load(FOLDER).predict({"image": images()})
+    found = trained.load(FOLDER).predict({"image": images()})
     np.save(EXPECTED, np.asarray(found["expression"])[:, 0])
 
 

@@ -100,8 +100,8 @@ def test_without_spots_a_grid_is_laid_on_the_tissue(model):
     assert len(found) >= 6
     assert found.predicted.all()
     pitch = 200 / 1.4
-    assert np.isclose(np.diff(np.unique(found.spot_xy[:, 0])), pitch).all()
-    assert ((found.spot_xy > 150) & (found.spot_xy < [750, 650])).all()
+    assert np.isclose(np.diff(np.unique(found.spots.xy[:, 0])), pitch).all()
+    assert ((found.spots.xy > 150) & (found.spots.xy < [750, 650])).all()
     assert len(model.predict(tissue, um_per_px=1.4, array="visium")) > 2 * len(found)
 
 

@@ -10,9 +10,9 @@ from PIL import Image
 
 from data_prep import json_files
 from data_prep.dataset import PatchDataset
-from stjax import audit, findings, workdir
+from stjax import audit, findings, views, workdir
 from stjax import config as configs
-from stjax.data.panel import fit_panel
+from stjax.data.fit import fit
 from stjax.protocols import Split
 
 
@@ -20,19 +20,19 @@ from stjax.protocols import Split
 def run(trained):
     """A run as it was scored."""
     folder, _ = trained
-    data = workdir.load_data_record(folder)
-    dataset = PatchDataset.open(data.data_dir)
+    fold = workdir.load_fold(folder)
+    dataset = PatchDataset.open(fold.data_dir)
     step = json.loads((folder / "evaluation" / "stjax" / "metrics.json").read_text())["checkpoint_step"]
-    config, protocol = configs.load(folder / "config.json"), workdir.checked_protocol(data, folder)
-    return audit.Audited(folder, config, data, protocol, step, dataset, dataset, data.split.test)
+    config, protocol = configs.load(folder / "config.json"), workdir.checked_protocol(fold, folder)
+    return audit.Audited(folder, config, fold, protocol, step, dataset, dataset, fold.split.test)
 
 
 def leaks(run):
     return {finding.check: finding.detail for finding in audit.audit(run) if finding.verdict == "leak"}
 
 
-def with_data(run, **changes):
-    return dataclasses.replace(run, data=dataclasses.replace(run.data, **changes))
+def with_fold(run, **changes):
+    return dataclasses.replace(run, fold=dataclasses.replace(run.fold, **changes))
 
 
 def test_a_sound_run_passes_every_check(run):
@@ -53,13 +53,13 @@ def test_evaluation_holds_the_audit(trained):
 
 
 def test_scored_training_sections_are_a_leak(run):
-    found = leaks(dataclasses.replace(run, sections=run.data.split.train[:1]))
+    found = leaks(dataclasses.replace(run, sections=run.fold.split.train[:1]))
     assert "B1: scored, and trained on" in found["sections"]
     assert "patient B" in found["patients"]
 
 
 def test_shared_patients_are_a_leak(run):
-    found = leaks(with_data(run, train_patients=("B", "C")))
+    found = leaks(with_fold(run, train_patients=("B", "C")))
     assert found == {"patients": "patient C is scored, and in training"}
 
 
@@ -84,13 +84,13 @@ def with_config(run, **changes):
 
 
 def test_a_patient_split_by_the_users_own_choice_is_no_accident(run):
-    split = dataclasses.replace(run.data.split, train=("B1", "C2"), val=(), test=("C1",))
-    run = dataclasses.replace(with_data(run, split=split, train_patients=("B", "C")), sections=("C1",))
+    split = dataclasses.replace(run.fold.split, train=("B1", "C2"), val=(), test=("C1",))
+    run = dataclasses.replace(with_fold(run, split=split, train_patients=("B", "C")), sections=("C1",))
     assert verdicts(run)["patients"] == "leak"  # nobody asked for it
     chosen = with_config(run, test_sections="C1")
     assert verdicts(chosen)["patients"] == "same patient, by your choice"
     assert not {"patients"} & set(leaks(chosen))
-    other = dataclasses.replace(chosen, data=dataclasses.replace(chosen.data, content_hash="of another data set"))
+    other = with_fold(chosen, content_hash="of another data set")
     assert verdicts(other)["patients"] == "leak"  # of another data set it is an accident again
     found = [finding for finding in audit.audit(chosen) if finding.check == "patients"]
     assert findings.lines(found) == [
@@ -112,9 +112,9 @@ def test_patients_of_a_data_set_that_does_not_say_how_they_are_known_cannot_be_t
     for entry in old.trained_on.manifest["sections"]:
         del entry["patient_source"]
     assert verdicts(old)["patients"] == "cannot tell"
-    gone = with_data(dataclasses.replace(run, trained_on=None), train_patient_origins={})
+    gone = with_fold(dataclasses.replace(run, trained_on=None), train_patient_origins={})
     assert verdicts(gone)["patients"] == "cannot tell"
-    assert verdicts(with_data(gone, train_patient_origins={"B": "file"}))["patients"] == "ok"
+    assert verdicts(with_fold(gone, train_patient_origins={"B": "file"}))["patients"] == "ok"
 
 
 def test_a_patient_under_two_spellings_is_a_leak(run):
@@ -123,7 +123,7 @@ def test_a_patient_under_two_spellings_is_a_leak(run):
 
 
 def test_validation_is_audited_too(run):
-    assert run.data.split.val == ("A1", "A2")
+    assert run.fold.split.val == ("A1", "A2")
     assert leaks(with_patients(run, {"A1": {"patient": "B"}}))["validation"] == (
         "patient B is validated on, and in training"
     )
@@ -169,52 +169,58 @@ def test_a_duplicate_count_table_is_a_leak(run, tmp_path):
     assert found == {"duplicates": "C1 has the counts of A2"}
 
 
-def test_a_panel_of_test_data_is_a_leak(run):
-    split = run.data.split
-    panel = fit_panel(run.protocol, run.trained_on, Split((*split.train, *split.test), split.val, ()))
-    assert set(leaks(with_data(run, panel=panel))) == {"gene panel", "statistics"}
+STATISTICS = ("target_mean", "target_std", "train_mean", "image_mean", "image_std")
 
 
-def test_statistics_of_test_data_are_a_leak_whatever_the_genes(run):
-    split, panel = run.data.split, run.data.panel
-    other = fit_panel(run.protocol, run.trained_on, Split((*split.train, *split.test), split.val, ()))
+@pytest.fixture
+def with_test(run):
+    """What the training and the test sections together give."""
+    split = run.fold.split
+    both = Split((*split.train, *split.test), split.val, ())
+    return fit(views.get("patches"), run.protocol, run.trained_on, both)
+
+
+def test_a_panel_of_test_data_is_a_leak(run, with_test):
+    learned = {name: getattr(with_test, name) for name in ("panel", *STATISTICS)}
+    assert set(leaks(with_fold(run, **learned))) == {"gene panel", "statistics"}
+
+
+def test_statistics_of_test_data_are_a_leak_whatever_the_genes(run, with_test):
+    panel, other = run.fold.panel, with_test.panel
     place = {gene: row for row, gene in enumerate(other.ensembl_id)}
     rows = [place[gene] for gene in panel.ensembl_id]
-    kept = panel.target_mean.copy(), panel.target_std.copy(), panel.train_mean.copy()
-    for mine, theirs in zip(kept, (other.target_mean, other.target_std, other.train_mean), strict=True):
+    leaky = {name: getattr(run.fold, name).copy() for name in STATISTICS[:3]}
+    for name, mine in leaky.items():
         for gene in range(panel.num_main):
             if rows[gene] < other.num_main:  # a main gene of both
-                mine[gene] = theirs[rows[gene]]
-    leaky = dataclasses.replace(
-        panel, target_mean=kept[0], target_std=kept[1], train_mean=kept[2], image_mean=other.image_mean,
-        image_std=other.image_std,
-    )  # fmt: skip
-    assert set(leaks(with_data(run, panel=leaky))) == {"statistics"}
+                mine[gene] = getattr(with_test, name)[rows[gene]]
+    images = {"image_mean": with_test.image_mean, "image_std": with_test.image_std}
+    assert set(leaks(with_fold(run, **leaky, **images))) == {"statistics"}
 
 
 def test_statistics_of_unknown_origin_cannot_be_told(run):
-    odd = dataclasses.replace(run.data.panel, image_mean=run.data.panel.image_mean + 1)
-    verdicts = {finding.check: finding.verdict for finding in audit.audit(with_data(run, panel=odd))}
+    odd = with_fold(run, image_mean=run.fold.image_mean + 1)
+    verdicts = {finding.check: finding.verdict for finding in audit.audit(odd)}
     assert (verdicts["gene panel"], verdicts["statistics"]) == ("ok", "cannot tell")
 
 
 def test_a_stain_target_that_is_scored_is_a_leak(run):
     image = run.trained_on.section("C2")["image"]
     target = {"image": "C2.jpg", "image_sha256": image["sha256"]}
-    assert set(leaks(with_data(run, stain_target=target))) == {"stain target"}
+    assert set(leaks(with_fold(run, stain_target=target))) == {"stain target"}
     other = run.trained_on.section("B1")["image"]["sha256"]
-    assert not leaks(with_data(run, stain_target={"image": "B1.jpg", "image_sha256": other}))
+    assert not leaks(with_fold(run, stain_target={"image": "B1.jpg", "image_sha256": other}))
 
 
 def test_a_checkpoint_chosen_on_test_sections_is_a_leak(run):
-    split = dataclasses.replace(run.data.split, val=run.data.split.test)
-    found = leaks(with_data(run, split=split))
+    split = dataclasses.replace(run.fold.split, val=run.fold.split.test)
+    found = leaks(with_fold(run, split=split))
     assert "C1, C2: scored, and the checkpoint was chosen on it" in found["checkpoint"]
 
 
 def test_a_checkpoint_chosen_on_another_section_of_a_test_patient_is_a_leak(run):
-    split = dataclasses.replace(run.data.split, val=("C1",), test=("C2",))
-    found = leaks(dataclasses.replace(with_data(run, split=split), sections=("C2",)))
+    split = dataclasses.replace(run.fold.split, val=("C1",), test=("C2",))
+    found = leaks(dataclasses.replace(with_fold(run, split=split), sections=("C2",)))
     assert "patient C is scored, and the checkpoint was chosen on them" in found["checkpoint"]
 
 
@@ -240,7 +246,7 @@ def test_the_command_exits_with_one_on_a_leak_and_says_so(run, capsys):
 
 
 def test_of_several_runs_the_worst_verdict_counts_and_is_named(run):
-    sound, leaky = audit.audit(run), audit.audit(with_data(run, train_patients=("B", "C")))
+    sound, leaky = audit.audit(run), audit.audit(with_fold(run, train_patients=("B", "C")))
     found = {finding.check: finding for finding in findings.worst([sound, leaky], ["first", "second"])}
     assert found["patients"] == findings.Finding("patients", "leak", "second: patient C is scored, and in training")
     assert found["sections"] in sound

@@ -15,14 +15,14 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from data_prep.errors import InputError
-from stjax import export, manifest, models, protocols, workdir
-from stjax.data.tile_records import TileFacts, TileTables
+from data_prep.spots import Spots
+from stjax import export, manifest, models, protocols, views, workdir
 from stjax.export import exported_function
-from stjax.inference import exported_program, model_folder, predictor
+from stjax.inference import exported_program, model_folder
 from stjax.models import efficientnet, weight_files, weights
 from stjax.models.heads import PatchModel
-from stjax.ops.spot_pool import discs
-from stjax.training import steps
+from stjax.trained import load
+from stjax.views.tiles import TileWindows
 from tests.conftest import ROOT, command
 from tests.inference.test_dense import GENES, make_run
 from tests.stjax import make_exported
@@ -48,8 +48,8 @@ def expression(model, images):
 
 
 def test_the_folder_predicts_as_the_work_directory(trained, exported, images):
-    run, folder = workdir.Run.load(trained[0]), predictor.load(exported[0])
-    assert isinstance(folder, model_folder.ModelFolder)
+    run, folder = workdir.Run.load(trained[0]), load(exported[0])
+    assert isinstance(folder, model_folder.Exported)
     expected = expression(run, images)
     assert expected.std() > 0.1
     np.testing.assert_allclose(expression(folder, images), expected, atol=1e-5)
@@ -70,14 +70,14 @@ def test_the_folder_says_what_it_is_and_names_nobody(trained, exported):
     assert printed.splitlines()[-10:] == [str(path) for path in sorted(folder.iterdir())]
     config = json.loads((folder / "config.json").read_text())
     assert config["platforms"] == ["cpu", "cuda", "tpu"]
-    assert config["output"]["shape"] == f"[B, {run.data.panel.num_main}]"
+    assert config["output"]["shape"] == f"[B, {run.fold.panel.num_main}]"
     genes = pd.read_csv(folder / "genes.csv", float_precision="round_trip")
-    np.testing.assert_array_equal(genes["ensembl_id"], run.data.panel.ensembl_id[: run.data.panel.num_main])
-    np.testing.assert_array_equal(genes["target_std"], run.data.panel.target_std[: run.data.panel.num_main])
-    record = predictor.load(folder).data
-    assert (record.data_dir, record.train_patients, record.split.train) == ("", (), ())
+    np.testing.assert_array_equal(genes["ensembl_id"], run.fold.panel.ensembl_id[: run.fold.panel.num_main])
+    np.testing.assert_array_equal(genes["target_std"], run.fold.target_std[: run.fold.panel.num_main])
+    fold = load(folder).fold
+    assert (fold.data_dir, fold.train_patients, fold.split.train) == ("", (), ())
     for path in (path for path in folder.rglob("*") if path.is_file()):
-        for place in (run.data.data_dir, str(ROOT), "site-packages"):  # whose machine it was
+        for place in (run.fold.data_dir, str(ROOT), "site-packages"):  # whose machine it was
             assert place.encode() not in path.read_bytes(), (path, place)
     card = (folder / "MODEL_CARD.md").read_text()
     scores = json.loads((trained[0] / "evaluation" / "stjax" / "metrics.json").read_text())
@@ -113,22 +113,22 @@ def test_a_flipped_bit_is_found_and_its_file_named(exported, tmp_path, file):
     damaged[len(damaged) // 2] ^= 1
     (copy / file).write_bytes(bytes(damaged))
     with pytest.raises(InputError, match=rf"model folder .* {file}"):
-        predictor.load(copy)
+        load(copy)
 
 
 def test_a_missing_file_is_found_and_a_file_beside_them_is_not_minded(exported, tmp_path):
     copy = tmp_path / "model"
     shutil.copytree(exported[0], copy)
     (copy / "notes.txt").write_text("mine")
-    predictor.load(copy)
+    load(copy)
     (copy / "weights.safetensors").unlink()
     with pytest.raises(InputError, match=r"weights\.safetensors is missing"):
-        predictor.load(copy)
+        load(copy)
 
 
 def test_what_has_a_manifest_of_its_own_is_not_taken_for_a_model(dataset):
     with pytest.raises(InputError, match="is no work directory"):
-        predictor.load(dataset)
+        load(dataset)
 
 
 def test_another_format_version_is_refused(exported, tmp_path):
@@ -139,7 +139,7 @@ def test_another_format_version_is_refused(exported, tmp_path):
     (copy / "manifest.json").unlink()
     manifest.seal(copy, {})
     with pytest.raises(InputError, match=r"exported by stjax .*this version reads"):
-        predictor.load(copy)
+        load(copy)
 
 
 def test_a_failed_export_leaves_nothing(trained, tmp_path, monkeypatch):
@@ -179,7 +179,7 @@ def test_exported_backbone_is_the_trained_one_and_starts_another(trained, export
 
 
 def test_the_network_and_the_orbax_checkpoint_hold_the_trained_weights(trained, exported):
-    model, found = workdir.Run.load(trained[0]).network(), predictor.load(exported[0]).network()
+    model, found = workdir.Run.load(trained[0]).network(), load(exported[0]).network()
     assert found.aux is None
     with ocp.StandardCheckpointer() as checkpointer:
         stored = checkpointer.restore(exported[0].absolute() / "orbax")
@@ -191,7 +191,7 @@ def test_the_network_and_the_orbax_checkpoint_hold_the_trained_weights(trained, 
 
 def function_of(run, model, *, side, **changes):
     """The exported function of a model, as if the run had trained it, and its weights."""
-    run = dataclasses.replace(run, data=dataclasses.replace(run.data, image_size_px=side, **changes))
+    run = dataclasses.replace(run, fold=dataclasses.replace(run.fold, image_size_px=side, **changes))
     graphdef, params, statistics = models.split(model)
     state = {"params": params, "statistics": statistics}
     function = exported_function(run, graphdef, state)
@@ -201,39 +201,45 @@ def function_of(run, model, *, side, **changes):
 @pytest.mark.parametrize("aggregation", ["mean", "sum", "additive"])
 def test_the_function_of_a_model_of_tiles_is_its_map(aggregation):
     run = make_run(aggregation)
-    function, arrays = function_of(run, run.network(), side=64, tiles=object())  # whether there is one is all it asks
+    function, arrays = function_of(run, run.network(), side=64)
     tiles = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
-    expected = run.network().gene_map(steps.normalise(tiles, run.data.panel))
+    expected = run.network().gene_map(views.normalise(tiles, run.fold))
     found = function.call(arrays, tiles)
-    assert found.shape == (2, 16, 16, run.data.panel.num_main + (aggregation == "additive"))
+    assert found.shape == (2, 16, 16, run.fold.panel.num_main + (aggregation == "additive"))
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_the_mean_over_symmetries_is_part_of_the_function_where_the_protocol_asks_for_it():
     run = make_run()
     run = dataclasses.replace(run, protocol=dataclasses.replace(run.protocol, test_symmetries=True))
-    function, arrays = function_of(run, run.network(), side=64, tiles=object())
+    function, arrays = function_of(run, run.network(), side=64)
     tiles = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
     found, turned = function.call(arrays, tiles), function.call(arrays, np.swapaxes(tiles, 1, 2)[:, ::-1])
     atol = 1e-5 * np.abs(found).max()
     np.testing.assert_allclose(np.swapaxes(turned[:, ::-1], 1, 2), found, atol=atol)  # whichever way up the tile is
-    assert np.abs(found - run.network().gene_map(steps.normalise(tiles, run.data.panel))).max() > 100 * atol
+    assert np.abs(found - run.network().gene_map(views.normalise(tiles, run.fold))).max() > 100 * atol
 
 
 def test_the_folder_of_a_model_of_tiles_predicts_spots_and_gives_its_network(tmp_path):
     run = make_run("additive", variant="efficientnet_tiny")
-    tables = TileTables([discs([[20, 30], [40, 33.3]], [9, 12.5]), discs([[31, 31]], [20])] * 4, size_px=64)
-    facts = TileFacts(tables.layout, pixels_per_spot=50.0, base_rates=np.ones(GENES + 1), sizes_um=(20.0,))
-    record = dataclasses.replace(run.data, image_size_px=64, tiles=facts, parameters={"stain": "none"})
+    spots = [Spots.discs([[20.5, 30.5], [40.5, 33.8]], [9, 12.5]), Spots.discs([[31.5, 31.5]], [20])] * 4
+    windows = TileWindows(spots, size_px=64)
+    facts = {
+        "layout": dataclasses.asdict(windows.layout),
+        "pixels_per_spot": 50.0,
+        "base_rates": [1.0] * (GENES + 1),
+        "sizes_um": [20.0],
+    }
+    fold = dataclasses.replace(run.fold, image_size_px=64, facts=facts, parameters={"stain": "none"})
     options = {"aggregation": "additive", "width": 16}
     model = {"module": "pixnet", "variant": "efficientnet_tiny", "dtype": "float32", "options": options}
     config = ConfigDict({"model": model, "eval_batch_size": 8, "init_from": ""})
-    run = dataclasses.replace(run, data=record, config=config)
+    run = dataclasses.replace(run, fold=fold, config=config)
     export.write(run, tmp_path)
     manifest.seal(tmp_path, {})
-    folder = predictor.load(tmp_path)
+    folder = load(tmp_path)
     tiles = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3)).astype(np.uint8)
-    batch = {"image": tiles, "spots": tables.stacked(range(8), 8)}
+    batch = windows.inputs(tiles, range(8), 8)
     expected, found = (each.over_symmetries().predict(batch) for each in (run, folder))
     assert set(found) == set(expected)
     for name, values in expected.items():
@@ -243,7 +249,7 @@ def test_the_folder_of_a_model_of_tiles_predicts_spots_and_gives_its_network(tmp
 
 
 def test_a_network_that_this_version_would_build_otherwise_is_refused_where_it_is_needed(exported):
-    folder = predictor.load(exported[0])
+    folder = load(exported[0])
     model = folder.config["model"] | {"variant": "b0"}
     other = dataclasses.replace(folder, config=folder.config | {"model": model})
     with pytest.raises(InputError, match="whose efficientnet b0 is not this version's"):
@@ -251,7 +257,7 @@ def test_a_network_that_this_version_would_build_otherwise_is_refused_where_it_i
 
 
 def test_a_folder_of_the_oldest_jax_still_runs():
-    folder = predictor.load(make_exported.FOLDER)
+    folder = load(make_exported.FOLDER)
     assert folder.config["jax"] == "0.10.0"
     images = np.resize(make_exported.images(), (8, 32, 32, 3))  # a multiple of the devices
     expected = np.load(make_exported.EXPECTED)
@@ -284,13 +290,13 @@ def test_every_backbone_exports_for_every_platform_and_batch_size(module, varian
     rngs = nnx.Rngs(0)
     backbone = build(variant, rngs=rngs, image_size_px=side, dtype=models.DTYPES[dtype])
     run = make_run()
-    model = PatchModel(backbone, num_main=run.data.panel.num_main, num_aux=0, rngs=rngs)
-    function, arrays = function_of(run, model, side=side)
+    model = PatchModel(backbone, num_main=run.fold.panel.num_main, num_aux=0, rngs=rngs)
+    function, arrays = function_of(run, model, side=side, view="patches")
     assert function.platforms == ("cpu", "cuda", "tpu")
     assert not exported_program.calls_outside(function)  # else it would not be loaded
     images = np.random.default_rng(0).integers(0, 256, (3, side, side, 3)).astype(np.uint8)
-    predict = jax.jit(lambda x: model(steps.normalise(x, run.data.panel), train=False, key=None)["main"][:, 0])
-    expected = np.asarray(predict(images)) * run.data.panel.target_std + run.data.panel.target_mean
+    predict = jax.jit(lambda x: model(views.normalise(x, run.fold), train=False, key=None)["main"][:, 0])
+    expected = np.asarray(predict(images)) * run.fold.target_std + run.fold.target_mean
     atol = (1e-5 if dtype == "float32" else 0.02) * np.abs(expected).max()
     np.testing.assert_allclose(function.call(arrays, images), expected, atol=atol)
-    assert function.call(arrays, images[:1]).shape == (1, run.data.panel.num_main)
+    assert function.call(arrays, images[:1]).shape == (1, run.fold.panel.num_main)

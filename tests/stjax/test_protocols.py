@@ -7,8 +7,8 @@ import scipy.sparse
 
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from stjax import protocols, targets
-from stjax.data.panel import fit_panel
+from stjax import protocols, targets, views
+from stjax.data.fit import fit
 
 PATIENTS = {"A1": "A", "A2": "A", "B1": "B", "C1": "C", "D1": "D"}
 
@@ -115,11 +115,26 @@ def test_variability_ranks_as_scanpy_does():
     assert sorted(ranked) == sorted(eligible)
 
 
+def test_white_patches_are_left_out_of_training_only_or_of_everything_as_the_protocol_says():
+    total, white = np.full(40, 5000), np.linspace(0, 1, 40)
+    for protocol, train, expected in (
+        (protocols.brstnet_code, True, 20),
+        (protocols.brstnet_code, False, 40),
+        (protocols.brstnet_paper, False, 20),
+        (protocols.stjax, True, 40),
+    ):
+        assert protocol.uses(total, white, train=train).sum() == expected
+        assert protocol.uses(total, train=train).all()  # of tiles, whose whiteness says nothing of a spot
+    total[:3] = 999
+    assert protocols.stjax.uses(total, train=False).tolist() == [False] * 3 + [True] * 37
+
+
 def test_hest_panel_is_fifty_of_the_variable_genes(dataset):
     data = PatchDataset.open(dataset)
-    panel = fit_panel(protocols.hest, data, protocols.Split(("B1", "B2"), (), ("C1",)))
+    split = protocols.Split(("B1", "B2"), (), ("C1",))
+    panel = fit(views.get("patches"), protocols.hest, data, split).panel
     assert panel.num_main == 50
-    mean_ranked = fit_panel(protocols.stjax, data, protocols.Split(("B1", "B2"), (), ("C1",)))
+    mean_ranked = fit(views.get("patches"), protocols.stjax, data, split).panel
     assert 5 < len(set(panel.ensembl_id[:50]) & set(mean_ranked.ensembl_id[:250])) < 50
 
 

@@ -7,10 +7,12 @@ import pytest
 
 from data_prep.errors import InputError
 from stjax import config as configs
-from stjax import parallel, protocols
+from stjax import forward, parallel, protocols, symmetries, views
+from stjax import state as states
 from stjax.config import built_in
 from stjax.data.panel import Panel
 from stjax.training import steps
+from tests.inference.fake_predictor import made_fold
 
 GENES, SIZE, BATCH = 9, 32, 16
 
@@ -21,19 +23,17 @@ def config():
 
 
 @pytest.fixture(scope="module")
-def panel():
+def fold():
     rng = np.random.default_rng(0)
     names = np.array([f"G{g}" for g in range(GENES)])
-    return Panel(
-        names,
-        names,
-        4,
-        rng.normal(size=GENES),
-        rng.uniform(0.5, 2, GENES),
-        np.full(3, 180.0),
-        np.full(3, 40.0),
-        np.arange(4.0),
-        GENES,
+    return made_fold(
+        panel=Panel(names, names, num_main=4, num_genes=GENES),
+        target_mean=rng.normal(size=GENES),
+        target_std=rng.uniform(0.5, 2, GENES),
+        train_mean=np.arange(4.0),
+        image_mean=np.full(3, 180.0),
+        image_std=np.full(3, 40.0),
+        image_size_px=SIZE,
     )
 
 
@@ -50,15 +50,15 @@ def batch():
 
 
 @pytest.fixture(scope="module")
-def run(config, panel, batch):
+def run(config, fold, batch):
     """Trains some steps on so many devices; each number of devices is compiled once."""
     compiled = {}
 
     def run_steps(devices, num_steps=3):
         mesh = parallel.make_mesh(jax.devices()[:devices])
-        graphdef, state = steps.init_state(config, panel, image_size_px=SIZE, mesh=mesh)
+        graphdef, state = states.init_state(config, fold, mesh=mesh)
         if devices not in compiled:
-            compiled[devices] = steps.make_train_step(graphdef, config, panel, protocols.stjax, mesh)
+            compiled[devices] = steps.make_train_step(graphdef, config, fold, protocols.stjax, mesh)
         return follow(compiled[devices], state, batch, mesh, num_steps)
 
     return run_steps
@@ -89,20 +89,20 @@ def test_training_repeats_bit_for_bit_and_lowers_the_loss(run):
     assert first[-1] < first[0]
 
 
-def test_gradients_of_every_parameter_are_finite_and_not_all_zero(run, config, panel):
+def test_gradients_of_every_parameter_are_finite_and_not_all_zero(run, config, fold):
     mesh = parallel.make_mesh(jax.devices()[:1])
-    _, before = steps.init_state(config, panel, image_size_px=SIZE, mesh=mesh)
+    _, before = states.init_state(config, fold, mesh=mesh)
     before = jax.tree.map(np.asarray, before["params"])
     _, after = run(1, num_steps=1)
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)) and bool(np.all(np.isfinite(b))), before, after["params"])
     assert all(jax.tree.leaves(moved))
 
 
-def test_what_is_validated_is_the_average_of_weights_and_statistics(run, config, panel, batch):
+def test_what_is_validated_is_the_average_of_weights_and_statistics(run, config, fold, batch):
     _, state = run(1, num_steps=3)
     mesh = parallel.make_mesh(jax.devices()[:1])
-    graphdef, fresh = steps.init_state(config, panel, image_size_px=SIZE, mesh=mesh)
-    start = jax.tree.map(np.asarray, steps.weights_of(fresh))
+    graphdef, fresh = states.init_state(config, fold, mesh=mesh)
+    start = jax.tree.map(np.asarray, states.weights_of(fresh))
     # By hand: each step's weights, of runs that end there, averaged as Polyak does with the ramp of `optim.averaged`.
     expected = start
     for step in range(3):
@@ -112,39 +112,39 @@ def test_what_is_validated_is_the_average_of_weights_and_statistics(run, config,
         expected = jax.tree.map(lambda old, new, w=weight: w * old + (1 - w) * np.asarray(new), expected, now)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state["average"], expected)
 
-    eval_step = steps.make_eval_step(graphdef, config, panel, protocols.stjax, mesh)
+    eval_step = steps.make_eval_step(graphdef, config, fold, protocols.stjax, mesh)
     on_device = parallel.put_batch(batch, mesh)
     averaged, _ = eval_step(state, on_device)
     without = {name: value for name, value in state.items() if name != "average"}
     last, _ = eval_step(without, on_device)
-    alone, _ = eval_step({**without, **steps.weights_of(state)}, on_device)
+    alone, _ = eval_step({**without, **states.weights_of(state)}, on_device)
     np.testing.assert_array_equal(averaged, alone)
     assert float(jnp.abs(averaged - last).max()) > 1e-3
 
 
-def test_a_published_recipe_averages_nothing(config, panel):
+def test_a_published_recipe_averages_nothing(config, fold):
     mesh = parallel.make_mesh(jax.devices()[:1])
     published = config.copy_and_resolve_references()
     with published.unlocked():
         published.ema_decay = 0.0
-    _, state = steps.init_state(published, panel, image_size_px=SIZE, mesh=mesh)
+    _, state = states.init_state(published, fold, mesh=mesh)
     assert sorted(state) == ["opt_state", "params", "statistics"]
     for name in ("brstnet_paper", "brstnet_code", "stnet", "pixnet"):
         assert dict(protocols.WITHOUT).items() <= dict(protocols.get_protocol(name).recipe).items()
 
 
-def test_a_template_has_the_shapes_of_a_fresh_state(config, panel):
+def test_a_template_has_the_shapes_of_a_fresh_state(config, fold):
     mesh = parallel.make_mesh()
-    graphdef, state = steps.init_state(config, panel, image_size_px=SIZE, mesh=mesh)
-    same_graphdef, template = steps.init_state(config, panel, image_size_px=SIZE, mesh=mesh, abstract=True)
+    graphdef, state = states.init_state(config, fold, mesh=mesh)
+    same_graphdef, template = states.init_state(config, fold, mesh=mesh, abstract=True)
     assert graphdef == same_graphdef
     assert jax.tree.map(jnp.shape, state) == jax.tree.map(lambda leaf: leaf.shape, template)
 
 
-def test_padding_changes_neither_predictions_nor_losses(config, panel, batch):
+def test_padding_changes_neither_predictions_nor_losses(config, fold, batch):
     mesh = parallel.make_mesh(jax.devices()[:1])
-    graphdef, state = steps.init_state(config, panel, image_size_px=SIZE, mesh=mesh)
-    eval_step = steps.make_eval_step(graphdef, config, panel, protocols.stjax, mesh)
+    graphdef, state = states.init_state(config, fold, mesh=mesh)
+    eval_step = steps.make_eval_step(graphdef, config, fold, protocols.stjax, mesh)
     half = {name: array[: BATCH // 2] for name, array in batch.items()}
     padded = {name: np.concatenate([array, np.zeros_like(array)]) for name, array in half.items()}
     short, short_sums = eval_step(state, parallel.put_batch(half, mesh))
@@ -153,39 +153,15 @@ def test_padding_changes_neither_predictions_nor_losses(config, panel, batch):
     assert float(long_sums["loss"]) == pytest.approx(float(short_sums["loss"]), rel=1e-5)
 
 
-def turned(images, which):
-    return steps.turn(images, steps.symmetry(which))
-
-
-def test_the_eight_symmetries_are_distinct_and_closed():
-    image = jnp.arange(3 * 3 * 1).reshape(1, 3, 3, 1)
-    views = {np.asarray(turned(image, which)).tobytes() for which in range(8)}
-    assert len(views) == 8
-    assert {np.asarray(turned(turned(image, 5), which)).tobytes() for which in range(8)} == views
-
-
-def test_turning_back_undoes_every_symmetry():
-    images = jax.random.normal(jax.random.key(0), (8, 4, 4, 2))
-    for parts in (*map(steps.symmetry, range(8)), steps.random_symmetries(8, jax.random.key(1))):
-        np.testing.assert_array_equal(steps.turn_back(steps.turn(images, parts), parts), images)
-
-
-def test_random_symmetry_draws_each_of_the_eight_about_equally_often():
-    image = jnp.arange(9).reshape(1, 3, 3, 1)
-    views = [np.asarray(turned(image, which))[0].tobytes() for which in range(8)]
-    parts = steps.random_symmetries(800, jax.random.key(0))
-    drawn = np.asarray(steps.turn(jnp.tile(image, (800, 1, 1, 1)), parts))
-    counts = np.bincount([views.index(each.tobytes()) for each in drawn], minlength=8)
-    assert counts.min() > 60
-
-
-def test_test_time_symmetries_make_the_prediction_invariant(config, panel, batch):
+def test_test_time_symmetries_make_the_prediction_invariant(config, fold, batch):
     protocol = dataclasses.replace(protocols.stjax, test_symmetries=True)
     mesh = parallel.make_mesh(jax.devices()[:1])
-    graphdef, state = steps.init_state(config, panel, image_size_px=SIZE, mesh=mesh)
-    step = steps.make_predict_step(graphdef, panel, protocol, mesh)
+    graphdef, state = states.init_state(config, fold, mesh=mesh)
+    step = forward.make_predict_step(views.get("patches"), graphdef, fold, protocol, mesh)
     images = jnp.asarray(batch["image"][:2])
-    one, other = (step(state, {"image": each})["expression"] for each in (images, turned(images, 6)))
+    one, other = (
+        step(state, {"image": each})["expression"] for each in (images, symmetries.turn(images, symmetries.symmetry(6)))
+    )
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
@@ -201,12 +177,12 @@ def variant(config, **values):
     return changed
 
 
-def test_a_frozen_backbone_keeps_every_bit_while_the_heads_learn(config, panel, batch):
+def test_a_frozen_backbone_keeps_every_bit_while_the_heads_learn(config, fold, batch):
     mesh = parallel.make_mesh(jax.devices()[:1])
     frozen = variant(config, backbone_learning_rate_scale=0.0)
-    graphdef, state = steps.init_state(frozen, panel, image_size_px=SIZE, mesh=mesh)
+    graphdef, state = states.init_state(frozen, fold, mesh=mesh)
     before = jax.tree.map(np.array, {"params": state["params"], "statistics": state["statistics"]})
-    train_step = steps.make_train_step(graphdef, frozen, panel, protocols.stjax, mesh)
+    train_step = steps.make_train_step(graphdef, frozen, fold, protocols.stjax, mesh)
     _, after = follow(train_step, state, batch, mesh, 2)
     jax.tree.map(np.testing.assert_array_equal, before["params"]["backbone"], after["params"]["backbone"])
     jax.tree.map(np.testing.assert_array_equal, before["statistics"], after["statistics"])
@@ -214,10 +190,10 @@ def test_a_frozen_backbone_keeps_every_bit_while_the_heads_learn(config, panel, 
         assert np.any(np.asarray(after["params"][head]["kernel"][...]) != before["params"][head]["kernel"][...])
 
 
-def test_the_head_of_stnet_starts_at_the_mean(config, panel, batch):
+def test_the_head_of_stnet_starts_at_the_mean(config, fold, batch):
     mesh = parallel.make_mesh(jax.devices()[:1])
     stnet = variant(config, protocol="stnet")
-    graphdef, state = steps.init_state(stnet, panel, image_size_px=SIZE, mesh=mesh)
-    predict = steps.make_predict_step(graphdef, panel, protocols.stjax, mesh)
+    graphdef, state = states.init_state(stnet, fold, mesh=mesh)
+    predict = forward.make_predict_step(views.get("patches"), graphdef, fold, protocols.stjax, mesh)
     prediction = np.asarray(predict(state, {"image": jnp.asarray(batch["image"])})["expression"])
-    np.testing.assert_allclose(prediction, np.broadcast_to(panel.train_mean, prediction.shape), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(prediction, np.broadcast_to(fold.train_mean, prediction.shape), rtol=1e-5, atol=1e-6)

@@ -2,12 +2,12 @@ import numpy as np
 
 from stjax.protocols import get_protocol
 from stjax.training.validation import Validation
-from tests.inference.fake_predictor import data_record
+from tests.inference.fake_predictor import made_fold
 
 
 def test_genes_predicted_the_same_everywhere_have_no_pcc_and_are_counted():
     rng = np.random.default_rng(0)
-    found = Validation(data_record().panel, get_protocol("stjax"))
+    found = Validation(made_fold(), get_protocol("stjax"))
     for _ in range(4):
         prediction = rng.normal(size=(8, 1, 3)).astype(np.float32)
         prediction[..., 1] = 1.5 + 1e-7 * prediction[..., 0]  # rounding
@@ -18,7 +18,7 @@ def test_genes_predicted_the_same_everywhere_have_no_pcc_and_are_counted():
     assert figures["val_genes_constant"] == 1
     assert figures["val_pcc_median"] is not None
 
-    found = Validation(data_record().panel, get_protocol("stjax"))
+    found = Validation(made_fold(), get_protocol("stjax"))
     found.update(np.full((8, 1, 3), 0.7, np.float32), 1.0, batch)
     assert found.figures()["val_genes_constant"] == 3
     assert found.figures()["val_pcc_median"] is None

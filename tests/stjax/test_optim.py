@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_prep.errors import InputError
-from stjax.training import optim
+from stjax import optim
 
 
 def descend(name, steps=3, **kwargs):

@@ -1,0 +1,27 @@
+"""How a slide is matched to those that a model was trained on: in scale, and in stain."""
+
+from data_prep import stain
+from data_prep.slide import Slide
+from data_prep.tissue import Transform
+from stjax.trained import Trained
+
+SCALE_TOLERANCE = 0.05  # a slide whose scale is further than this from the training's is resampled
+
+
+def scale_and_stain(model: Trained, slide: Slide, um_per_px: float) -> tuple[float, Transform | None]:
+    """Slide pixels per model pixel, and the stain normalisation, as for the slides the run was trained on."""
+    fold, px_scale, transform = model.fold, px_scale_of(model, um_per_px), None
+    if px_scale != 1:
+        print(f"{slide.path.name}: resampled from {um_per_px:.3f} to {fold.um_per_px:.3f} um per px")
+    if fold.stain_target is not None:  # as the training slides were, each fitted on its own and mapped to the target
+        target = stain.profile_from(fold.stain_target)
+        standardise = fold.parameters["stain_standardise"]
+        transform = stain.fit_transform_for(fold.parameters["stain"], slide, target, standardise=standardise)
+    return px_scale, transform
+
+
+def px_scale_of(model: Trained, um_per_px: float) -> float:
+    """Slide pixels per model pixel; 1 where they are alike enough to be taken as they are."""
+    px_scale = model.fold.um_per_px / um_per_px
+    alike = abs(px_scale - 1) <= SCALE_TOLERANCE and not model.fold.parameters.get("um_per_px")
+    return 1.0 if alike else px_scale

@@ -1,0 +1,87 @@
+"""The state of a run: parameters and statistics, what its optimiser keeps, and their averages."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+
+from stjax import models, optim, parallel, views
+from stjax.config import Config
+from stjax.data.fold import Fold
+from stjax.models import weights
+from stjax.protocols import get_protocol
+
+State = dict[str, Any]  # {"params", "statistics", "opt_state"} and, with config.ema_decay, "average" of the former two
+
+
+def make_model(config: Config, fold: Fold, *, rngs: nnx.Rngs) -> models.Model:
+    """The model a config names, with heads as wide as the panel."""
+    panel, main = fold.panel, fold.main
+    return models.build(
+        module=config.model.module,
+        variant=config.model.variant,
+        dtype=config.model.dtype,
+        options=config.model.options.to_dict(),
+        num_main=panel.num_main,
+        num_aux=panel.num_aux if config.model.aux else 0,
+        facts=views.get(fold.view).model_options(fold),
+        main_mean=(fold.train_mean - main.target_mean) / main.target_std
+        if get_protocol(config.protocol).head_at_mean
+        else None,
+        rngs=rngs,
+    )
+
+
+def make_optimizer(config: Config) -> Any:
+    """The optimiser a config names."""
+    return optim.make_optimizer(
+        config.optimizer,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        max_gradient_norm=config.max_gradient_norm,
+    )
+
+
+def weights_of(state: State) -> State:
+    """{"params", "statistics"} that a training state is validated, kept and used with: the averaged ones, BatchNorm's
+    statistics averaged alike, where training averages."""
+    used = state.get("average", state)
+    return {"params": used["params"], "statistics": used["statistics"]}
+
+
+def init_state(config: Config, fold: Fold, *, mesh: Mesh, abstract: bool = False) -> tuple[Any, State]:
+    """The model's graph definition and a fresh state, replicated over the mesh; a function of `config.seed` alone.
+
+    Args:
+        abstract: return shapes and shardings in place of arrays, as a template to restore a checkpoint into.
+    """
+    optimizer = make_optimizer(config)
+    sharding = parallel.replicated(mesh)
+
+    def fresh() -> tuple[Any, State]:
+        rngs = nnx.Rngs(jax.random.key(config.seed))
+        model = make_model(config, fold, rngs=rngs)
+        if config.init_from and not abstract:
+            print(f"{config.init_from}: {weights.load(model.backbone, weights.locate(config.init_from))}")
+        graphdef, params, statistics = models.split(model)
+        state = {"params": params, "statistics": statistics, "opt_state": jax.jit(optimizer.init)(params)}
+        if config.ema_decay:
+            state["average"] = jax.tree.map(jnp.copy, weights_of(state))  # a step reuses the memory of what it is given
+        return graphdef, state
+
+    if not abstract:
+        graphdef, state = fresh()
+        return graphdef, parallel.put_replicated(state, mesh)
+    graphdefs = []
+
+    def shapes_only() -> State:
+        graphdef, state = fresh()
+        graphdefs.append(graphdef)  # static: the same whether traced or run
+        return state
+
+    shapes = jax.eval_shape(shapes_only)
+    return graphdefs[0], jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
+    )

@@ -1,0 +1,104 @@
+"""What predicts: a trained model with all it knows of its data, wherever it comes from."""
+
+import abc
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+from jax.sharding import Mesh
+
+from stjax import views
+from stjax.data.fold import Fold
+from stjax.intervals import Intervals
+from stjax.progress import UNKNOWN, Progress
+from stjax.protocols import Protocol
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained(abc.ABC):
+    """A trained model, as everything that predicts takes it: a run's (`workdir.Run`) or an exported one
+    (`inference.model_folder.Exported`).
+
+    Attributes:
+        folder: where it was loaded from.
+        fold: genes, target and image statistics, scale, stain target, and of what spots it was trained.
+        protocol: the rules it was trained under: what its numbers mean.
+        mesh: the devices it runs on.
+        step: the training step of its weights.
+        progress: how far it was trained.
+    """
+
+    folder: Path
+    fold: Fold
+    protocol: Protocol
+    mesh: Mesh
+    step: int
+    progress: Progress = dataclasses.field(default=UNKNOWN, kw_only=True)
+
+    @functools.cached_property
+    def view(self) -> views.View:
+        """What its items are."""
+        return views.get(self.fold.view)
+
+    @property
+    @abc.abstractmethod
+    def model_name(self) -> str:
+        """Module and variant, e.g. "efficientnet b0"."""
+
+    @property
+    @abc.abstractmethod
+    def model_sha256(self) -> str:
+        """SHA-256 of its structure, parameters and statistics, 64 hexadecimal digits; the same of a run's model and of
+        its export."""
+
+    @property
+    @abc.abstractmethod
+    def intervals(self) -> Intervals | None:
+        """Of single values: how far it was off on its validation patients; None where that is not known."""
+
+    @property
+    @abc.abstractmethod
+    def batch_size(self) -> int:
+        """How many items `predict` is best given: always as many, so that one compiled program serves them all."""
+
+    @abc.abstractmethod
+    def predict(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """Predicts a batch. The devices compute while the caller goes on; `np.asarray` of a result waits for it.
+
+        Args:
+            batch: what the view's `Windows.inputs` give, in NumPy: {"image": uint8 [B, H, H, 3], stain-normalised, at
+                the scale of `fold.um_per_px`, ...}; B a multiple of the devices.
+
+        Returns:
+            {"expression": float32 [B, S, M] in the protocol's units}, S = 1 of patches, and from a model of rates
+            {"total": [B, S]}, the expected counts of each spot.
+        """
+
+    @abc.abstractmethod
+    def over_symmetries(self) -> Self:
+        """The same model, predicting the mean over the eight symmetries of the square, whatever its protocol says."""
+
+    @abc.abstractmethod
+    def network(self) -> Any:
+        """The nnx module, for what `predict` does not give: feature maps, single layers."""
+
+
+def load(folder: Path) -> Trained:
+    """Opens a trained model.
+
+    Args:
+        folder: a work directory of `stjax.train`, or what `stjax.export` made of one.
+
+    Raises:
+        InputError: the folder holds no trained model, or a damaged one.
+    """
+    from stjax.inference.model_folder import Exported, is_model_folder
+
+    if is_model_folder(folder):
+        return Exported.load(folder)
+    from stjax.workdir import Run  # what trains is imported for a run alone
+
+    return Run.load(folder)

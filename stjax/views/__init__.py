@@ -1,0 +1,386 @@
+"""Views: what one item of training, evaluation and prediction is. A patch around one spot; a tile that holds many.
+
+`stjax/views/<name>.py` defines `View`, and all that is particular to its items: how they are read from a data set or
+cut from a bare slide, what a batch of them holds, how they are augmented on the device, what a model must know to be
+built, how its outputs are those of spots again, and what an exported model takes and gives. A module of `stjax/models`
+names the view that its model takes. Nothing outside asks which view it is: it asks the view.
+"""
+
+import abc
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_prep.errors import InputError
+from data_prep.spots import Spots
+from stjax.data.images import Images
+from stjax.data.panel import Panel
+from stjax.protocols import Protocol, Split
+from stjax.symmetries import turn
+
+if TYPE_CHECKING:
+    from data_prep.dataset import PatchDataset
+    from data_prep.section import Section
+    from data_prep.slide import Slide
+    from stjax.data.fold import Fold
+
+Batch = dict[str, Any]
+"""Arrays with a leading axis over items. Of training and validation: `counts` [B, S, G] float32 of the panel's genes,
+or of its main genes; `total` [B, S, 1] float32 counts of all genes; `mask` [B, S], 0 where there is no spot and else
+its weight; and what the view's `Windows` add: `image` [B, H, W, 3] uint8, ..."""
+Outputs = dict[str, jax.Array]
+
+
+def get(name: str) -> "View":
+    """The view of a name. Raises InputError when there is none."""
+    if name not in names():
+        raise InputError(f"there is no view {name!r}; this version of stjax knows {', '.join(names())}")
+    return importlib.import_module(f"stjax.views.{name}").View()
+
+
+def names() -> list[str]:
+    """Of all views."""
+    return sorted(entry.name for entry in pkgutil.iter_modules(__path__))
+
+
+class Windows:
+    """Items as far as predicting needs them: which spots lie in each.
+
+    Attributes:
+        start: [items + 1] where each item's spots begin, among all spots in item order.
+    """
+
+    def __init__(self, start: np.ndarray):
+        self.start = np.asarray(start, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.start) - 1
+
+    @property
+    def most_spots(self) -> int:
+        """S, room for the spots of any item."""
+        return int(np.diff(self.start).max(initial=1))
+
+    def rows(self, item: int) -> slice:
+        """The spots of an item."""
+        return slice(int(self.start[item]), int(self.start[item + 1]))
+
+    def inputs(self, images: np.ndarray, index: Sequence[int] | np.ndarray, size: int) -> Batch:
+        """What a model is told of some items; missing ones, up to `size`, are zeros.
+
+        Args:
+            images: [b, H, W, 3] uint8 of the items `index`.
+        """
+        del index
+        missing = size - len(images)
+        return {"image": np.pad(images, [(0, missing)] + [(0, 0)] * (images.ndim - 1)) if missing else images}
+
+
+class Items:
+    """The items of some sections of a data set with the spots that a protocol uses, addressable by position.
+
+    Attributes:
+        images: of the items, by position.
+        windows: the items' spots.
+        left_out: spots of these sections that are not used: few counts, a white patch, no pixel, or not drawn.
+        spots: [N], all in item order, in full-resolution pixels of their slides.
+        size_um, total, white, section, slide_section: [N] of the spots: across, float32 counts of all genes, how much
+            of the patch is white, the section, and a section of the data set on the same slide.
+    """
+
+    def __init__(
+        self,
+        *,
+        images: Images,
+        windows: Windows,
+        panel: Panel,
+        absent: np.ndarray,
+        counts: Any,
+        weight: np.ndarray,
+        left_out: int,
+        spots: Spots,
+        names: Callable[[int], str],
+        **of_spots: np.ndarray,
+    ):
+        """
+        Args:
+            absent: [G] bool, panel genes that the data set lacks: they have no counts.
+            counts: [N, G] float32 raw counts of the panel's genes or of its main genes, CSR.
+            weight: [N] float32, what each spot counts in training.
+            names: names an item, for messages.
+            of_spots: the attributes of all spots.
+        """
+        self.images, self.windows, self.left_out = images, windows, left_out
+        self.weight, self.describe = weight, names
+        self._panel, self._absent, self._counts = panel, absent[: panel.num_main], counts
+        self.spots, self.size_um = spots, of_spots["size_um"]
+        self.total, self.white = of_spots["total"], of_spots["white"]
+        self.section, self.slide_section = of_spots["section"], of_spots["slide_section"]
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    @property
+    def num_spots(self) -> int:
+        """N."""
+        return len(self.total)
+
+    def batch(self, images: np.ndarray, index: np.ndarray, *, size: int) -> Batch:
+        """A batch of `size` items; missing ones, and missing spots of an item, are zeros under a zero mask."""
+        start, most = self.windows.start, self.windows.most_spots
+        count = start[index + 1] - start[index]
+        place = np.repeat(np.arange(len(index)), count)  # [R] of each spot, its item's place in the batch ...
+        slot = np.arange(len(place)) - np.repeat(np.cumsum(count) - count, count)  # ... and its own in the item
+        rows = np.repeat(start[index], count) + slot
+        batch = self.windows.inputs(images, index, size) | {
+            "counts": np.zeros((size, most, self._counts.shape[1]), np.float32),
+            "total": np.zeros((size, most, 1), np.float32),
+            "mask": np.zeros((size, most), np.float32),
+        }
+        batch["counts"][place, slot] = self._counts[rows].toarray()
+        batch["total"][place, slot, 0] = self.total[rows]
+        batch["mask"][place, slot] = self.weight[rows]
+        return batch
+
+    def main_sums(self) -> np.ndarray:
+        """[M] counts of each main gene over all spots."""
+        return np.asarray(self._counts.sum(axis=0)).ravel()[: self._panel.num_main]
+
+    def main_counts(self, rows: Any = slice(None)) -> np.ndarray:
+        """[R, M] float64 of the spots at `rows`: raw counts of the main genes, NaN for those not in the data."""
+        counts = self._counts[rows][:, : self._panel.num_main].toarray().astype(np.float64)
+        counts[:, self._absent] = np.nan
+        return counts
+
+    def main_expression(self, protocol: Protocol, rows: Any = slice(None)) -> np.ndarray:
+        """[R, M] float64 of the spots at `rows`: measured expression in the protocol's units, NaN for genes that the
+        data set lacks."""
+        total = self.total[rows].astype(np.float64)[:, None]
+        return protocol.transform(self.main_counts(rows), total, self._panel.num_genes)
+
+
+class Measured(NamedTuple):
+    """What the spots of some sections say of genes and images: counts [N, G] CSR over the data set's genes, totals [N],
+    and the first two moments [R, 3] of the pixels of the images that hold them."""
+
+    counts: Any
+    total: np.ndarray
+    channel_mean: np.ndarray
+    channel_mean_square: np.ndarray
+
+
+class Cut(NamedTuple):
+    """The items of a bare slide.
+
+    Attributes:
+        windows: their spots.
+        origin_xy: [items, 2], or [N, 2] where `stacked`, full-resolution pixel of each window's top-left corner.
+        spots: [N] positions in the section of the spots in item order; some may be in none.
+        known: [N] bool, which of them can be predicted.
+        stacked: an item's image is the stack [S, H, W, 3] of a window for each of its spots, not one window.
+    """
+
+    windows: Windows
+    origin_xy: np.ndarray
+    spots: np.ndarray
+    known: np.ndarray
+    stacked: bool = False
+
+
+class View(abc.ABC):
+    """One kind of item; see the module.
+
+    Attributes:
+        item, items: what one and several are called in messages.
+        of_dataset: the kind of data set that it reads, and build_flag, which makes such a one.
+        what: an item in a few words, for model cards.
+        any_size: whether items hold spots of any size, those asked for: else each is as the data set has it.
+        one_spot: whether an item holds one spot, in its middle, which no other item says anything of.
+        maps: whether a model can be asked for a map of the whole slide.
+        stacks: whether several runs may be trained in one program: batches are alike in shape.
+        ridge_spots: of a training section and size, at most, that the baselines are fitted to; 0: all.
+        kinds: {what an exported function may give: what its numbers mean}.
+    """
+
+    item: ClassVar[str]
+    items: ClassVar[str]
+    of_dataset: ClassVar[str]
+    build_flag: ClassVar[str]
+    what: ClassVar[str]
+    any_size: ClassVar[bool]
+    one_spot: ClassVar[bool]
+    maps: ClassVar[bool] = False
+    stacks: ClassVar[bool] = False
+    ridge_spots: ClassVar[int] = 0
+    kinds: ClassVar[Mapping[str, str]]
+
+    @property
+    def name(self) -> str:
+        """As `get` takes it."""
+        return type(self).__module__.rpartition(".")[2]
+
+    # ------------------------------------------------------------------------------------------- from a data set
+
+    def check_dataset(self, dataset: "PatchDataset", module: str) -> None:
+        """Raises InputError for a data set that models of `module` cannot be trained on."""
+        if dataset.kind != self.of_dataset:
+            raise InputError(
+                f"config.model.module {module} is a model of {self.items}, {dataset.path} holds {dataset.kind}; "
+                f"build the data set with {self.build_flag}"
+            )
+
+    def check_spots(self, dataset: "PatchDataset", protocol: Protocol, split: Split) -> None:
+        """Raises InputError when the protocol uses no spot of the sections to validate or to test on."""
+        del dataset, protocol, split
+
+    @abc.abstractmethod
+    def measured(
+        self,
+        dataset: "PatchDataset",
+        sections: Sequence[str],
+        protocol: Protocol,
+        *,
+        train: bool,
+        sizes_um: Sequence[float],
+    ) -> Measured:
+        """What the spots that a protocol uses say, to select genes and fit statistics by."""
+
+    @abc.abstractmethod
+    def open(
+        self,
+        dataset: "PatchDataset",
+        sections: Sequence[str],
+        panel: Panel,
+        protocol: Protocol,
+        *,
+        train: bool,
+        sizes_um: Sequence[float] = (),
+        max_spots: int = 0,
+    ) -> Items:
+        """The items of some sections of a data set.
+
+        Args:
+            train: whether they are to be trained on, for which a protocol may leave more out.
+            sizes_um: the sizes of spots wanted; default all there are.
+            max_spots: of a section, where spots are of any size, drawn at random with a fixed seed; 0 takes all.
+
+        Raises:
+            InputError: sizes that there are none of, or no spot is left.
+        """
+
+    def fit(self, fold: "Fold", protocol: Protocol, train: Items, val: Items | None) -> "Fold":
+        """A fold with what this view must know of the items it is trained on."""
+        del protocol, train, val
+        return fold
+
+    def refit(self, fold: "Fold", protocol: Protocol, dataset: "PatchDataset", *, sizes_um: Sequence[float]) -> "Fold":
+        """A fold with the statistics that `fit` would give it, of its training sections."""
+        del protocol, dataset, sizes_um
+        return fold
+
+    def prepare(self, fold: "Fold", items: Items) -> None:
+        """Makes items fit the programs compiled for a fold."""
+        del fold, items
+
+    def check_facts(self, fold: "Fold", name: str) -> None:
+        """Raises InputError when `fold.facts`, as read from the file `name`, are not this view's."""
+        if fold.facts:
+            raise InputError(f"{name}: facts of {self.items} are none that this version of stjax knows")
+
+    def trained_sizes_um(self, fold: "Fold") -> tuple[float, ...]:
+        """The sizes of the spots that a model was trained on, where it can be asked for others."""
+        del fold
+        return ()
+
+    def groups(self, sections: Sequence[str]) -> list[tuple[str, ...]]:
+        """Sections that are opened, and predicted, together."""
+        return [(name,) for name in sections]
+
+    @abc.abstractmethod
+    def colours(self, items: Items, item: int, image: np.ndarray) -> np.ndarray:
+        """[S, D] colour statistics at each spot of an item, whose image is given."""
+
+    def centres(self, items: Items, item: int) -> np.ndarray:
+        """[S, 2] the middle of each spot of an item, in pixels of its image counted from the corner."""
+        rows = items.windows.rows(item)
+        return np.full((rows.stop - rows.start, 2), items.images[item].shape[0] / 2)
+
+    # --------------------------------------------------------------------------------------------- from a bare slide
+
+    def window_px(self, fold: "Fold", px_scale: float) -> float:
+        """Side of what must lie inside the image around a spot, full-resolution pixels.
+
+        Args:
+            px_scale: full-resolution pixels per pixel of the model.
+        """
+        del fold, px_scale
+        return 0.0
+
+    @abc.abstractmethod
+    def cut(self, fold: "Fold", section: "Section", slide: "Slide", px_scale: float) -> Cut:
+        """The items that hold the spots of a section; says how many spots cannot be predicted.
+
+        Raises:
+            InputError: none can.
+        """
+
+    # ------------------------------------------------------------------------------------------------ on the device
+
+    def model_options(self, fold: "Fold") -> dict[str, Any]:
+        """Keywords that the `build` of a model takes from the training data."""
+        return {"image_size_px": fold.image_size_px}
+
+    def inputs(self, batch: Batch, fold: "Fold", parts: jax.Array | None) -> dict[str, Any]:
+        """A batch as keywords of the model: images normalised and, with `parts`, turned as `symmetries.turn` says."""
+        images = batch["image"] if parts is None else turn(batch["image"], parts)
+        return {"images": normalise(images, fold)}
+
+    # ---------------------------------------------------------------------------------------------------- exported
+
+    @abc.abstractmethod
+    def kind_of(self, model: Any) -> str:
+        """What a model's exported function gives, a key of `kinds`."""
+
+    @abc.abstractmethod
+    def exported(self, graphdef: Any, fold: "Fold", protocol: Protocol) -> Callable[..., jax.Array]:
+        """The function of {"params", "statistics"} and of what `signature` says that a model is exported as."""
+
+    def signature(self, fold: "Fold", items: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """What the exported function takes beside the weights, in the order of `taken`.
+
+        Args:
+            items: how many; a symbol of any number.
+        """
+        side = fold.image_size_px
+        return (jax.ShapeDtypeStruct((items, side, side, 3), np.uint8),)
+
+    def taken(self, batch: Batch) -> tuple[Any, ...]:
+        """The arrays of a batch that the exported function takes."""
+        return (batch["image"],)
+
+    @abc.abstractmethod
+    def given(self, fold: "Fold", kind: str) -> tuple[int, ...]:
+        """The shape of what the exported function gives for one item."""
+
+    @abc.abstractmethod
+    def predicted(
+        self, call: Callable[..., jax.Array], batch: Batch, fold: "Fold", protocol: Protocol, kind: str, *, turned: bool
+    ) -> Outputs:
+        """What `expression.predicted` says of the spots of a batch, by an exported function.
+
+        Args:
+            call: the function, with its weights, of what `taken` gives.
+            kind: what it gives.
+            turned: give the mean over the eight symmetries, which the function does not by itself.
+        """
+
+
+def normalise(images: jax.Array, fold: "Fold") -> jax.Array:
+    """uint8 [B, H, W, 3] to float32 of zero mean and unit deviation over the training images."""
+    mean, std = (jnp.asarray(value, jnp.float32)[None, None, None, :] for value in (fold.image_mean, fold.image_std))
+    return (images.astype(jnp.float32) - mean) * (1 / std)  # rounded alike whether std is a constant or an argument

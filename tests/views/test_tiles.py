@@ -1,0 +1,214 @@
+"""Tiles of a data set: which spots they hold, of which size, with which counts; and models trained on them."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from data_prep import build, demo
+from data_prep.dataset import PatchDataset
+from data_prep.errors import InputError
+from stjax import protocols, views
+from stjax.data import input_pipeline, tile_spots
+from stjax.data.fit import fit
+from stjax.data.tile_spots import rounded
+from stjax.ops.spot_pool import merge_layouts, spot_pool
+from stjax.views.tiles import size_weights
+
+SIDE, VIEW = 128, views.get("tiles")
+
+
+@pytest.fixture(scope="module")
+def hd(tmp_path_factory):
+    """Two patients' Visium HD sections as tiles that hold a spot of 100 um whole."""
+    folder = tmp_path_factory.mktemp("hd")
+    source = demo.make_demo(folder / "source", layout="visium_hd", patients=2, sections_per_patient=1, spots=6)
+    build.build(source, folder / "data", tile_size_px=SIDE, context_px=40, min_counts=0)
+    return PatchDataset.open(folder / "data")
+
+
+@pytest.fixture(scope="module")
+def fold(hd):
+    """As its genes and statistics are before the view has seen the spots."""
+    return fit(VIEW, protocols.pixnet, hd, protocols.Split(("A1_016um",), (), ()))
+
+
+@pytest.fixture(scope="module")
+def panel(fold):
+    return fold.panel
+
+
+def opened(dataset, sections, panel, protocol=protocols.pixnet, **options):
+    return VIEW.open(dataset, sections, panel, protocol, train=True, **options)
+
+
+def names(dataset, patient):
+    return tuple(section["name"] for section in dataset.sections if section["patient"] == patient)
+
+
+@pytest.fixture(scope="module")
+def items(hd, panel):
+    return opened(hd, names(hd, "A"), panel)
+
+
+def test_bins_of_all_sizes_share_the_tiles_of_their_slide(hd, items):
+    assert set(rounded(items.size_um)) == {2.0, 8.0, 16.0}
+    assert items.num_spots == sum(section["spots"] for section in hd.sections if section["patient"] == "A")
+    assert len(items) == max(section["records"] for section in hd.sections if section["patient"] == "A")
+    assert len(set(zip(items.section, items.spots.id, strict=True))) == items.num_spots
+
+
+def test_counts_follow_their_spots_and_every_bin_is_its_parts(hd, panel, items):
+    """Bins are nested: the counts of the bins of one size are those of another."""
+    by_size = {size: items.total[rounded(items.size_um) == size].sum() for size in (2, 8, 16)}
+    assert by_size[2] == by_size[8] == by_size[16]
+    name = "A1_008um"
+    table, columns = hd.table(name), panel.columns(hd.genes)[: panel.num_main]
+    of = {spot: row for row, spot in enumerate(table.spots.id)}
+    mine = np.flatnonzero(items.section == name)
+    rows = [of[spot] for spot in items.spots.id[mine]]
+    np.testing.assert_array_equal(items.spots.xy[mine], table.spots.xy[rows])
+    expected = protocols.pixnet.transform(
+        table.counts[rows][:, columns].toarray().astype(float), table.total_counts[rows][:, None], panel.num_genes
+    )
+    np.testing.assert_allclose(items.main_expression(protocols.pixnet, mine), expected)
+
+
+def test_a_batch_places_spots_where_they_are_on_the_tile(hd, items):
+    """The pooled coordinate of every spot is its centre."""
+    index = np.array([1, 0])
+    images = np.stack([items.images[int(i)] for i in index])
+    batch = items.batch(images, index, size=3)
+    assert batch["image"].shape == (3, SIDE, SIDE, 3)
+    assert not batch["mask"][2].any()
+    assert not batch["spots"].count[2].any()
+    grid = (np.arange(SIDE // 4) + 0.5) * 4  # centres of the feature cells, from the image's corner
+    places = np.stack(np.meshgrid(grid, grid), axis=-1).astype(np.float32)
+    found = np.asarray(spot_pool(np.stack([places] * 3), batch["spots"], aggregation="mean"))
+    for place, tile in enumerate(index):
+        rows = slice(items.windows.start[tile], items.windows.start[tile + 1])
+        count = rows.stop - rows.start
+        np.testing.assert_array_equal(batch["mask"][place] > 0, np.arange(batch["mask"].shape[1]) < count)
+        np.testing.assert_array_equal(batch["total"][place, :count, 0], items.total[rows])
+        origin = hd_origin(hd, items, tile)
+        expected = (items.spots.xy[rows] - origin) / 1.0
+        # Whole pixels stand for the spot: the mean of their centres is within half a pixel of the spot's.
+        assert np.abs(found[place, :count] - expected).max() <= 0.51
+
+
+def hd_origin(dataset, items, tile):
+    """The tile's corner from the data set's own record, in full-resolution pixels (of which a tile's pixel is one)."""
+    source = dataset.source(names(dataset, "A"))
+    spots = set(items.spots.id[items.windows.start[tile] : items.windows.start[tile + 1]])
+    return next(r["origin_xy"] for r in (source[i] for i in range(len(source))) if spots & set(r["spot_id"]))
+
+
+def test_sizes_that_are_not_there_are_made_of_the_finest_bins(hd, panel):
+    made = opened(hd, names(hd, "A"), panel, sizes_um=(16, 40, 100))
+    assert set(rounded(made.size_um)) == {16.0, 40.0, 100.0}
+    assert set(made.section) == {"A1_016um", "A1_040um", "A1_100um"}
+    fine = hd.table("A1_002um")
+    um_per_px = hd.section("A1_002um")["um_per_px"]
+    for size, inside in ((100, lambda away: np.hypot(*away.T)), (40, lambda away: np.abs(away).max(axis=1))):
+        chosen = np.flatnonzero(rounded(made.size_um) == size)
+        assert len(chosen)
+        for spot in chosen:
+            away = (fine.spots.xy - made.spots.xy[spot]) * um_per_px
+            assert made.total[spot] == fine.total_counts[inside(away) <= size / 2 + 1e-6].sum()
+    with pytest.raises(InputError, match="no spot of 3 um in section A1_002um"):
+        opened(hd, names(hd, "A"), panel, sizes_um=(3,))
+
+
+def test_a_panel_is_fitted_to_the_spots_that_are_trained_on(hd):
+    split = protocols.Split(names(hd, "A"), (), names(hd, "B"))
+    least = 1 + max(int(hd.table(name).total_counts.max()) for name in split.train)  # no bin has so many
+    rules = dataclasses.replace(protocols.stjax, num_main_genes=20, min_counts=least)
+    with pytest.raises(InputError, match=f"0 training spots have at least {least} counts"):
+        fit(VIEW, rules, hd, split)
+    fitted = fit(VIEW, rules, hd, split, sizes_um=(100,))
+    ((_, (spots,)),) = tile_spots.slides(hd, split.train, np.arange(len(hd.genes)), sizes_um=(100,))
+    used = spots[spots.total >= least]
+    best = np.sort(np.argsort(-used.counts.toarray().astype(float).mean(axis=0), kind="stable")[:20])
+    np.testing.assert_array_equal(fitted.panel.symbol[:20], hd.genes.symbol[best])
+    trained_on = opened(hd, split.train, fitted.panel, rules, sizes_um=(100,))
+    np.testing.assert_allclose(fitted.train_mean, trained_on.main_expression(rules).mean(axis=0))
+    # Genes and images of bins of one size are those of a data set that has no other.
+    of_size, alone = split.train[-1:], hd.table(split.train[-1])
+    chosen = fit(VIEW, protocols.pixnet, hd, split, sizes_um=(16,))
+    expected = fit(VIEW, protocols.pixnet, hd, protocols.Split(of_size, (), ()))
+    assert len(alone.spots) == trained_on_size(hd, split.train, 16)
+    np.testing.assert_array_equal(chosen.panel.symbol, expected.panel.symbol)
+    np.testing.assert_allclose(chosen.image_mean, expected.image_mean)
+
+
+def trained_on_size(dataset, sections, size_um):
+    columns = np.zeros(1, np.int64)
+    found = tile_spots.slides(dataset, sections, columns, sizes_um=(size_um,))
+    return sum(len(spots) for _, every in found for spots in every)
+
+
+def test_chosen_sizes_leave_the_others_out(hd, panel):
+    chosen = opened(hd, names(hd, "A"), panel, sizes_um=(8,))
+    assert set(chosen.section) == {"A1_008um"}
+
+
+def test_drawn_spots_are_the_same_every_time(hd, panel):
+    one, other = (opened(hd, names(hd, "A"), panel, max_spots=50) for _ in range(2))
+    assert one.num_spots == 3 * 50
+    np.testing.assert_array_equal(one.spots.id, other.spots.id)
+    assert one.left_out > 0
+
+
+def test_every_size_weighs_the_same():
+    weight = size_weights(np.repeat([2.0, 16.0], [90, 10]))
+    assert weight.mean() == pytest.approx(1)
+    assert weight[:90].sum() == pytest.approx(weight[90:].sum())
+
+
+def test_facts_are_those_of_the_training_tiles_under_one_layout_for_all(hd, fold, items):
+    other = opened(hd, names(hd, "B"), fold.panel)
+    fitted = VIEW.fit(fold, protocols.pixnet, items, other)
+    facts, windows = fitted.facts, items.windows
+    assert VIEW.trained_sizes_um(fitted) == tuple(facts["sizes_um"]) == (2.0, 8.0, 16.0)
+    assert facts["pixels_per_spot"] == pytest.approx(np.average(windows.pixels, weights=items.weight))
+    rates = np.array(facts["base_rates"])
+    assert rates.shape == (fold.panel.num_main + 1,)
+    # Rates a pixel times pixels are the counts.
+    assert rates.sum() * windows.pixels.sum() == pytest.approx(items.total.sum(dtype=float), rel=1e-6)
+    assert windows.layout != other.windows.layout
+    merged = merge_layouts([windows.layout, other.windows.layout])
+    read = dataclasses.replace(fitted, facts=json.loads(json.dumps(facts)))
+    for patient in "AB":
+        each = opened(hd, names(hd, patient), fold.panel)
+        VIEW.prepare(read, each)
+        assert each.windows.layout == merged
+    VIEW.check_facts(read, "data.json")
+
+
+def test_refitted_statistics_are_those_of_the_spots(hd, fold, items):
+    fitted = VIEW.fit(fold, protocols.stjax, items, None)
+    values = items.main_expression(protocols.stjax)
+    weight, main = size_weights(items.size_um), slice(fold.panel.num_main)
+    mean = np.average(values, axis=0, weights=weight)
+    np.testing.assert_allclose(fitted.train_mean, mean, rtol=1e-5, atol=1e-8)
+    np.testing.assert_array_equal(fitted.target_mean[main], fitted.train_mean)
+    std = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weight))
+    np.testing.assert_allclose(fitted.target_std[main], std, rtol=1e-5)
+    # The same where a fold is fitted anew to be compared with another.
+    of_all = dataclasses.replace(fold, split=protocols.Split(names(hd, "A"), (), ()))
+    again = VIEW.refit(of_all, dataclasses.replace(protocols.stjax, min_counts=0), hd, sizes_um=())
+    for name in ("train_mean", "target_mean", "target_std"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(fitted, name))
+
+
+def test_every_tile_comes_once_an_epoch(items):
+    batches = input_pipeline.training_batches(items, batch_size=2, seed=0, start_step=0, num_workers=0)
+    seen = np.concatenate([next(batches)[1] for _ in range(len(items) // 2)])
+    batches.close()
+    assert len(set(seen.tolist())) == len(seen)
+
+
+def test_too_few_counts_are_named(hd, panel):
+    with pytest.raises(InputError, match="no spot of A1_002um has the 1000 counts that protocol stjax asks for"):
+        opened(hd, ("A1_002um",), panel, protocols.stjax)
