@@ -40,6 +40,7 @@ def gene_table(
         reference = shipped_reference(species)
         if not species and own:
             notes.append(f"the species of the genes is not known ({why}): names stay as in the file")
+    own = [symbol or name for name, symbol in zip(ids, own, strict=True)]
     ids = [name if is_ensembl(name) else "" for name in ids]
     own = [
         name if name and not is_ensembl(strip_version(name)) else reference.symbol_of.get(ensembl_id, "")

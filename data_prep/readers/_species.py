@@ -1,4 +1,5 @@
-"""Features of several species in one matrix (a xenograft, a reference of two genomes): refused, never mixed.
+"""The two names of a matrix's features, and what they tell of species: several in one matrix (a xenograft, a reference
+of two genomes) are refused, never mixed.
 
 Cell Ranger and Space Ranger name a gene of a reference with several genomes by its genome, padded to one length:
 `GRCh38_ENSG00000141510`, `mm10___Trp53`; Seurat turns the underscores into dashes.
@@ -16,13 +17,14 @@ _GENOME = r"(?i:GRC[hmzrgc]\d+|hg\d{2}|mm\d{1,2}|human|mouse|homo_sapiens|mus_mu
 _PREFIX = re.compile(rf"^({_GENOME})[_-]+(?=.)")
 _BEFORE_ENSEMBL = re.compile(r"^([A-Za-z][\w.-]*?)[_-]+(?=ENS[A-Z]*G\d{11})")
 _ENSEMBL_SPECIES = re.compile(r"^(ENS[A-Z]*G)\d{11}")
+_ID = re.compile(r"ENS[A-Z]*G\d{11}")
 _TWICE_SHARE = 0.1  # of the symbols spelt twice, as TP53 and Tp53, which only genes of two species are
 
 
 def one_species(
     path: Path, gene_id: np.ndarray, symbol: np.ndarray, *, genome: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Ids and symbols without a genome in front of them, and a note where one was taken off.
+    """Ids and symbols without a genome in front of them, and notes where one was taken off, or the two were exchanged.
 
     Args:
         path: where the features come from, for messages.
@@ -32,6 +34,10 @@ def one_species(
     Raises:
         InputError: features of several genomes or species.
     """
+    exchanged: tuple[str, ...] = ()
+    if not any(map(_ID.search, gene_id.tolist())) and any(map(_ID.search, symbol.tolist())):
+        gene_id, symbol = symbol, gene_id
+        exchanged = (f"{path.name} has Ensembl ids where symbols belong: the two were exchanged",)
     by_id, by_symbol = (_prefixes(names) for names in (gene_id, symbol))
     prefixed = [first or second for first, second in zip(by_id, by_symbol, strict=True)]
     stated = [] if genome is None else [str(name) for name in genome]
@@ -49,10 +55,11 @@ def one_species(
     if pairs := _spelt_twice(symbol):
         raise InputError(_message(path, f"{pairs} symbols in two spellings, as genes of two species have them"))
     if not any(prefixed):
-        return gene_id, symbol, ()
+        return gene_id, symbol, exchanged
     named = [name[len(prefix) :] for name, prefix in zip(symbol.tolist(), by_symbol, strict=True)]
     prefix, number = Counter(filter(None, prefixed)).most_common(1)[0]
-    return np.array(bare, dtype=str), np.array(named, dtype=str), (f"{prefix!r} taken off {number} feature names",)
+    notes = (*exchanged, f"{prefix!r} taken off {number} feature names")
+    return np.array(bare, dtype=str), np.array(named, dtype=str), notes
 
 
 def _prefixes(names: np.ndarray) -> list[str]:

@@ -25,6 +25,11 @@ def test_gene_table_fills_ids_of_symbol_columns_where_unique() -> None:
     )
 
 
+def test_gene_table_keeps_names_that_are_no_ids_where_there_are_no_symbols() -> None:
+    table, _ = genes.gene_table(["ENSG00000141736", "probe1", "probe2"], symbols=["", "", ""])
+    assert table.keys.tolist() == ["ENSG00000141736", "probe1", "probe2"]  # not two of no name, summed into one
+
+
 def test_gene_table_names_mouse_genes_by_the_mouse_table() -> None:
     table, notes = genes.gene_table(["Erbb2", "B2m", "Neu"], resolve_aliases=True)
     assert table.ensembl_id.tolist() == ["ENSMUSG00000062312", "ENSMUSG00000060802", ""]

@@ -64,3 +64,11 @@ def test_names_of_one_species_stay_as_they_are(names: list[str]) -> None:
     assert found[0] is array
     assert found[1] is array
     assert found[2] == ()
+
+
+def test_ids_and_symbols_the_other_way_round_are_exchanged() -> None:
+    ids, symbols, notes = read(["TP53", "ACTB", "odd"], [f"GRCh38_{HUMAN}", "GRCh38_ENSG00000075624", "odd"])
+    assert (ids, symbols) == ([HUMAN, "ENSG00000075624", "odd"], ["TP53", "ACTB", "odd"])
+    assert notes[0] == "counts.h5 has Ensembl ids where symbols belong: the two were exchanged"
+    with pytest.raises(InputError, match="features of 2 species by their Ensembl ids"):
+        read(["TP53", "Trp53"], [HUMAN, MOUSE])
