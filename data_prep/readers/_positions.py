@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
+from data_prep import files
 from data_prep.errors import InputError
 from data_prep.readers import _matrix, _packed, _text
 
@@ -81,17 +82,24 @@ def _parquet(path: Path) -> dict[str, np.ndarray]:
     """The columns [N]; NaN where a number is missing."""
     try:
         table = pyarrow.parquet.read_table(io.BytesIO(_packed.read_bytes(path)) if path.suffix == ".gz" else path)
-    except (pyarrow.ArrowException, OSError) as error:
+        names = table.column_names
+        texts = {name: table[name].to_numpy() for name in COLUMNS if name in names}
+    except (pyarrow.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: truncated or not a parquet file ({error}); copy or download it again") from error
-    missing = [name for name in COLUMNS if name not in table.column_names]
-    if missing:
+    if len(texts) < len(COLUMNS):
         raise InputError(
-            f"{path}: columns are {', '.join(table.column_names)}, expected {', '.join(COLUMNS)}; "
+            f"{path}: columns are {files.shown(', '.join(names), most=200)}, expected {', '.join(COLUMNS)}; "
             "check that this is Space Ranger's tissue_positions.parquet"
         )
-    columns = {"barcode": np.asarray(table["barcode"].to_numpy().astype(str))}
+    columns = {"barcode": np.asarray(texts["barcode"].astype(str))}
     for name in COLUMNS[1:]:
-        columns[name] = np.asarray(table[name].to_numpy(), dtype=np.float64)
+        try:
+            columns[name] = np.asarray(texts[name], dtype=np.float64)
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"{path}: column {name} is of type {table.schema.field(name).type}, expected numbers; copy or download "
+                "it again"
+            ) from error
     return columns
 
 

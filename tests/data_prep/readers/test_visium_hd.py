@@ -112,6 +112,28 @@ def test_scale_that_contradicts_the_bins_is_noted(source: Source) -> None:
     assert any("um_per_px is 3 from the file; the spot pitch says 4" in note for note in notes)
 
 
+@pytest.mark.parametrize("text", [b"in_tissue", b"s_008um_00089"])
+def test_text_in_parquet_that_is_no_text_is_refused(source: Source, text: bytes) -> None:
+    root = source("visium_hd")
+    path = bins(root) / "spatial/tissue_positions.parquet"
+    pyarrow.parquet.write_table(pyarrow.parquet.read_table(path), path, compression="none", use_dictionary=False)
+    assert text in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(text, text[:-1] + b"\x80"))
+    with pytest.raises(InputError, match=r"tissue_positions.parquet: truncated or not a parquet file \(.*utf-8"):
+        visium_hd.read_section(root, "A1_008um")
+
+
+@pytest.mark.parametrize("value", [b"x", [1], {"a": 1}])
+def test_a_column_of_no_numbers_is_named(source: Source, value: object) -> None:
+    root = source("visium_hd")
+    path = bins(root) / "spatial/tissue_positions.parquet"
+    table = pyarrow.parquet.read_table(path)
+    values = pyarrow.array([value] * len(table))
+    pyarrow.parquet.write_table(table.set_column(2, "array_row", values), path)
+    with pytest.raises(InputError, match=r"column array_row is of type .*, expected numbers"):
+        visium_hd.read_section(root, "A1_008um")
+
+
 def test_damaged_parquet_is_refused(source: Source) -> None:
     root = source("visium_hd")
     path = bins(root) / "spatial/tissue_positions.parquet"
