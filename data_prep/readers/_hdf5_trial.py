@@ -26,7 +26,7 @@ from data_prep import budgets, trial
 from data_prep.errors import InputError
 from data_prep.readers import _hdf5_structure, _packed
 
-_TOO_MUCH = 3  # exit code
+_TOO_MUCH, _DAMAGED = 3, 4  # exit codes
 _ROWS = 65_536  # of texts read at a time
 _OBJECT = 60  # bytes of one of Python's objects, beside what it holds
 _MEMORY = 1 << 30  # beside what the texts may take
@@ -44,7 +44,8 @@ def check(path: Path) -> None:
     """Has another process go through all of a file but its numbers; once for a file that stays as it is.
 
     Raises:
-        InputError: that took too much memory or time, or ended the process.
+        InputError: that took too much memory or time, or ended the process; or texts cannot be read: whoever reads them
+            again may be told to take any number of bytes, as the library takes their lengths from where it should not.
     """
     if not hasattr(os, "fork"):  # Windows
         return
@@ -53,6 +54,8 @@ def check(path: Path) -> None:
     code = _tried(path, size, seconds, (status.st_ino, status.st_mtime_ns))
     if code == _TOO_MUCH:
         budgets.HDF5_TEXTS.check(path, budgets.HDF5_TEXTS.limit(size) + 1, file_bytes=size)
+    if code == _DAMAGED:
+        raise InputError(f"{path}: texts in it cannot be read; it is damaged, copy or download it again")
     if code in (-signal.SIGXCPU, -signal.SIGKILL):
         budgets.HDF5_SECONDS.check(path, seconds + 1, file_bytes=size)
     if code < 0:
@@ -128,22 +131,29 @@ def _go_through(path: Path, size: int, seconds: int) -> None:
                 if taken > most:
                     raise MemoryError
     except BaseException as error:
-        code = _TOO_MUCH if _lacks_memory(error) else 0
+        code = _TOO_MUCH if _lacks_memory(error) else _DAMAGED if isinstance(error, _DamagedError) else 0
     os._exit(code)
 
 
 def _taken(read: Callable[[], int]) -> int:
-    """What reading a part takes; a part that is damaged may be one that nobody reads."""
+    """What reading a part takes; what h5py has no type for may be what nobody reads."""
     try:
         return read()
     except Exception as error:
         if _lacks_memory(error):
             raise
+        if isinstance(error, OSError) and "filter" not in str(error):  # one that is not installed damages nothing
+            raise _DamagedError from error
         return 0
 
 
+class _DamagedError(Exception):
+    """The library cannot read a text."""
+
+
 def _lacks_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or "allocat" in str(error)  # as HDF5 words it
+    text = str(error).replace("end of allocation", "")  # of the file
+    return isinstance(error, MemoryError) or "allocat" in text  # as HDF5 words it
 
 
 def _read_attribute(thing: Any, name: str) -> int:

@@ -36,6 +36,17 @@ def test_a_text_that_declares_gigabytes_is_never_asked_for(tmp_path, place):
         names(path)
 
 
+def test_a_text_that_lies_beyond_the_file_is_not_read_twice(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["title"] = np.array(["x" * 1234], dtype=object)
+    data = path.read_bytes()
+    heap = struct.pack("<Q", data.index(b"GCOL"))
+    path.write_bytes(data.replace(struct.pack("<I", 1234) + heap, struct.pack("<IQ", 1234, 0x70000000)))
+    with pytest.raises(InputError, match=r"a.h5: texts in it cannot be read; it is damaged"):  # by chance gigabytes
+        names(path)
+
+
 def test_texts_that_share_their_letters_are_counted_each(tmp_path):
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
