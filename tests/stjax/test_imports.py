@@ -1,0 +1,56 @@
+"""What is imported when: a mistake on the command line is answered at once, and an exported model needs little."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+SLOW = {"jax", "flax", "optax", "orbax", "scipy", "pandas", "anndata", "tensorflow_datasets", "matplotlib", "grain"}
+
+
+def run(code):
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train", "--help"], "--config.KEY=VALUE"),
+        (["train", "--config=configs/tiny.py", "--config.lerning_rate=1"], "did you mean 'learning_rate'?"),
+        (["report", "--help"], "--max-mb"),
+    ],
+)
+def test_help_and_mistakes_are_answered_before_anything_heavy_is_imported(arguments, says):
+    out = run(f"""
+import sys
+from data_prep.errors import InputError
+from stjax import cli
+try:
+    cli.dispatch({arguments!r})
+except SystemExit as stop:
+    print(stop)
+except InputError as error:
+    print(error)
+print({SLOW!r} & set(sys.modules))
+""")
+    assert says in out
+    assert out.splitlines()[-1] == "set()"
+
+
+def test_an_exported_model_predicts_without_what_trains_it():
+    found = run(f"""
+import json, sys
+import numpy as np
+import stjax
+model = stjax.load({str(ROOT / "tests/stjax/data/exported")!r})
+image = np.random.default_rng(0).integers(60, 200, (300, 300, 3)).astype(np.uint8)
+model.predict(image, [[150, 150]], um_per_px=model.um_per_px)
+names = ("tensorflow_datasets", "optax", "orbax", "flax", "matplotlib", "grain", "anndata", "zarr")
+print(json.dumps([name for name in names if name in sys.modules]))
+""")
+    assert json.loads(found.splitlines()[-1]) == []
