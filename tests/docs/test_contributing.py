@@ -1,7 +1,9 @@
 """Each example of CONTRIBUTING.md, applied to a copy of the repository: what it touches, and that it works."""
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -13,6 +15,7 @@ from PIL import Image
 from data_prep import readers
 from data_prep.readers import her2st
 from tests.docs import contributions
+from tests.docs.run_tutorial import ROOT
 
 SECTIONS = contributions.sections()
 
@@ -49,6 +52,32 @@ def test_there_is_an_example_of_each_kind():
     assert list(SECTIONS) == [
         "A backbone", "A reader", "A loss", "A metric", "A protocol", "An output format"
     ]  # fmt: skip
+
+
+def test_folders_import_one_way_as_the_map_says():
+    (line,) = re.findall(r"^ops <.*$", contributions.PAGE.read_text(), re.MULTILINE)
+    order = line.split(" < ")
+    assert len(order) == 8
+    backwards, imports = [], 0
+    for place, folder in enumerate(order):
+        for path in (ROOT / "stjax" / folder).rglob("*.py"):
+            for node in ast.parse(path.read_text()).body:  # at once: what a function imports, it imports when called
+                for name in imported(node):
+                    to = name.split(".")[1:2]
+                    imports += bool(to) and to[0] in order[:place]
+                    if name.startswith("stjax.") and to[0] in order[place + 1 :]:
+                        backwards.append(f"{path.name} of {folder} imports {name}")
+    assert not backwards
+    assert imports > 50
+
+
+def imported(node):
+    """Modules, or what is taken from them, that a statement imports."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    return []
 
 
 @pytest.mark.parametrize("heading", SECTIONS)

@@ -120,6 +120,19 @@ def test_the_reference_names_what_there_is():
                 assert getattr(found, member).__doc__, (page.name, name, member)
 
 
+def test_the_way_of_a_spot_is_short_and_names_functions_where_they_are():
+    there, back = (DOCS / "a_spot.md").read_text().split("\n## And back")
+    for part, most in ((there, 10), (back, 6)):
+        hops = re.findall(r"^(\d+)\. \*\*`([\w.]+)`\*\*, (.*?)\. ", part, re.MULTILINE | re.DOTALL)
+        assert [int(number) for number, _, _ in hops] == list(range(1, len(hops) + 1))
+        assert 2 < len(hops) <= most
+        named = [(name, file) for _, name, places in hops for file in re.findall(r"`([\w/]+\.py)`", places)]
+        named += re.findall(r"`(\w+)`(?: in | \()`([\w/]+\.py)`", part)
+        for name, file in named:
+            module = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+            assert callable(pkgutil.resolve_name(f"{module}:{name}")), (name, file)
+
+
 def test_messages_in_the_faq_are_those_of_the_code():
     parts = set()
     for folder in ("stjax", "data_prep"):
