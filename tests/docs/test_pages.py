@@ -8,7 +8,8 @@ import re
 import pytest
 import yaml
 
-from stjax import cli, protocols
+from data_prep import readers
+from stjax import cli, protocols, views
 from stjax.config import built_in
 from tests.docs import protocol_tables
 from tests.docs.run_tutorial import PAGE as TUTORIAL
@@ -109,6 +110,14 @@ def has_setting(name):
             return False
         node = node[part]
     return True
+
+
+def test_the_reference_has_every_layout_and_view():
+    listed = re.findall(
+        r"^::: (\S+)$", "\n".join(page.read_text() for page in DOCS.rglob("reference/*.md")), re.MULTILINE
+    )
+    wanted = {f"data_prep.readers.{name}" for name in readers.layout_names()}
+    assert wanted | {f"stjax.views.{name}" for name in views.names()} <= set(listed)
 
 
 def test_the_reference_names_what_there_is():
