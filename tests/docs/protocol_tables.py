@@ -15,7 +15,7 @@ RULES = {  # field of Protocol: how the page calls it
     "gene_ranking": "ranked by",
     "panel_scope": "ranked on",
     "min_spot_fraction": "a gene is in at least this share of the spots",
-    "min_counts": "reads a spot has at least",
+    "min_counts": "counts a spot has at least",
     "stain": "stain normalisation of its source",
     "max_white_fraction": "patches this white are left out",
     "white_filter_scope": "... in",
