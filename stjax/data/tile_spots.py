@@ -13,10 +13,10 @@ import numpy as np
 import scipy.sparse
 from scipy.spatial import KDTree
 
-from data_prep import csr
+from data_prep import csr, records
 from data_prep.dataset import PatchDataset, SectionTable
 from data_prep.errors import InputError
-from data_prep.spots import DISC, POLYGON, SQUARE, Spots
+from data_prep.spots import DISC, SQUARE, Spots
 
 _SAME_SIZE = 0.05  # sizes that differ by less are one
 DISCS_FROM_UM = 50.0  # a size that is not in the data is made of discs from here up, of squares below
@@ -105,7 +105,7 @@ def slides(
                 origin, scale = content["origin_xy"].astype(np.float64), float(content["px_scale"])
                 key = (round(origin[0]), round(origin[1]), content["width"])
                 tile = tiles.setdefault(key, (len(tiles), Tile(first[name] + record, origin, scale)))
-                within.append(spots_of(content))
+                within.append(records.spots_of(content))
                 place.append(np.full(len(within[-1]), tile[0]))
             in_tiles = Spots.concatenate(within)
             measured.append(_measured(entry, table, in_tiles, np.concatenate(place), columns))
@@ -130,14 +130,6 @@ def rounded(size_um: np.ndarray) -> np.ndarray:
     """Sizes to three digits: spots of the same array share one."""
     scale = 10 ** (2 - np.floor(np.log10(np.maximum(size_um, 1e-9))))
     return np.round(size_um * scale) / scale
-
-
-def spots_of(record: dict[str, Any]) -> Spots:
-    """A record's spots, in its pixels."""
-    bounds, vertices = record["polygon_indptr"], record["polygon_xy"]
-    polygon = np.flatnonzero(record["spot_kind"] == POLYGON)
-    size = np.where(record["spot_kind"] == POLYGON, 0, record["spot_size_px"])
-    return Spots(record["spot_id"], record["spot_xy"], record["spot_kind"], size, polygon, bounds, vertices)
 
 
 def _measured(
