@@ -44,13 +44,13 @@ def train(folder: Path, config: str, settings: list[str], *, prefix: str = "", x
 def row(name: str, folder: Path) -> tuple[float, str]:
     """The held-out median PCC of a run, and its line of the table."""
     metrics = json.loads(next(folder.glob("evaluation/*/metrics.json")).read_text())
-    found = {method: metrics["methods"][method]["pcc_median"] for method in ("model", "ridge on colour")}
+    found = {method: metrics["methods"][method]["pcc_median"] for method in ("model", "ridge_colour")}
     log = [json.loads(line) for line in (folder / "logs" / "train.jsonl").read_text().splitlines()]
     epochs = [entry for entry in log if entry["kind"] == "epoch"]
     losses = [entry["val_loss"] for entry in epochs if "val_loss" in entry]
     kept = [entry["epoch"] for entry in epochs if entry["best"]][-1] if losses else epochs[-1]["epoch"]
     worst = f"{max(losses):.2f}" if losses else "-"
-    cells = (name, f"{found['model']:.3f}", f"{found['ridge on colour']:.3f}", f"{kept} of {len(epochs)}", worst)
+    cells = (name, f"{found['model']:.3f}", f"{found['ridge_colour']:.3f}", f"{kept} of {len(epochs)}", worst)
     return found["model"], f"| {' | '.join(cells)} |"
 
 

@@ -247,7 +247,7 @@ def _likeness(picture: np.ndarray, other: np.ndarray) -> float:
 
 def panel_is_of_training(run: Audited) -> list[Finding]:
     """Genes and statistics are those of the training sections alone."""
-    genes, statistics = "gene panel", "statistics"
+    genes, statistics = "gene_panel", "statistics"
     if run.trained_on is None:
         return [Finding(check, UNKNOWN, "the training data is gone") for check in (genes, statistics)]
     fold = run.fold
@@ -308,7 +308,7 @@ def _same_statistics(fitted: Fold, saved: Fold) -> bool:
 
 def stain_target_is_of_training(run: Audited) -> Finding:
     """The slide that stains are normalised to is not one of those scored."""
-    check = "stain target"
+    check = "stain_target"
     if run.fold.stain_target is None:
         return Finding(check, OK, "stains are not normalised")
     image = run.fold.stain_target["image_sha256"]
@@ -348,10 +348,10 @@ def starting_weights(run: Audited) -> Finding:
     """Where training began."""
     begun = run.config.get("init_from", "")
     if not begun:
-        return Finding("starting weights", OK, "random")
+        return Finding("starting_weights", OK, "random")
     if Path(begun).suffix:
-        return Finding("starting weights", UNKNOWN, f"{Path(begun).name}: what it was trained on is not known here")
-    return Finding("starting weights", OK, f"{begun}, from ImageNet")
+        return Finding("starting_weights", UNKNOWN, f"{Path(begun).name}: what it was trained on is not known here")
+    return Finding("starting_weights", OK, f"{begun}, from ImageNet")
 
 
 if __name__ == "__main__":

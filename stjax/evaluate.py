@@ -35,6 +35,7 @@ from stjax.config import names, numbers
 from stjax.data.tile_spots import rounded
 from stjax.evaluation import comparison, conformal, credibility, results, scoring, statistics, under_protocols
 from stjax.evaluation import ensemble as members
+from stjax.evaluation.methods import METHODS
 from stjax.inference import matching, prepared
 from stjax.inference.prediction import provenance
 
@@ -194,12 +195,12 @@ def score(
     ]
     result = {
         **head(run, asked, found),
-        "truth": "counts" if demo_truth is None else "expected expression of the demo's cells",
+        "truth": "counts" if demo_truth is None else "demo_cells",
         "ensemble": [members.describe(each) for each in runs] if ensemble else None,
         "level": intervals.LEVEL,
         "resampled": None if scores.units is None else scores.units.kind,
         "bootstraps": statistics.BOOTSTRAPS,
-        "uses_test_expression": [name for name in scoring.USES_TEST_EXPRESSION if name in scores.summaries],
+        "uses_test_expression": [name for name in scores.summaries if METHODS[name].uses_test_expression],
         "methods": scores.summaries,
         "model_minus": scoring.differences(scores),
         "targets": {name: {"methods": of.summaries} for name, of in targets.items()},

@@ -7,6 +7,8 @@ from typing import Any
 
 from data_prep import json_files
 from data_prep.errors import InputError
+from stjax.evaluation.methods import METHODS, label
+from stjax.findings import OK, VERDICTS, check_title
 from stjax.progress import Progress
 from stjax.workdir import Run
 
@@ -147,13 +149,16 @@ def _table(result: dict[str, Any], path: Path) -> str:
         "| | " + " | ".join(_FIGURES.values()) + " |",
         "|---|" + "---:|" * len(_FIGURES),
     ]
-    given_expression = result.get("uses_test_expression", ())
     for method, figures in result["methods"].items():
         cells = [_cell(figures.get(key), (figures.get("intervals") or {}).get(key)) for key in _FIGURES]
-        rows.append(f"| {method}{' *' if method in given_expression else ''} | " + " | ".join(cells) + " |")
-    if given_expression:
+        rows.append(f"| {label(method, star=' *')} | " + " | ".join(cells) + " |")
+    if any(METHODS[method].uses_test_expression for method in result["methods"]):
         rows += ["", "\\* is given measured expression of the scored sections, which the model is not."]
-    if odd := [f"{each['check']}: {each['verdict']}" for each in result.get("audit", ()) if each["verdict"] != "ok"]:
+    if odd := [
+        f"{check_title(each['check'])}: {VERDICTS[each['verdict']]}"
+        for each in result.get("audit", ())
+        if each["verdict"] != OK
+    ]:
         rows += ["", f"What `stjax audit` found: {', '.join(odd)}."]
     if shared := result.get("patients_also_in_training"):
         rows += ["", f"{len(shared)} of these patients are also in training: figures for tissue the model knows."]

@@ -19,7 +19,7 @@ from stjax.evaluation import scoring, statistics
 from stjax.evaluation.statistics import Bootstrap, Units
 
 SECTIONS, SPOTS, GENES = 3, 10_000, 250
-METHODS = ("model", "ridge on colour", "total counts", "mean predictor", "nearest measured spots")
+METHODS = ("model", "ridge_colour", "total_counts", "mean", "nearest_measured")
 BATCHES = (64, 4096)
 _FEW = 5  # draws of the reference
 

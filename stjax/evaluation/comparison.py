@@ -7,6 +7,7 @@ import numpy as np
 
 from stjax import baselines, metrics
 from stjax.evaluation import scoring
+from stjax.evaluation.methods import MODEL
 from stjax.evaluation.scoring import Scores, Section
 from stjax.inference.prepared import Found, Training
 from stjax.protocols import Protocol
@@ -86,18 +87,18 @@ def sections_of(run: Run, task: Task, found: Sequence[Found]) -> tuple[list[Sect
     for each, of_nearest in zip(found, lookup, strict=True):
         truth, xy = task.measured(each), each.prediction.spots.xy
         predicted, in_units = task.converted(run, each)
-        predictions = {"model": predicted}
+        predictions = {MODEL: predicted}
         if ridge is not None and totals is not None:
-            predictions["ridge on colour"] = ridge.predict(each.colours) * task.std + task.mean
-            predictions["total counts"] = totals.predict(each.prediction.total)
-        predictions["mean predictor"] = np.broadcast_to(task.train_mean, truth.shape)
-        predictions["nearest measured spots"] = baselines.nearest_measured(truth, xy)
+            predictions["ridge_colour"] = ridge.predict(each.colours) * task.std + task.mean
+            predictions["total_counts"] = totals.predict(each.prediction.total)
+        predictions["mean"] = np.broadcast_to(task.train_mean, truth.shape)
+        predictions["nearest_measured"] = baselines.nearest_measured(truth, xy)
         if own_units and each.beside is not None:
-            predictions["patch model"] = each.beside
+            predictions["patch_model"] = each.beside
         if own_units and of_nearest is not None:
-            predictions["nearest spot"] = of_nearest
+            predictions["nearest_spot"] = of_nearest
         result.append(Section(each.prediction.patient, xy, truth, predictions))
-    return result, set() if in_units else {"model"}
+    return result, set() if in_units else {MODEL}
 
 
 def score(run: Run, task: Task, found: Sequence[Found], *, pooling: str, thorough: bool = True) -> Scores:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from data_prep import cli, json_files
 from stjax import outputs, workdir
+from stjax.evaluation.methods import METHODS, MODEL, label
 from stjax.findings import CHOSEN, LEAK, Finding, lines
 from stjax.inference.prediction import SectionPrediction
 from stjax.intervals import LEVEL
@@ -82,17 +83,18 @@ def short(value: float) -> str:
 
 def print_table(result: Mapping[str, Any]) -> None:
     """Model and baselines, a row each, and what the figures do and do not say."""
-    rules = f"protocol {result['protocol']} ({result['units'].split(': ')[1]}), PCC {result['pcc_pooling']}"
+    rules = f"protocol {result['protocol']} ({result['target']}), PCC {result['pcc_pooling']}"
     sections = ", ".join(result["sections"])
     print(f"\n{result['part']} sections {sections}: {result['spots']} spots, {rules}, errors in {result['error_unit']}")
-    print_methods(result["methods"], result["uses_test_expression"])
+    print_methods(result["methods"])
     print_targets(result["targets"])
     for size, figures in result["sizes_um"].items():
         trained = "trained on" if figures["trained_on"] else "not trained on"
         ratio = "" if figures["total_ratio"] is None else f", expected / measured reads {figures['total_ratio']:.3f}"
         print(f"spots of {size} um ({trained}): {figures['spots']}{ratio}")
         rows = [["", *SIZE_COLUMNS.values()]]
-        rows += [[method, *(number(of[key]) for key in SIZE_COLUMNS)] for method, of in figures["methods"].items()]
+        for method, of in figures["methods"].items():
+            rows.append([METHODS[method].label, *(number(of[key]) for key in SIZE_COLUMNS)])
         columns = len(SIZE_COLUMNS)
         print("\n".join(cli.table(rows, align="<" + ">" * columns, least=(_NAME, *[10] * columns))))
     print_credibility(result)
@@ -100,14 +102,13 @@ def print_table(result: Mapping[str, Any]) -> None:
     print()
 
 
-def print_methods(methods: Mapping[str, Any], uses_test_expression: Sequence[str]) -> None:
+def print_methods(methods: Mapping[str, Any]) -> None:
     """A row a method; intervals beside their figures."""
     rows = [["", *COLUMNS.values()]]
     for method, summary in methods.items():
-        mark = "*" if method in uses_test_expression else ""
         ends = summary.get("intervals", {})
         cells = [with_interval(summary[key], ends.get(key) if key in WITH_INTERVAL else None) for key in COLUMNS]
-        rows.append([method + mark, *cells])
+        rows.append([label(method), *cells])
     least = (_NAME, *(18 if key in WITH_INTERVAL else 6 for key in COLUMNS))
     print("\n".join(cli.table(rows, align="<" + ">" * len(COLUMNS), least=least)))
 
@@ -116,8 +117,8 @@ def print_targets(targets: Mapping[str, Any]) -> None:
     """Median PCCs with raw and with library-normalised counts."""
     words = {"raw": "raw counts", "library": "library-normalised"}
     for name, entry in targets.items():
-        known = {m: s["pcc_median"] for m, s in entry["methods"].items() if s["pcc_median"] is not None}
-        print(f"median PCC, {words[name]}: " + ", ".join(f"{method} {value:.3f}" for method, value in known.items()))
+        known = {METHODS[m].label: s["pcc_median"] for m, s in entry["methods"].items() if s["pcc_median"] is not None}
+        print(f"median PCC, {words[name]}: " + ", ".join(f"{title} {value:.3f}" for title, value in known.items()))
 
 
 def print_credibility(result: Mapping[str, Any]) -> None:
@@ -144,16 +145,17 @@ def constant_lines(methods: Mapping[str, Any]) -> list[str]:
     lines = []
     for method, summary in methods.items():
         genes, everywhere = summary["genes"], summary["genes_constant_prediction"]
-        if method == "mean predictor":  # it says one value of each gene, as it should
+        name = METHODS[method].label
+        if method == "mean":  # it says one value of each gene, as it should
             continue
         if everywhere:
             which = "EVERY gene" if everywhere == genes else f"{everywhere} of {genes} genes"
-            lines.append(f"{method}: {which} predicted the same at every spot (does not vary): no PCC, not taken for 0")
+            lines.append(f"{name}: {which} predicted the same at every spot (does not vary): no PCC, not taken for 0")
         if inside := summary["genes_constant_in_a_section"]:
-            lines.append(f"{method}: {inside} of {genes} genes do not vary within some section")
-    measured = methods["model"]["genes_constant_truth"]
+            lines.append(f"{name}: {inside} of {genes} genes do not vary within some section")
+    measured = methods[MODEL]["genes_constant_truth"]
     if measured:
-        lines.append(f"measurement: {measured} of {methods['model']['genes']} genes do not vary: no PCC of any method")
+        lines.append(f"measurement: {measured} of {methods[MODEL]['genes']} genes do not vary: no PCC of any method")
     return lines
 
 
@@ -163,7 +165,8 @@ def print_notes(result: Mapping[str, Any]) -> None:
         what = "how figures vary between patients" if result["resampled"] == "patients" else (
             "how figures vary within these sections, not between patients"
         )  # fmt: skip
-        print(f"(a to b): {LEVEL:.0%} bootstrap intervals over {result['resampled']}: {what}; * sees test expression")
+        over = result["resampled"].replace("_", " ")
+        print(f"(a to b): {LEVEL:.0%} bootstrap intervals over {over}: {what}; * sees test expression")
     if result.get("training_finished") is False:
         print(f"NOT FINISHED: the model is trained for {result['trained']}; these figures are of that state.")
     if result["synthetic"]:
@@ -172,8 +175,8 @@ def print_notes(result: Mapping[str, Any]) -> None:
         print(line)
     if result["genes_not_in_the_data"]:
         print(f"note: the scored data lacks {result['genes_not_in_the_data']} of the genes; they have no figures.")
-    ours = result["methods"]["model"]["pcc_median"]
-    theirs = result["methods"].get("ridge on colour", {}).get("pcc_median")
+    ours = result["methods"][MODEL]["pcc_median"]
+    theirs = result["methods"].get("ridge_colour", {}).get("pcc_median")
     if ours is not None and theirs is not None and ours <= theirs:
         print("The model does NOT beat a ridge regression on the colour of the patch.")
     findings = [Finding(**entry) for entry in result["audit"]]

@@ -12,19 +12,9 @@ from scipy.spatial import KDTree
 from stjax import metrics
 from stjax.data.tile_spots import same_size
 from stjax.evaluation import map_metrics, statistics
+from stjax.evaluation.methods import MODEL, column
 from stjax.evaluation.statistics import Bootstrap, Draws, Units
 from stjax.inference.prediction import SectionPrediction
-
-SUFFIXES = {  # of a method's columns in per_gene.csv
-    "model": "",
-    "ridge on colour": "_ridge",
-    "total counts": "_total",
-    "mean predictor": "_mean",
-    "nearest measured spots": "_nearest",
-    "patch model": "_patch",
-    "nearest spot": "_lookup",
-}
-USES_TEST_EXPRESSION = ("total counts", "nearest measured spots")
 
 # Figures over genes that get an interval: of Draws, whose last axis is the genes, and on which scale.
 _SUMMARIES: dict[str, tuple[Callable[[Draws], np.ndarray], str]] = {
@@ -62,7 +52,7 @@ class Section:
         patient: whose it is.
         xy: [S, 2] places of its spots, in any unit.
         truth: [S, M] measured; NaN for genes that the data lacks.
-        predictions: [S, M] of each method.
+        predictions: [S, M] of each method, by its identifier (`methods.METHODS`).
     """
 
     patient: str
@@ -104,7 +94,7 @@ class Scores:
         table = pd.DataFrame({"gene": names, "ensembl_id": ensembl_id})
         for method, figures in self.per_gene.items():
             for name, values in figures.items():
-                table[f"{name}{SUFFIXES[method]}"] = values
+                table[column(name, method)] = values
         table.insert(5, "mean_expression", np.concatenate([each.truth for each in self.sections]).mean(axis=0))
         return table
 
@@ -147,7 +137,7 @@ def score(
             found.draws[method] = draws = maps.bootstrap.draw(predicted, every)
             low, high = statistics.intervals(pcc, [each.pcc for each in draws], maps.units, scale="correlation")
             summary["intervals"] = _intervals(Draws(pcc, mae, rmse), draws, maps.units)
-            if method == "model":
+            if method == MODEL:
                 per_gene |= {"pcc_low": low, "pcc_high": high}
                 per_gene |= {name: further[name] for name in ("spearman", "ssim", "pcc_smoothed")}
                 for name, values in (("prediction_constant", known), ("truth_constant", truths)):
@@ -216,7 +206,7 @@ def ends(low: Any, high: Any) -> list[float] | None:
     return [float(low), float(high)] if np.isfinite(low) and np.isfinite(high) else None
 
 
-def differences(scores: Scores, of: str = "model") -> dict[str, dict[str, Any]]:
+def differences(scores: Scores, of: str = MODEL) -> dict[str, dict[str, Any]]:
     """How far a method is above every other: differences of median PCC and aMAE, paired over the same draws.
 
     Returns:

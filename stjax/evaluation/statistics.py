@@ -61,7 +61,7 @@ class Units:
     """What is drawn again.
 
     Attributes:
-        kind: "patients" or "spatial blocks".
+        kind: "patients" or "spatial_blocks".
         of_spot: [N] the unit of each spot.
         stratum: [U] units are drawn among those of their stratum: a section for blocks, one for all patients.
         finer: units of half the side, from which the share of the spread that neighbouring blocks have in common is
@@ -94,7 +94,7 @@ class Units:
         counts = [int(each.max(initial=-1)) + 1 for each in blocks]
         first = np.cumsum([0, *counts[:-1]])
         of_spot = np.concatenate([block + start for block, start in zip(blocks, first, strict=True)])
-        return cls("spatial blocks", of_spot, np.repeat(np.arange(len(blocks)), counts))
+        return cls("spatial_blocks", of_spot, np.repeat(np.arange(len(blocks)), counts))
 
     @property
     def freedom(self) -> int:

@@ -21,6 +21,7 @@ from stjax.config import numbers
 from stjax.data.fit import fit
 from stjax.evaluation import comparison, results
 from stjax.evaluation.comparison import Task
+from stjax.evaluation.methods import METHODS, MODEL
 from stjax.inference.prepared import Found, Training, narrowed
 from stjax.protocols import Protocol
 from stjax.workdir import Run
@@ -120,10 +121,10 @@ def print_table(entries: Mapping[str, Mapping[str, Any]]) -> None:
         if not entry["fits"]:
             content.append(f"{name}: does not fit: {entry['why']}")
             continue
-        for method in ("model", "ridge on colour"):
+        for method in (MODEL, "ridge_colour"):
             summary = entry["methods"][method]
             cells = [results.with_interval(summary[key], summary["intervals"][key]) for key in _TITLES]
-            label = f"{name} ({entry['target']})" if method == "model" else f"  {method}"
+            label = f"{name} ({entry['target']})" if method == MODEL else f"  {METHODS[method].label}"
             content.append([label, str(entry["spots"]), str(entry["genes"]), *cells, entry["pcc_pooling"]])
         content.append(f"  {entry['why']}")
     rows = [line for line in content if not isinstance(line, str)]

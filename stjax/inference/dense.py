@@ -135,7 +135,6 @@ def describe(
         }[aggregation]
         + f"{predictor.fold.protocol}: {predictor.protocol.target}",
         "aggregation": aggregation,
-        "target": predictor.protocol.target,
         "target_mean": fold.target_mean[columns].tolist(),
         "target_std": fold.target_std[columns].tolist(),
         "num_genes": panel.num_genes,

@@ -68,6 +68,7 @@ def provenance(model: Trained, *, data_sha256: str, synthetic: bool) -> dict[str
     return {
         "units": f"{model.fold.protocol}: {model.protocol.target}",
         "protocol": model.fold.protocol,
+        "target": model.protocol.target,
         "protocol_sha256": model.fold.protocol_hash,
         "data_sha256": data_sha256,
         "trained_on_sha256": model.fold.content_hash,

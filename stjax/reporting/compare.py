@@ -91,7 +91,12 @@ def _pair(a: RunResults, b: RunResults) -> Pair:
 
 def _differ(a: RunResults, b: RunResults) -> str:
     """Why two runs' figures cannot be compared at all; empty when they can."""
-    for key, what in (("sections", "other sections"), ("units", "other targets"), ("truth", "another truth")):
+    for key, what in (
+        ("sections", "other sections"),
+        ("protocol", "another protocol"),
+        ("target", "another target"),
+        ("truth", "another truth"),
+    ):
         if a.metrics.get(key) != b.metrics.get(key):
             return f"not comparable: scored on {what}"
     if a.metrics.get("pcc_pooling") != b.metrics.get("pcc_pooling"):
@@ -150,14 +155,14 @@ def _resampled(sections: Sequence[Paired], *, pooling: str) -> Level:
     estimate = float(own[0] - own[1])
     differences = [_median(first.pcc) - _median(second.pcc) for first, second in zip(*drawn, strict=True)]
     low, high = (float(end) for end in statistics.intervals(estimate, differences, units, scale="difference"))
-    count = len(units.stratum)
+    count, unit = len(units.stratum), units.kind.replace("_", " ")
     if not np.isfinite(low):
-        return Level(units.kind, count, why="not tested: too few spots, or constant predictions")
+        return Level(unit, count, why="not tested: too few spots, or constant predictions")
     # The interval is Student's t: its p-value follows from its width.
     quantile = float(stats.t.ppf((1 + statistics.LEVEL) / 2, max(units.freedom, 1)))
     error = (high - low) / 2 / quantile
     p = 2 * float(stats.t.sf(abs(estimate) / error, max(units.freedom, 1))) if error > 0 else float(estimate == 0)
-    return Level(units.kind, count, None, estimate, low, high, p)
+    return Level(unit, count, None, estimate, low, high, p)
 
 
 def _median(pcc: np.ndarray) -> np.ndarray:

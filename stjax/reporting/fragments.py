@@ -1,8 +1,10 @@
 """A run's results in words and tables, as HTML."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from stjax.evaluation.methods import METHODS, MODEL, label
+from stjax.findings import LEAK, check_title
 from stjax.reporting.markup import escape, interval, listed, notice, number, table, with_ends
 from stjax.reporting.origins import audit_of
 from stjax.reporting.read import RunResults
@@ -61,9 +63,9 @@ def banners(runs: Sequence[RunResults]) -> str:
             which = "every gene" if constant == len(run.genes) else f"{number(constant, 0)} of {len(run.genes)} genes"
             text = f"the model says the same at every spot for <b>{which}</b>, which have no correlation."
             said.setdefault(("warning", "Constant predictions.", text), []).append(run.label)
-        leaks = [entry for entry in audit_of(run) if entry["verdict"] == "leak"]
+        leaks = [entry for entry in audit_of(run) if entry["verdict"] == LEAK]
         if leaks:
-            text = "; ".join(f"{escape(entry['check'])} ({escape(entry['detail'])})" for entry in leaks)
+            text = "; ".join(f"{escape(check_title(entry['check']))} ({escape(entry['detail'])})" for entry in leaks)
             text += ". These figures are not of unseen tissue."
             said.setdefault(("danger", "LEAKAGE FOUND.", text), []).append(run.label)
         if (part := part_of(run)) not in ("held-out", "other"):
@@ -87,13 +89,12 @@ def part_of(run: RunResults) -> str:
     return "held-out" if set(run.metrics["sections"]) <= set(run.data.get("split", {}).get("test", [])) else "other"
 
 
-def best_baseline(run: RunResults, methods: dict[str, Any]) -> str | None:
+def best_baseline(methods: dict[str, Any]) -> str | None:
     """The baseline of highest median PCC among those that see no test expression."""
-    cheats = {"model", *run.metrics.get("uses_test_expression", [])}
     known = {
         name: summary["pcc_median"]
         for name, summary in methods.items()
-        if name not in cheats and summary.get("pcc_median") is not None
+        if name != MODEL and not METHODS[name].uses_test_expression and summary.get("pcc_median") is not None
     }
     return max(known, key=lambda name: known[name]) if known else None
 
@@ -113,11 +114,11 @@ def verdict(run: RunResults) -> str:
         )
     spread = f" ({interval(ends)})" if interval(ends) else ""
     text = f"The model&rsquo;s median PCC over genes is <b>{number(ours)}</b>{spread}. "
-    rival = best_baseline(run, methods)
+    rival = best_baseline(methods)
     if rival is None:
         return text + "No baseline has a correlation to compare it with."
     theirs, their_ends = methods[rival]["pcc_median"], (methods[rival].get("intervals") or {}).get("pcc_median")
-    text += f"The best baseline, {escape(rival)}, reaches <b>{number(theirs)}</b>"
+    text += f"The best baseline, {escape(METHODS[rival].label)}, reaches <b>{number(theirs)}</b>"
     text += f" ({interval(their_ends)})" if interval(their_ends) else ""
     if ours <= theirs:
         return text + ": the model does <b>not</b> beat it."
@@ -173,13 +174,13 @@ def summary(run: RunResults) -> str:
         for title, value, ends_, aside in tiles
     )
     rule = ""
-    if level and metrics.get("resampled"):
+    if level and (resampled := metrics.get("resampled")):
         rule = (
-            f'<p class="fine">Intervals are {level:.0%} bootstrap intervals over {escape(metrics["resampled"])}, '
-            f"{number(metrics.get('bootstraps'), 0)} resamples. "
+            f'<p class="fine">Intervals are {level:.0%} bootstrap intervals over '
+            f"{escape(resampled.replace('_', ' '))}, {number(metrics.get('bootstraps'), 0)} resamples. "
         ) + (
             "They say how the figures vary within these sections, not between patients.</p>"
-            if "block" in str(metrics["resampled"])
+            if resampled == "spatial_blocks"
             else "They say how the figures vary between patients like these.</p>"
         )
     elif not ends:
@@ -190,13 +191,12 @@ def summary(run: RunResults) -> str:
     return f'<p class="lead">{lead} {verdict(run)}</p><dl class="tiles">{boxes}</dl>{rule}'
 
 
-def methods_table(run: RunResults, methods: dict[str, Any], caption: str, minus: dict[str, Any] | None = None) -> str:
+def methods_table(methods: dict[str, Any], caption: str, minus: dict[str, Any] | None = None) -> str:
     """Model and baselines, a row each, with intervals where there are.
 
     Args:
         minus: {method: {figure: {"difference", "interval"}}}, how far the model is above each.
     """
-    cheats = run.metrics.get("uses_test_expression", [])
     shown = [key for key in FIGURES if any(summary.get(key) is not None for summary in methods.values())]
     rows = []
     for method, figures in methods.items():
@@ -205,30 +205,35 @@ def methods_table(run: RunResults, methods: dict[str, Any], caption: str, minus:
         if minus:
             gain = minus.get(method, {}).get("pcc_median", {})
             cells.insert(1, with_ends(gain.get("difference"), gain.get("interval"), 3))
-        rows.append([f"{escape(method)}{'&thinsp;*' if method in cheats else ''}", *cells])
+        rows.append([label(method, star="&thinsp;*"), *cells])
     head = ["", *(escape(FIGURES[key][0]) for key in shown)]
     if minus:
         head.insert(2, "model above it")
-    return table(head, rows, caption=caption) + (_STAR if set(cheats) & set(methods) else "")
+    starred = any(METHODS[method].uses_test_expression for method in methods)
+    return table(head, rows, caption=caption) + (_STAR if starred else "")
 
 
 def methods(run: RunResults) -> str:
     """All tables of model and baselines: under the protocol, other targets, other protocols, other sizes."""
     metrics = run.metrics
     unit = metrics.get("error_unit", "")
-    caption = (
-        f"{metrics['protocol']} ({metrics.get('units', '').split(': ')[-1]}), PCC {metrics.get('pcc_pooling', '')}"
-    )
+    caption = f"{metrics['protocol']} ({metrics['target']}), PCC {metrics.get('pcc_pooling', '')}"
     caption = f"{caption}; errors in {unit}" if unit else caption
-    parts = [methods_table(run, metrics["methods"], caption, metrics.get("model_minus"))]
+    parts = [methods_table(metrics["methods"], caption, metrics.get("model_minus")), _explained(metrics["methods"])]
     if targets := metrics.get("targets"):
-        parts.append(targets_table(run, {name: entry["methods"] for name, entry in targets.items()}))
+        parts.append(targets_table({name: entry["methods"] for name, entry in targets.items()}))
     parts += [sizes_table(metrics["sizes_um"])] if metrics.get("sizes_um") else []
     parts += [protocols_table(run)] if run.protocols else []
     return "".join(parts)
 
 
-def targets_table(run: RunResults, targets: dict[str, dict[str, Any]]) -> str:
+def _explained(methods: Iterable[str]) -> str:
+    """What each method predicts."""
+    items = "".join(f"<dt>{METHODS[each].label}</dt><dd>{escape(METHODS[each].about)}</dd>" for each in methods)
+    return f'<details><summary>What each predicts</summary><dl class="facts">{items}</dl></details>'
+
+
+def targets_table(targets: dict[str, dict[str, Any]]) -> str:
     """Median PCC of every method under each target, and all figures below, folded."""
     names = list(dict.fromkeys(method for of in targets.values() for method in of))
     rows = []
@@ -237,10 +242,10 @@ def targets_table(run: RunResults, targets: dict[str, dict[str, Any]]) -> str:
         for of in targets.values():
             figures = of.get(method) or {}
             cells.append(with_ends(figures.get("pcc_median"), (figures.get("intervals") or {}).get("pcc_median"), 3))
-        rows.append([escape(method), *cells])
+        rows.append([METHODS[method].label, *cells])
     titles = {name: _TARGETS.get(name, name) for name in targets}
     text = table(["", *map(escape, titles.values())], rows, caption="Median PCC for other targets")
-    folded = "".join(methods_table(run, of, f"Target: {titles[name]}") for name, of in targets.items())
+    folded = "".join(methods_table(of, f"Target: {titles[name]}") for name, of in targets.items())
     return f"{text}<details><summary>All figures under these targets</summary>{folded}</details>"
 
 
@@ -248,7 +253,7 @@ def sizes_table(sizes: dict[str, Any]) -> str:
     """Figures by size of spot, of models of tiles."""
     rows = [
         [
-            f"{escape(size)} µm{'' if entry.get('trained_on') else ' (not trained on)'} · {escape(method)}",
+            f"{escape(size)} µm{'' if entry.get('trained_on') else ' (not trained on)'} · {METHODS[method].label}",
             number(entry["spots"], 0),
             *(number(figures.get(key)) for key in _SIZE_FIGURES),
         ]
@@ -263,11 +268,11 @@ def protocols_table(run: RunResults) -> str:
     rows = []
     for name, entry in run.protocols.items():
         methods = entry.get("methods") or {}
-        model, rival = methods.get("model") or {}, best_baseline(run, methods)
+        model, rival = methods.get("model") or {}, best_baseline(methods)
         figures = [model.get("pcc_median"), model.get("pcc_mean"), model.get("amae")]
         best = methods[rival]["pcc_median"] if rival else None
         why = "" if entry.get("fits") else f"does not fit: {escape(entry.get('why', ''))}"
-        rows.append([escape(name), *map(number, figures), number(best), why or escape(rival or "")])
+        rows.append([escape(name), *map(number, figures), number(best), why or (METHODS[rival].label if rival else "")])
     head = ["", "median PCC", "mean PCC", "aMAE", "best baseline&rsquo;s median PCC", ""]
     return table(head, rows, caption="One prediction under every protocol", text=(5,))
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from stjax.findings import CHOSEN, LEAK, OK, UNKNOWN, WORSE
+from stjax.findings import CHOSEN, LEAK, OK, UNKNOWN, VERDICTS, check_title
 from stjax.reporting.markup import MINUS, escape, listed, notice, number, table
 from stjax.reporting.read import RunResults
 
@@ -19,10 +19,7 @@ _REASONS = {
 
 def audit_of(run: RunResults) -> list[dict[str, str]]:
     """The checks of the leakage audit; empty for runs scored before there was one."""
-    return [
-        {key: str(entry.get(key, "")) for key in ("check", "verdict", "detail")}
-        for entry in run.metrics.get("audit") or []
-    ]
+    return run.metrics.get("audit") or []
 
 
 def audit(run: RunResults) -> str:
@@ -33,7 +30,7 @@ def audit(run: RunResults) -> str:
     if not entries:
         text = "This run was scored by a version without an audit; run <code>python -m stjax.evaluate</code> again."
         return notice("warning", "Not audited.", text) + said
-    count = {kind: sum(entry["verdict"] == kind for entry in entries) for kind in WORSE}
+    count = {kind: sum(entry["verdict"] == kind for entry in entries) for kind in VERDICTS}
     if count[LEAK]:
         head = notice("danger", "LEAKAGE FOUND.", f"{count[LEAK]} of {len(entries)} checks found a leak.")
     elif count[CHOSEN]:
@@ -51,9 +48,9 @@ def audit(run: RunResults) -> str:
         head = notice("good", "No leak found.", text)
     rows = [
         [
-            escape(entry["check"]),
+            escape(check_title(entry["check"])),
             f'<span class="chip {entry["verdict"] if entry["verdict"] in (OK, LEAK) else "cannot"}">'
-            f"{escape(entry['verdict'])}</span>",
+            f"{VERDICTS[entry['verdict']]}</span>",
             escape(entry["detail"]),
         ]
         for entry in entries

@@ -17,14 +17,18 @@ from typing import Any
 
 from data_prep.gene_lookup import other_names
 from stjax.evaluation import statistics
+from stjax.evaluation.methods import METHODS, column
 from stjax.reporting import compare, fragments, maps, origins
 from stjax.reporting.markup import DASH, escape, interval, listed, notice, number, table, with_ends
 from stjax.reporting.read import RunResults
 
 SCRIPTS = ("core.js", "charts.js", "table.js", "scales.js", "maps.js", "main.js")
 LOG_POINTS = 600
-_SUFFIXES = {"nearest spot": "_lookup"}  # of columns; those of other methods are their first word
 _EPOCH_FIGURES = ("loss", "val_loss", "val_pcc_median")
+_METHODS = {  # as the script knows them
+    name: {"label": each.label, "column": column("pcc", name), "uses_test_expression": each.uses_test_expression}
+    for name, each in METHODS.items()
+}
 _CHART = (
     '<figure class="chart" id="runs"><figcaption><span class="figure-title">The models</span><span class="controls">'
     '<label>Figure <select id="runs-figure" autocomplete="off"></select></label></span></figcaption>'
@@ -79,7 +83,7 @@ def build(runs: Sequence[RunResults], *, limit: int) -> str:
     for entry, sections, genes in zip(payload, packed.runs, packed.genes, strict=True):
         entry["sections"], entry["mapped"] = sections, genes
     values["quantised"] = _quantised(runs, packed)
-    values["data"] = _json({"runs": payload, "bits": packed.bits})
+    values["data"] = _json({"runs": payload, "bits": packed.bits, "methods": _METHODS})
     values["blobs"] = "\n".join(
         f'<script type="application/octet-stream" id="blob-{key}">{text}</script>'
         for key, text in packed.store.texts.items()
@@ -170,23 +174,15 @@ def _payload(run: RunResults) -> dict[str, Any]:
     return {
         "label": run.label,
         "model": metrics.get("model", ""),
-        "units": metrics.get("units", "").split(": ")[-1],
+        "target": metrics["target"],
         "methods": metrics["methods"],
         "targets": {name: entry["methods"] for name, entry in (metrics.get("targets") or {}).items()},
-        "uses_test_expression": metrics.get("uses_test_expression", []),
         "level": metrics.get("level"),
         "genes": genes,
         # Found where they are typed whole: HER2 is ERBB2, and "er" is not every gene that some alias has it in.
         "aliases": [f" {' '.join(names)} " for names in other_names(names_of("ensembl_id"), names_of("gene"))],
-        "suffixes": {method: _suffix(method, run) for method in metrics["methods"]},
         "log": _log(run.log),
     }
-
-
-def _suffix(method: str, run: RunResults) -> str:
-    """What the names of a method's columns in the table of genes end in."""
-    usual = "" if method == "model" else f"_{method.split()[0]}"
-    return next((each for each in (_SUFFIXES.get(method, usual), usual) if f"pcc{each}" in run.genes), usual)
 
 
 def _rounded(value: Any) -> float | None:

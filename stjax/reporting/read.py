@@ -13,8 +13,10 @@ import pandas as pd
 from data_prep import files, json_files
 from data_prep.dataset import MANIFEST, read_manifest
 from data_prep.errors import InputError
-from data_prep.json_files import FLAG, TEXT, TEXTS, Each, Lacking, Maybe
+from data_prep.json_files import FLAG, TEXT, TEXTS, Each, Kind, Lacking, Maybe
 from stjax import log_file
+from stjax.evaluation.methods import METHODS, MODEL
+from stjax.findings import VERDICTS
 from stjax.progress import UNKNOWN, Progress
 from stjax.reporting import sections as sections_of
 from stjax.reporting.folders import without_folders
@@ -31,7 +33,7 @@ _DATA = {  # what the page takes from data.json
     "split": Lacking({part: Lacking(json_files.TEXTS) for part in ("train", "val", "test", "warnings")}),
 }
 _FIGURE = Lacking(Maybe(json_files.number()))
-_ENDS = json_files.Kind(
+_ENDS = Kind(
     "null, or two numbers",
     lambda v: v is None or (isinstance(v, list) and len(v) == 2 and (v == [None] * 2 or json_files.numbers().fits(v))),
 )
@@ -41,21 +43,24 @@ _METHOD = {
     **dict.fromkeys(("genes_pcc_0.1_to_0.3", "genes_pcc_0.3_to_0.5"), _FIGURE),
     "intervals": Lacking(Maybe(Each(_ENDS))),
 }
-_METHODS = Each(_METHOD)
+_KNOWN = Kind("a method that this version of stjax knows", lambda value: value in METHODS)
+_METHODS = Each(_METHOD, key=_KNOWN)
 METRICS = {  # what the page takes from metrics.json: what only newer versions write may be missing
-    "methods": {"model": _METHOD},
+    "methods": {MODEL: _METHOD},
     "sections": [json_files.NAME],
     "spots": json_files.COUNT,
     "protocol": json_files.NAME,
+    "target": TEXT,
     "level": Lacking(Maybe(json_files.number(0, 1))),
     "bootstraps": _FIGURE,
-    **dict.fromkeys(("resampled", "model", "units", "part", "error_unit", "pcc_pooling"), Lacking(Maybe(TEXT))),
-    **dict.fromkeys(("uses_test_expression", "patients_also_in_training", "ensemble"), Lacking(Maybe(TEXTS))),
+    "resampled": Lacking(Maybe(json_files.one_of("patients", "spatial_blocks"))),
+    **dict.fromkeys(("model", "units", "part", "error_unit", "pcc_pooling"), Lacking(Maybe(TEXT))),
+    **dict.fromkeys(("patients_also_in_training", "ensemble"), Lacking(Maybe(TEXTS))),
     **dict.fromkeys(("synthetic", "mean_over_symmetries"), Lacking(Maybe(FLAG))),
-    "model_minus": Lacking(Maybe(Each(Each(Maybe({"difference": _FIGURE, "interval": Lacking(_ENDS)}))))),
+    "model_minus": Lacking(Maybe(Each(Each(Maybe({"difference": _FIGURE, "interval": Lacking(_ENDS)})), key=_KNOWN))),
     "targets": Lacking(Maybe(Each({"methods": _METHODS}))),
     "sizes_um": Lacking(Maybe(Each({"spots": json_files.COUNT, "methods": _METHODS}))),
-    "audit": Lacking(Maybe([json_files.OBJECT])),
+    "audit": Lacking(Maybe([{"check": TEXT, "verdict": json_files.one_of(*VERDICTS), "detail": TEXT}])),
     "noise_ceiling": Lacking(Maybe({"pcc_median": _FIGURE, "model_fraction_median": _FIGURE})),
     "permutation": Lacking(Maybe({"genes_below_0.05": _FIGURE})),
     "conformal": Lacking(Maybe({"coverage": _FIGURE, "level": _FIGURE})),
@@ -134,8 +139,9 @@ def read_run(workdir: Path, label: str, *, protocol: str = "") -> RunResults:
     json_files.require(data, _DATA, str(workdir / "data.json"), remedy=_RETRAIN)
     folder = _evaluation(workdir, protocol or data.get("protocol", ""), asked=bool(protocol))
     path = folder / "metrics.json"
-    metrics = json_files.require(json_files.read(path, remedy=again), METRICS, str(path), remedy=again)
-    json_files.require(metrics["methods"], _METHODS, f"{path}: methods", remedy=again)
+    metrics = json_files.read(path, remedy=again)
+    for expected in ({"methods": _METHODS}, METRICS):
+        json_files.require(metrics, expected, str(path), remedy=again)
     genes = _read_genes(folder / "per_gene.csv", workdir)
     if "trained" not in metrics:  # scored by an older version
         metrics |= _progress(workdir, config).facts()

@@ -150,7 +150,7 @@ def test_the_new_metric_stands_in_the_results(applied, cache, trained):
     clone = applied("A metric")
     run(clone, "-m", "stjax.evaluate", f"--workdir={trained[0]}", cache=cache)
     methods = json.loads((trained[0] / "evaluation" / "stjax" / "metrics.json").read_text())["methods"]
-    model, mean = methods["model"]["concordance_median"], methods["mean predictor"]["concordance_median"]
+    model, mean = methods["model"]["concordance_median"], methods["mean"]["concordance_median"]
     assert 0 < abs(model) <= 1
     assert mean is None or abs(mean) < 1e-6
 

@@ -40,7 +40,7 @@ def run(slides, cache):
     return folder, result.stdout
 
 
-METHODS = {"model", "ridge on colour", "total counts", "mean predictor", "nearest measured spots"}
+METHODS = {"model", "ridge_colour", "total_counts", "mean", "nearest_measured"}
 
 
 def test_training_on_made_spots_scores_the_held_out_slide(run):
@@ -72,13 +72,13 @@ def test_evaluation_at_every_size_beside_the_nearest_spot_and_a_model_of_patches
     path = next(line for line in result.stdout.splitlines() if line.endswith("metrics.json"))
     scores = json.loads(Path(path).read_text())
     assert scores["mean_over_symmetries"]
-    assert scores["truth"] == "expected expression of the demo's cells"
+    assert scores["truth"] == "demo_cells"
     by_size = scores["sizes_um"]
     assert set(by_size) == {"2", "8", "16", "40"}
     for size, figures in by_size.items():
         assert figures["trained_on"] == (size == "40")
         assert 0.01 < figures["total_ratio"] < 100
-        beside = {"patch model"} if size == "40" else {"patch model", "nearest spot"}
+        beside = {"patch_model"} if size == "40" else {"patch_model", "nearest_spot"}
         assert set(figures["methods"]) == METHODS | beside
         assert figures["methods"]["model"]["mse"] > 0
 

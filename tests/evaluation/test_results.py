@@ -12,7 +12,7 @@ def summary(value, ends):
 
 def test_columns_of_wide_figures_stay_apart_and_aligned(capsys):
     """Errors of raw counts are hundreds: `65       51.869` was two columns."""
-    results.print_methods({"model": summary(51.869, [48.11, 155.22]), "mean predictor": summary(None, None)}, ())
+    results.print_methods({"model": summary(51.869, [48.11, 155.22]), "mean": summary(None, None)})
     head, model, mean = capsys.readouterr().out.splitlines()
     assert re.split(r" {2,}", head.strip()) == list(results.COLUMNS.values())
     assert re.split(r" {2,}", model)[:3] == ["model", "51.869 (48.11 to 155.22)", "51.869 (48.11 to 155.22)"]
@@ -24,7 +24,7 @@ def test_the_table_of_protocols_keeps_columns_apart_and_reasons_below(capsys):
     fits = {
         "fits": True, "why": "because", "target": "a_transform_with_a_long_name_of_its_own", "spots": 1234567,
         "genes": 250, "pcc_pooling": "pooled",
-        "methods": {name: summary(1051.869, [948.11, 1155.22]) for name in ("model", "ridge on colour")},
+        "methods": {name: summary(1051.869, [948.11, 1155.22]) for name in ("model", "ridge_colour")},
     }  # fmt: skip
     under_protocols.print_table({"one": fits, "two": {"fits": False, "why": "no genes"}})
     lines = capsys.readouterr().out.splitlines()

@@ -14,7 +14,7 @@ def make_sections(seed=0, sections=2, genes=4, side=9):
     for section in range(sections):
         truth = rng.normal(size=(side * side, genes)) + 5
         noise = rng.normal(size=truth.shape)
-        methods = {"model": truth + noise, "ridge on colour": truth + 2 * noise, "mean predictor": 0 * truth + 5}
+        methods = {"model": truth + noise, "ridge_colour": truth + 2 * noise, "mean": 0 * truth + 5}
         result.append(Section("ab"[section % 2], xy, truth, methods))
     return result
 
@@ -30,9 +30,9 @@ def test_every_figure_is_that_of_its_metric():
     np.testing.assert_allclose(scores.per_gene["model"]["mae"], mae)
     assert scores.summaries["model"]["amae"] == pytest.approx(mae.mean())
     assert scores.summaries["model"]["pcc_section_median"] == pytest.approx(np.median(expected))
-    assert scores.summaries["mean predictor"]["pcc_median"] is None
-    assert scores.summaries["mean predictor"]["intervals"]["pcc_median"] is None
-    assert scores.summaries["mean predictor"]["intervals"]["amae"] is not None
+    assert scores.summaries["mean"]["pcc_median"] is None
+    assert scores.summaries["mean"]["intervals"]["pcc_median"] is None
+    assert scores.summaries["mean"]["intervals"]["amae"] is not None
 
 
 def test_predictions_in_other_units_have_correlations_and_no_errors():
@@ -47,20 +47,20 @@ def test_predictions_in_other_units_have_correlations_and_no_errors():
 
 def test_a_method_without_all_sections_is_left_out():
     sections = make_sections()
-    one = Section("a", sections[0].xy, sections[0].truth, sections[0].predictions | {"patch model": sections[0].truth})
-    assert "patch model" not in scoring.score([one, sections[1]], std=np.ones(4), pooling="pooled").summaries
+    one = Section("a", sections[0].xy, sections[0].truth, sections[0].predictions | {"patch_model": sections[0].truth})
+    assert "patch_model" not in scoring.score([one, sections[1]], std=np.ones(4), pooling="pooled").summaries
 
 
 def test_differences_are_paired_and_narrower_than_the_figures():
     scores = scoring.score(make_sections(), std=np.ones(4), pooling="pooled")
-    found = scoring.differences(scores)["ridge on colour"]["pcc_median"]
-    ours, theirs = (scores.summaries[name]["pcc_median"] for name in ("model", "ridge on colour"))
+    found = scoring.differences(scores)["ridge_colour"]["pcc_median"]
+    ours, theirs = (scores.summaries[name]["pcc_median"] for name in ("model", "ridge_colour"))
     assert found["difference"] == pytest.approx(ours - theirs)
     low, high = found["interval"]
     assert 0 < low < ours - theirs < high
-    ends = scores.summaries["ridge on colour"]["intervals"]["pcc_median"]
+    ends = scores.summaries["ridge_colour"]["intervals"]["pcc_median"]
     assert high - low < ends[1] - ends[0]
-    assert "pcc_median" not in scoring.differences(scores)["mean predictor"]
+    assert "pcc_median" not in scoring.differences(scores)["mean"]
 
 
 def test_genes_that_the_data_lacks_are_counted_and_harm_no_other():

@@ -27,7 +27,7 @@ def test_spatial_code_halves_into_patches_of_nearly_one_size(count):
 
 def test_spatial_blocks_are_compact():
     units = Units.of([places(16)], ["a"])
-    assert (units.kind, len(units.stratum), len(units.finer.stratum)) == ("spatial blocks", 4, 16)
+    assert (units.kind, len(units.stratum), len(units.finer.stratum)) == ("spatial_blocks", 4, 16)
     for block in range(4):
         assert np.ptp(places(16)[units.of_spot == block], axis=0).tolist() == [7, 7]
 
@@ -39,7 +39,7 @@ def test_units_are_patients_where_there_are_several_and_blocks_within_sections_w
     assert np.unique(units.of_spot[:36]) == np.unique(units.of_spot[72:108]) == [0]
     assert units.freedom == 3
     units = Units.of(xy, ["a", "b", "a", "c", "c"])
-    assert (units.kind, units.freedom) == ("spatial blocks", 5 * 3)
+    assert (units.kind, units.freedom) == ("spatial_blocks", 5 * 3)
     np.testing.assert_array_equal(units.stratum, np.repeat(np.arange(5), 4))
 
 

@@ -42,7 +42,7 @@ def test_the_same_target_keeps_its_errors_and_others_have_correlations_alone(sco
     for name in ("brstnet_paper", "brstnet_code", "stnet"):
         assert entries[name]["methods"]["model"]["amae"] is None
         assert entries[name]["methods"]["model"]["pcc_median"] is not None
-        assert entries[name]["methods"]["ridge on colour"]["amae"] > 0
+        assert entries[name]["methods"]["ridge_colour"]["amae"] > 0
         assert "correlations only" in entries[name]["why"]
     assert "as published" in entries["brstnet_code"]["why"]
 

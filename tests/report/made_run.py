@@ -154,16 +154,17 @@ def make_run(
     table["mae"] = np.abs(prediction - truth).mean(axis=0)
     table["rmse"] = np.sqrt(np.square(prediction - truth).mean(axis=0))
     table["mean_expression"] = truth.mean(axis=0)
-    table["pcc_ridge"] = ridge
+    table["pcc_ridge_colour"] = ridge
     errors = {"amae": float(table["mae"].mean()), "armse": float(table["rmse"].mean())}
     methods = {
         "model": bands(pcc) | errors,
-        "ridge on colour": bands(ridge) | errors,
-        "mean predictor": bands(np.full(len(genes), np.nan)) | errors,
+        "ridge_colour": bands(ridge) | errors,
+        "mean": bands(np.full(len(genes), np.nan)) | errors,
     }
     result = {
         "units": "stjax: log1p_library",
         "protocol": "stjax",
+        "target": "log1p_library",
         "protocol_sha256": "a" * 64,
         "data_sha256": "d" * 64,
         "model": "efficientnet b0",
@@ -178,17 +179,17 @@ def make_run(
         "methods": methods,
     }
     if new:
-        methods["nearest measured spots"] = bands(ridge) | errors
-        table["pcc_nearest"] = ridge
+        methods["nearest_measured"] = bands(ridge) | errors
+        table["pcc_nearest_measured"] = ridge
         table["pcc_low"], table["pcc_high"], table["p_value"] = pcc - 0.1, pcc + 0.1, 0.001
         table["ceiling"] = np.minimum(1, pcc + 0.1)
         methods |= {name: added(summary) if summary["pcc_median"] else summary for name, summary in methods.items()}
         result |= {
             "part": "held-out",
             "level": 0.9,
-            "resampled": "spatial blocks",
+            "resampled": "spatial_blocks",
             "bootstraps": 1000,
-            "uses_test_expression": ["nearest measured spots"],
+            "uses_test_expression": ["nearest_measured"],
             "targets": {"raw": {"methods": methods}, "library": {"methods": methods}},
             "permutation": {"permutations": 1000, "genes_below_0.05": 3},
             "sign_test": None,

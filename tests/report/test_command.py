@@ -24,8 +24,8 @@ def test_run_as_training_leaves_it_has_a_report(trained, cache, tmp_path):
     assert metrics["protocol_sha256"] in page.visible
     assert "Not audited." not in page.visible
     assert "No intervals" not in page.visible
-    for method, suffix in shown["suffixes"].items():
-        assert f"pcc{suffix}" in shown["genes"], method
+    for method in metrics["methods"]:
+        assert page.data["methods"][method]["column"] in shown["genes"]
 
 
 def test_folder_without_a_run_is_bad_input(tmp_path, cache):

@@ -77,7 +77,7 @@ def test_spots_in_another_order_are_paired(tmp_path):
     ("change", "why"),
     [
         ({"sections": ["A1"]}, "scored on other sections"),
-        ({"units": "stnet: other"}, "scored on other targets"),
+        ({"target": "other"}, "scored on another target"),
         ({"pcc_pooling": "patient_median"}, "pooled differently"),
     ],
 )

@@ -117,7 +117,7 @@ def test_names_from_files_are_text(tmp_path):
         sections=("<script>x<&'\" S",),
         patients=(WICKED,),
         genes=(WICKED, "</script>", "G", "H"),
-        audit=[{"check": WICKED, "verdict": WICKED, "detail": WICKED}],
+        audit=[{"check": WICKED, "verdict": "leak", "detail": WICKED}],
     )
     found = written(tmp_path, run, labels=[WICKED])
     assert not found.find("b") or "alert" not in "".join(found.find("b")[0])
@@ -144,11 +144,11 @@ def test_what_must_be_seen_is_said(one, tmp_path):
     assert "SYNTHETIC DATA" in loud.visible
     assert loud.visible.index("LEAKAGE FOUND.") < loud.visible.index("genes, under protocol")
     assert "1 of 1 checks found a leak" in main_text
-    chosen = {"check": "patients", "verdict": "same patient, by your choice", "detail": "patient A"}
+    chosen = {"check": "patients", "verdict": "same_patient", "detail": "patient A"}
     amber = written(tmp_path, make_run(tmp_path / "chosen", audit=[chosen]))
     assert "Same patient, by your choice." in amber.visible
     assert "LEAKAGE FOUND." not in amber.visible
-    guessed = {"check": "patients", "verdict": "cannot tell", "detail": "nothing states whose tissue S1 is"}
+    guessed = {"check": "patients", "verdict": "unknown", "detail": "nothing states whose tissue S1 is"}
     unsure = written(tmp_path, make_run(tmp_path / "guessed", audit=[guessed]))
     assert "1 of 1 checks could not be made" in unsure.visible
 
@@ -215,7 +215,7 @@ def test_no_folder_of_this_machine_is_in_the_page(tmp_path):
 def test_verdict_is_no_kinder_than_the_figures(run, old):
     results = read.read_run(run, "run")
     assert "and the intervals do not overlap" in page.fragments.verdict(results)
-    model, ridge = (results.metrics["methods"][name] for name in ("model", "ridge on colour"))
+    model, ridge = (results.metrics["methods"][name] for name in ("model", "ridge_colour"))
     model["intervals"]["pcc_median"] = [ridge["pcc_median"], 1]
     assert "but the intervals overlap" in page.fragments.verdict(results)
     ridge["pcc_median"] = model["pcc_median"]
@@ -341,3 +341,33 @@ def test_training_curves_are_averaged_over_steps():
     assert len(log["train"]["loss"]) == 500 <= page.LOG_POINTS
     assert log["train"]["loss"][:2] == [2.5, 5.0]
     assert json.dumps(log, allow_nan=False)
+
+
+@pytest.mark.parametrize("where", ["methods", "model_minus", "targets", "sizes_um", "protocols"])
+def test_methods_of_another_version_are_refused_with_what_to_do(tmp_path, where):
+    run = make_run(tmp_path / "run")
+    path = run / "evaluation" / "stjax" / "metrics.json"
+    of = json.loads(path.read_text())["methods"]
+    of["ridge on colour"] = of["ridge_colour"]  # as they were called before there were identifiers
+    inside = {"targets": {"raw": {"methods": of}}, "sizes_um": {"55": {"spots": 1, "methods": of}}}
+    if where == "protocols":
+        path = path.parents[1] / "protocols.json"
+        path.write_text(json.dumps({"protocols": {"stjax": {"fits": True, "why": "", "methods": of}}}))
+    else:
+        edited(run, **{where: {"ridge on colour": {}} if where == "model_minus" else inside.get(where, of)})
+    with pytest.raises(InputError) as found:
+        read.read_run(run, "run")
+    assert str(found.value).startswith(f"{path}: {where}")
+    assert "key is 'ridge on colour', expected a method that this version of stjax knows" in str(found.value)
+    assert str(found.value).endswith(f"score the run again with python -m stjax.evaluate --workdir={run}")
+
+
+def test_methods_and_checks_are_shown_by_their_names(tmp_path):
+    finding = {"check": "gene_panel", "verdict": "unknown", "detail": "gone"}
+    found = written(tmp_path, make_run(tmp_path / "run", audit=[finding]))
+    said = " ".join(found.visible.split())
+    for text in ("ridge on colour", "nearest measured spots", "the mean of the training spots", "spatial blocks"):
+        assert text in said
+    assert "gene panelcannot tellgone" in said
+    for identifier in ("ridge_colour", "nearest_measured", "gene_panel", "spatial_blocks"):
+        assert identifier not in said

@@ -39,8 +39,8 @@ def test_a_sound_run_passes_every_check(run):
     found = audit.audit(run)
     assert {finding.verdict for finding in found} == {"ok"}
     assert {finding.check for finding in found} == {
-        "sections", "patients", "validation", "duplicates", "gene panel", "statistics", "stain target", "checkpoint",
-        "starting weights",
+        "sections", "patients", "validation", "duplicates", "gene_panel", "statistics", "stain_target", "checkpoint",
+        "starting_weights",
     }  # fmt: skip
     assert findings.lines(found)[-1] == "no leak found in 9 checks"
 
@@ -88,7 +88,7 @@ def test_a_patient_split_by_the_users_own_choice_is_no_accident(run):
     run = dataclasses.replace(with_fold(run, split=split, train_patients=("B", "C")), sections=("C1",))
     assert verdicts(run)["patients"] == "leak"  # nobody asked for it
     chosen = with_config(run, test_sections="C1")
-    assert verdicts(chosen)["patients"] == "same patient, by your choice"
+    assert verdicts(chosen)["patients"] == "same_patient"
     assert not {"patients"} & set(leaks(chosen))
     other = with_fold(chosen, content_hash="of another data set")
     assert verdicts(other)["patients"] == "leak"  # of another data set it is an accident again
@@ -102,7 +102,7 @@ def test_a_patient_split_by_the_users_own_choice_is_no_accident(run):
 def test_guessed_patients_cannot_be_told_apart(run):
     for name in ("C1", "B1"):  # scored, and in training
         guessed = with_patients(run, {name: {"patient_source": "guessed"}})
-        assert verdicts(guessed)["patients"] == "cannot tell"
+        assert verdicts(guessed)["patients"] == "unknown"
         (detail,) = [finding.detail for finding in audit.audit(guessed) if finding.check == "patients"]
         assert detail.startswith(f"nothing states whose tissue {name} is")
 
@@ -111,9 +111,9 @@ def test_patients_of_a_data_set_that_does_not_say_how_they_are_known_cannot_be_t
     old = with_patients(run, {})
     for entry in old.trained_on.manifest["sections"]:
         del entry["patient_source"]
-    assert verdicts(old)["patients"] == "cannot tell"
+    assert verdicts(old)["patients"] == "unknown"
     gone = with_fold(dataclasses.replace(run, trained_on=None), train_patient_origins={})
-    assert verdicts(gone)["patients"] == "cannot tell"
+    assert verdicts(gone)["patients"] == "unknown"
     assert verdicts(with_fold(gone, train_patient_origins={"B": "file"}))["patients"] == "ok"
 
 
@@ -128,8 +128,8 @@ def test_validation_is_audited_too(run):
         "patient B is validated on, and in training"
     )
     chosen = with_config(with_patients(run, {"A1": {"patient": "B"}}), test_sections="C1,C2", val_sections="A1, A2")
-    assert verdicts(chosen)["validation"] == "same patient, by your choice"
-    assert verdicts(with_patients(run, {"A1": {"patient_source": "guessed"}}))["validation"] == "cannot tell"
+    assert verdicts(chosen)["validation"] == "same_patient"
+    assert verdicts(with_patients(run, {"A1": {"patient_source": "guessed"}}))["validation"] == "unknown"
     image = run.trained_on.section("B1")["image"]
     assert leaks(with_patients(run, {"A1": {"image": image}}))["validation"] == "A1 has the image of B1"
 
@@ -182,7 +182,7 @@ def with_test(run):
 
 def test_a_panel_of_test_data_is_a_leak(run, with_test):
     learned = {name: getattr(with_test, name) for name in ("panel", *STATISTICS)}
-    assert set(leaks(with_fold(run, **learned))) == {"gene panel", "statistics"}
+    assert set(leaks(with_fold(run, **learned))) == {"gene_panel", "statistics"}
 
 
 def test_statistics_of_test_data_are_a_leak_whatever_the_genes(run, with_test):
@@ -201,13 +201,13 @@ def test_statistics_of_test_data_are_a_leak_whatever_the_genes(run, with_test):
 def test_statistics_of_unknown_origin_cannot_be_told(run):
     odd = with_fold(run, image_mean=run.fold.image_mean + 1)
     verdicts = {finding.check: finding.verdict for finding in audit.audit(odd)}
-    assert (verdicts["gene panel"], verdicts["statistics"]) == ("ok", "cannot tell")
+    assert (verdicts["gene_panel"], verdicts["statistics"]) == ("ok", "unknown")
 
 
 def test_a_stain_target_that_is_scored_is_a_leak(run):
     image = run.trained_on.section("C2")["image"]
     target = {"image": "C2.jpg", "image_sha256": image["sha256"]}
-    assert set(leaks(with_fold(run, stain_target=target))) == {"stain target"}
+    assert set(leaks(with_fold(run, stain_target=target))) == {"stain_target"}
     other = run.trained_on.section("B1")["image"]["sha256"]
     assert not leaks(with_fold(run, stain_target={"image": "B1.jpg", "image_sha256": other}))
 
@@ -226,13 +226,13 @@ def test_a_checkpoint_chosen_on_another_section_of_a_test_patient_is_a_leak(run)
 
 def test_a_checkpoint_that_is_not_the_best_on_validation_cannot_be_told(run):
     verdicts = {finding.check: finding.verdict for finding in audit.audit(dataclasses.replace(run, step=1))}
-    assert verdicts["checkpoint"] == "cannot tell"
+    assert verdicts["checkpoint"] == "unknown"
 
 
 def test_without_the_training_data_most_cannot_be_told(run):
     verdicts = {f.check: f.verdict for f in audit.audit(dataclasses.replace(run, trained_on=None))}
-    assert [check for check, verdict in verdicts.items() if verdict == "cannot tell"] == [
-        "validation", "duplicates", "gene panel", "statistics", "checkpoint"
+    assert [check for check, verdict in verdicts.items() if verdict == "unknown"] == [
+        "validation", "duplicates", "gene_panel", "statistics", "checkpoint"
     ]  # fmt: skip
 
 

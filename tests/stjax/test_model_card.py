@@ -10,7 +10,7 @@ RESULT = {
     "spots": 206,
     "pcc_pooling": "pooled",
     "error_unit": "standard deviations of the training targets",
-    "methods": {"model": METHOD, "total counts": METHOD},
+    "methods": {"model": METHOD, "total_counts": METHOD},
     "synthetic": False,
 }
 PATH = Path("run/evaluation/stjax/metrics.json")
@@ -36,7 +36,7 @@ def test_intervals_follow_their_figures():
 
 def test_what_makes_figures_too_good_is_said():
     audit = [{"check": "patients", "verdict": "leak", "detail": "S1"}, {"check": "sections", "verdict": "ok"}]
-    found = table(audit=audit, patients_also_in_training=["P"], uses_test_expression=["total counts"])
+    found = table(audit=audit, patients_also_in_training=["P"])
     assert "What `stjax audit` found: patients: leak." in found
     assert "1 of these patients are also in training" in found
     assert "| total counts * |" in found
@@ -55,3 +55,12 @@ def test_figures_of_other_weights_or_versions_are_left_out_and_said_to_be(tmp_pa
     assert b == "Protocol `b`: evaluated at step 5, not at this one."
     assert damaged.startswith("Protocol `b2`: the figures cannot be read")
     assert "KeyError('part')" in older
+
+
+def test_figures_of_methods_by_their_former_names_are_left_out_and_said_to_be(tmp_path):
+    (tmp_path / "evaluation" / "a").mkdir(parents=True)
+    former = RESULT | {"checkpoint_step": 7, "methods": {"model": METHOD, "total counts": METHOD}}
+    (tmp_path / "evaluation" / "a" / "metrics.json").write_text(json.dumps(former))
+    (found,) = model_card._tables(tmp_path, 7)
+    assert found.startswith("Protocol `a`: the figures cannot be read (KeyError('total counts'))")
+    assert found.endswith("run stjax.evaluate, and export again.")

@@ -57,15 +57,19 @@ function verticalAxis(graph, scale, marks, left, right) {
 // --- Each method with its interval -------------------------------------------------------------------------------
 function drawMethods(width) {
   const target = $("#forest-target").value;
-  return drawForest(width, Object.entries(current().targets[target] ?? current().methods), $("#forest-figure").value);
+  const entries = Object.entries(current().targets[target] ?? current().methods);
+  const rows = entries.map(([method, summary]) => [starred(method), summary, kindOfMethod(method)]);
+  return drawForest(width, rows, $("#forest-figure").value);
 }
 
 /** The runs' models; the one the page is about stands out. */
 function drawRuns(width) {
-  return drawForest(width, page.runs.map((run) => [run.label, run.methods.model]), $("#runs-figure").value, current().label);
+  const rows = page.runs.map((run) => [run.label, run.methods.model, run === current() ? "model" : "base"]);
+  return drawForest(width, rows, $("#runs-figure").value);
 }
 
-function drawForest(width, entries, figure, first = "model") {
+/** A line for each [name, summary, kind]: "model" stands out, "ref" has a star. */
+function drawForest(width, entries, figure) {
   const rows = entries.filter(([, summary]) => known(summary[figure]));
   const without = entries.filter(([, summary]) => !known(summary[figure])).map(([name]) => name);
   if (!rows.length) return element("p", { class: "fine" }, "None has this figure.");
@@ -79,21 +83,19 @@ function drawForest(width, entries, figure, first = "model") {
   const bottom = top + rows.length * line;
   const graph = canvas(width, bottom + 42, `${FIGURES[figure][0]} of ${rows.map(([name, s]) => `${name} ${number(s[figure])}`).join(", ")}`);
   horizontalAxis(graph, scale, marks, top, bottom, FIGURES[figure][0]);
-  rows.forEach(([name, summary], index) => {
+  rows.forEach(([name, summary, kind], index) => {
     const y = top + index * line + (stacked ? 32 : line / 2);
-    const kind = name === first ? "model" : usesTestExpression(name) ? "ref" : "base";
     const [from, to] = ends([name, summary]);
-    const label = usesTestExpression(name) ? `${name} *` : name;
     const spread = to > from ? `${number(from)} to ${number(to)}` : "";
-    graph.append(text(stacked ? 0 : names - 14, stacked ? y - 16 : y + 4.5, label, { "text-anchor": stacked ? "start" : "end", class: name === first ? "name strong" : "name" }));
+    graph.append(text(stacked ? 0 : names - 14, stacked ? y - 16 : y + 4.5, name, { "text-anchor": stacked ? "start" : "end", class: kind === "model" ? "name strong" : "name" }));
     if (spread) graph.append(svg("line", { x1: scale(from), x2: scale(to), y1: y, y2: y, class: kind, "stroke-width": 4, "stroke-linecap": "round", opacity: 0.45 }));
-    graph.append(svg("circle", { cx: scale(summary[figure]), cy: y, r: name === first ? 7 : 5.5, class: kind, "stroke-width": 2 }));
+    graph.append(svg("circle", { cx: scale(summary[figure]), cy: y, r: kind === "model" ? 7 : 5.5, class: kind, "stroke-width": 2 }));
     const value = svg("text", { class: "over", x: stacked ? width : width - right + 24, y: stacked ? y - 16 : y + 4.5, "text-anchor": stacked ? "end" : "start" });
     value.append(svg("tspan", { class: "strong" }, number(summary[figure])), spread ? svg("tspan", { dx: 8 }, spread) : "");
-    $("tspan", value).setAttribute("font-weight", name === first ? 700 : 500);
+    $("tspan", value).setAttribute("font-weight", kind === "model" ? 700 : 500);
     graph.append(value);
   });
-  const star = rows.some(([name]) => usesTestExpression(name));
+  const star = rows.some(([, , kind]) => kind === "ref");
   const notes = [
     star && "* uses expression measured on the scored sections: a reference, not a rival.",
     without.length && `Without this figure: ${without.join(", ")} (a constant prediction has no correlation).`,
@@ -105,7 +107,7 @@ function drawForest(width, entries, figure, first = "model") {
 function drawHistogram(width) {
   const model = current().genes.pcc.filter(known);
   const beside = $("#histogram-beside").value;
-  const other = beside ? ofMethod("pcc", beside).filter(known) : [];
+  const other = beside ? pccOf(beside).filter(known) : [], besideName = beside && page.methods[beside].label;
   if (!model.length) return element("p", { class: "fine" }, "No gene has a PCC.");
   const step = 0.05;
   const all = [...model, ...other];
@@ -124,7 +126,7 @@ function drawHistogram(width) {
   ours.forEach((n, i) => {
     const from = low + i * step;
     const bar = svg("rect", { x: x(from) + 1, width: Math.max(1, x(from + step) - x(from) - 2), y: y(n), height: bottom - y(n), class: "bar", rx: 1.5 });
-    graph.append(hinted(bar, `PCC ${number(from, 2)} to ${number(from + step, 2)}\nmodel: ${n} genes${beside ? `\n${beside}: ${theirs[i]}` : ""}`));
+    graph.append(hinted(bar, `PCC ${number(from, 2)} to ${number(from + step, 2)}\nmodel: ${n} genes${beside ? `\n${besideName}: ${theirs[i]}` : ""}`));
   });
   if (beside) {
     const path = theirs.map((n, i) => `L${x(low + i * step)},${y(n)}L${x(low + (i + 1) * step)},${y(n)}`).join("");
@@ -133,7 +135,7 @@ function drawHistogram(width) {
   graph.append(svg("line", { x1: x(middle), x2: x(middle), y1: top - 6, y2: bottom, class: "median" }));
   const flip = x(middle) > width * 0.6;
   graph.append(text(x(middle) + (flip ? -6 : 6), top - 10, `median ${number(middle)}`, { class: "strong", "text-anchor": flip ? "end" : "start" }));
-  return [graph, legend([["model", "var(--accent)"], ...(beside ? [[beside, "transparent"]] : [])])];
+  return [graph, legend([["model", "var(--accent)"], ...(beside ? [[besideName, "transparent"]] : [])])];
 }
 
 function legend(entries) {
@@ -157,7 +159,7 @@ function bandsOf(summary) {
 function drawBands(width) {
   const several = page.runs.length > 1;
   const rows = page.runs.map((run) => [several ? run.label : "model", run.methods.model, run === current()]);
-  rows.push(...Object.entries(current().methods).filter(([name]) => name !== "model").map(([name, summary]) => [several ? `${name}, ${current().label}` : name, summary, false]));
+  rows.push(...Object.entries(current().methods).filter(([method]) => method !== "model").map(([method, summary]) => [`${page.methods[method].label}${several ? `, ${current().label}` : ""}`, summary, false]));
   const usable = rows.filter(([, summary]) => known(summary.genes) && known(summary.genes_without_pcc));
   const stacked = width < 560;
   const names = stacked ? 0 : nameWidth(usable), line = stacked ? 48 : 36;
@@ -196,8 +198,8 @@ function pccOfRun(label) {
 
 // --- Model against a baseline, a dot a gene -----------------------------------------------------------------------
 function drawScatter(width) {
-  const against = $("#scatter-against").value;
-  const theirs = against.startsWith("run ") ? pccOfRun(against.slice(4)) : against ? ofMethod("pcc", against) : null;
+  const chosen = $("#scatter-against").value, against = page.methods[chosen]?.label ?? chosen;
+  const theirs = chosen.startsWith("run ") ? pccOfRun(chosen.slice(4)) : chosen ? pccOf(chosen) : null;
   if (!theirs) return element("p", { class: "fine" }, "No baseline has a PCC for each gene.");
   const ours = current().genes.pcc;
   const rows = ours.map((_, row) => row).filter((row) => known(ours[row]) && known(theirs[row]));
@@ -278,7 +280,7 @@ function startCharts() {
     options($("#forest-target"), [["", "of the protocol"], ...targets.map((key) => [key, TARGETS[key] ?? key])], "");
     $("#forest-target-label").hidden = !targets.length;
     const others = baselines();
-    const shown = others.map((name) => [name, usesTestExpression(name) ? `${name} *` : name]);
+    const shown = others.map((method) => [method, starred(method)]);
     options($("#histogram-beside"), [["", "nothing"], ...shown], others[0] ?? "");
     const runs = page.runs.filter((run) => run !== current()).map((run) => [`run ${run.label}`, `run ${run.label}`]);
     options($("#scatter-against"), [...runs, ...shown], runs[0]?.[0] ?? others[0]);

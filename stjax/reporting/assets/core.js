@@ -101,11 +101,12 @@ function options(select, entries, chosen) {
   select.replaceChildren(...entries.map(([value, text]) => element("option", { value, selected: value === chosen }, text)));
 }
 
-/** The column of the table of genes with a figure of a method, or undefined: "ridge on colour" is `pcc_ridge`. */
-const ofMethod = (figure, method) => current().genes[`${figure}${current().suffixes[method]}`];
+/** The genes' PCCs of a method, or undefined. */
+const pccOf = (method) => current().genes[page.methods[method].column];
 
-const baselines = () => Object.keys(current().methods).filter((name) => name !== "model" && ofMethod("pcc", name)?.some(known));
-const usesTestExpression = (method) => current().uses_test_expression.includes(method);
+const baselines = () => Object.keys(current().methods).filter((name) => name !== "model" && pccOf(name)?.some(known));
+const starred = (method) => `${page.methods[method].label}${page.methods[method].uses_test_expression ? " *" : ""}`;
+const kindOfMethod = (name) => name === "model" ? "model" : page.methods[name].uses_test_expression ? "ref" : "base";
 
 /** Whether a gene has this other name: HER2 for ERBB2. */
 function calledSo(row, name) {

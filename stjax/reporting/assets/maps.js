@@ -166,10 +166,10 @@ function buildPanels() {
 }
 
 function describe() {
-  const { genes, units } = current(), row = state.gene, section = shownSection(), place = mapPlace();
+  const { genes, target: transform } = current(), row = state.gene, section = shownSection(), place = mapPlace();
   const name = genes.gene[row] || genes.ensembl_id[row];
   const facts = [["PCC", genes.pcc[row], genes.pcc_low && [genes.pcc_low[row], genes.pcc_high[row]]], [`in section ${section.name}`, section.pcc[place]]];
-  for (const method of baselines()) facts.push([method, ofMethod("pcc", method)[row]]);
+  for (const method of baselines()) facts.push([page.methods[method].label, pccOf(method)[row]]);
   for (const [title, key] of [["noise ceiling", "ceiling"], ["MAE", "mae"], ["mean expression", "mean_expression"]]) if (genes[key]) facts.push([title, genes[key][row]]);
   $("#gene-facts").replaceChildren(element("span", { class: "gene-name" }, name), ...facts.filter(([, value]) => known(value)).map(([title, value, ends]) =>
     element("span", {}, `${title} `, element("b", {}, number(value)), ends?.every(known) ? ` (${number(ends[0])} to ${number(ends[1])})` : "")),
@@ -180,7 +180,7 @@ function describe() {
     ends[1].textContent = `${kind === "difference" && limits[1] > 0 ? "+" : ""}${number(limits[1], 2)}`;
     const flat = viewer.flat?.[kind] ? "does not vary" : "";
     note.textContent = flat && `: ${flat}`;
-    target.setAttribute("aria-label", `${NAMES[kind]} expression of ${name} (${units}) in section ${section.name}, ${section.ids.length} spots, ${flat || `colours from ${number(limits[0], 2)} to ${number(limits[1], 2)}`}`);
+    target.setAttribute("aria-label", `${NAMES[kind]} expression of ${name} (${transform}) in section ${section.name}, ${section.ids.length} spots, ${flat || `colours from ${number(limits[0], 2)} to ${number(limits[1], 2)}`}`);
   }
   if (document.activeElement !== $("#map-gene")) $("#map-gene").value = name;
 }

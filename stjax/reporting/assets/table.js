@@ -8,9 +8,8 @@ const order = { column: "pcc", ascending: false };
 
 function columnTitle(name) {
   if (COLUMNS[name]) return COLUMNS[name];
-  const [figure, ...rest] = name.split("_");
-  const method = Object.entries(current().suffixes).find(([, suffix]) => suffix === `_${rest.join("_")}`)?.[0];
-  return `${figure.toUpperCase()}, ${method ?? rest.join(" ")}`;
+  const method = Object.values(page.methods).find(({ column }) => column === name)?.label;
+  return `PCC, ${method ?? name.slice("pcc_".length).replaceAll("_", " ")}`;
 }
 
 /** Columns with values, known ones first; errors of baselines are left to the CSV file. */
