@@ -18,6 +18,21 @@ from tests.docs import contributions
 from tests.docs.run_tutorial import ROOT
 
 SECTIONS = contributions.sections()
+MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_PARAMETERS = 400, 60, 10
+LARGER = {  # and why
+    "data_prep/build.py build": "the stages of a build, in order",
+    "data_prep/readers/_legacy.py read_section": "a section of three layouts, from files that each finds its own way",
+    "data_prep/readers/anndata.py read_section": "the files of a section, in order",
+    "data_prep/readers/hest.py read_section": "the files of a section, in order",
+    "data_prep/readers/visium_hd.py read_section": "the files of a section, in order",
+    "data_prep/writer.py _write_files": "the files of a section in order, and its entry of the manifest",
+    "stjax/evaluate.py score": "the stages of scoring, in order",
+    "stjax/predict.py predict": "the options of the command",
+    "stjax/protocols.py": "each protocol with what its paper says",
+    "stjax/training/job.py prepare": "the stages before training, in order",
+    "stjax/training/loop.py run": "the loop, in order",
+    "stjax/views/tiles.py open": "spots to tiles, in order",
+}
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +93,37 @@ def imported(node):
     if isinstance(node, ast.ImportFrom):
         return [f"{node.module}.{alias.name}" for alias in node.names]
     return []
+
+
+def test_files_and_functions_are_no_larger_than_the_page_says():
+    text = " ".join(contributions.PAGE.read_text().split())
+    says = (
+        f"longer than {MOST_LINES} lines, no function than {MOST_LINES_OF_A_FUNCTION} without its docstring, and none "
+    )
+    assert f"{says}takes more than {MOST_PARAMETERS} parameters" in text
+    found = [
+        larger
+        for folder in ("stjax", "data_prep", "configs", "launch")
+        for path in (ROOT / folder).rglob("*.py")
+        for larger in too_large(path)
+    ]
+    assert not set(found) - LARGER.keys()
+
+
+def too_large(path):
+    """A file, and those of its functions, that are."""
+    name, text = str(path.relative_to(ROOT)), path.read_text()
+    if len(text.splitlines()) > MOST_LINES:
+        yield name
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0]
+            docstring = 0 if ast.get_docstring(node) is None else first.end_lineno - first.lineno + 1
+            given = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            parameters = len([name for name in given if name not in ("self", "cls")])
+            lines = node.end_lineno - node.lineno + 1 - docstring
+            if lines > MOST_LINES_OF_A_FUNCTION or parameters > MOST_PARAMETERS:
+                yield f"{name} {node.name}"
 
 
 @pytest.mark.parametrize("heading", SECTIONS)
