@@ -97,10 +97,8 @@ def imported(node):
 
 def test_files_and_functions_are_no_larger_than_the_page_says():
     text = " ".join(contributions.PAGE.read_text().split())
-    says = (
-        f"longer than {MOST_LINES} lines, no function than {MOST_LINES_OF_A_FUNCTION} without its docstring, and none "
-    )
-    assert f"{says}takes more than {MOST_PARAMETERS} parameters" in text
+    says = f"longer than {MOST_LINES} lines, no function than {MOST_LINES_OF_A_FUNCTION} without its docstring, "
+    assert f"{says}and none takes more than {MOST_PARAMETERS} parameters" in text
     found = [
         larger
         for folder in ("stjax", "data_prep", "configs", "launch")
@@ -117,13 +115,17 @@ def too_large(path):
         yield name
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0]
-            docstring = 0 if ast.get_docstring(node) is None else first.end_lineno - first.lineno + 1
+            said = 0 if ast.get_docstring(node) is None else length(node.body[0])
             given = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
             parameters = len([name for name in given if name not in ("self", "cls")])
-            lines = node.end_lineno - node.lineno + 1 - docstring
+            lines = length(node) - said
             if lines > MOST_LINES_OF_A_FUNCTION or parameters > MOST_PARAMETERS:
                 yield f"{name} {node.name}"
+
+
+def length(node):
+    """Lines of a statement."""
+    return (node.end_lineno or node.lineno) - node.lineno + 1
 
 
 @pytest.mark.parametrize("heading", SECTIONS)
@@ -134,10 +136,12 @@ def test_each_applies_and_touches_what_it_names(heading, clone):
         contributions.restore(clone)
 
 
-def test_all_apply_together(clone):
+def test_all_apply_together_and_name_what_there_is(clone, cache):
+    new = ("configs.plain", "data_prep.readers.tables", "stjax.models.plain", "stjax.outputs.feather")
     try:
         for _, diff in SECTIONS.values():
             contributions.apply(clone, diff)
+        run(clone, "-c", f"import {', '.join(new)}", cache=cache)
         subprocess.run(
             [sys.executable, "-m", "compileall", "-q", "stjax", "data_prep", "configs"], cwd=clone, check=True
         )
