@@ -31,6 +31,7 @@ from stjax import config as configs
 from stjax.config import Config
 from stjax.data.fit import fit
 from stjax.data.fold import Fold
+from stjax.data.selection import Selection
 from stjax.findings import CHOSEN, LEAK, OK, UNKNOWN, Finding, lines
 from stjax.protocols import Protocol, Split
 
@@ -273,9 +274,9 @@ def _fitted(run: Audited, split: Split) -> Fold:
     """The fold that the training sections of a split give."""
     assert run.trained_on is not None
     rules = dataclasses.replace(run.protocol, panel_scope="train")
-    sizes, view = configs.numbers(run.config.spot_sizes_um, "spot_sizes_um"), views.get(run.fold.view)
+    sizes, view = configs.spot_sizes(run.config), views.get(run.fold.view)
     fold = fit(view, rules, run.trained_on, split, sizes_um=sizes)
-    return view.refit(fold, rules, run.trained_on, sizes_um=sizes)
+    return view.refit(fold, Selection(run.trained_on, split.train, rules, train=True, sizes_um=sizes))
 
 
 def _main_genes(fold: Fold) -> list[tuple[str, str]]:

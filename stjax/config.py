@@ -207,6 +207,11 @@ def numbers(text: str, name: str) -> tuple[float, ...]:
     return values
 
 
+def spot_sizes(config: Config) -> tuple[float, ...]:
+    """The sizes of spots to train on, micrometres; none given: all there are."""
+    return numbers(config.spot_sizes_um, "config.spot_sizes_um")
+
+
 def load(path: Path) -> Config:
     """The config a run was trained with; of the work directory plain data is read, nothing is executed.
 

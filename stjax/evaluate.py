@@ -31,7 +31,7 @@ from data_prep import cli, files, json_files, system_errors
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from stjax import audit, distributed, findings, intervals, progress, workdir
-from stjax.config import names, numbers
+from stjax.config import names, numbers, spot_sizes
 from stjax.data.tile_spots import rounded
 from stjax.evaluation import comparison, conformal, credibility, results, scoring, statistics, under_protocols
 from stjax.evaluation import ensemble as members
@@ -284,7 +284,7 @@ class Request:
         if not chosen:
             raise InputError(f"{run.folder} holds out no section; name the ones to score with --sections")
         check_preparation(run, dataset)
-        trained_sizes = numbers(run.config.spot_sizes_um, "spot_sizes_um")
+        trained_sizes = spot_sizes(run.config)
         sizes = tuple(sizes_um) or trained_sizes
         everything = run.folder / "evaluation"
         target = everything / run.fold.protocol

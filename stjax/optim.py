@@ -89,6 +89,18 @@ class Schedule:
     epochs_without_gain: int = 0
     epochs_at_scale: int = 0
 
+    @classmethod
+    def of(cls, config: Any, *, steps_per_epoch: int) -> "Schedule":
+        """The schedule that a config names."""
+        return cls(
+            config.schedule,
+            config.learning_rate,
+            total_steps=steps_per_epoch * config.num_epochs,
+            steps_per_epoch=steps_per_epoch,
+            warmup_steps=config.warmup_steps,
+            early_stopping_patience=config.early_stopping_patience,
+        )
+
     def __post_init__(self) -> None:
         if self.name not in SCHEDULES:
             raise InputError(f"config.schedule is {self.name!r}; choose one of {', '.join(SCHEDULES)}")

@@ -12,6 +12,7 @@ from data_prep.patients import weakest
 from stjax import metrics
 from stjax.data.fold import Fold
 from stjax.data.panel import Panel
+from stjax.data.selection import Selection
 from stjax.protocols import Protocol, Split
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def fit(
     Raises:
         InputError: fewer usable spots or genes than the protocol needs.
     """
-    training = view.measured(dataset, split.train, protocol, train=True, sizes_um=sizes_um)
+    training = view.measured(Selection(dataset, split.train, protocol, train=True, sizes_um=sizes_um))
     if training.counts.shape[0] < 2:
         of = f" of {', '.join(f'{size:g}' for size in sizes_um)} um" if sizes_um else ""
         raise InputError(
@@ -38,7 +39,7 @@ def fit(
         )
     scope, others = training.counts, (*split.val, *split.test)
     if protocol.panel_scope == "all" and others:  # as published: the panel sees the test patients
-        seen = view.measured(dataset, others, protocol, train=False, sizes_um=sizes_um)
+        seen = view.measured(Selection(dataset, others, protocol, train=False, sizes_um=sizes_um))
         scope = csr.stack([scope, seen.counts])
     columns = _ranked(protocol, scope)
 

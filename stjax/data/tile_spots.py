@@ -46,7 +46,6 @@ class TileSpots:
 
     Attributes:
         section: the data set's section, or the slide's first section and the size.
-        patient: whose tissue.
         slide_section: a section of the data set on the same slide.
         tile: [S] which of the slide's tiles holds each, ascending.
         spots: [S] in full-resolution pixels of the slide.
@@ -56,7 +55,6 @@ class TileSpots:
     """
 
     section: str
-    patient: str
     slide_section: str
     tile: np.ndarray
     spots: Spots
@@ -142,7 +140,6 @@ def _measured(
     order = np.argsort(tile, kind="stable")
     spots = TileSpots(
         section=entry["name"],
-        patient=entry["patient"],
         slide_section=entry["name"],
         tile=tile,
         spots=table.spots,
@@ -198,7 +195,6 @@ def _made(
     name = finest.section.removesuffix(f"_{round(float(np.median(finest.size_um))):03d}um")
     return TileSpots(
         section=f"{name}_{size_um:03g}um",
-        patient=finest.patient,
         slide_section=section,
         tile=tile[kept],
         spots=Spots.alike(kind, centres[kept], across, ids),

@@ -17,7 +17,7 @@ from data_prep import cli
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from stjax import protocols
-from stjax.config import numbers
+from stjax.config import spot_sizes
 from stjax.data.fit import fit
 from stjax.evaluation import comparison, results
 from stjax.evaluation.comparison import Task
@@ -70,7 +70,7 @@ def _under(
     own = protocol.name == run.fold.protocol
     panel = run.fold.panel
     try:
-        sizes = numbers(run.config.spot_sizes_um, "spot_sizes_um")
+        sizes = spot_sizes(run.config)
         ranked = panel if own else fit(run.view, protocol, trained_on, run.fold.split, sizes_um=sizes).panel
     except InputError as error:
         return {"fits": False, "why": str(error), **head, "methods": {}}

@@ -11,7 +11,8 @@ from data_prep import cli
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from stjax import workdir
-from stjax.config import numbers
+from stjax.config import spot_sizes
+from stjax.data.selection import Selection
 from stjax.inference import matching, stream
 from stjax.inference.prediction import SectionPrediction
 from stjax.views import Items, Windows
@@ -71,16 +72,9 @@ def training(run: workdir.Run) -> Training | None:
     except InputError as error:
         print(f"note: ridge and total counts need the training patches: {error}")
         return None
-    view, sizes = run.view, numbers(run.config.spot_sizes_um, "spot_sizes_um")
-    items = view.open(
-        dataset,
-        run.fold.split.train,
-        run.fold.panel,
-        run.protocol,
-        train=True,
-        sizes_um=sizes,
-        max_spots=view.ridge_spots,
-    )
+    view, sizes = run.view, spot_sizes(run.config)
+    chosen = Selection(dataset, run.fold.split.train, run.protocol, True, sizes, view.ridge_spots)
+    items = view.open(chosen, run.fold.panel)
     every = cli.progress(range(len(items)), description="ridge", unit=view.item)
     colours = np.concatenate([view.colours(items, item, items.images[item]) for item in every])
     return Training(colours, items.main_counts(), items.total.astype(np.float64))
@@ -105,9 +99,8 @@ def predict_sections(
     """
     found, view = [], run.view
     for group in view.groups(names):
-        items = view.open(
-            dataset, group, run.fold.panel, run.protocol, train=False, sizes_um=sizes_um, max_spots=max_spots
-        )
+        chosen = Selection(dataset, group, run.protocol, False, sizes_um, max_spots)
+        items = view.open(chosen, run.fold.panel)
         if not len(items):
             print(f"note: section {group[0]} has no spot with {run.protocol.min_counts} counts; it is not scored")
             continue

@@ -1,10 +1,12 @@
 """What a run is made of before its first step: settings, data, panel, schedule, and a fresh or restored state."""
 
 import dataclasses
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from data_prep import files, json_files
 from data_prep.dataset import PatchDataset, read_manifest
@@ -13,8 +15,10 @@ from data_prep.gene_reference import several_species
 from stjax import checkpoint, distributed, models, optim, parallel, protocols, views, workdir
 from stjax import config as configs
 from stjax.config import Config
+from stjax.data import input_pipeline
 from stjax.data.fit import fit
 from stjax.data.fold import Fold
+from stjax.data.selection import Selection
 from stjax.state import State, init_state
 from stjax.training import run_log, steps
 
@@ -46,6 +50,33 @@ class Job:
         """The folder of checkpoints."""
         return self.folder / workdir.CHECKPOINTS
 
+    def batches(self) -> Generator[tuple[views.Batch, np.ndarray]]:
+        """Those of training, from the next step on; see `input_pipeline.training_batches`."""
+        return input_pipeline.training_batches(
+            self.train,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            start_step=self.meta["step"],
+            num_workers=self.config.num_workers,
+        )
+
+    def end_epoch(self, step: int, summary: dict[str, Any]) -> bool:
+        """Tells the schedule of an epoch's losses, and `meta` where the run then is; returns whether the epoch is the
+        best so far.
+
+        Args:
+            step: the epoch's last.
+            summary: its "loss" and, where there is validation, "val_loss".
+        """
+        best = self.schedule.end_epoch(summary.get("val_loss", summary["loss"]))
+        self.meta = {
+            "step": step,
+            "best_step": step if best or self.val is None else self.meta["best_step"],
+            "finished": step >= self.schedule.total_steps or self.schedule.finished,
+            "schedule": self.schedule.state(),
+        }
+        return best
+
 
 def prepare(config: Config, folder: Path, mesh: jax.sharding.Mesh) -> Job:
     """Reads, makes or restores everything a run needs, says what it is, and marks the folder as its own.
@@ -58,32 +89,16 @@ def prepare(config: Config, folder: Path, mesh: jax.sharding.Mesh) -> Job:
         InputError: data, config or work directory do not fit.
     """
     protocol = protocols.get_protocol(config.protocol)
-    config = configs.resolve(config, protocol, demo=not config.data_dir)
-    if (folder / workdir.CONFIG).exists():
-        before = configs.load(folder / workdir.CONFIG)
-        configs.check_same_run(before, config, folder, data=other_data(before, config, folder))
-    elif any(entry.name != workdir.LOCK and not files.is_unfinished(entry) for entry in folder.iterdir()):
-        raise InputError(f"{folder} is in use by something else than a run of stjax; choose another --workdir")
-    parallel.check_batch_size(config.batch_size, config.micro_batch, mesh)
-
-    path = dataset_path(config)
-    dataset = PatchDataset.open(path)
-    view = views.get(models.view_of(config.model.module))
+    config = checked(config, protocol, folder, mesh)
+    dataset, view = PatchDataset.open(dataset_path(config)), views.get(models.view_of(config.model.module))
     view.check_dataset(dataset, config.model.module)
     known = (folder / workdir.DATA).exists()
-    if known:  # the panel a run began with, to the bit
-        fold = workdir.load_fold(folder)
-        workdir.checked_protocol(fold, folder)
-        if fold.content_hash != dataset.content_hash:
-            raise InputError(f"{folder} was trained on other data than {path}; choose another --workdir")
-    else:
-        fold = make_fold(config, view, protocol, dataset)
+    fold = known_fold(folder, dataset) if known else make_fold(config, view, protocol, dataset)
     view.check_spots(dataset, protocol, fold.split)
-    sizes = configs.numbers(config.spot_sizes_um, "config.spot_sizes_um")
-    train = view.open(dataset, fold.split.train, fold.panel, protocol, train=True, sizes_um=sizes)
-    val = None
+    chosen = Selection(dataset, fold.split.train, protocol, train=True, sizes_um=configs.spot_sizes(config))
+    train, val = view.open(chosen, fold.panel), None
     if fold.split.val:
-        val = view.open(dataset, fold.split.val, fold.panel, protocol, train=False, sizes_um=sizes)
+        val = view.open(dataclasses.replace(chosen, sections=fold.split.val, train=False), fold.panel)
     if not known:
         fold = view.fit(fold, protocol, train, val)
     for items in (train, val):
@@ -91,15 +106,7 @@ def prepare(config: Config, folder: Path, mesh: jax.sharding.Mesh) -> Job:
             view.prepare(fold, items)
     run_log.print_data(fold, dataset, {"train": train, "val": val})
 
-    steps_per_epoch = max(1, len(train) // config.batch_size)
-    schedule = optim.Schedule(
-        config.schedule,
-        config.learning_rate,
-        total_steps=steps_per_epoch * config.num_epochs,
-        steps_per_epoch=steps_per_epoch,
-        warmup_steps=config.warmup_steps,
-        early_stopping_patience=config.early_stopping_patience,
-    )
+    schedule = optim.Schedule.of(config, steps_per_epoch=max(1, len(train) // config.batch_size))
     meta: dict[str, Any] = {"step": 0, "best_step": 0, "finished": False, "schedule": schedule.state()}
     graphdef, template = init_state(config, fold, mesh=mesh, abstract=True)
     steps.loss_of_config(config)  # refuses one that does not suit the model, before anything is written
@@ -119,11 +126,31 @@ def prepare(config: Config, folder: Path, mesh: jax.sharding.Mesh) -> Job:
     # Nothing is written before everything asked for is known to work: a mistyped setting must not mark the folder.
     distributed.barrier("every process has seen what is there")
     if distributed.is_writer():
-        if not (folder / workdir.CONFIG).exists():
-            json_files.write(folder / workdir.CONFIG, json_files.sealed(config.to_dict()))
-        if not known:
-            json_files.write(folder / workdir.DATA, json_files.sealed(fold.to_json()))
+        for name, values in ((workdir.CONFIG, config.to_dict()), (workdir.DATA, fold.to_json())):
+            if not (folder / name).exists():
+                json_files.write(folder / name, json_files.sealed(values))
     return Job(config, folder, protocol, fold, train, val, schedule, graphdef, state, template, meta)
+
+
+def checked(config: Config, protocol: protocols.Protocol, folder: Path, mesh: jax.sharding.Mesh) -> Config:
+    """The config, resolved. Raises InputError where the folder is of another run, or devices do not share a batch."""
+    config = configs.resolve(config, protocol, demo=not config.data_dir)
+    if (folder / workdir.CONFIG).exists():
+        before = configs.load(folder / workdir.CONFIG)
+        configs.check_same_run(before, config, folder, data=other_data(before, config, folder))
+    elif any(entry.name != workdir.LOCK and not files.is_unfinished(entry) for entry in folder.iterdir()):
+        raise InputError(f"{folder} is in use by something else than a run of stjax; choose another --workdir")
+    parallel.check_batch_size(config.batch_size, config.micro_batch, mesh)
+    return config
+
+
+def known_fold(folder: Path, dataset: PatchDataset) -> Fold:
+    """The fold that a run began with, to the bit. Raises InputError where it is of other rules or data than now."""
+    fold = workdir.load_fold(folder)
+    workdir.checked_protocol(fold, folder)
+    if fold.content_hash != dataset.content_hash:
+        raise InputError(f"{folder} was trained on other data than {dataset.path}; choose another --workdir")
+    return fold
 
 
 def other_data(before: Config, asked: Config, folder: Path) -> str:
@@ -172,5 +199,4 @@ def make_fold(config: Config, view: views.View, protocol: protocols.Protocol, da
             f"the data set {dataset.path} has genes of {' and '.join(species)}, which share none; build one of each "
             "species, naming its --sections, and train on one"
         )
-    sizes = configs.numbers(config.spot_sizes_um, "config.spot_sizes_um")
-    return fit(view, protocol, dataset, split, sizes_um=sizes)
+    return fit(view, protocol, dataset, split, sizes_um=configs.spot_sizes(config))

@@ -1,24 +1,34 @@
 """The training loop: one model on one fold, from its first step, or where it was left, to the scores."""
 
 import contextlib
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from data_prep import cli
-from stjax import checkpoint, distributed, evaluate, parallel, protocols
+from stjax import checkpoint, distributed, evaluate, parallel
 from stjax.config import Config
 from stjax.data import input_pipeline
-from stjax.data.fold import Fold
 from stjax.state import State
 from stjax.training import faults, profiling, run_log, steps
-from stjax.training.job import prepare
+from stjax.training.job import Job, prepare
 from stjax.training.validation import Validation
-from stjax.views import Items
+from stjax.views import Batch, Items
+
+
+class Watch(NamedTuple):
+    """What goes along with a run: what it says, how long it takes, and what may end it."""
+
+    log: run_log.Log
+    bar: Any
+    pace: profiling.Pace
+    timer: profiling.StepTimer
+    trace: profiling.Trace
+    dog: faults.Watchdog
+    stop: faults.StopOnSigterm
 
 
 def run(config: Config, folder: Path, stop: faults.StopOnSigterm) -> None:
@@ -26,123 +36,117 @@ def run(config: Config, folder: Path, stop: faults.StopOnSigterm) -> None:
     mesh = parallel.make_mesh()
     traced = profiling.parse_steps(config.profile_steps)
     job = prepare(config, folder, mesh)
-    config, protocol, fold, schedule, checkpoints = job.config, job.protocol, job.fold, job.schedule, job.checkpoints
-    steps_per_epoch, total_steps = schedule.steps_per_epoch, schedule.total_steps
-    state, meta = job.state, job.meta
-    del job.state  # the steps reuse its memory
-
-    # ------------------------------------------------------------------------------------------------ training loop
-    if not meta["finished"]:
-        train_step = steps.make_train_step(job.graphdef, config, fold, protocol, mesh)
-        eval_step = steps.make_eval_step(job.graphdef, config, fold, protocol, mesh)
-        batches = input_pipeline.training_batches(
-            job.train,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            start_step=meta["step"],
-            num_workers=config.num_workers,
-        )
+    if not job.meta["finished"]:
         with contextlib.ExitStack() as stack:
             stack.enter_context(stop.held)
-            log = stack.enter_context(contextlib.closing(run_log.Log(folder / "logs", meta["step"])))
-            stack.enter_context(contextlib.closing(batches))
-            bar = stack.enter_context(cli.progress(total=total_steps, description="training", unit="step"))
-            trace = stack.enter_context(profiling.Trace(traced, folder / "logs" / "tensorboard"))
-            dog = stack.enter_context(faults.Watchdog(config.step_timeout_s))
-            bar.update(meta["step"])
-            started, first_step = time.monotonic(), meta["step"]
-            step, speed, timer = meta["step"], 0.0, profiling.StepTimer()
-            while not meta["finished"]:
-                epoch = step // steps_per_epoch + 1
-                pending, epoch_losses = [], list(meta.pop("epoch_losses", []))
-                while step < epoch * steps_per_epoch:
-                    dog.beat(f"step {step}", compiles=step == first_step)
-                    with timer.part("input"):
-                        batch, index = next(batches)
-                    if trace.due(step):
-                        jax.block_until_ready(state)
-                        trace.end()
-                    rate = schedule.learning_rate(step)
-                    with trace.step(step):
-                        on_device = parallel.put_batch(batch, mesh)
-                        state, parts = train_step(state, on_device, np.uint32(step), np.float32(rate))
-                    step += 1
-                    timer.step()
-                    pending.append((step, rate, parts, index))
-                    ends = step == epoch * steps_per_epoch
-                    # Several processes ask one another whether to stop: only where they wait for the device anyway.
-                    listens = step % config.log_every_steps == 0 or jax.process_count() == 1
-                    stops = listens and not ends and distributed.any_process(stop.asked)
-                    saves = not ends and config.save_every_steps > 0 and step % config.save_every_steps == 0
-                    if step % config.log_every_steps == 0 or ends or stops or saves:
-                        for values in flush(pending, job.train, timer, checkpoints):
-                            dog.beat(f"step {values['step']}")
-                            log.write("train", values | {"epoch": epoch})
-                            epoch_losses.append(values["loss"])
-                        speed = (step - first_step) * config.batch_size / (time.monotonic() - started)
-                        bar.set_postfix_str(f"loss {epoch_losses[-1]:.3f}, {speed:.1f} images/s")
-                    bar.update()
-                    if step == first_step + 1:
-                        timer.restart()  # that one compiled
-                    if stops or saves:
-                        dog.beat("saving")
-                        checkpoint.save(checkpoints, step, state, meta | {"step": step, "epoch_losses": epoch_losses})
-                    if stops:
-                        raise faults.Stopped(
-                            f"stopped by SIGTERM: saved at step {step} of {total_steps}; the same command resumes"
-                        )
-
-                train_loss = float(np.mean(epoch_losses))
-                summary = {"epoch": epoch, "loss": train_loss}
-                seconds = timer.seconds()
-                if job.val is not None:
-                    summary |= validate(eval_step, state, job.val, config, protocol, fold, mesh, dog)
-                best = schedule.end_epoch(summary.get("val_loss", train_loss))
-                last = step >= total_steps or schedule.finished
-                meta = {
-                    "step": step,
-                    "best_step": step if best or job.val is None else meta["best_step"],
-                    "finished": last,
-                    "schedule": schedule.state(),
-                }
-                # Logged first: a resumed run takes back what is too new.
-                times = {f"seconds_{name}": value for name, value in seconds.items()}
-                log.write("epoch", summary | {"step": step, "best": best} | times)
-                dog.beat("saving")
-                checkpoint.save(checkpoints, step, state, meta)
-                left = (time.monotonic() - started) / (step - first_step) * (total_steps - step)
-                is_best = job.val is not None and best
-                bar.write(run_log.epoch_line(summary, config.num_epochs, speed, 0 if last else left, best=is_best))
-                if (complaint := profiling.starved(seconds)) and epoch == first_step // steps_per_epoch + 1:
-                    bar.write(complaint)
-                if distributed.any_process(stop.asked):
-                    word = "training is finished" if last else f"saved at step {step} of {total_steps}"
-                    raise faults.Stopped(f"stopped by SIGTERM: {word}; the same command goes on")
-                timer.restart()
-
-    # ------------------------------------------------------------------------------------------ held-out evaluation
-    del state  # evaluation restores the best one
-    if not fold.split.test:
+            logs, step, steps_in_all = folder / "logs", job.meta["step"], job.schedule.total_steps
+            log = stack.enter_context(contextlib.closing(run_log.Log(logs, step)))
+            batches = stack.enter_context(contextlib.closing(job.batches()))
+            bar = stack.enter_context(cli.progress(total=steps_in_all, description="training", unit="step"))
+            trace = stack.enter_context(profiling.Trace(traced, logs / "tensorboard"))
+            dog = stack.enter_context(faults.Watchdog(job.config.step_timeout_s))
+            bar.update(step)
+            watch = Watch(log, bar, profiling.Pace(step), profiling.StepTimer(), trace, dog, stop)
+            train(job, batches, mesh, watch)
+    job.state = {}  # evaluation restores the best one
+    if not job.fold.split.test:
         print("No section is held out: nothing to evaluate.")
         return
     evaluate.evaluate(folder)
 
 
-def validate(
-    eval_step: Any,
+def train(job: Job, batches: Iterator[tuple[Batch, np.ndarray]], mesh: jax.sharding.Mesh, watch: Watch) -> None:
+    """Trains a job to its end: epoch by epoch, each with validation and a checkpoint."""
+    train_step = steps.make_train_step(job.graphdef, job.config, job.fold, job.protocol, mesh)
+    eval_step = steps.make_eval_step(job.graphdef, job.config, job.fold, job.protocol, mesh)
+    state, job.state = job.state, {}  # the steps reuse its memory
+    step, per_epoch, total_steps = job.meta["step"], job.schedule.steps_per_epoch, job.schedule.total_steps
+    while not job.meta["finished"]:
+        epoch = step // per_epoch + 1
+        end = epoch * per_epoch
+        state, losses = train_until(end, job, train_step, state, batches, mesh, watch)
+        step, seconds = end, watch.timer.seconds()
+        summary: dict[str, Any] = {"epoch": epoch, "loss": float(np.mean(losses))}
+        if job.val is not None:
+            summary |= validate(eval_step, state, job, job.val, mesh, watch.dog)
+        best = job.end_epoch(step, summary)
+        # Logged first: a resumed run takes back what is too new.
+        times = {f"seconds_{name}": value for name, value in seconds.items()}
+        watch.log.write("epoch", summary | {"step": step, "best": best} | times)
+        watch.dog.beat("saving")
+        checkpoint.save(job.checkpoints, step, state, job.meta)
+        left = 0 if job.meta["finished"] else watch.pace.seconds_left(step, total_steps)
+        speed, is_best = watch.pace.speed * job.config.batch_size, job.val is not None and best
+        watch.bar.write(run_log.epoch_line(summary, job.config.num_epochs, speed, left, best=is_best))
+        if (complaint := profiling.starved(seconds)) and epoch == watch.pace.first_step // per_epoch + 1:
+            watch.bar.write(complaint)
+        if distributed.any_process(watch.stop.asked):
+            word = "training is finished" if job.meta["finished"] else f"saved at step {step} of {total_steps}"
+            raise faults.Stopped(f"stopped by SIGTERM: {word}; the same command goes on")
+        watch.timer.restart()
+
+
+def train_until(
+    end: int,
+    job: Job,
+    train_step: Callable[..., Any],
     state: State,
-    items: Items,
-    config: Config,
-    protocol: protocols.Protocol,
-    fold: Fold,
+    batches: Iterator[tuple[Batch, np.ndarray]],
     mesh: jax.sharding.Mesh,
-    dog: faults.Watchdog,
+    watch: Watch,
+) -> tuple[State, list[float]]:
+    """Trains a job to the end of an epoch, saving and stopping within it where that is asked for.
+
+    Returns:
+        The state after the step `end`, and the losses of all steps of the epoch.
+    """
+    config, step = job.config, job.meta["step"]
+    pending, losses = [], list(job.meta.pop("epoch_losses", []))
+    while step < end:
+        first = step == watch.pace.first_step
+        watch.dog.beat(f"step {step}", compiles=first)
+        with watch.timer.part("input"):
+            batch, index = next(batches)
+        rate = job.schedule.learning_rate(step)
+        with watch.trace.step(step, after=state):
+            on_device = parallel.put_batch(batch, mesh)
+            state, parts = train_step(state, on_device, np.uint32(step), np.float32(rate))
+        step += 1
+        watch.timer.step()
+        pending.append((step, rate, parts, index))
+        logs, saves = step % config.log_every_steps == 0, False
+        if config.save_every_steps and step < end:
+            saves = step % config.save_every_steps == 0
+        # Several processes ask one another whether to stop: only where they wait for the device anyway.
+        listens = step < end and (logs or jax.process_count() == 1)
+        stops = listens and distributed.any_process(watch.stop.asked)
+        if logs or saves or stops or step == end:
+            for values in flush(pending, job, watch.timer):
+                watch.dog.beat(f"step {values['step']}")
+                watch.log.write("train", values | {"epoch": end // job.schedule.steps_per_epoch})
+                losses.append(values["loss"])
+            speed = watch.pace.measured(step) * config.batch_size
+            watch.bar.set_postfix_str(f"loss {losses[-1]:.3f}, {speed:.1f} images/s")
+        watch.bar.update()
+        if first:
+            watch.timer.restart()  # that one compiled
+        if saves or stops:
+            watch.dog.beat("saving")
+            checkpoint.save(job.checkpoints, step, state, job.meta | {"step": step, "epoch_losses": losses})
+        if stops:
+            total = job.schedule.total_steps
+            raise faults.Stopped(f"stopped by SIGTERM: saved at step {step} of {total}; the same command resumes")
+    return state, losses
+
+
+def validate(
+    eval_step: Callable[..., Any], state: State, job: Job, items: Items, mesh: jax.sharding.Mesh, dog: faults.Watchdog
 ) -> dict[str, float | None]:
     """`Validation`'s figures. Each process reads its rows of every batch, and all gather the predictions: every spot
     counts exactly once.
     """
-    found = Validation(fold, protocol)
-    size = parallel.round_up(config.eval_batch_size, mesh)
+    found = Validation(job.fold, job.protocol)
+    size = parallel.round_up(job.config.eval_batch_size, mesh)
     dog.beat("validation", compiles=True)
     for batch, _ in input_pipeline.evaluation_batches(items, batch_size=size):
         prediction, sums = eval_step(state, parallel.put_batch(batch, mesh))
@@ -152,11 +156,11 @@ def validate(
     return found.figures()
 
 
-def flush(pending: list[Any], items: Items, timer: profiling.StepTimer, checkpoints: Path) -> Iterator[dict[str, Any]]:
+def flush(pending: list[Any], job: Job, timer: profiling.StepTimer) -> Iterator[dict[str, Any]]:
     """Waits for the steps under way and hands over their figures; a loss that is no number ends the run."""
     for step, rate, parts, index in pending:
         with timer.part("device"):
             values = {name: float(value) for name, value in parts.items()}
-        faults.require_finite(values["loss"], step, index, items, checkpoints)
+        faults.require_finite(values["loss"], step, index, job.train, job.checkpoints)
         yield {"step": step, "learning_rate": rate, **values}
     pending.clear()

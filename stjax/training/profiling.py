@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import jax
 
@@ -46,27 +47,47 @@ class Trace:
         self._stop()
 
     @contextlib.contextmanager
-    def step(self, step: int) -> Iterator[None]:
-        """Around one step: begins and ends the trace where it should, and marks the step in it."""
+    def step(self, step: int, *, after: Any) -> Iterator[None]:
+        """Around one step: begins and ends the trace where it should, and marks the step in it.
+
+        Args:
+            after: arrays of the steps before, which a trace that ends waits for.
+        """
+        if self._running and self.steps and step >= self.steps[1]:
+            jax.block_until_ready(after)
+            self._stop()
+            print(f"trace of steps {self.steps}: tensorboard --logdir {self.folder} (profile)")
         if self.steps and not self._running and step == self.steps[0]:
             jax.profiler.start_trace(str(self.folder))
             self._running = True
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             yield
 
-    def due(self, step: int) -> bool:
-        """Whether the trace ends before `step`: the caller waits for the devices, then calls `end`."""
-        return self._running and self.steps is not None and step >= self.steps[1]
-
-    def end(self) -> None:
-        """Writes the trace and says where it is."""
-        self._stop()
-        print(f"trace of steps {self.steps}: tensorboard --logdir {self.folder} (profile)")
-
     def _stop(self) -> None:
         if self._running:
             self._running = False
             jax.profiler.stop_trace()
+
+
+class Pace:
+    """How fast a run goes, from the step it begins at.
+
+    Attributes:
+        speed: steps a second, as last `measured`.
+    """
+
+    def __init__(self, first_step: int):
+        self.first_step, self.speed = first_step, 0.0
+        self._began = time.monotonic()
+
+    def measured(self, step: int) -> float:
+        """Steps a second up to `step`."""
+        self.speed = (step - self.first_step) / (time.monotonic() - self._began)
+        return self.speed
+
+    def seconds_left(self, step: int, total: int) -> float:
+        """From `step` to the last of `total`."""
+        return (time.monotonic() - self._began) / (step - self.first_step) * (total - step)
 
 
 class StepTimer:

@@ -118,16 +118,7 @@ class Members:
         self._whole = whole
         self._train = compiled(train_member, donate_argnums=0)
         self._eval = compiled(eval_member)
-        self._streams = [
-            input_pipeline.training_batches(
-                job.train,
-                batch_size=job.config.batch_size,
-                seed=job.config.seed,
-                start_step=job.meta["step"],
-                num_workers=job.config.num_workers,
-            )
-            for job in self.jobs
-        ]
+        self._streams = [job.batches() for job in self.jobs]
         self._last: list[Any] = [None] * len(self.jobs)
 
     def _put(self, tree: Any, spec: PartitionSpec, *, stack: bool = False) -> Any:
@@ -268,15 +259,8 @@ def end_epoch(
     bar: Any,
 ) -> None:
     """Decides, logs and saves as `stjax.train` does at the end of an epoch."""
-    loss = float(np.mean(losses))
-    summary: dict[str, Any] = {"epoch": epoch, "loss": loss, **validation}
-    best = job.schedule.end_epoch(summary.get("val_loss", loss))
-    job.meta = {
-        "step": step,
-        "best_step": step if best or job.val is None else job.meta["best_step"],
-        "finished": step >= job.schedule.total_steps or job.schedule.finished,
-        "schedule": job.schedule.state(),
-    }
+    summary: dict[str, Any] = {"epoch": epoch, "loss": float(np.mean(losses)), **validation}
+    best = job.end_epoch(step, summary)
     log.write("epoch", summary | {"step": step, "best": best})
     checkpoint.save(job.checkpoints, step, state, job.meta)
     bar.write(f"{job.folder.name}: {run_log.epoch_figures(summary, job.config.num_epochs)}")

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_prep import csr
 from data_prep.errors import InputError
 from data_prep.spots import Spots
 from stjax.data.images import Images
@@ -24,10 +25,11 @@ from stjax.protocols import Protocol, Split
 from stjax.symmetries import turn
 
 if TYPE_CHECKING:
-    from data_prep.dataset import PatchDataset
+    from data_prep.dataset import PatchDataset, SectionTable
     from data_prep.section import Section
     from data_prep.slide import Slide
     from stjax.data.fold import Fold
+    from stjax.data.selection import Selection
 
 Batch = dict[str, Any]
 """Arrays with a leading axis over items. Of training and validation: `counts` [B, S, G] float32 of the panel's genes,
@@ -238,36 +240,26 @@ class View(abc.ABC):
         """Raises InputError when the protocol uses no spot of the sections to validate or to test on."""
         del dataset, protocol, split
 
-    @abc.abstractmethod
-    def measured(
-        self,
-        dataset: "PatchDataset",
-        sections: Sequence[str],
-        protocol: Protocol,
-        *,
-        train: bool,
-        sizes_um: Sequence[float],
-    ) -> Measured:
-        """What the spots that a protocol uses say, to select genes and fit statistics by."""
+    def white(self, table: "SectionTable") -> np.ndarray | None:
+        """[S] how white the image around each spot is, by which a protocol may leave it out; None: it never does."""
+        del table
+
+    def measured(self, chosen: "Selection") -> Measured:
+        """What the spots chosen say, to select genes and fit statistics by."""
+        tables = [chosen.dataset.table(name) for name in chosen.sections]
+        uses = chosen.protocol.uses
+        kept = [uses(table.total_counts, self.white(table), train=chosen.train) for table in tables]
+        records = [np.unique(table.record_of_spot[rows]) for table, rows in zip(tables, kept, strict=True)]
+        return Measured(
+            csr.stack([table.counts[rows] for table, rows in zip(tables, kept, strict=True)]),
+            np.concatenate([table.total_counts[rows] for table, rows in zip(tables, kept, strict=True)]),
+            np.concatenate([table.channel_mean[rows] for table, rows in zip(tables, records, strict=True)]),
+            np.concatenate([table.channel_mean_square[rows] for table, rows in zip(tables, records, strict=True)]),
+        )
 
     @abc.abstractmethod
-    def open(
-        self,
-        dataset: "PatchDataset",
-        sections: Sequence[str],
-        panel: Panel,
-        protocol: Protocol,
-        *,
-        train: bool,
-        sizes_um: Sequence[float] = (),
-        max_spots: int = 0,
-    ) -> Items:
-        """The items of some sections of a data set.
-
-        Args:
-            train: whether they are to be trained on, for which a protocol may leave more out.
-            sizes_um: the sizes of spots wanted; default all there are.
-            max_spots: of a section, where spots are of any size, drawn at random with a fixed seed; 0 takes all.
+    def open(self, chosen: "Selection", panel: Panel) -> Items:
+        """The items that hold the spots chosen, with the counts of a panel's genes.
 
         Raises:
             InputError: sizes that there are none of, or no spot is left.
@@ -278,9 +270,9 @@ class View(abc.ABC):
         del protocol, train, val
         return fold
 
-    def refit(self, fold: "Fold", protocol: Protocol, dataset: "PatchDataset", *, sizes_um: Sequence[float]) -> "Fold":
-        """A fold with the statistics that `fit` would give it, of its training sections."""
-        del protocol, dataset, sizes_um
+    def refit(self, fold: "Fold", chosen: "Selection") -> "Fold":
+        """A fold with the statistics that `fit` would give it, of its training spots."""
+        del chosen
         return fold
 
     def prepare(self, fold: "Fold", items: Items) -> None:

@@ -1,13 +1,13 @@
 """Patches: an item is a patch of the slide, with one spot in its middle. BrST-Net, ST-Net, and any backbone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from data_prep import csr, patches
-from data_prep.dataset import PatchDataset
+from data_prep.dataset import PatchDataset, SectionTable
 from data_prep.errors import InputError
 from data_prep.section import Section
 from data_prep.slide import Slide
@@ -15,6 +15,7 @@ from data_prep.spots import Spots
 from stjax import baselines, expression, views
 from stjax.data.images import Images
 from stjax.data.panel import Panel
+from stjax.data.selection import Selection
 from stjax.protocols import Protocol, Split
 from stjax.symmetries import mean_over_symmetries, turn
 
@@ -37,48 +38,38 @@ class View(views.View):
 
     def check_spots(self, dataset: PatchDataset, protocol: Protocol, split: Split) -> None:
         for part, sections in (("val", split.val), ("test", split.test)):
-            _require_spots(dataset, protocol, sections, part)
+            tables = [dataset.table(name) for name in sections]
+            used = [protocol.uses(table.total_counts, self.white(table), train=False) for table in tables]
+            if not tables or any(each.any() for each in used):
+                continue
+            total = np.concatenate([table.total_counts for table in tables])
+            few = int(np.sum(total < protocol.min_counts))
+            why = f"{few} have fewer than {protocol.min_counts} counts"
+            why += f", {len(total) - few} a patch that is white" if len(total) > few else ""
+            raise InputError(
+                f"protocol {protocol.name} uses none of the {len(total)} spots of {', '.join(sections)}, the {part} "
+                f"sections: {why}; choose others (--config.test_sections, --config.val_sections, --config.fold) or "
+                "another protocol"
+            )
 
-    def measured(
-        self,
-        dataset: PatchDataset,
-        sections: Sequence[str],
-        protocol: Protocol,
-        *,
-        train: bool,
-        sizes_um: Sequence[float],
-    ) -> views.Measured:
-        _refuse_sizes(dataset, sizes_um)
-        tables = [dataset.table(name) for name in sections]
-        kept = [protocol.uses(table.total_counts, _white(table), train=train) for table in tables]
-        records = [np.unique(table.record_of_spot[rows]) for table, rows in zip(tables, kept, strict=True)]
-        return views.Measured(
-            csr.stack([table.counts[rows] for table, rows in zip(tables, kept, strict=True)]),
-            np.concatenate([table.total_counts[rows] for table, rows in zip(tables, kept, strict=True)]),
-            np.concatenate([table.channel_mean[rows] for table, rows in zip(tables, records, strict=True)]),
-            np.concatenate([table.channel_mean_square[rows] for table, rows in zip(tables, records, strict=True)]),
-        )
+    def white(self, table: SectionTable) -> np.ndarray:
+        return table.white_fraction[table.record_of_spot]
 
-    def open(
-        self,
-        dataset: PatchDataset,
-        sections: Sequence[str],
-        panel: Panel,
-        protocol: Protocol,
-        *,
-        train: bool,
-        sizes_um: Sequence[float] = (),
-        max_spots: int = 0,
-    ) -> views.Items:
-        _refuse_sizes(dataset, sizes_um)
+    def measured(self, chosen: Selection) -> views.Measured:
+        _refuse_sizes(chosen)
+        return super().measured(chosen)
+
+    def open(self, chosen: Selection, panel: Panel) -> views.Items:
+        _refuse_sizes(chosen)
+        dataset, protocol = chosen.dataset, chosen.protocol
         columns = panel.columns(dataset.genes)
         record, counts, left_out, offset = [], [], 0, 0
         spots: list[Spots] = []
         parts: dict[str, list[np.ndarray]] = {}
-        for name in sections:
+        for name in chosen.sections:
             table = dataset.table(name)
-            white = _white(table)
-            keep = protocol.uses(table.total_counts, white, train=train)
+            white = self.white(table)
+            keep = protocol.uses(table.total_counts, white, train=chosen.train)
             left_out += int(np.sum(~keep))
             record.append(offset + table.record_of_spot[keep].astype(np.int64))
             counts.append(table.counts[keep])
@@ -95,7 +86,7 @@ class View(views.View):
         of_all = {key: np.concatenate(values) for key, values in parts.items()}
         every = Spots.concatenate(spots)
         return views.Items(
-            images=Images(dataset.source(tuple(sections)), np.concatenate(record)),
+            images=Images(dataset.source(tuple(chosen.sections)), np.concatenate(record)),
             windows=views.Windows(np.arange(len(of_all["total"]) + 1)),
             panel=panel,
             absent=columns < 0,
@@ -163,29 +154,6 @@ class View(views.View):
         return {"expression": mean_over_symmetries(lambda parts: call(turn(batch["image"], parts)))[:, None]}
 
 
-def _white(table: Any) -> np.ndarray:
-    """[S] of the patch around each spot."""
-    return table.white_fraction[table.record_of_spot]
-
-
-def _refuse_sizes(dataset: PatchDataset, sizes_um: Sequence[float]) -> None:
-    if sizes_um:
-        raise InputError(f"config.spot_sizes_um is for tiles, {dataset.path} holds patches; leave it empty")
-
-
-def _require_spots(dataset: PatchDataset, protocol: Protocol, sections: Sequence[str], part: str) -> None:
-    """Raises InputError when the protocol uses no patch of some sections, and says why."""
-    count = few = 0
-    for name in sections:
-        table = dataset.table(name)
-        if protocol.uses(table.total_counts, _white(table), train=False).any():
-            return
-        count += len(table.total_counts)
-        few += int(np.sum(table.total_counts < protocol.min_counts))
-    if sections:
-        why = f"{few} have fewer than {protocol.min_counts} counts"
-        why += f", {count - few} a patch that is white" if count > few else ""
-        raise InputError(
-            f"protocol {protocol.name} uses none of the {count} spots of {', '.join(sections)}, the {part} sections: "
-            f"{why}; choose others (--config.test_sections, --config.val_sections, --config.fold) or another protocol"
-        )
+def _refuse_sizes(chosen: Selection) -> None:
+    if chosen.sizes_um:
+        raise InputError(f"config.spot_sizes_um is for tiles, {chosen.dataset.path} holds patches; leave it empty")

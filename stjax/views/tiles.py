@@ -11,7 +11,6 @@ import jax
 import numpy as np
 
 from data_prep import cli, csr, json_files, patches, tiles
-from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from data_prep.json_files import Kind
 from data_prep.section import Section
@@ -21,6 +20,7 @@ from stjax import baselines, expression, metrics, views
 from stjax.data import tile_spots
 from stjax.data.images import Images
 from stjax.data.panel import Panel
+from stjax.data.selection import Selection
 from stjax.ops.spot_pool import (
     ADDITIVE,
     MEAN,
@@ -128,58 +128,20 @@ class View(views.View):
 
     # ------------------------------------------------------------------------------------------- from a data set
 
-    def measured(
-        self,
-        dataset: PatchDataset,
-        sections: Sequence[str],
-        protocol: Protocol,
-        *,
-        train: bool,
-        sizes_um: Sequence[float],
-    ) -> views.Measured:
-        if sizes_um:
-            return _measured_of_sizes(dataset, sections, protocol, sizes_um)
-        tables = [dataset.table(name) for name in sections]
-        kept = [protocol.uses(table.total_counts, train=train) for table in tables]
-        records = [np.unique(table.record_of_spot[rows]) for table, rows in zip(tables, kept, strict=True)]
-        return views.Measured(
-            csr.stack([table.counts[rows] for table, rows in zip(tables, kept, strict=True)]),
-            np.concatenate([table.total_counts[rows] for table, rows in zip(tables, kept, strict=True)]),
-            np.concatenate([table.channel_mean[rows] for table, rows in zip(tables, records, strict=True)]),
-            np.concatenate([table.channel_mean_square[rows] for table, rows in zip(tables, records, strict=True)]),
-        )
+    def measured(self, chosen: Selection) -> views.Measured:
+        return _measured_of_sizes(chosen) if chosen.sizes_um else super().measured(chosen)
 
-    def open(
-        self,
-        dataset: PatchDataset,
-        sections: Sequence[str],
-        panel: Panel,
-        protocol: Protocol,
-        *,
-        train: bool,
-        sizes_um: Sequence[float] = (),
-        max_spots: int = 0,
-    ) -> views.Items:
+    def open(self, chosen: Selection, panel: Panel) -> views.Items:
+        dataset, protocol = chosen.dataset, chosen.protocol
         columns = panel.columns(dataset.genes)[: panel.num_main]
-        of_tile: list[tile_spots.Tile] = []
-        parts: list[tile_spots.TileSpots] = []
-        left_out = 0
-        for found, every in tile_spots.slides(dataset, sections, columns, sizes_um=sizes_um):
-            for spots in every:
-                kept = np.flatnonzero(protocol.uses(spots.total, train=train))
-                if 0 < max_spots < len(kept):
-                    kept = np.sort(np.random.default_rng(0).choice(kept, max_spots, replace=False))
-                left_out += len(spots) - len(kept)
-                chosen = spots[kept]
-                parts.append(dataclasses.replace(chosen, tile=chosen.tile + len(of_tile)))
-            of_tile += found
+        of_tile, parts, left_out = _used_spots(chosen, columns)
         tile = np.concatenate([part.tile for part in parts])
         order = np.argsort(tile, kind="stable")
         used, first = np.unique(tile[order], return_index=True)
         if not len(used):
             raise InputError(
-                f"no spot of {', '.join(sections)} has the {protocol.min_counts} counts that protocol {protocol.name} "
-                "asks for; choose another protocol, or sections with more counts"
+                f"no spot of {', '.join(chosen.sections)} has the {protocol.min_counts} counts that protocol "
+                f"{protocol.name} asks for; choose another protocol, or sections with more counts"
             )
         within = Spots.concatenate([part.within for part in parts])[order]
         by_tile = [within[start:end] for start, end in itertools.pairwise([*first, len(order)])]
@@ -200,7 +162,7 @@ class View(views.View):
             return f"tile of {section[windows.start[item]]} at {x:.0f}, {y:.0f}"
 
         return views.Items(
-            images=Images(dataset.source(tuple(sections)), np.array([tile.record for tile in holding])),
+            images=Images(dataset.source(tuple(chosen.sections)), np.array([tile.record for tile in holding])),
             windows=windows,
             panel=panel,
             absent=columns < 0,
@@ -229,9 +191,8 @@ class View(views.View):
         }
         return dataclasses.replace(_refitted(fold, protocol, train), facts=facts)
 
-    def refit(self, fold: "Fold", protocol: Protocol, dataset: PatchDataset, *, sizes_um: Sequence[float]) -> "Fold":
-        items = self.open(dataset, fold.split.train, fold.panel, protocol, train=True, sizes_um=sizes_um)
-        return _refitted(fold, protocol, items)
+    def refit(self, fold: "Fold", chosen: Selection) -> "Fold":
+        return _refitted(fold, chosen.protocol, self.open(chosen, fold.panel))
 
     def prepare(self, fold: "Fold", items: views.Items) -> None:
         saved = fold.facts["layout"]
@@ -358,22 +319,33 @@ def _refitted(fold: "Fold", protocol: Protocol, items: views.Items) -> "Fold":
     return dataclasses.replace(fold, target_mean=target_mean, target_std=target_std, train_mean=mean)
 
 
-def _measured_of_sizes(
-    dataset: PatchDataset, sections: Sequence[str], protocol: Protocol, sizes_um: Sequence[float]
-) -> views.Measured:
-    counts, totals, records = [], [], set()
-    every_gene = np.arange(len(dataset.genes))
-    for found, every in tile_spots.slides(dataset, sections, every_gene, sizes_um=sizes_um):
+def _used_spots(
+    chosen: Selection, columns: np.ndarray
+) -> tuple[list[tile_spots.Tile], list[tile_spots.TileSpots], int]:
+    """The tiles of all slides, the spots chosen with the tile of each among them, and how many others there are."""
+    tiles: list[tile_spots.Tile] = []
+    parts: list[tile_spots.TileSpots] = []
+    left_out = 0
+    for found, every in tile_spots.slides(chosen.dataset, chosen.sections, columns, sizes_um=chosen.sizes_um):
         for spots in every:
-            kept = np.flatnonzero(protocol.uses(spots.total, train=True))
-            counts.append(spots.counts[kept].astype(np.int32))  # whole numbers, as tables have them
-            totals.append(spots.total[kept])
-            records |= {found[tile].record for tile in np.unique(spots.tile[kept])}
-    tables = [dataset.table(name) for name in sections]
-    rows = np.array(sorted(records), np.int64)  # of all the sections' records, one after the other
+            kept = np.flatnonzero(chosen.protocol.uses(spots.total, train=chosen.train))
+            if 0 < chosen.max_spots < len(kept):
+                kept = np.sort(np.random.default_rng(0).choice(kept, chosen.max_spots, replace=False))
+            left_out += len(spots) - len(kept)
+            used = spots[kept]
+            parts.append(dataclasses.replace(used, tile=used.tile + len(tiles)))
+        tiles += found
+    return tiles, parts, left_out
+
+
+def _measured_of_sizes(chosen: Selection) -> views.Measured:
+    tiles, parts, _ = _used_spots(chosen, np.arange(len(chosen.dataset.genes)))
+    tables = [chosen.dataset.table(name) for name in chosen.sections]
+    used = np.unique(np.concatenate([part.tile for part in parts]))
+    rows = np.unique([tiles[tile].record for tile in used]).astype(np.int64)  # of the sections' records, one by one
     return views.Measured(
-        csr.stack(counts),
-        np.concatenate(totals),
+        csr.stack([part.counts.astype(np.int32) for part in parts]),  # whole numbers, as tables have them
+        np.concatenate([part.total for part in parts]),
         np.concatenate([table.channel_mean for table in tables])[rows],
         np.concatenate([table.channel_mean_square for table in tables])[rows],
     )

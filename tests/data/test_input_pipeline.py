@@ -8,6 +8,7 @@ from data_prep.dataset import PatchDataset
 from stjax import protocols, views
 from stjax.data import input_pipeline
 from stjax.data.fit import fit
+from stjax.data.selection import Selection
 
 BATCH = 12
 
@@ -29,7 +30,7 @@ def panel(opened, split):
 
 @pytest.fixture(scope="module")
 def items(opened, split, panel):
-    return views.get("patches").open(opened, split.train, panel, protocols.stjax, train=True)
+    return views.get("patches").open(Selection(opened, split.train, protocols.stjax, train=True), panel)
 
 
 def positions(items, *, batches, start_step=0, num_workers=0, seed=3):

@@ -16,6 +16,7 @@ from data_prep.spots import Spots
 from stjax import protocols, views
 from stjax.data.fit import fit
 from stjax.data.panel import Panel
+from stjax.data.selection import Selection
 from tests.data.test_fit import Tables
 
 VIEW = views.get("patches")
@@ -27,7 +28,7 @@ def test_bins_cut_as_patches_are_squares_of_their_own_side(tmp_path):
     dataset = PatchDataset.open(tmp_path / "data")
     panel = Panel(dataset.genes.ensembl_id[:2], dataset.genes.symbol[:2], 2, len(dataset.genes))
     for section in dataset.sections:
-        items = VIEW.open(dataset, [section["name"]], panel, protocols.pixnet, train=True)
+        items = VIEW.open(Selection(dataset, [section["name"]], protocols.pixnet, train=True), panel)
         assert len(items) == items.num_spots == section["spots"]
         size = float(section["name"].rpartition("_")[2].removesuffix("um"))
         np.testing.assert_allclose(items.size_um, size, rtol=1e-5)
@@ -54,7 +55,7 @@ PANEL = Panel(np.array(["E1", "E2"]), np.array(["G1", "G2"]), num_main=1, num_ge
 
 
 def test_every_spot_has_its_own_size_patch_and_whiteness():
-    items = VIEW.open(tables(), ["A"], PANEL, protocols.pixnet, train=True)
+    items = VIEW.open(Selection(tables(), ["A"], protocols.pixnet, train=True), PANEL)
     assert items.size_um == pytest.approx([5, 8, 0.5 * 2 * np.sqrt(24 / np.pi), 7])
     assert [items.images[item] for item in range(4)] == ["image 1", "image 0", "image 2", "image 3"]
     assert items.white.tolist() == [0.25, 0.0, 0.5, 0.75]
@@ -65,7 +66,7 @@ def test_every_spot_has_its_own_size_patch_and_whiteness():
 def test_spots_that_the_protocol_does_not_use_are_left_out_and_counted():
     rules = dataclasses.replace(protocols.brstnet_code, min_counts=10, max_white_fraction=0.5)
     for train, expected in ((True, "b"), (False, "bcd")):
-        items = VIEW.open(tables(), ["A"], PANEL, rules, train=train)
+        items = VIEW.open(Selection(tables(), ["A"], rules, train=train), PANEL)
         assert (items.spots.id.tolist(), items.left_out) == (list(expected), 4 - len(expected))
 
 
@@ -94,7 +95,8 @@ def test_genes_the_data_set_lacks_have_no_counts_and_no_truth(dataset):
     ids, symbols = panel.ensembl_id.copy(), panel.symbol.copy()
     ids[3], symbols[3] = "ENSG99999999999", "NOT_THERE"
     foreign = dataclasses.replace(panel, ensembl_id=ids, symbol=symbols)
-    known, other = (VIEW.open(opened, split.test, each, protocols.stjax, train=False) for each in (panel, foreign))
+    chosen = Selection(opened, split.test, protocols.stjax, train=False)
+    known, other = (VIEW.open(chosen, each) for each in (panel, foreign))
     index = np.arange(5)
     images = np.stack([known.images[int(i)] for i in index])
     expected = known.batch(images, index, size=5)["counts"]
@@ -109,4 +111,4 @@ def test_genes_the_data_set_lacks_have_no_counts_and_no_truth(dataset):
 
 def test_sizes_of_spots_are_asked_of_tiles_alone():
     with pytest.raises(InputError, match=r"config\.spot_sizes_um is for tiles, data holds patches; leave it empty"):
-        VIEW.open(tables(), ["A"], PANEL, protocols.stjax, train=True, sizes_um=(8,))
+        VIEW.open(Selection(tables(), ["A"], protocols.stjax, train=True, sizes_um=(8,)), PANEL)

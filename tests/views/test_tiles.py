@@ -12,6 +12,7 @@ from data_prep.errors import InputError
 from stjax import protocols, views
 from stjax.data import input_pipeline, tile_spots
 from stjax.data.fit import fit
+from stjax.data.selection import Selection
 from stjax.data.tile_spots import rounded
 from stjax.ops.spot_pool import merge_layouts, spot_pool
 from stjax.views.tiles import size_weights
@@ -40,7 +41,7 @@ def panel(fold):
 
 
 def opened(dataset, sections, panel, protocol=protocols.pixnet, **options):
-    return VIEW.open(dataset, sections, panel, protocol, train=True, **options)
+    return VIEW.open(Selection(dataset, sections, protocol, train=True, **options), panel)
 
 
 def names(dataset, patient):
@@ -196,8 +197,8 @@ def test_refitted_statistics_are_those_of_the_spots(hd, fold, items):
     std = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weight))
     np.testing.assert_allclose(fitted.target_std[main], std, rtol=1e-5)
     # The same where a fold is fitted anew to be compared with another.
-    of_all = dataclasses.replace(fold, split=protocols.Split(names(hd, "A"), (), ()))
-    again = VIEW.refit(of_all, dataclasses.replace(protocols.stjax, min_counts=0), hd, sizes_um=())
+    rules = dataclasses.replace(protocols.stjax, min_counts=0)
+    again = VIEW.refit(fold, Selection(hd, names(hd, "A"), rules, train=True))
     for name in ("train_mean", "target_mean", "target_std"):
         np.testing.assert_array_equal(getattr(again, name), getattr(fitted, name))
 

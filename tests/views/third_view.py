@@ -4,7 +4,7 @@ colour of its patch and of its neighbours'. `test_third_view.py` copies each par
 VIEW = '''
 """Sections: an item is a whole section, its patches with their neighbours in the array."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -64,8 +64,8 @@ class View(Patches):
     any_size, one_spot, stacks = False, False, False
     kinds = {"expression": "expression of each spot of a section"}
 
-    def open(self, dataset: Any, sections: Sequence[str], *arguments: Any, **options: Any) -> views.Items:
-        every = super().open(dataset, sections, *arguments, **options)
+    def open(self, chosen: Any, panel: Any) -> views.Items:
+        every = super().open(chosen, panel)
         first = np.unique(every.section, return_index=True)[1]
         start = np.append(np.sort(first), every.num_spots)
         every.windows, every.images = Windows(start, every.spots.xy), Stacks(every.images, start)
