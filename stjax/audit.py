@@ -33,7 +33,8 @@ from stjax.data.fit import fit
 from stjax.data.fold import Fold
 from stjax.data.selection import Selection
 from stjax.findings import CHOSEN, LEAK, OK, UNKNOWN, Finding, lines
-from stjax.protocols import Protocol, Split
+from stjax.protocols import Protocol
+from stjax.splits import Split
 
 SAME_PICTURE = 0.98  # correlation of 32 x 32 px: copies, scaled and compressed anew, 0.9998; other sections below 0.85
 SAME_SPOTS = 0.5  # of a section's spots with the very counts of a training spot

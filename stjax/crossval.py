@@ -42,7 +42,7 @@ from data_prep import cli, json_files
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from data_prep.json_files import Lacking, Maybe
-from stjax import cache, checkpoint, distributed, log_file, protocols, train, workdir
+from stjax import cache, checkpoint, distributed, log_file, protocols, splits, train, workdir
 from stjax import config as configs
 from stjax.config import Config
 from stjax.progress import Progress
@@ -172,14 +172,14 @@ def write_results(result: dict[str, Any], folder: Path) -> None:
     print(f"results:\n{folder / 'crossval.json'}\n{folder / 'crossval.csv'}")
 
 
-def folds_of(config: Config) -> tuple[protocols.Split, int]:
+def folds_of(config: Config) -> tuple[splits.Split, int]:
     """The split of fold 0, and how many folds there are."""
     if config.test_sections or config.val_sections:
         raise InputError("folds are of patients; leave out config.test_sections and config.val_sections")
     protocol = protocols.get_protocol(config.protocol)
     dataset = PatchDataset.open(job.dataset_path(config))
     patients = {section["name"]: section["patient"] for section in dataset.sections}
-    split = protocols.split_sections(
+    split = splits.split_sections(
         protocol, patients, test_patients=configs.names(config.test_patients, patients.values())
     )
     rest = {patient for name, patient in patients.items() if name not in split.test}
@@ -201,7 +201,7 @@ def member(config: Config, folder: Path, fold: int, seed: int, *, several: bool)
 
 
 def on_all_patients(
-    config: Config, folder: Path, seed: int, split: protocols.Split, epochs: int, *, several: bool
+    config: Config, folder: Path, seed: int, split: splits.Split, epochs: int, *, several: bool
 ) -> Member:
     """The run that trains on all sections but the held-out ones, for a given number of epochs."""
     own = config.copy_and_resolve_references()

@@ -224,7 +224,8 @@ def _settings() -> tuple[Any, Any, Any]:
     from stjax import config as configs
     from stjax.data.fold import Fold
     from stjax.data.panel import Panel
-    from stjax.protocols import Split, get_protocol
+    from stjax.protocols import get_protocol
+    from stjax.splits import Split
 
     config, genes = configs.built_in("tiny"), 8
     config.model.aux = False

@@ -53,7 +53,7 @@ from stjax.inference.model_folder import (
 )
 from stjax.models import weight_files, weights
 from stjax.ops.attention import portable
-from stjax.protocols import Split
+from stjax.splits import Split
 from stjax.tables import write_csv
 
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -7,14 +7,13 @@ source publishes, used where the config leaves a field at None. Sources are cite
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from data_prep.errors import InputError
-from data_prep.patients import not_stated, spelt_alike
 from stjax.targets import RANKINGS, TRANSFORMS
 
 # What no published recipe here has; also what runs were trained with before these settings existed.
@@ -102,6 +101,14 @@ class Protocol:
         return RANKINGS[self.gene_ranking](counts, eligible)
 
 
+def _recipe(optimizer: str, *, steady: Mapping[str, Any] = WITHOUT, **settings: Any) -> Mapping[str, Any]:
+    usual = {"momentum": 0.9, "early_stopping_patience": 0, "batch_size": 32, "aux_weight": 1.0}
+    return MappingProxyType({"optimizer": optimizer, **usual, **settings, **steady})
+
+
+# stjax's own, also of protocols whose source trains no network.
+OWN_RECIPE = _recipe("adamw", learning_rate=1e-3, weight_decay=1e-2, schedule="cosine", num_epochs=30, steady=STEADY)
+
 brstnet_paper = Protocol(
     name="brstnet_paper",
     source=(
@@ -121,19 +128,14 @@ brstnet_paper = Protocol(
     image_std="pooled",
     pooling="section_median",
     test_patients=("BC23903",),
-    recipe=MappingProxyType(
-        {
-            "optimizer": "sgd",
-            "learning_rate": 1e-3,
-            "momentum": 0.9,
-            "weight_decay": 1e-6,
-            "schedule": "plateau",
-            "early_stopping_patience": 20,
-            "batch_size": 32,
-            "num_epochs": 200,
-            "aux_weight": 40.0,
-            **WITHOUT,
-        }
+    recipe=_recipe(
+        "sgd",
+        learning_rate=1e-3,
+        weight_decay=1e-6,
+        schedule="plateau",
+        early_stopping_patience=20,
+        num_epochs=200,
+        aux_weight=40.0,
     ),
 )
 
@@ -155,20 +157,7 @@ brstnet_code = Protocol(
     image_std="mean_of_images",
     pooling="pooled",
     test_patients=("BC23450", "BC23903"),
-    recipe=MappingProxyType(
-        {
-            "optimizer": "sgd",
-            "learning_rate": 1e-3,
-            "momentum": 0.9,
-            "weight_decay": 1e-6,
-            "schedule": "cosine_5_epochs",
-            "early_stopping_patience": 0,
-            "batch_size": 32,
-            "num_epochs": 50,
-            "aux_weight": 1.0,
-            **WITHOUT,
-        }
-    ),
+    recipe=_recipe("sgd", learning_rate=1e-3, weight_decay=1e-6, schedule="cosine_5_epochs", num_epochs=50),
 )
 
 stnet = Protocol(
@@ -190,20 +179,7 @@ stnet = Protocol(
     num_folds=0,
     test_symmetries=True,
     head_at_mean=True,
-    recipe=MappingProxyType(
-        {
-            "optimizer": "sgd",
-            "learning_rate": 32e-6,
-            "momentum": 0.9,
-            "weight_decay": 0.0,
-            "schedule": "constant",
-            "early_stopping_patience": 0,
-            "batch_size": 32,
-            "num_epochs": 50,
-            "aux_weight": 1.0,
-            **WITHOUT,
-        }
-    ),
+    recipe=_recipe("sgd", learning_rate=32e-6, weight_decay=0.0, schedule="constant", num_epochs=50),
 )
 
 pixnet = Protocol(
@@ -224,20 +200,7 @@ pixnet = Protocol(
     image_std="pooled",
     pooling="pooled",
     test_patients=(),
-    recipe=MappingProxyType(
-        {
-            "optimizer": "adam",
-            "learning_rate": 5e-4,
-            "momentum": 0.9,
-            "weight_decay": 1e-4,
-            "schedule": "constant",
-            "early_stopping_patience": 0,
-            "batch_size": 8,
-            "num_epochs": 500,
-            "aux_weight": 1.0,
-            **WITHOUT,
-        }
-    ),
+    recipe=_recipe("adam", learning_rate=5e-4, weight_decay=1e-4, schedule="constant", batch_size=8, num_epochs=500),
 )
 
 hest = Protocol(
@@ -265,20 +228,7 @@ hest = Protocol(
     pooling="pooled",
     test_patients=(),
     num_folds=0,
-    recipe=MappingProxyType(
-        {
-            "optimizer": "adamw",
-            "learning_rate": 1e-3,
-            "momentum": 0.9,
-            "weight_decay": 1e-2,
-            "schedule": "cosine",
-            "early_stopping_patience": 0,
-            "batch_size": 32,
-            "num_epochs": 30,
-            "aux_weight": 1.0,
-            **STEADY,
-        }
-    ),
+    recipe=OWN_RECIPE,
 )
 
 stjax = Protocol(
@@ -294,20 +244,7 @@ stjax = Protocol(
     image_std="pooled",
     pooling="pooled",
     test_patients=(),
-    recipe=MappingProxyType(
-        {
-            "optimizer": "adamw",
-            "learning_rate": 1e-3,
-            "momentum": 0.9,
-            "weight_decay": 1e-2,
-            "schedule": "cosine",
-            "early_stopping_patience": 0,
-            "batch_size": 32,
-            "num_epochs": 30,
-            "aux_weight": 1.0,
-            **STEADY,
-        }
-    ),
+    recipe=OWN_RECIPE,
 )
 
 
@@ -322,87 +259,3 @@ def get_protocol(name: str) -> Protocol:
     if not isinstance(protocol, Protocol):
         raise InputError(f"protocol {name!r} is not known; choose one of {', '.join(names())}")
     return protocol
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Names of the sections of each part, and what a reader of the results must be told about it."""
-
-    train: tuple[str, ...]
-    val: tuple[str, ...]
-    test: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
-
-
-def split_sections(
-    protocol: Protocol,
-    patient_of: Mapping[str, str],
-    *,
-    origin_of: Mapping[str, str] | None = None,
-    fold: int = 0,
-    test_patients: Sequence[str] = (),
-    test_sections: Sequence[str] = (),
-    val_sections: Sequence[str] = (),
-) -> Split:
-    """Deals sections to training, validation and test, by patient unless sections are named.
-
-    Args:
-        patient_of: section name to patient, in data set order.
-        origin_of: section name to how its patient is known, a key of `data_prep.patients.ORIGINS`.
-        fold: which fold of the remaining patients validates.
-        test_patients: overrides the protocol's held-out patients.
-        test_sections, val_sections: name sections directly; no patient rule applies then, and validation is empty
-            unless named.
-
-    Raises:
-        InputError: an unknown name, a fold out of range, or nothing left to train on.
-    """
-    names = tuple(patient_of)
-    for what, given, known in (
-        ("test_sections", test_sections, names),
-        ("val_sections", val_sections, names),
-        ("test_patients", test_patients, tuple(patient_of.values())),
-    ):
-        if unknown := [name for name in given if name not in known]:
-            raise InputError(f"{what} names {', '.join(unknown)}; the data set has {', '.join(sorted(set(known)))}")
-    warnings = []
-    if test_sections or val_sections:
-        if not test_sections:
-            raise InputError("val_sections is given without test_sections; name both, or neither to split by patient")
-        test = tuple(name for name in names if name in test_sections)
-        val = tuple(name for name in names if name in val_sections)
-        if both := set(test) & set(val):
-            raise InputError(f"{', '.join(sorted(both))} is in both test_sections and val_sections")
-    else:
-        patients = sorted(set(patient_of.values()))
-        held_out = set(test_patients) or set(protocol.test_patients) & set(patients) or {patients[-1]}
-        rest = [patient for patient in patients if patient not in held_out]
-        num_folds = min(protocol.num_folds, len(rest))
-        if not 0 <= fold < max(num_folds, 1):
-            raise InputError(f"fold is {fold}; the {len(rest)} remaining patients make folds 0 to {num_folds - 1}")
-        validating = set(rest[fold::num_folds]) if num_folds > 1 else set()
-        test = tuple(name for name in names if patient_of[name] in held_out)
-        val = tuple(name for name in names if patient_of[name] in validating)
-    train = tuple(name for name in names if name not in test and name not in val)
-    if not train:
-        raise InputError(
-            f"no section is left to train on: {len(names)} section(s) of {len(set(patient_of.values()))} patient(s), "
-            f"{len(test)} held out for test; add patients, or name --config.test_sections"
-        )
-    for part, sections in (("test", test), ("validation", val)):
-        theirs, ours = {patient_of[name] for name in sections}, {patient_of[name] for name in train}
-        if shared := theirs & ours:
-            warnings.append(
-                f"patient {', '.join(sorted(shared))} is in both training and {part}: "
-                f"{part} figures say how well the model does on tissue it knows, not on new patients"
-            )
-        if alike := [names for names in spelt_alike(theirs | ours) if theirs & set(names) and ours & set(names)]:
-            warnings.append(
-                f"patients {'; '.join(', '.join(names) for names in alike)} are in training and {part}: one person "
-                "under several names? Correct them in patients.csv and build again"
-            )
-    if guessed := not_stated({name: origin for name, origin in (origin_of or {}).items() if name in patient_of}):
-        warnings.append(f"{guessed}. Training and test may hold tissue of one patient")
-    if not val:
-        warnings.append("no validation sections: the last checkpoint is used, none is selected")
-    return Split(train, val, test, tuple(warnings))

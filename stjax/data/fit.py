@@ -13,7 +13,8 @@ from stjax import metrics
 from stjax.data.fold import Fold
 from stjax.data.panel import Panel
 from stjax.data.selection import Selection
-from stjax.protocols import Protocol, Split
+from stjax.protocols import Protocol
+from stjax.splits import Split
 
 if TYPE_CHECKING:
     from stjax.views import View

@@ -11,7 +11,7 @@ from data_prep.dataset import PARAMETERS
 from data_prep.errors import InputError
 from data_prep.json_files import Each, Lacking, Maybe
 from stjax.data.panel import Panel
-from stjax.protocols import Split
+from stjax.splits import Split
 
 _REMEDY = "restore it, or train in a new work directory"
 _UNSAID = {"resolve_aliases": False, "context_px": None, "stain_standardise": "both", "min_counts": 0}

@@ -12,7 +12,7 @@ from data_prep import files, json_files
 from data_prep.dataset import PatchDataset, read_manifest
 from data_prep.errors import InputError
 from data_prep.gene_reference import several_species
-from stjax import checkpoint, distributed, models, optim, parallel, protocols, views, workdir
+from stjax import checkpoint, distributed, models, optim, parallel, protocols, splits, views, workdir
 from stjax import config as configs
 from stjax.config import Config
 from stjax.data import input_pipeline
@@ -185,7 +185,7 @@ def make_fold(config: Config, view: views.View, protocol: protocols.Protocol, da
     """Deals the sections and measures the training ones, as the config says."""
     whose = dataset.patients([section["name"] for section in dataset.sections])
     patient_of = {name: patient for name, (patient, _) in whose.items()}
-    split = protocols.split_sections(
+    split = splits.split_sections(
         protocol,
         patient_of,
         origin_of={name: origin for name, (_, origin) in whose.items()},

@@ -21,7 +21,8 @@ from data_prep.errors import InputError
 from data_prep.spots import Spots
 from stjax.data.images import Images
 from stjax.data.panel import Panel
-from stjax.protocols import Protocol, Split
+from stjax.protocols import Protocol
+from stjax.splits import Split
 from stjax.symmetries import turn
 
 if TYPE_CHECKING:

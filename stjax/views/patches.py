@@ -16,7 +16,8 @@ from stjax import baselines, expression, views
 from stjax.data.images import Images
 from stjax.data.panel import Panel
 from stjax.data.selection import Selection
-from stjax.protocols import Protocol, Split
+from stjax.protocols import Protocol
+from stjax.splits import Split
 from stjax.symmetries import mean_over_symmetries, turn
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import scipy.sparse
 
 from data_prep.errors import InputError
 from data_prep.section import GeneTable
-from stjax import protocols, views
+from stjax import protocols, splits, views
 from stjax.data.fit import fit
 
 
@@ -51,7 +51,7 @@ def fitted(protocol, data, split):
 
 
 def test_panel_ranks_by_training_mean_and_keeps_column_order():
-    data, split = Tables(), protocols.Split(("A", "B"), (), ("C",))
+    data, split = Tables(), splits.Split(("A", "B"), (), ("C",))
     panel = fitted(protocols.stjax, data, split).panel
     counts = np.concatenate([data.table(name).counts.toarray() for name in "AB"])
     expected = np.sort(np.argsort(-counts.mean(axis=0), kind="stable")[:250])
@@ -61,7 +61,7 @@ def test_panel_ranks_by_training_mean_and_keeps_column_order():
 
 
 def test_panel_of_the_honest_protocol_does_not_see_the_test_patient():
-    data, split = Tables(), protocols.Split(("A", "B"), (), ("C",))
+    data, split = Tables(), splits.Split(("A", "B"), (), ("C",))
     honest = fitted(protocols.stjax, data, split).learned()
     published = fitted(protocols.brstnet_code, data, split).learned()
     data.tables["C"].counts = data.tables["C"].counts[:, ::-1].tocsr()
@@ -70,7 +70,7 @@ def test_panel_of_the_honest_protocol_does_not_see_the_test_patient():
 
 
 def test_targets_of_the_training_spots_have_zero_mean_and_unit_deviation():
-    data, split = Tables(), protocols.Split(("A", "B"), (), ("C",))
+    data, split = Tables(), splits.Split(("A", "B"), (), ("C",))
     fold = fitted(protocols.stjax, data, split)
     main, columns = slice(fold.panel.num_main), fold.panel.columns(data.genes)
     counts = np.concatenate([data.table(name).counts.toarray() for name in "AB"]).astype(float)
@@ -84,18 +84,18 @@ def test_targets_of_the_training_spots_have_zero_mean_and_unit_deviation():
 
 
 def test_a_fold_says_whose_tissue_it_is_of_which_scale_and_how_patients_are_known():
-    fold = fitted(protocols.stjax, Tables(), protocols.Split(("A", "B"), (), ("C",)))
+    fold = fitted(protocols.stjax, Tables(), splits.Split(("A", "B"), (), ("C",)))
     assert fold.train_patients == ("patient A", "patient B")
     assert fold.train_patient_origins == {"patient A": "file", "patient B": "guessed"}
     assert fold.um_per_px == pytest.approx(0.55)  # the median of the training sections'
     assert (fold.view, fold.facts, fold.image_size_px) == ("patches", {}, 64)
     stated = Tables()
     stated.manifest["parameters"]["um_per_px"] = 0.7
-    assert fitted(protocols.stjax, stated, protocols.Split(("A", "B"), (), ("C",))).um_per_px == 0.7
+    assert fitted(protocols.stjax, stated, splits.Split(("A", "B"), (), ("C",))).um_per_px == 0.7
 
 
 def test_image_deviation_follows_the_protocol():
-    data, split = Tables(), protocols.Split(("A",), (), ("C",))
+    data, split = Tables(), splits.Split(("A",), (), ("C",))
     table = data.table("A")
     pooled = fitted(protocols.stjax, data, split)
     expected = np.sqrt(table.channel_mean_square.mean(axis=0) - table.channel_mean.mean(axis=0) ** 2)
@@ -106,7 +106,7 @@ def test_image_deviation_follows_the_protocol():
 
 
 def test_too_few_counts_or_genes_are_named():
-    split = protocols.Split(("A",), (), ("C",))
+    split = splits.Split(("A",), (), ("C",))
     with pytest.raises(InputError, match="needs 250"):
         fitted(protocols.stjax, Tables(genes=200), split)
     strict = dataclasses.replace(protocols.stjax, min_counts=10**9)

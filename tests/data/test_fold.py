@@ -10,7 +10,7 @@ from data_prep import json_files
 from data_prep.errors import InputError
 from stjax import workdir
 from stjax.data.fold import Fold
-from stjax.protocols import Split
+from stjax.splits import Split
 from tests.inference.fake_predictor import made_fold
 
 FACTS = {

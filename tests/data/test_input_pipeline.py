@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data_prep.dataset import PatchDataset
-from stjax import protocols, views
+from stjax import protocols, splits, views
 from stjax.data import input_pipeline
 from stjax.data.fit import fit
 from stjax.data.selection import Selection
@@ -20,7 +20,7 @@ def opened(dataset):
 
 @pytest.fixture(scope="module")
 def split(opened):
-    return protocols.split_sections(protocols.stjax, {s["name"]: s["patient"] for s in opened.sections})
+    return splits.split_sections(protocols.stjax, {s["name"]: s["patient"] for s in opened.sections})
 
 
 @pytest.fixture(scope="module")

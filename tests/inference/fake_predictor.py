@@ -12,7 +12,8 @@ from stjax.data.fold import Fold
 from stjax.data.panel import Panel
 from stjax.intervals import Intervals
 from stjax.progress import Progress
-from stjax.protocols import Split, get_protocol
+from stjax.protocols import get_protocol
+from stjax.splits import Split
 
 FINISHED = Progress(30, 30, True)
 UM, SIZE_PX = 1.0, 32

@@ -13,7 +13,7 @@ from data_prep.dataset import PatchDataset
 from stjax import audit, findings, views, workdir
 from stjax import config as configs
 from stjax.data.fit import fit
-from stjax.protocols import Split
+from stjax.splits import Split
 
 
 @pytest.fixture

@@ -7,30 +7,30 @@ import scipy.sparse
 
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from stjax import protocols, targets, views
+from stjax import protocols, splits, targets, views
 from stjax.data.fit import fit
 
 PATIENTS = {"A1": "A", "A2": "A", "B1": "B", "C1": "C", "D1": "D"}
 
 
 def test_split_holds_out_the_last_patient_and_deals_folds_by_patient():
-    split = protocols.split_sections(protocols.stjax, PATIENTS, fold=0)
-    assert split == protocols.Split(("B1", "C1"), ("A1", "A2"), ("D1",))
+    split = splits.split_sections(protocols.stjax, PATIENTS, fold=0)
+    assert split == splits.Split(("B1", "C1"), ("A1", "A2"), ("D1",))
 
 
 def test_split_of_stnet_trains_on_every_other_patient_without_validation():
-    split = protocols.split_sections(protocols.stnet, PATIENTS)
+    split = splits.split_sections(protocols.stnet, PATIENTS)
     assert (split.train, split.val, split.test) == (("A1", "A2", "B1", "C1"), (), ("D1",))
 
 
 def test_split_uses_the_patients_a_protocol_holds_out_when_present():
     patients = PATIENTS | {"X1": "BC23903"}
-    split = protocols.split_sections(protocols.brstnet_paper, patients)
+    split = splits.split_sections(protocols.brstnet_paper, patients)
     assert split.test == ("X1",)
 
 
 def test_split_by_section_warns_that_a_patient_is_on_both_sides():
-    split = protocols.split_sections(protocols.stjax, dict.fromkeys(("C2", "C3", "C5"), "C"), test_sections=("C5",))
+    split = splits.split_sections(protocols.stjax, dict.fromkeys(("C2", "C3", "C5"), "C"), test_sections=("C5",))
     assert (split.train, split.val, split.test) == (("C2", "C3"), (), ("C5",))
     assert "patient C is in both training and test" in split.warnings[0]
 
@@ -48,7 +48,7 @@ def test_split_by_section_warns_that_a_patient_is_on_both_sides():
 )
 def test_split_refuses_what_cannot_be(options, message):
     with pytest.raises(InputError, match=message):
-        protocols.split_sections(protocols.stjax, PATIENTS, **options)
+        splits.split_sections(protocols.stjax, PATIENTS, **options)
 
 
 def test_jax_and_numpy_transforms_agree():
@@ -131,7 +131,7 @@ def test_white_patches_are_left_out_of_training_only_or_of_everything_as_the_pro
 
 def test_hest_panel_is_fifty_of_the_variable_genes(dataset):
     data = PatchDataset.open(dataset)
-    split = protocols.Split(("B1", "B2"), (), ("C1",))
+    split = splits.Split(("B1", "B2"), (), ("C1",))
     panel = fit(views.get("patches"), protocols.hest, data, split).panel
     assert panel.num_main == 50
     mean_ranked = fit(views.get("patches"), protocols.stjax, data, split).panel
@@ -140,9 +140,9 @@ def test_hest_panel_is_fifty_of_the_variable_genes(dataset):
 
 def test_a_split_says_that_patients_are_guessed_or_spelt_twice():
     patients = {"S1": "S1", "S2": "S2", "S3": "S3"}
-    split = protocols.split_sections(protocols.stnet, patients, origin_of=dict.fromkeys(patients, "guessed"))
+    split = splits.split_sections(protocols.stnet, patients, origin_of=dict.fromkeys(patients, "guessed"))
     assert any(text.startswith("nothing states whose tissue S1, S2, S3 is") for text in split.warnings)
-    split = protocols.split_sections(protocols.stnet, patients, origin_of=dict.fromkeys(patients, "user"))
+    split = splits.split_sections(protocols.stnet, patients, origin_of=dict.fromkeys(patients, "user"))
     assert not any("tissue S1" in text for text in split.warnings)
-    split = protocols.split_sections(protocols.stnet, {"S1": "P1", "S2": "p-01"}, test_patients=("p-01",))
+    split = splits.split_sections(protocols.stnet, {"S1": "P1", "S2": "p-01"}, test_patients=("p-01",))
     assert any(text.startswith("patients P1, p-01 are in training and test: one person") for text in split.warnings)

@@ -13,7 +13,7 @@ from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from data_prep.section import GeneTable
 from data_prep.spots import Spots
-from stjax import protocols, views
+from stjax import protocols, splits, views
 from stjax.data.fit import fit
 from stjax.data.panel import Panel
 from stjax.data.selection import Selection
@@ -74,7 +74,7 @@ def test_sections_without_a_spot_to_validate_or_score_on_are_refused_with_the_ca
     data = Tables()
 
     def check(protocol, **parts):
-        VIEW.check_spots(data, protocol, protocols.Split(**{"train": ("C",), "val": (), "test": ()} | parts))
+        VIEW.check_spots(data, protocol, splits.Split(**{"train": ("C",), "val": (), "test": ()} | parts))
 
     check(protocols.stjax, val=("A", "B"))
     check(protocols.stjax)
@@ -90,7 +90,7 @@ def test_sections_without_a_spot_to_validate_or_score_on_are_refused_with_the_ca
 
 def test_genes_the_data_set_lacks_have_no_counts_and_no_truth(dataset):
     opened = PatchDataset.open(dataset)
-    split = protocols.split_sections(protocols.stjax, {s["name"]: s["patient"] for s in opened.sections})
+    split = splits.split_sections(protocols.stjax, {s["name"]: s["patient"] for s in opened.sections})
     panel = fit(VIEW, protocols.stjax, opened, split).panel
     ids, symbols = panel.ensembl_id.copy(), panel.symbol.copy()
     ids[3], symbols[3] = "ENSG99999999999", "NOT_THERE"

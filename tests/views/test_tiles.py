@@ -9,7 +9,7 @@ import pytest
 from data_prep import build, demo
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from stjax import protocols, views
+from stjax import protocols, splits, views
 from stjax.data import input_pipeline, tile_spots
 from stjax.data.fit import fit
 from stjax.data.selection import Selection
@@ -32,7 +32,7 @@ def hd(tmp_path_factory):
 @pytest.fixture(scope="module")
 def fold(hd):
     """As its genes and statistics are before the view has seen the spots."""
-    return fit(VIEW, protocols.pixnet, hd, protocols.Split(("A1_016um",), (), ()))
+    return fit(VIEW, protocols.pixnet, hd, splits.Split(("A1_016um",), (), ()))
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_sizes_that_are_not_there_are_made_of_the_finest_bins(hd, panel):
 
 
 def test_a_panel_is_fitted_to_the_spots_that_are_trained_on(hd):
-    split = protocols.Split(names(hd, "A"), (), names(hd, "B"))
+    split = splits.Split(names(hd, "A"), (), names(hd, "B"))
     least = 1 + max(int(hd.table(name).total_counts.max()) for name in split.train)  # no bin has so many
     rules = dataclasses.replace(protocols.stjax, num_main_genes=20, min_counts=least)
     with pytest.raises(InputError, match=f"0 training spots have at least {least} counts"):
@@ -137,7 +137,7 @@ def test_a_panel_is_fitted_to_the_spots_that_are_trained_on(hd):
     # Genes and images of bins of one size are those of a data set that has no other.
     of_size, alone = split.train[-1:], hd.table(split.train[-1])
     chosen = fit(VIEW, protocols.pixnet, hd, split, sizes_um=(16,))
-    expected = fit(VIEW, protocols.pixnet, hd, protocols.Split(of_size, (), ()))
+    expected = fit(VIEW, protocols.pixnet, hd, splits.Split(of_size, (), ()))
     assert len(alone.spots) == trained_on_size(hd, split.train, 16)
     np.testing.assert_array_equal(chosen.panel.symbol, expected.panel.symbol)
     np.testing.assert_allclose(chosen.image_mean, expected.image_mean)
