@@ -24,6 +24,7 @@ import scipy.sparse
 from PIL import Image
 
 from data_prep.errors import InputError
+from data_prep.section import Section
 from data_prep.slide import Slide, open_slide
 from data_prep.spots import Spots
 from stjax import trained
@@ -68,46 +69,46 @@ class Model:
     """A trained model.
 
     Attributes:
-        predictor: the model itself, for what this class does not offer.
+        model: what is loaded, for what this class does not offer.
     """
 
-    predictor: Trained
+    model: Trained
 
     @property
     def genes(self) -> tuple[str, ...]:
         """Names of the genes it predicts, in order."""
-        return tuple(self.predictor.fold.panel.labels.tolist())
+        return tuple(self.model.fold.panel.labels.tolist())
 
     @property
     def ensembl_ids(self) -> tuple[str, ...]:
         """Their Ensembl ids; "" where the training data had none."""
-        panel = self.predictor.fold.panel
+        panel = self.model.fold.panel
         return tuple(panel.ensembl_id[: panel.num_main].tolist())
 
     @property
     def units(self) -> str:
         """What the predictions are in: the protocol and its target transform."""
-        return f"{self.predictor.fold.protocol}: {self.predictor.protocol.target}"
+        return f"{self.model.fold.protocol}: {self.model.protocol.target}"
 
     @property
     def um_per_px(self) -> float:
         """The scale it was trained at, to which images are resampled."""
-        return self.predictor.fold.um_per_px
+        return self.model.fold.um_per_px
 
     @property
     def trained(self) -> str:
         """How far it was trained: "30 of 30 epochs"."""
-        return str(self.predictor.progress)
+        return str(self.model.progress)
 
     @property
     def finished(self) -> bool | None:
         """Whether its training came to its end, planned or by early stopping; None where that is not known."""
-        return self.predictor.progress.finished
+        return self.model.progress.finished
 
     @property
     def synthetic(self) -> bool:
         """Whether it was trained on the demo's generated tissue."""
-        return self.predictor.fold.synthetic
+        return self.model.fold.synthetic
 
     def predict(
         self,
@@ -146,8 +147,8 @@ class Model:
             >>> found.expression.shape
             (2, 2)
         """
-        columns = gene_columns(self.predictor, genes)
-        model = self.predictor.over_symmetries() if symmetries else self.predictor
+        columns = gene_columns(self.model, genes)
+        model = self.model.over_symmetries() if symmetries else self.model
         chosen = _array(array, spot_um)
         with _opened(image, um_per_px) as (path, slide, scale):
             source = open_source(path, layout=SLIDES, sections=(), um_per_px=scale, resolve_aliases=False)
@@ -156,34 +157,17 @@ class Model:
                 window = window_px(model, section.um_per_px)
                 section, _ = place_spots(section, slide, chosen, min_tissue=min_tissue, window_px=window)
             else:
-                xy = _checked_spots(spots, slide)
-                section = dataclasses.replace(
-                    section,
-                    counts=scipy.sparse.csr_array((len(xy), 0), dtype=np.int32),
-                    spots=Spots.discs(xy, np.float32(chosen.spot_um / 2 / section.um_per_px)),
-                )
+                section = _with_spots(section, _checked_spots(spots, slide), chosen.spot_um)
             found = predict_slide(model, section, slide)
-        predicted = np.isin(section.spots.id, found.spots.id)
-        expression = np.full((len(predicted), len(columns)), np.nan, np.float32)
-        expression[predicted] = found.expression[:, columns]
-        return Prediction(
-            expression=expression,
-            genes=tuple(self.genes[column] for column in columns),
-            spots=section.spots,
-            predicted=predicted,
-            units=self.units,
-            um_per_px=section.um_per_px,
-            section=found,
-            model=model,
-        )
+        return Prediction.of(found, section.spots, columns, model)
 
     def __repr__(self) -> str:
-        data = self.predictor.fold
-        kind = self.predictor.view.items
-        synthetic = _unfinished(self.predictor) + (", SYNTHETIC" if self.synthetic else "")
+        data = self.model.fold
+        kind = self.model.view.items
+        synthetic = _unfinished(self.model) + (", SYNTHETIC" if self.synthetic else "")
         return (
-            f"<stjax.Model {self.predictor.model_name}: {len(self.genes)} genes ({self.units}) from {kind} of "
-            f"{data.image_size_px} px at {self.um_per_px:.3g} um per px, {self.predictor.folder}{synthetic}>"
+            f"<stjax.Model {self.model.model_name}: {len(self.genes)} genes ({self.units}) from {kind} of "
+            f"{data.image_size_px} px at {self.um_per_px:.3g} um per px, {self.model.folder}{synthetic}>"
         )
 
 
@@ -210,6 +194,16 @@ class Prediction:
     um_per_px: float
     section: SectionPrediction
     model: Trained
+
+    @classmethod
+    def of(cls, found: SectionPrediction, spots: Spots, columns: np.ndarray, model: Trained) -> "Prediction":
+        """Of all spots [N] asked for, what was found of some; the genes are `columns` of the model's."""
+        predicted = np.isin(spots.id, found.spots.id)
+        expression = np.full((len(predicted), len(columns)), np.nan, np.float32)
+        expression[predicted] = found.expression[:, columns]
+        units = f"{model.fold.protocol}: {model.protocol.target}"
+        genes = tuple(model.fold.panel.labels[columns].tolist())
+        return cls(expression, genes, spots, predicted, units, found.um_per_px, found, model)
 
     def __len__(self) -> int:
         return len(self.expression)
@@ -300,6 +294,13 @@ def _picture(image: Any) -> Image.Image:
             "image, or the path of a slide"
         )
     return Image.fromarray(array)
+
+
+def _with_spots(section: Section, xy: np.ndarray, spot_um: float) -> Section:
+    """A bare slide's section with discs at [N, 2]."""
+    counts = scipy.sparse.csr_array((len(xy), 0), dtype=np.int32)
+    spots = Spots.discs(xy, np.float32(spot_um / 2 / section.um_per_px))
+    return dataclasses.replace(section, counts=counts, spots=spots)
 
 
 def _checked_spots(spots: Any, slide: Slide) -> np.ndarray:

@@ -21,11 +21,12 @@ and `--beside=RUN` adds a model of patches, applied to a patch around every spot
 import argparse
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from data_prep import cli, files, json_files, system_errors
 from data_prep.dataset import PatchDataset
@@ -65,8 +66,7 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--symmetries", action="store_true", help=SYMMETRIES_HELP)
     given = parser.parse_args(arguments)
-    evaluate(
-        given.workdir,
+    options = Options(
         data_dir=given.data_dir,
         protocol=given.protocol,
         sections=names(given.sections),
@@ -77,25 +77,14 @@ def main(arguments: list[str]) -> None:
         symmetries=given.symmetries,
         demo_truth=given.demo_truth,
     )
+    evaluate(given.workdir, options)
 
 
-def evaluate(
-    folder: Path,
-    *,
-    data_dir: str = "",
-    protocol: str = "",
-    sections: Sequence[str] = (),
-    sizes_um: Sequence[float] = (),
-    max_spots: int = MAX_SPOTS,
-    beside: Path | None = None,
-    ensemble: Sequence[Path] = (),
-    symmetries: bool = False,
-    demo_truth: Path | None = None,
-) -> dict[str, Any]:
-    """Predicts the sections, scores model and baselines, writes and prints the results.
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is scored, and how; as they are, the run's own held-out sections under its own protocol.
 
-    Args:
-        folder: the work directory.
+    Attributes:
         data_dir: another data set, all of whose sections are scored unless `sections` names some.
         protocol: "all" scores the prediction under every protocol that fits besides the run's own.
         sizes_um: of tiles, the sizes of spots to score; default those asked for in training, or of the data.
@@ -104,6 +93,50 @@ def evaluate(
         ensemble: further runs, seeds or folds, whose predictions are averaged with this one's.
         symmetries: predict means over the eight symmetries, which protocols other than `stnet` do not.
         demo_truth: the raw folder of a demo: its cells' expected expression takes the place of the counts'.
+    """
+
+    data_dir: str = ""
+    protocol: str = ""
+    sections: Sequence[str] = ()
+    sizes_um: Sequence[float] = ()
+    max_spots: int = MAX_SPOTS
+    beside: Path | None = None
+    ensemble: Sequence[Path] = ()
+    symmetries: bool = False
+    demo_truth: Path | None = None
+
+    def check(self, run: workdir.Run) -> None:
+        """Raises InputError for options that a run's model has no use for."""
+        if self.protocol not in ("", "all", run.fold.protocol):
+            raise InputError(
+                f"{run.folder} was trained under protocol {run.fold.protocol}; give --protocol=all to score it under "
+                f"every protocol that fits, or train under {self.protocol} with --config.protocol"
+            )
+        if (self.sizes_um or self.beside or self.max_spots != MAX_SPOTS) and not run.view.any_size:
+            raise InputError(
+                "--spot-size-um, --max-spots and --beside are for models of tiles; this one sees a patch around each "
+                "spot"
+            )
+        if self.max_spots < 0:
+            raise InputError(f"--max-spots is {self.max_spots}, expected a number of spots, or 0 for all")
+
+    def changed(self) -> dict[str, str]:
+        """Those that change how the sections are scored, and are not at their defaults."""
+        found = {
+            "--symmetries": self.symmetries or None,
+            "--demo-truth": self.demo_truth,
+            "--ensemble": ",".join(map(str, self.ensemble)) or None,
+            "--max-spots": None if self.max_spots == MAX_SPOTS else self.max_spots,
+            "--beside": self.beside,
+        }
+        return {name: str(value) for name, value in found.items() if value is not None}
+
+
+def evaluate(folder: Path, options: Options = Options()) -> dict[str, Any]:
+    """Predicts the sections, scores model and baselines, writes and prints the results.
+
+    Args:
+        folder: the work directory.
 
     Returns:
         What metrics.json holds.
@@ -112,80 +145,84 @@ def evaluate(
         InputError: no trained model, another protocol than the run's, an unknown section.
     """
     run = workdir.Run.load(folder)
-    run = run.over_symmetries() if symmetries else run
-    if protocol not in ("", "all", run.fold.protocol):
-        raise InputError(
-            f"{folder} was trained under protocol {run.fold.protocol}; give --protocol=all to score it under every "
-            f"protocol that fits, or train under {protocol} with --config.protocol"
-        )
-    if (sizes_um or beside or max_spots != MAX_SPOTS) and not run.view.any_size:
-        raise InputError(
-            "--spot-size-um, --max-spots and --beside are for models of tiles; this one sees a patch around each spot"
-        )
-    if max_spots < 0:
-        raise InputError(f"--max-spots is {max_spots}, expected a number of spots, or 0 for all")
-    options = {
-        "--symmetries": symmetries or None,
-        "--demo-truth": demo_truth,
-        "--ensemble": ",".join(map(str, ensemble)) or None,
-        "--max-spots": None if max_spots == MAX_SPOTS else max_spots,
-        "--beside": beside,
-    }
-    options = {name: str(value) for name, value in options.items() if value is not None}
-    asked = Request.of(run, data_dir=data_dir, sections=sections, sizes_um=sizes_um, options=options)
+    run = run.over_symmetries() if options.symmetries else run
+    options.check(run)
+    asked = Request.of(run, options)
     system_errors.check_folder(asked.target, "--workdir")
-
-    how: dict[str, Any] = {"max_spots": max_spots, "beside": beside, "ensemble": ensemble, "symmetries": symmetries}
-    how |= {"protocol": protocol, "demo_truth": demo_truth}
     if not distributed.is_writer():
-        return score(run, asked, **how)
+        return score(run, asked, options)
     busy = f"another process is scoring into {asked.target}; wait for it"
     with files.lock(asked.target / workdir.LOCK, busy=busy):
-        return score(run, asked, **how)
+        return score(run, asked, options)
 
 
-def score(
-    run: workdir.Run,
-    asked: "Request",
-    *,
-    protocol: str,
-    max_spots: int,
-    beside: Path | None,
-    ensemble: Sequence[Path],
-    symmetries: bool,
-    demo_truth: Path | None,
-) -> dict[str, Any]:
+def score(run: workdir.Run, asked: "Request", options: Options) -> dict[str, Any]:
     """`evaluate`, of a run that is loaded, into a folder that no other process writes meanwhile."""
-    # -------------------------------------------------------------------------------------------------- prediction
-    runs = [each.over_symmetries() if symmetries else each for each in members.load(ensemble, run)]
+    runs = [each.over_symmetries() if options.symmetries else each for each in members.load(options.ensemble, run)]
     for each in runs:
         progress.say(str(each.folder), each.progress)
-    patch_model = None if beside is None else prepared.comparable(workdir.Run.load(beside), run)
-    if patch_model is not None and symmetries:
-        patch_model = patch_model.over_symmetries()
-    training = prepared.training(run)
-    spots = {"sizes_um": asked.sizes_um, "max_spots": max_spots}
-    predicting = [under_protocols.loosest(each) for each in runs] if protocol == "all" else runs
-    everywhere = members.predict_sections(predicting, asked.dataset, asked.sections, **spots, beside=patch_model)
-    if demo_truth is not None:
-        from stjax.evaluation.demo_truth import without_noise  # the generator is for the demo alone
-
-        everywhere = [without_noise(each, run, demo_truth) for each in everywhere]
-    found = under_protocols.own_spots(run, everywhere) if protocol == "all" else everywhere
+    everywhere, training = predicted(run, runs, asked, options), prepared.training(run)
+    found = under_protocols.own_spots(run, everywhere) if options.protocol == "all" else everywhere
     if not found:
         raise InputError(
-            f"no spot of {', '.join(asked.sections)} has the {run.protocol.min_counts} reads the protocol asks for"
+            f"no spot of {', '.join(asked.sections)} has the {run.protocol.min_counts} counts the protocol asks for"
         )
+    result, per_gene, calibration = figures(run, runs, asked, options, found, training)
+    if not distributed.is_writer():
+        return result
 
-    # ----------------------------------------------------------------------------------------------------- scoring
+    if calibration is not None:
+        found = [conformal.with_intervals(each, calibration) for each in found]
+        if asked.own:
+            conformal.travelling(calibration, run).save(run.folder)
+    written = results.write(asked.target, asked.pictures, result, per_gene, [each.prediction for each in found], run)
+    results.print_table(result)
+    if not asked.own:
+        print(f"Not the run's own evaluation ({', '.join(asked.differs)}): kept apart, in {asked.target}")
+    if options.protocol == "all":
+        entries = under_protocols.score(run, audit.opened(run.fold), everywhere, training)
+        json_files.write(asked.protocols, {**run.progress.facts(), "protocols": entries})
+        under_protocols.print_table(entries)
+        written.append(asked.protocols)
+    print("results:")
+    for path in written:
+        print(path)
+    return result
+
+
+def predicted(
+    run: workdir.Run, runs: Sequence[workdir.Run], asked: "Request", options: Options
+) -> list[prepared.Found]:
+    """The sections, as the runs predict them together: the spots of every protocol, where every one is asked for."""
+    patch_model = None if options.beside is None else prepared.comparable(workdir.Run.load(options.beside), run)
+    if patch_model is not None and options.symmetries:
+        patch_model = patch_model.over_symmetries()
+    predicting = [under_protocols.loosest(each) for each in runs] if options.protocol == "all" else runs
+    spots = {"sizes_um": asked.sizes_um, "max_spots": options.max_spots}
+    found = members.predict_sections(predicting, asked.dataset, asked.sections, **spots, beside=patch_model)
+    if options.demo_truth is None:
+        return found
+    from stjax.evaluation.demo_truth import without_noise  # the generator is for the demo alone
+
+    return [without_noise(each, run, options.demo_truth) for each in found]
+
+
+def figures(
+    run: workdir.Run,
+    runs: Sequence[workdir.Run],
+    asked: "Request",
+    options: Options,
+    found: Sequence[prepared.Found],
+    training: prepared.Training | None,
+) -> tuple[dict[str, Any], pd.DataFrame, conformal.Calibration | None]:
+    """What metrics.json holds; a row a gene; and what intervals of single values are made by, if there is any."""
     task = comparison.Task.own(run, training)
     scores = comparison.score(run, task, found, pooling=run.protocol.pooling)
-    if demo_truth is None:
+    if options.demo_truth is None:
         # What cells express has no depth and no counting noise: these would say nothing of it.
         targets = comparison.targets(run, found, training, scores)
-        calibration, why = conformal.calibrate(runs, **spots)
+        calibration, why = conformal.calibrate(runs, sizes_um=asked.sizes_um, max_spots=options.max_spots)
         tested, columns = credibility.figures(task, found, scores, calibration, why)
-        found = found if calibration is None else [conformal.with_intervals(each, calibration) for each in found]
     else:
         targets, calibration = {}, None
         tested, columns = credibility.figures(task, found, scores, None, credibility.NOISELESS)
@@ -195,8 +232,8 @@ def score(
     ]
     result = {
         **head(run, asked, found),
-        "truth": "counts" if demo_truth is None else "demo_cells",
-        "ensemble": [members.describe(each) for each in runs] if ensemble else None,
+        "truth": "counts" if options.demo_truth is None else "demo_cells",
+        "ensemble": [members.describe(each) for each in runs] if options.ensemble else None,
         "level": intervals.LEVEL,
         "resampled": None if scores.units is None else scores.units.kind,
         "bootstraps": statistics.BOOTSTRAPS,
@@ -210,28 +247,8 @@ def score(
             dataclasses.asdict(each) for each in findings.worst(audits, [each.folder.resolve().name for each in runs])
         ],
     }  # fmt: skip
-    if not distributed.is_writer():
-        return result
-
-    # ----------------------------------------------------------------------------------------------------- results
-    panel = run.fold.panel
-    main = slice(panel.num_main)
-    per_gene = scores.table(panel.names[main], panel.ensembl_id[main]).assign(**columns)
-    if calibration is not None and asked.own:
-        conformal.travelling(calibration, run).save(run.folder)
-    written = results.write(asked.target, asked.pictures, result, per_gene, [each.prediction for each in found], run)
-    results.print_table(result)
-    if not asked.own:
-        print(f"Not the run's own evaluation ({', '.join(asked.differs)}): kept apart, in {asked.target}")
-    if protocol == "all":
-        entries = under_protocols.score(run, audit.opened(run.fold), everywhere, training)
-        json_files.write(asked.protocols, {**run.progress.facts(), "protocols": entries})
-        under_protocols.print_table(entries)
-        written.append(asked.protocols)
-    print("results:")
-    for path in written:
-        print(path)
-    return result
+    panel, main = run.fold.panel, slice(run.fold.panel.num_main)
+    return result, scores.table(panel.names[main], panel.ensembl_id[main]).assign(**columns), calibration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,46 +275,36 @@ class Request:
         return not self.differs
 
     @classmethod
-    def of(
-        cls,
-        run: workdir.Run,
-        *,
-        data_dir: str,
-        sections: Sequence[str],
-        sizes_um: Sequence[float],
-        options: Mapping[str, str],
-    ) -> "Request":
-        """Checked. Only the sections held out by default, without any of the options, go where the run's own result
-        lives.
-
-        Args:
-            options: of the others that change what is scored, those that are not at their defaults.
+    def of(cls, run: workdir.Run, options: Options) -> "Request":
+        """Checked. Only the sections held out by default, with every option at its default, go where the run's own
+        result lives.
 
         Raises:
             InputError: no such section, none held out, or a data set prepared otherwise.
         """
-        dataset = run.open_dataset(data_dir)
+        dataset = run.open_dataset(options.data_dir)
         known = [section["name"] for section in dataset.sections]
-        chosen = tuple(sections) or (tuple(known) if data_dir else run.fold.split.test)
+        chosen = tuple(options.sections) or (tuple(known) if options.data_dir else run.fold.split.test)
         if unknown := [name for name in chosen if name not in known]:
             raise InputError(f"--sections names {', '.join(unknown)}; {dataset.path} has {', '.join(known)}")
         if not chosen:
             raise InputError(f"{run.folder} holds out no section; name the ones to score with --sections")
         check_preparation(run, dataset)
         trained_sizes = spot_sizes(run.config)
-        sizes = tuple(sizes_um) or trained_sizes
+        sizes = tuple(options.sizes_um) or trained_sizes
         everything = run.folder / "evaluation"
         target = everything / run.fold.protocol
         changed = {
-            "--data_dir": bool(data_dir),
+            "--data_dir": bool(options.data_dir),
             "--sections": set(chosen) != set(run.fold.split.test),
             "--spot-size-um": sizes != trained_sizes,
         }
-        differs = (*(name for name, other in changed.items() if other), *options)
+        settings = options.changed()
+        differs = (*(name for name, other in changed.items() if other), *settings)
         if not differs:
             own = run.folder / "predictions", everything / "protocols.json"
             return cls(dataset, chosen, sizes, target, *own, differs)
-        text = f"{dataset.content_hash}{sorted(chosen)}{sorted(sizes)}{sorted(options.items())}"
+        text = f"{dataset.content_hash}{sorted(chosen)}{sorted(sizes)}{sorted(settings.items())}"
         target = target / hashlib.sha256(text.encode()).hexdigest()[:12]
         return cls(dataset, chosen, sizes, target, target / "predictions", target / "protocols.json", differs)
 

@@ -83,30 +83,41 @@ def main(arguments: list[str]) -> None:
     maps.add_argument("--dense", action="store_true", help="also the map of the whole slide, of a model of tiles")
     maps.add_argument("--tile_px", type=int, default=TILE_PX, help=f"side of the tiles of --dense ({TILE_PX})")
     given = parser.parse_args(arguments)
-    changed = {"spot_um": given.spot_um, "pitch_um": given.pitch_um, "pattern": given.pattern}
-    array = dataclasses.replace(
-        grid.PRESETS[given.spots], **{name: value for name, value in changed.items() if value is not None}
-    )
     written = predict(
         given.workdir or given.model,
         given.source,
         given.out,
-        formats=names(given.formats),
         layout=given.layout,
         sections=names(given.sections),
-        genes=names(given.genes),
         um_per_px=given.um_per_px,
-        array=array,
-        min_tissue=given.min_tissue,
         shard=parse_shard(given.shard),
-        overwrite=given.overwrite,
-        dense=given.dense,
-        tile_px=given.tile_px,
-        symmetries=given.symmetries,
+        options=_options(given),
     )
     print("results:")
     for path in written:
         print(path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is made of each section.
+
+    Attributes:
+        formats: modules of `stjax.outputs`.
+        genes: which to write; default the model's main panel.
+        array, min_tissue: of bare slides, see `grid.lay_grid`.
+        tile_px: write the map of the whole slide too, in tiles of this side; None writes none.
+        symmetries: predict means over the eight symmetries (spots, not maps).
+        overwrite: replace results of another model or other options.
+    """
+
+    formats: Sequence[str] = outputs.DEFAULT_FORMATS
+    genes: Sequence[str] = ()
+    array: grid.Array = grid.PRESETS["st"]
+    min_tissue: float = grid.MIN_TISSUE
+    tile_px: int | None = None
+    symmetries: bool = False
+    overwrite: bool = False
 
 
 def predict(
@@ -114,18 +125,11 @@ def predict(
     source: Path,
     out: Path,
     *,
-    formats: Sequence[str] = outputs.DEFAULT_FORMATS,
     layout: str = "auto",
     sections: Sequence[str] = (),
-    genes: Sequence[str] = (),
     um_per_px: float | None = None,
-    array: grid.Array = grid.PRESETS["st"],
-    min_tissue: float = grid.MIN_TISSUE,
     shard: tuple[int, int] = (1, 1),
-    overwrite: bool = False,
-    dense: bool = False,
-    tile_px: int = TILE_PX,
-    symmetries: bool = False,
+    options: Options = Options(),
 ) -> list[Path]:
     """Predicts slides or raw sections, one after another, and writes the results of each.
 
@@ -135,13 +139,7 @@ def predict(
         folder: the work directory of the model, or the folder it was exported to.
         source: a slide, a folder of slides, or raw sections; see `stjax.inference.sources` for `layout`, `sections` and
             `um_per_px`.
-        formats: modules of `stjax.outputs`.
-        genes: which to write; default the model's main panel.
-        array, min_tissue: of bare slides, see `grid.lay_grid`.
         shard: (i, n), i from 1: every n-th section.
-        overwrite: replace results of another model or other options.
-        dense: write the map of each whole slide too, in tiles of `tile_px`.
-        symmetries: predict means over the eight symmetries (spots, not maps).
 
     Returns:
         The files of the results.
@@ -150,42 +148,14 @@ def predict(
         InputError: no trained model, nothing to predict, a gene or format that is not known, results of something else
             in `out`, or sections that cannot be predicted; the others are done by then.
     """
-    writers = outputs.get_formats(formats)
-    if not writers and not dense:
-        raise InputError(f"--formats names nothing to write; choose some of {', '.join(outputs.format_names())}")
-    grid.check(array, min_tissue=min_tissue)
-    system_errors.check_folder(out, "--out")
-    model = trained.load(folder)
-    progress.say(str(folder), model.progress)
-    if dense:
-        check_maps(model)
-    plain, model = model, model.over_symmetries() if symmetries else model
-    columns = gene_columns(model, genes)
-    found = open_source(
-        source,
-        layout=layout,
-        sections=sections,
-        um_per_px=um_per_px,
-        resolve_aliases=model.fold.parameters["resolve_aliases"],
-    )
+    job = Job.of(folder, out, options)
+    aliases = job.model.fold.parameters["resolve_aliases"]
+    found = open_source(source, layout=layout, sections=sections, um_per_px=um_per_px, resolve_aliases=aliases)
     mine = found.shard(shard)
     print(f"{source}: {found.about}" + (f", {len(mine.names)} of {len(found.names)}" if shard[1] > 1 else ""))
     if not mine.names:
         print(f"nothing to do for part {shard[0]} of {shard[1]}: there are {len(found.names)} slides or sections")
     out.mkdir(parents=True, exist_ok=True)
-
-    job = Job(
-        model=model,
-        plain=plain if symmetries and not plain.protocol.test_symmetries else None,
-        out=out,
-        writers=writers,
-        columns=columns,
-        all_drawn=0 < len(genes) <= MOST_MAPS,
-        array=array,
-        min_tissue=min_tissue,
-        tile_px=tile_px if dense else None,
-        overwrite=overwrite,
-    )
     written: list[Path] = []
     failed: list[str] = []
     for name in mine.names:
@@ -201,6 +171,23 @@ def predict(
     return written
 
 
+def _options(given: argparse.Namespace) -> Options:
+    """The command line's."""
+    changed = {"spot_um": given.spot_um, "pitch_um": given.pitch_um, "pattern": given.pattern}
+    array = dataclasses.replace(
+        grid.PRESETS[given.spots], **{name: value for name, value in changed.items() if value is not None}
+    )
+    return Options(
+        formats=names(given.formats),
+        genes=names(given.genes),
+        array=array,
+        min_tissue=given.min_tissue,
+        tile_px=given.tile_px if given.dense else None,
+        symmetries=given.symmetries,
+        overwrite=given.overwrite,
+    )
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Job:
     """What to do with each section; see `predict`.
@@ -208,20 +195,31 @@ class Job:
     Attributes:
         plain: the model without the mean over symmetries, whose deviation then tells how sure it is.
         writers: the formats' modules, by name.
-        columns: [G] of the main panel, the genes to write; all_drawn: draw every one of them.
-        tile_px: of the dense map; None writes none.
+        columns: [G] of the main panel, the genes to write.
     """
 
     model: Trained
     plain: Trained | None
     out: Path
+    options: Options
     writers: dict[str, ModuleType]
     columns: np.ndarray
-    all_drawn: bool
-    array: grid.Array
-    min_tissue: float
-    tile_px: int | None
-    overwrite: bool
+
+    @classmethod
+    def of(cls, folder: Path, out: Path, options: Options) -> "Job":
+        """Raises InputError for a folder without a trained model, and for options that do not suit it."""
+        writers = outputs.get_formats(options.formats)
+        if not writers and not options.tile_px:
+            raise InputError(f"--formats names nothing to write; choose some of {', '.join(outputs.format_names())}")
+        grid.check(options.array, min_tissue=options.min_tissue)
+        system_errors.check_folder(out, "--out")
+        plain = trained.load(folder)
+        progress.say(str(folder), plain.progress)
+        if options.tile_px:
+            check_maps(plain)
+        model = plain.over_symmetries() if options.symmetries else plain
+        spread = plain if options.symmetries and not plain.protocol.test_symmetries else None
+        return cls(model, spread, out, options, writers, gene_columns(model, options.genes))
 
     def run(self, source: Source, name: str) -> list[Path]:
         """Predicts one section, unless its results are there; returns their files."""
@@ -232,20 +230,20 @@ class Job:
 
     def write_section(self, section: Section, name: str, *, bare: bool) -> list[Path]:
         """`run`, of a section that no other process writes meanwhile."""
-        record = Record(self.out, name, self.identity(section, bare=bare), overwrite=self.overwrite)
-        missing = record.lacks(self.writers)
+        record = Record(self.out, name, self.identity(section, bare=bare), overwrite=self.options.overwrite)
+        missing, tile_px = record.lacks(self.writers), self.options.tile_px
         written: list[Path] = []
-        if missing or self.tile_px:
+        if missing or tile_px:
             with open_slide(section.image_path) as slide:
-                if self.tile_px:
+                if tile_px:
                     for warning in () if missing else about_image(section, slide):  # else the spots' prediction says it
                         print(f"warning: {warning}")
-                    written.append(self.write_dense(section, slide, self.tile_px))
+                    written.append(self.write_dense(section, slide, tile_px))
                 if missing:
                     prediction = self.predict(section, slide, bare=bare)
                     for form in missing:
                         record.add(form, self.write(form, prediction))
-        done = [*missing, *(["the map"] if self.tile_px else [])]
+        done = [*missing, *(["the map"] if tile_px else [])]
         print(f"{name}: " + ("written " + ", ".join(done) if done else "there already"))
         return written + [self.out / file for form in self.writers for file in record.files[form]]
 
@@ -253,7 +251,7 @@ class Job:
         """What results are of; those of something else are not taken for them."""
         fold = self.model.fold
         learned = [fold.learned(), fold.protocol_hash, fold.stain_target, fold.image_size_px, fold.um_per_px]
-        grid_of = dataclasses.asdict(self.array) | {"min_tissue": self.min_tissue}
+        grid_of = dataclasses.asdict(self.options.array) | {"min_tissue": self.options.min_tissue}
         # The best epoch so far may stay the best: what says "2 of 30 epochs" is not left there once 30 are done.
         of = {} if self.model.progress.finished else {"trained": str(self.model.progress)}
         return of | {
@@ -284,10 +282,11 @@ class Job:
         if not bare:
             outputs.require_space(self.out, len(section.spots) * len(self.columns) * _LEAST_BYTES)
             return predict_slide(self.model, section, slide, plain=self.plain)
+        array, least = self.options.array, self.options.min_tissue
         check_scale(self.model, slide, section.um_per_px)  # before tissue is looked for at a scale that cannot be
         window = window_px(self.model, section.um_per_px)
-        section, laid = place_spots(section, slide, self.array, min_tissue=self.min_tissue, window_px=window)
-        spacing = f"{self.array.spot_um:g} um, {self.array.pitch_um:g} um apart"
+        section, laid = place_spots(section, slide, array, min_tissue=least, window_px=window)
+        spacing = f"{array.spot_um:g} um, {array.pitch_um:g} um apart"
         print(f"{section.name}: {len(laid)} spots of {spacing}, on tissue")
         outputs.require_space(self.out, len(laid) * len(self.columns) * _LEAST_BYTES)
         return predict_slide(self.model, section, slide, plain=self.plain, columns=laid.columns)
@@ -296,7 +295,7 @@ class Job:
         """Writes one format; returns the files' names."""
         writer = self.writers[form]
         most_varied = self.columns[[np.argmax(prediction.expression[:, self.columns].std(axis=0))]]
-        shown = self.columns if self.all_drawn else most_varied
+        shown = self.columns if 0 < len(self.options.genes) <= MOST_MAPS else most_varied
         labels = self.model.fold.panel.labels
         files = {f"{prediction.section}{writer.SUFFIX}": int(shown[0])}
         if getattr(writer, "ONE_GENE", False):

@@ -41,7 +41,7 @@ _BLOCK_PX = 256  # resampled at a time, on a grid of its own: pixels do not depe
 
 
 def predict_dense(
-    predictor: Trained,
+    trained: Trained,
     slide: Slide,
     out: Path,
     *,
@@ -69,22 +69,22 @@ def predict_dense(
             field, or `out` holding something else.
         FloatingPointError: the model's values are not finite.
     """
-    check_maps(predictor)
-    model: Any = predictor.network()
-    if predictor.protocol.test_symmetries:
+    check_maps(trained)
+    model: Any = trained.network()
+    if trained.protocol.test_symmetries:
         print("note: the dense map is of the slide as it is, not a mean over symmetries as the protocol's predictions")
-    px_scale, transform = scale_and_stain(predictor, slide, um_per_px)
+    px_scale, transform = scale_and_stain(trained, slide, um_per_px)
     source = ScaledSlide(slide, px_scale, transform, multiple=model.strides[-1])
-    columns = np.arange(predictor.fold.panel.num_main) if genes is None else np.asarray(genes)
+    columns = np.arange(trained.fold.panel.num_main) if genes is None else np.asarray(genes)
     plan = Plan.of(model, (source.height, source.width), tile_px)
-    description = describe(predictor, model, slide, source, plan, columns, um_per_px=um_per_px, synthetic=synthetic)
+    description = describe(trained, model, slide, source, plan, columns, um_per_px=um_per_px, synthetic=synthetic)
     channels = [*description["genes"], TOTAL] if model.head.aggregation == ADDITIVE else description["genes"]
     shape = (len(channels), source.height // CELL_PX, source.width // CELL_PX)
     rows, cells = (axis.length(-1) // CELL_PX for axis in plan.axes)
     with MapWriter(out, description, shape=shape, core=(rows, cells)) as target:
         if 0 < target.done < target.tiles:
             print(f"{out}: going on after {target.done} of {target.tiles} tiles")
-        blocks = stream(predictor, model, plan, source, columns, first=target.done)
+        blocks = stream(trained, model, plan, source, columns, first=target.done)
         for block in cli.progress(blocks, total=target.tiles - target.done, description=slide.path.name, unit="tile"):
             target.write(block)
         if (constant := target.constant()).any():
@@ -102,17 +102,17 @@ def predict_dense(
     return out
 
 
-def check_maps(predictor: Trained) -> None:
+def check_maps(trained: Trained) -> None:
     """Raises InputError for a model that gives no map of a slide."""
-    if not predictor.view.maps:
+    if not trained.view.maps:
         raise InputError(
-            f"{predictor.folder} holds a model of {predictor.view.items} ({predictor.model_name}); --dense needs one "
+            f"{trained.folder} holds a model of {trained.view.items} ({trained.model_name}); --dense needs one "
             "of tiles: train with configs/pixnet.py"
         )
 
 
 def describe(
-    predictor: Trained,
+    trained: Trained,
     model: PixNet,
     slide: Slide,
     source: "ScaledSlide",
@@ -123,9 +123,9 @@ def describe(
     synthetic: bool,
 ) -> dict[str, Any]:
     """What a map is of and what its numbers are: the attributes of the file, and whose map a folder holds."""
-    fold, transform = predictor.fold, source.transform
+    fold, transform = trained.fold, source.transform
     panel, aggregation = fold.panel, model.head.aggregation
-    return provenance(predictor, data_sha256=files.sha256(slide.path), synthetic=synthetic) | {
+    return provenance(trained, data_sha256=files.sha256(slide.path), synthetic=synthetic) | {
         "format": FORMAT,
         "version": VERSION,
         "units": {
@@ -133,14 +133,14 @@ def describe(
             "mean": "mean over a spot's pixels * target_std + target_mean = ",
             "additive": "expected counts a pixel; sums over a spot's pixels, then ",
         }[aggregation]
-        + f"{predictor.fold.protocol}: {predictor.protocol.target}",
+        + f"{trained.fold.protocol}: {trained.protocol.target}",
         "aggregation": aggregation,
         "target_mean": fold.target_mean[columns].tolist(),
         "target_std": fold.target_std[columns].tolist(),
         "num_genes": panel.num_genes,
         "genes": panel.labels[columns].tolist(),
         "ensembl_id": panel.ensembl_id[columns].tolist(),
-        "model_sha256": predictor.model_sha256,
+        "model_sha256": trained.model_sha256,
         "image_mean": fold.image_mean.tolist(),
         "image_std": fold.image_std.tolist(),
         "stain": transform.digest if isinstance(transform, stain.Normaliser) else "none",
@@ -296,7 +296,7 @@ def encoder_reach(encode: Callable[..., Sequence[jax.Array]], strides: Sequence[
 
 
 def stream(
-    predictor: Trained, model: PixNet, plan: Plan, source: ScaledSlide, columns: np.ndarray, *, first: int = 0
+    trained: Trained, model: PixNet, plan: Plan, source: ScaledSlide, columns: np.ndarray, *, first: int = 0
 ) -> Iterator[np.ndarray]:
     """The map's tiles from number `first` on, row by row: float32 [channels, rows, columns], their cores only.
 
@@ -304,19 +304,19 @@ def stream(
     """
     rows, columns_axis = plan.axes
     graphdef, *parameters = models.split(model)
-    program = make_program(predictor, graphdef, plan, columns)
+    program = make_program(trained, graphdef, plan, columns)
     tiles = list(range(first, rows.count * columns_axis.count))
     pending = None
-    for begin in range(0, len(tiles), predictor.mesh.size):
-        some = tiles[begin : begin + predictor.mesh.size]
-        starts = np.zeros((predictor.mesh.size, len(plan.margins), 2), np.int32)
-        images = np.zeros((predictor.mesh.size, rows.length(0), columns_axis.length(0), 3), np.uint8)
+    for begin in range(0, len(tiles), trained.mesh.size):
+        some = tiles[begin : begin + trained.mesh.size]
+        starts = np.zeros((trained.mesh.size, len(plan.margins), 2), np.int32)
+        images = np.zeros((trained.mesh.size, rows.length(0), columns_axis.length(0), 3), np.uint8)
         for place, tile in enumerate(some):
             row, column = divmod(tile, columns_axis.count)
             starts[place] = np.stack([rows.starts(row), columns_axis.starts(column)], axis=1)
             y, x = (int(value) for value in starts[place, 0])
             images[place] = source.read(x, y, columns_axis.length(0), rows.length(0))
-        batch = parallel.put_whole({"image": images, "starts": starts}, predictor.mesh)
+        batch = parallel.put_whole({"image": images, "starts": starts}, trained.mesh)
         result = program(*parameters, batch["image"], batch["starts"])
         if pending is not None:
             yield from _cores(plan, *pending)
@@ -334,7 +334,7 @@ def _cores(plan: Plan, tiles: Sequence[int], result: jax.Array) -> Iterator[np.n
         yield block[:, top // CELL_PX :, left // CELL_PX :]
 
 
-def make_program(predictor: Trained, graphdef: Any, plan: Plan, columns: np.ndarray) -> Callable[..., jax.Array]:
+def make_program(trained: Trained, graphdef: Any, plan: Plan, columns: np.ndarray) -> Callable[..., jax.Array]:
     """A jitted `program(params, statistics, images, starts) -> [B, channels, rows, columns]` float32, for as many tiles
     as there are devices: uint8 images [B, H, W, 3], and the [B, windows, 2] starts of `Axis`, rows first."""
 
@@ -347,7 +347,7 @@ def make_program(predictor: Trained, graphdef: Any, plan: Plan, columns: np.ndar
             lengths = [axis.length(inner) // stride for axis in plan.axes]
             return lax.dynamic_slice(x, (0, offset[0], offset[1], 0), (1, *lengths, x.shape[-1]))
 
-        pyramid = model.encode(normalise(image, predictor.fold), train=False)
+        pyramid = model.encode(normalise(image, trained.fold), train=False)
         x = model.bottom(cut(pyramid[-1], 0, 1, model.strides[-1]))
         skips = zip(reversed(pyramid[:-1]), reversed(model.strides[:-1]), strict=True)
         for window, (stage, (skip, stride)) in enumerate(zip(model.stages, skips, strict=True), start=1):
@@ -361,7 +361,7 @@ def make_program(predictor: Trained, graphdef: Any, plan: Plan, columns: np.ndar
 
     whole, split = PartitionSpec(), PartitionSpec("data")
     specs = {"in_specs": (whole, whole, split, split), "out_specs": split}
-    program = jax.shard_map(one, mesh=predictor.mesh, check_vma=False, **specs)
+    program = jax.shard_map(one, mesh=trained.mesh, check_vma=False, **specs)
     return jax.jit(program, compiler_options=compiler_options())
 
 

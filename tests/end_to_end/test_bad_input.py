@@ -205,30 +205,29 @@ def test_evaluate_refuses_a_changed_data_set(trained, monkeypatch):
 def test_evaluate_refuses_unknown_sections_and_foreign_protocols(trained):
     folder, _ = trained
     with pytest.raises(InputError, match="--sections names Q9"):
-        evaluate.evaluate(folder, sections=("Q9",))
+        evaluate.evaluate(folder, evaluate.Options(sections=("Q9",)))
     with pytest.raises(InputError, match="trained under protocol stjax; give --protocol=all"):
-        evaluate.evaluate(folder, protocol="brstnet_paper")
+        evaluate.evaluate(folder, evaluate.Options(protocol="brstnet_paper"))
 
 
 def test_evaluate_refuses_options_of_tiles_for_a_model_of_patches(trained):
     for options in ({"max_spots": 50}, {"sizes_um": (8.0,)}, {"beside": trained[0]}):
         with pytest.raises(InputError, match="--spot-size-um, --max-spots and --beside are for models of tiles"):
-            evaluate.evaluate(trained[0], **options)
+            evaluate.evaluate(trained[0], evaluate.Options(**options))
 
 
 def test_results_of_other_options_are_not_the_runs_own(trained):
     run = workdir.Run.load(trained[0])
-    default = {"data_dir": "", "sections": (), "sizes_um": (), "options": {}}
-    own = evaluate.Request.of(run, **default)
+    own = evaluate.Request.of(run, evaluate.Options())
     assert own.own
     assert own.target == trained[0] / "evaluation" / "stjax"
     changes = [
         {"sections": ("A1",)},
         {"data_dir": run.fold.data_dir},
-        *({"options": {name: "5"}} for name in ("--max-spots", "--beside", "--symmetries")),
-        {"options": {"--max-spots": "6"}},
+        *({"max_spots": 5}, {"beside": trained[0]}, {"symmetries": True}),
+        {"max_spots": 6},
     ]
-    others = [evaluate.Request.of(run, **default | change) for change in changes]
+    others = [evaluate.Request.of(run, evaluate.Options(**change)) for change in changes]
     assert not any(each.own for each in others)
     assert len({each.target for each in (own, *others)}) == 1 + len(changes)
     assert others[2].differs == ("--max-spots",)
@@ -250,7 +249,7 @@ def test_evaluate_refuses_damaged_checkpoints(trained, tmp_path):
 def test_predict_offers_the_nearest_names_of_an_unknown_gene(trained, source, tmp_path):
     folder, _ = trained
     with pytest.raises(InputError, match=r"does not predict gene 'ACTBB'; nearest names: .*ACTB"):
-        predict.predict(folder, source, tmp_path, genes=["ACTBB"])
+        predict.predict(folder, source, tmp_path, options=predict.Options(genes=["ACTBB"]))
 
 
 def test_a_loss_that_is_no_number_stops_with_the_step_and_the_spots(dataset, tmp_path):

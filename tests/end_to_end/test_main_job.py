@@ -119,7 +119,7 @@ def test_scoring_training_sections_says_so_and_leaves_the_held_out_result_alone(
     path = folder / "evaluation" / "stjax" / "metrics.json"
     before = path.read_bytes()
     section = json.loads((folder / "data.json").read_text())["split"]["train"][0]
-    result = evaluate.evaluate(folder, sections=(section,))
+    result = evaluate.evaluate(folder, evaluate.Options(sections=(section,)))
     assert result["part"] == "TRAINING"
     assert result["patients_also_in_training"] == ["B"]
     assert "TRAINING sections" in capsys.readouterr().out
@@ -132,9 +132,9 @@ def test_a_data_set_made_another_way_is_not_scored(trained, tmp_path):
     build.build(source, tmp_path / "stained", patch_size_px=32, stain="macenko", stain_target="A1")
     build.build(source, tmp_path / "scaled", patch_size_px=32, um_per_px=2.8)
     with pytest.raises(InputError, match="--stain macenko"):
-        evaluate.evaluate(folder, data_dir=str(tmp_path / "stained"))
+        evaluate.evaluate(folder, evaluate.Options(data_dir=str(tmp_path / "stained")))
     with pytest.raises(InputError, match=r"--um-per-px 1\.400"):
-        evaluate.evaluate(folder, data_dir=str(tmp_path / "scaled"))
+        evaluate.evaluate(folder, evaluate.Options(data_dir=str(tmp_path / "scaled")))
 
 
 def test_predict_opens_a_raw_section_and_writes_the_genes_asked_for(trained, source, cache, tmp_path):

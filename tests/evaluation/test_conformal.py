@@ -73,7 +73,7 @@ def test_evaluation_writes_the_intervals_and_how_often_they_hold(trained):
 def test_an_ensemble_of_a_run_with_itself_is_that_run_and_says_what_it_is(trained):
     folder, _ = trained
     before = json.loads((folder / "evaluation" / "stjax" / "metrics.json").read_text())
-    result = evaluate.evaluate(folder, ensemble=[folder])
+    result = evaluate.evaluate(folder, evaluate.Options(ensemble=[folder]))
     assert [each["name"] for each in result["ensemble"]] == [folder.name] * 2  # and no folder of this machine
     assert {each["model_sha256"] for each in result["ensemble"]} == {result["model_sha256"]}
     for figure in ("pcc_median", "amae"):

@@ -15,7 +15,7 @@ from stjax.inference.prepared import Found, narrowed
 def scored(trained):
     """What evaluation under all protocols returned, and its protocols.json."""
     folder, _ = trained
-    result = evaluate.evaluate(folder, protocol="all")
+    result = evaluate.evaluate(folder, evaluate.Options(protocol="all"))
     return result, json.loads((folder / "evaluation" / "protocols.json").read_text())["protocols"]
 
 

@@ -21,7 +21,7 @@ from data_prep.readers import her2st
 from data_prep.section import GeneTable
 from data_prep.slide import open_slide
 from stjax import outputs, predict, trained
-from stjax.inference import domain, grid
+from stjax.inference import domain
 from stjax.inference.slide_prediction import about_image
 from stjax.inference.sources import open_source
 from stjax.outputs import _map
@@ -480,8 +480,7 @@ def test_a_map_alone_is_warned_of_its_slide_too(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(predict.Job, "write_dense", lambda job, *_: job.out)
     path = save_tiff(tmp_path / "S1.tif", picture(), um_per_px=2.5)
     source = open_source(path, layout="auto", sections=(), um_per_px=None, resolve_aliases=False)
-    options = {"all_drawn": False, "array": grid.PRESETS["st"], "min_tissue": 0.5, "overwrite": False}
-    job = predict.Job(MeanColour(), None, tmp_path, writers={}, columns=np.arange(3), tile_px=64, **options)
+    job = predict.Job(MeanColour(), None, tmp_path, predict.Options(tile_px=64), writers={}, columns=np.arange(3))
     job.run(source, "S1")
     assert "warning: S1.tif: the image has 2.5 um per px, 5 times coarser than 0.5" in capsys.readouterr().out
 

@@ -205,10 +205,10 @@ def test_a_program_that_ends_its_reader_is_refused(exported: Path, monkeypatch: 
 
 def test_a_run_with_intervals_of_other_genes_is_refused(tmp_path: Path) -> None:
     shutil.unpack_archive(ARCHIVE, tmp_path / "run")
-    assert stjax.load(tmp_path / "run").predictor.intervals
+    assert stjax.load(tmp_path / "run").model.intervals
     reseal(tmp_path / "run" / "intervals.json", lambda content: content["half_width"].pop())
     with pytest.raises(InputError, match=r"intervals.json: 2 intervals, expected one for each of 3 genes; remove it"):
-        _ = stjax.load(tmp_path / "run").predictor.intervals
+        _ = stjax.load(tmp_path / "run").model.intervals
 
 
 def test_the_kept_run_is_as_training_leaves_one(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_importing_stjax_imports_nothing_that_takes_time():
 def test_checkpoint_folder_command_line_and_python_agree(trained, folder, source, tmp_path):
     written = {}
     for name, of in (("checkpoint", trained[0]), ("folder", folder)):
-        predict.predict(of, source, tmp_path / name, formats=["h5ad"])
+        predict.predict(of, source, tmp_path / name, options=predict.Options(formats=["h5ad"]))
         written[name] = anndata.read_h5ad(next((tmp_path / name).glob("*.h5ad")))
     expected = written["checkpoint"]
     assert expected.X.std() > 0.1
@@ -70,7 +70,7 @@ def test_a_result_has_a_row_for_every_spot_and_opens_as_tables(model, image):
     adata = found.to_anndata()
     np.testing.assert_array_equal(adata.X, found.expression[found.predicted])
     np.testing.assert_array_equal(adata.obsm["spatial"], np.array(SPOTS)[found.predicted])
-    assert adata.uns["stjax"]["model_sha256"] == model.predictor.model_sha256
+    assert adata.uns["stjax"]["model_sha256"] == model.model.model_sha256
     pd.testing.assert_index_equal(adata.var_names, pd.Index(model.genes, name="gene"))
 
 

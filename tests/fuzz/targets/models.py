@@ -45,7 +45,7 @@ class WorkDirectory(Target):
     def use(self, folder: Path) -> Facts:
         with warnings.catch_warnings(action="ignore"):
             model = stjax.load(folder / "model")
-        found = model.predictor
+        found = model.model
         said = {"fold": found.fold.to_json(), "protocol": found.protocol, "step": found.step, "genes": model.genes}
         said |= {"model": found.model_name, "sha256": found.model_sha256, "intervals": found.intervals}
         known = facts(said | {"finished": found.progress.finished, "batch": found.batch_size})
@@ -61,7 +61,7 @@ class WorkDirectory(Target):
 
 def _predicted(model: stjax.Model) -> dict[str, Any]:
     image = np.random.default_rng(0).integers(120, 255, (96, 96, 3)).astype(np.uint8)
-    result = model.predict(image, [[48, 48]], um_per_px=model.predictor.fold.um_per_px)
+    result = model.predict(image, [[48, 48]], um_per_px=model.model.fold.um_per_px)
     jax.clear_caches()  # of programs that no other case will call
     return {"predicted": result.expression}
 
