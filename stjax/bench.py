@@ -10,10 +10,11 @@ examples:
 
 Models are timed beside PyTorch (channels_last) where torch and torchvision are installed, else alone. Each round runs
 one step of each in turn, so that a busy machine slows both; the median of the rounds counts. `speedup` is against the
-case's reference. Another case is one function in `CASES`.
+case's reference. Another case is one entry of `CASES`.
 """
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -33,7 +34,7 @@ from flax import nnx  # noqa: E402
 from data_prep import cli, system_errors  # noqa: E402
 from data_prep.errors import InputError  # noqa: E402
 from stjax import models, optim, parallel  # noqa: E402
-from stjax.benchmarks import Row, flops  # noqa: E402
+from stjax.benchmarks import Row, flops, row_of  # noqa: E402
 from stjax.benchmarks import evaluate as bench_evaluate  # noqa: E402
 from stjax.benchmarks import predict as bench_predict  # noqa: E402
 from stjax.benchmarks import pytorch as bench_torch  # noqa: E402
@@ -151,12 +152,9 @@ def model_cases(options: argparse.Namespace, *, train: bool) -> Iterator[Row]:
         work = batch_size * flops.of_backbone(module, variant, image_size_px=size) * (3 if train else 1)
         memory = compiled.memory_analysis()
         for label, taken in seconds.items():
-            row = {
-                "case": f"{name} batch {batch_size} {size} px {options.dtype}",
-                "method": label,
-                "seconds": taken,
-                "speedup": seconds["torch"] / taken if "torch" in seconds else None,
-                "temp_bytes": memory.temp_size_in_bytes if label == "stjax" else None,
+            case = f"{name} batch {batch_size} {size} px {options.dtype}"
+            temp = memory.temp_size_in_bytes if label == "stjax" else None
+            row = row_of(case, label, taken, seconds.get("torch"), temp_bytes=temp) | {
                 "images_per_second": batch_size / taken,
                 "model_flops": work,
                 "utilisation": work / taken / rate,
@@ -216,37 +214,13 @@ def _jax_method(
     return method, compiled, compile_seconds
 
 
-def train(options: argparse.Namespace) -> Iterator[Row]:
-    """One training step of each model of --models."""
-    return model_cases(options, train=True)
-
-
-def inference(options: argparse.Namespace) -> Iterator[Row]:
-    """One forward pass of each model of --models."""
-    return model_cases(options, train=False)
-
-
-def spot_pool(options: argparse.Namespace) -> Iterator[Row]:
-    """Pooling over spots beside the dense map, forward and backward."""
-    return bench_spot_pool.rows(options.rounds, interleave)
-
-
-def evaluate(options: argparse.Namespace) -> Iterator[Row]:
-    """Scoring with intervals, and PCCs that come batch by batch; see `stjax.benchmarks.evaluate`."""
-    yield from bench_evaluate.rows(options.rounds, interleave)
-
-
-def predict(options: argparse.Namespace) -> Iterator[Row]:
-    """A model on the patches of a slide beside the bare model; see `stjax.benchmarks.predict`."""
-    yield from bench_predict.rows(options.workdir, options.source, options.rounds, interleave)
-
-
+# Another case is one entry: a function of the options that yields rows.
 CASES: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
-    "train": train,
-    "inference": inference,
-    "spot_pool": spot_pool,
-    "evaluate": evaluate,
-    "predict": predict,
+    "train": functools.partial(model_cases, train=True),
+    "inference": functools.partial(model_cases, train=False),
+    "spot_pool": lambda given: bench_spot_pool.rows(given.rounds, interleave),
+    "evaluate": lambda given: bench_evaluate.rows(given.rounds, interleave),
+    "predict": lambda given: bench_predict.rows(given.workdir, given.source, given.rounds, interleave),
 }
 
 

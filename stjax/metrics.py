@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-POOLINGS = ("pooled", "section_median", "patient_median")
 # A standard deviation of less than this share of the root mean square is rounding: 16 times what float32 rounds a value
 # by, 2^-24. A prediction is a sum over a thousand features, each rounded on its way. Of linear layers over 64 to 2,048
 # features that are the same but for one rounding each, the deviation is 0.9 roundings (median), at most 4.7 for 90 % of
@@ -101,13 +100,6 @@ def pearson_per_gene(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
     result = np.full(truth.shape[1], np.nan)
     result[known] = np.clip(dot[known] / np.sqrt(squares[0][known] * squares[1][known]), -1.0, 1.0)
     return result
-
-
-def spearman_per_gene(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Spearman correlation of each gene over spots, as `pearson_per_gene`; ties share their mean rank."""
-    if len(truth) < 2:
-        return np.full(truth.shape[1], np.nan)
-    return pearson_per_gene(ranks(prediction), ranks(truth))
 
 
 def ranks(values: np.ndarray) -> np.ndarray:

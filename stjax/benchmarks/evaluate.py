@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stjax import metrics
-from stjax.benchmarks import Interleave, Row
+from stjax.benchmarks import Interleave, Row, row_of
 from stjax.evaluation import scoring, statistics
 from stjax.evaluation.statistics import Bootstrap, Units
 
@@ -45,7 +45,7 @@ def rows(rounds: int, interleave: Interleave) -> Iterator[Row]:
     started = time.perf_counter()
     scoring.score(every, std=std, pooling="pooled")
     scored = time.perf_counter() - started
-    yield _row(f"{case}, {len(METHODS)} methods", "all figures", scored)
+    yield row_of(f"{case}, {len(METHODS)} methods", "all figures", scored)
 
     units = Units.of([each.xy for each in every], [each.patient for each in every])
     prediction, truth = (
@@ -64,8 +64,8 @@ def rows(rounds: int, interleave: Interleave) -> Iterator[Row]:
         metrics.mae_per_gene(prediction[drawn], truth[drawn])
         metrics.rmse_per_gene(prediction[drawn], truth[drawn])
     theirs = (time.perf_counter() - started) / _FEW * 2 * statistics.BOOTSTRAPS  # of blocks and of finer ones
-    yield _row(f"{case}, bootstrap", "spots gathered", theirs)
-    yield _row(f"{case}, bootstrap", "block sums", ours, theirs)
+    yield row_of(f"{case}, bootstrap", "spots gathered", theirs)
+    yield row_of(f"{case}, bootstrap", "block sums", ours, theirs)
 
     for batch in BATCHES:
         p, t = (jnp.asarray(each[:batch], jnp.float32) for each in (prediction, truth))
@@ -79,8 +79,10 @@ def rows(rounds: int, interleave: Interleave) -> Iterator[Row]:
 
         seconds = interleave({"numpy": host, "device": device}, rounds=rounds, description=f"batches of {batch}")
         apart = float(np.nanmax(np.abs(on_host.pearson() - merged.pearson())))
-        yield _row(f"PCC of batches of {batch}", "numpy", seconds["numpy"])
-        yield _row(f"PCC of batches of {batch}", "device", seconds["device"], seconds["numpy"], f"apart {apart:.1e}")
+        yield row_of(f"PCC of batches of {batch}", "numpy", seconds["numpy"])
+        yield row_of(
+            f"PCC of batches of {batch}", "device", seconds["device"], seconds["numpy"], note=f"apart {apart:.1e}"
+        )
 
 
 @jax.jit
@@ -91,10 +93,3 @@ def _batch_sums(prediction: jax.Array, truth: jax.Array) -> tuple[jax.Array, ...
     centred = both - mean[:, None]
     squares, products = jnp.square(centred).sum(axis=1), (centred[0] * centred[1]).sum(axis=0)
     return mean, squares, products
-
-
-def _row(case: str, method: str, seconds: float, reference: float | None = None, note: str = "") -> Row:
-    speedup = None if reference is None else reference / seconds
-    return {"case": case, "method": method, "seconds": seconds, "speedup": speedup, "temp_bytes": None} | (
-        {"note": note} if note else {}
-    )

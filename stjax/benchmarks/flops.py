@@ -49,8 +49,9 @@ def _of_jaxpr(jaxpr: Any) -> int:
     return total
 
 
-def matmul_rate(dtype: Any, *, size: int = 2048, rounds: int = 5) -> float:
+def matmul_rate(dtype: Any) -> float:
     """Operations a second of the default device in a square matrix product, the best of some rounds."""
+    size, rounds = 2048, 5
     matrix = jnp.ones((size, size), dtype)
     product = jax.jit(jnp.matmul)
     jax.block_until_ready(product(matrix, matrix))

@@ -14,7 +14,7 @@ import numpy as np
 from data_prep.errors import InputError
 from data_prep.slide import open_slide
 from stjax import trained
-from stjax.benchmarks import Interleave, Row
+from stjax.benchmarks import Interleave, Row, row_of
 from stjax.inference import domain, grid, matching, slide_prediction, sources, stream
 
 PATCHES = 512
@@ -53,11 +53,6 @@ def rows(model_folder: Path, source: Path, rounds: int, interleave: Interleave) 
 
         seconds = interleave({"bare": bare, "from the slide": streamed}, rounds=rounds, description="predict")
     for method, taken in seconds.items():
-        yield {
-            "case": f"{count} patches, {model.model_name}",
-            "method": method,
-            "seconds": taken,
-            "speedup": None if method == "bare" else seconds["bare"] / taken,
-            "temp_bytes": None,
-            "note": f"{count / taken:.1f} patches/s",
-        }
+        reference = None if method == "bare" else seconds["bare"]
+        case, note = f"{count} patches, {model.model_name}", f"{count / taken:.1f} patches/s"
+        yield row_of(case, method, taken, reference, note=note)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stjax.benchmarks import Interleave, Row
+from stjax.benchmarks import Interleave, Row, row_of
 from stjax.ops.spot_pool import (
     Spots,
     pooled_linear,
@@ -80,14 +80,7 @@ def rows(rounds: int, interleave: Interleave) -> Iterator[Row]:
         del results
         temp = {name: program.memory_analysis().temp_size_in_bytes for name, (program, _) in compiled.items()}
         for name, taken in seconds.items():
-            row = {
-                "case": case,
-                "method": name,
-                "seconds": taken,
-                "speedup": seconds["dense map"] / taken,
-                "temp_bytes": temp[name],
-                "error": error,
-            }
+            row = row_of(case, name, taken, seconds["dense map"], temp_bytes=temp[name], error=error)
             if name == "spot_pool":
                 row["host_seconds"] = host_seconds
                 row["note"] = (

@@ -20,7 +20,6 @@ def noise_ceiling(
     *,
     transform: Transform,
     pooling: str,
-    seed: int = 0,
 ) -> tuple[np.ndarray, int]:
     """PCC of each gene between what was measured and what would be without counting noise, by count thinning.
 
@@ -38,7 +37,7 @@ def noise_ceiling(
     Returns:
         [M], NaN where halves are constant, and over how many splits.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     size = sum(each.size for each in counts)
     splits = int(np.clip(_VALUES // max(size, 1), 2, SPLITS))
     found = []

@@ -206,23 +206,23 @@ def ends(low: Any, high: Any) -> list[float] | None:
     return [float(low), float(high)] if np.isfinite(low) and np.isfinite(high) else None
 
 
-def differences(scores: Scores, of: str = MODEL) -> dict[str, dict[str, Any]]:
-    """How far a method is above every other: differences of median PCC and aMAE, paired over the same draws.
+def differences(scores: Scores) -> dict[str, dict[str, Any]]:
+    """How far the model is above every other method: differences of median PCC and aMAE, paired over the same draws.
 
     Returns:
         {other: {"pcc_median": {"difference", "interval"}, "amae": ...}}, without what does not exist.
     """
     result: dict[str, dict[str, Any]] = {}
     for other in scores.draws:
-        if other == of or scores.units is None:
+        if other == MODEL or scores.units is None:
             continue
         found = {}
         for name in ("pcc_median", "amae"):
-            ours, theirs = scores.summaries[of][name], scores.summaries[other][name]
+            ours, theirs = scores.summaries[MODEL][name], scores.summaries[other][name]
             if ours is None or theirs is None:
                 continue
             figure = _SUMMARIES[name][0]
-            drawn = [figure(a) - figure(b) for a, b in zip(scores.draws[of], scores.draws[other], strict=True)]
+            drawn = [figure(a) - figure(b) for a, b in zip(scores.draws[MODEL], scores.draws[other], strict=True)]
             low, high = statistics.intervals(ours - theirs, drawn, scores.units, scale="difference")
             found[name] = {"difference": ours - theirs, "interval": ends(low, high)}
         result[other] = found

@@ -22,11 +22,9 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def ahead(
-    function: Callable[[_Item], _Result], items: Iterable[_Item], *, threads: int = THREADS, most: int
-) -> Iterator[_Result]:
+def ahead(function: Callable[[_Item], _Result], items: Iterable[_Item], *, most: int) -> Iterator[_Result]:
     """`map(function, items)`, in order, with at most `most` results made ahead in threads."""
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         pending: deque[Any] = deque()
         try:
             for item in items:

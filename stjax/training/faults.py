@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class Stopped(BaseException):
 
 
 class StopOnSigterm:
-    """While entered, SIGTERM raises `Stopped` at once, or, within `with stop.held:`, only sets `stop.asked`.
+    """While entered, SIGTERM raises `Stopped` at once, or, within `with stop.held():`, only sets `stop.asked`.
 
     Held, the program finishes what it does, saves, and raises `Stopped` itself. Only the main thread hears signals; in
     any other this does nothing.
@@ -37,8 +37,7 @@ class StopOnSigterm:
 
     def __init__(self) -> None:
         self.asked = False
-        self.held = _Held(self)
-        self.depth = 0
+        self._held = False
         self._previous: Callable[[int, FrameType | None], object] | int | None = None
 
     def __enter__(self) -> "StopOnSigterm":
@@ -46,30 +45,24 @@ class StopOnSigterm:
             self._previous = signal.signal(signal.SIGTERM, self._on_signal)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._previous is not None:
             signal.signal(signal.SIGTERM, self._previous)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Within it the signal is only noted."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del number, frame
         self.asked = True
-        if not self.depth:
+        if not self._held:
             raise Stopped("stopped by SIGTERM; the same command goes on")
-
-
-class _Held:
-    def __init__(self, stop: StopOnSigterm):
-        self._stop = stop
-
-    def __enter__(self) -> None:
-        self._stop.depth += 1
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.depth -= 1
 
 
 @contextlib.contextmanager
@@ -118,9 +111,7 @@ class Watchdog:
             self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         if self.timeout_s:
             self._thread.join()

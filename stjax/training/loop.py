@@ -38,7 +38,7 @@ def run(config: Config, folder: Path, stop: faults.StopOnSigterm) -> None:
     job = prepare(config, folder, mesh)
     if not job.meta["finished"]:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(stop.held)
+            stack.enter_context(stop.held())
             logs, step, steps_in_all = folder / "logs", job.meta["step"], job.schedule.total_steps
             log = stack.enter_context(contextlib.closing(run_log.Log(logs, step)))
             batches = stack.enter_context(contextlib.closing(job.batches()))

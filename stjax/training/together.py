@@ -62,7 +62,7 @@ def train(runs: Sequence[tuple[Config, Any]]) -> None:
         if len({job.fold.panel.num_main for job in jobs}) > 1:
             raise InputError("the folds have panels of different sizes; use --mode=processes")
         members = Members(jobs, mesh)
-        with stop.held, contextlib.closing(members):
+        with stop.held(), contextlib.closing(members):
             fit(members, stop)
 
 

@@ -7,6 +7,7 @@ names the view that its model takes. Nothing outside asks which view it is: it a
 """
 
 import abc
+import dataclasses
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,6 @@ import numpy as np
 from data_prep import csr
 from data_prep.errors import InputError
 from data_prep.spots import Spots
-from stjax.data.images import Images
 from stjax.data.panel import Panel
 from stjax.protocols import Protocol
 from stjax.splits import Split
@@ -84,46 +84,38 @@ class Windows:
         return {"image": np.pad(images, [(0, missing)] + [(0, 0)] * (images.ndim - 1)) if missing else images}
 
 
+@dataclasses.dataclass(eq=False)
 class Items:
     """The items of some sections of a data set with the spots that a protocol uses, addressable by position.
 
     Attributes:
         images: of the items, by position.
         windows: the items' spots.
+        describe: names an item, for messages.
+        panel: whose genes the counts are of, or of its main genes alone.
+        absent: [G] bool, genes of the panel that the data set lacks: they have no counts.
+        counts: [N, G] float32 raw counts, CSR.
+        weight: [N] float32, what each spot counts in training.
         left_out: spots of these sections that are not used: few counts, a white patch, no pixel, or not drawn.
         spots: [N], all in item order, in full-resolution pixels of their slides.
         size_um, total, white, section, slide_section: [N] of the spots: across, float32 counts of all genes, how much
             of the patch is white, the section, and a section of the data set on the same slide.
     """
 
-    def __init__(
-        self,
-        *,
-        images: Images,
-        windows: Windows,
-        panel: Panel,
-        absent: np.ndarray,
-        counts: Any,
-        weight: np.ndarray,
-        left_out: int,
-        spots: Spots,
-        names: Callable[[int], str],
-        **of_spots: np.ndarray,
-    ):
-        """
-        Args:
-            absent: [G] bool, panel genes that the data set lacks: they have no counts.
-            counts: [N, G] float32 raw counts of the panel's genes or of its main genes, CSR.
-            weight: [N] float32, what each spot counts in training.
-            names: names an item, for messages.
-            of_spots: the attributes of all spots.
-        """
-        self.images, self.windows, self.left_out = images, windows, left_out
-        self.weight, self.describe = weight, names
-        self._panel, self._absent, self._counts = panel, absent[: panel.num_main], counts
-        self.spots, self.size_um = spots, of_spots["size_um"]
-        self.total, self.white = of_spots["total"], of_spots["white"]
-        self.section, self.slide_section = of_spots["section"], of_spots["slide_section"]
+    images: Any
+    windows: Windows
+    describe: Callable[[int], str]
+    panel: Panel
+    absent: np.ndarray
+    counts: Any
+    weight: np.ndarray
+    left_out: int
+    spots: Spots
+    size_um: np.ndarray
+    total: np.ndarray
+    white: np.ndarray
+    section: np.ndarray
+    slide_section: np.ndarray
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -141,30 +133,30 @@ class Items:
         slot = np.arange(len(place)) - np.repeat(np.cumsum(count) - count, count)  # ... and its own in the item
         rows = np.repeat(start[index], count) + slot
         batch = self.windows.inputs(images, index, size) | {
-            "counts": np.zeros((size, most, self._counts.shape[1]), np.float32),
+            "counts": np.zeros((size, most, self.counts.shape[1]), np.float32),
             "total": np.zeros((size, most, 1), np.float32),
             "mask": np.zeros((size, most), np.float32),
         }
-        batch["counts"][place, slot] = self._counts[rows].toarray()
+        batch["counts"][place, slot] = self.counts[rows].toarray()
         batch["total"][place, slot, 0] = self.total[rows]
         batch["mask"][place, slot] = self.weight[rows]
         return batch
 
     def main_sums(self) -> np.ndarray:
         """[M] counts of each main gene over all spots."""
-        return np.asarray(self._counts.sum(axis=0)).ravel()[: self._panel.num_main]
+        return np.asarray(self.counts.sum(axis=0)).ravel()[: self.panel.num_main]
 
     def main_counts(self, rows: Any = slice(None)) -> np.ndarray:
         """[R, M] float64 of the spots at `rows`: raw counts of the main genes, NaN for those not in the data."""
-        counts = self._counts[rows][:, : self._panel.num_main].toarray().astype(np.float64)
-        counts[:, self._absent] = np.nan
+        counts = self.counts[rows][:, : self.panel.num_main].toarray().astype(np.float64)
+        counts[:, self.absent[: self.panel.num_main]] = np.nan
         return counts
 
     def main_expression(self, protocol: Protocol, rows: Any = slice(None)) -> np.ndarray:
         """[R, M] float64 of the spots at `rows`: measured expression in the protocol's units, NaN for genes that the
         data set lacks."""
         total = self.total[rows].astype(np.float64)[:, None]
-        return protocol.transform(self.main_counts(rows), total, self._panel.num_genes)
+        return protocol.transform(self.main_counts(rows), total, self.panel.num_genes)
 
 
 class Measured(NamedTuple):
@@ -245,11 +237,14 @@ class View(abc.ABC):
         """[S] how white the image around each spot is, by which a protocol may leave it out; None: it never does."""
         del table
 
+    def used(self, chosen: "Selection") -> tuple[list["SectionTable"], list[np.ndarray]]:
+        """The sections' tables, and [S] bool of each: its spots that are used, of any size."""
+        tables, uses = [chosen.dataset.table(name) for name in chosen.sections], chosen.protocol.uses
+        return tables, [uses(table.total_counts, self.white(table), train=chosen.train) for table in tables]
+
     def measured(self, chosen: "Selection") -> Measured:
         """What the spots chosen say, to select genes and fit statistics by."""
-        tables = [chosen.dataset.table(name) for name in chosen.sections]
-        uses = chosen.protocol.uses
-        kept = [uses(table.total_counts, self.white(table), train=chosen.train) for table in tables]
+        tables, kept = self.used(chosen)
         records = [np.unique(table.record_of_spot[rows]) for table, rows in zip(tables, kept, strict=True)]
         return Measured(
             csr.stack([table.counts[rows] for table, rows in zip(tables, kept, strict=True)]),

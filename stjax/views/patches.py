@@ -39,8 +39,7 @@ class View(views.View):
 
     def check_spots(self, dataset: PatchDataset, protocol: Protocol, split: Split) -> None:
         for part, sections in (("val", split.val), ("test", split.test)):
-            tables = [dataset.table(name) for name in sections]
-            used = [protocol.uses(table.total_counts, self.white(table), train=False) for table in tables]
+            tables, used = self.used(Selection(dataset, sections, protocol, train=False))
             if not tables or any(each.any() for each in used):
                 continue
             total = np.concatenate([table.total_counts for table in tables])
@@ -62,42 +61,30 @@ class View(views.View):
 
     def open(self, chosen: Selection, panel: Panel) -> views.Items:
         _refuse_sizes(chosen)
-        dataset, protocol = chosen.dataset, chosen.protocol
-        columns = panel.columns(dataset.genes)
-        record, counts, left_out, offset = [], [], 0, 0
-        spots: list[Spots] = []
-        parts: dict[str, list[np.ndarray]] = {}
-        for name in chosen.sections:
-            table = dataset.table(name)
-            white = self.white(table)
-            keep = protocol.uses(table.total_counts, white, train=chosen.train)
-            left_out += int(np.sum(~keep))
-            record.append(offset + table.record_of_spot[keep].astype(np.int64))
-            counts.append(table.counts[keep])
-            of_spots = {
-                "size_um": table.spots[keep].across_um(dataset.section(name)["um_per_px"]),
-                "total": table.total_counts[keep].astype(np.float32),
-                "white": white[keep],
-                "section": np.full(int(keep.sum()), name),
-            }
-            for key, values in of_spots.items():
-                parts.setdefault(key, []).append(values)
-            spots.append(table.spots[keep])
-            offset += len(table.white_fraction)
-        of_all = {key: np.concatenate(values) for key, values in parts.items()}
-        every = Spots.concatenate(spots)
+        dataset, columns = chosen.dataset, panel.columns(chosen.dataset.genes)
+        tables, kept = self.used(chosen)
+        each = list(zip(chosen.sections, tables, kept, strict=True))
+        spots = Spots.concatenate([table.spots[rows] for _, table, rows in each])
+        section = np.concatenate([np.full(int(rows.sum()), name) for name, _, rows in each])
+        first = np.cumsum([0, *(len(table.white_fraction) for table in tables)])  # record of each section
+        record = [start + table.record_of_spot[rows] for start, (_, table, rows) in zip(first, each, strict=False)]
+        scale = [dataset.section(name)["um_per_px"] for name in chosen.sections]
+        across = [table.spots[rows].across_um(um) for um, (_, table, rows) in zip(scale, each, strict=True)]
         return views.Items(
             images=Images(dataset.source(tuple(chosen.sections)), np.concatenate(record)),
-            windows=views.Windows(np.arange(len(of_all["total"]) + 1)),
+            windows=views.Windows(np.arange(len(section) + 1)),
+            describe=lambda item: f"{section[item]}/{spots.id[item]}",
             panel=panel,
             absent=columns < 0,
-            counts=csr.take_columns(csr.stack(counts), columns),
-            weight=np.ones(len(of_all["total"]), np.float32),
-            left_out=left_out,
-            spots=every,
-            names=lambda item: f"{of_all['section'][item]}/{every.id[item]}",
-            slide_section=of_all["section"],
-            **of_all,
+            counts=csr.take_columns(csr.stack([table.counts[rows] for _, table, rows in each]), columns),
+            weight=np.ones(len(section), np.float32),
+            left_out=sum(int(np.sum(~rows)) for rows in kept),
+            spots=spots,
+            size_um=np.concatenate(across),
+            total=np.concatenate([table.total_counts[rows] for _, table, rows in each]).astype(np.float32),
+            white=np.concatenate([self.white(table)[rows] for _, table, rows in each]),
+            section=section,
+            slide_section=section,
         )
 
     def colours(self, items: views.Items, item: int, image: np.ndarray) -> np.ndarray:

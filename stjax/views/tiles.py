@@ -169,7 +169,7 @@ class View(views.View):
             counts=csr.stack([part.counts for part in parts])[order],
             weight=size_weights(size_um),
             left_out=left_out,
-            names=describe,
+            describe=describe,
             spots=Spots.concatenate([part.spots for part in parts])[order],
             size_um=size_um,
             total=np.concatenate([part.total for part in parts])[order].astype(np.float32),

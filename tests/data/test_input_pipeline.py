@@ -63,7 +63,7 @@ def test_worker_processes_change_nothing(items):
 def test_worker_processes_get_no_counts(items):
     sent = len(pickle.dumps(input_pipeline._Rows(items, BATCH)))
     assert sent < 2_000 + 8 * len(items)  # of a process, whatever the number of genes
-    counts = items._counts
+    counts = items.counts
     assert sent < counts.data.nbytes / 10
 
 

@@ -454,7 +454,7 @@ def test_full_slide_is_fast_small_and_repeatable():
     slides = [next(iter(sorted((HER2ST / s).glob("*.jpg"))), None) for s in ("C2", "C3")]
     if None in slides:
         pytest.skip("../shared/data/her2st is absent")
-    command = [sys.executable, "-m", "data_prep.stain_bench", "--source", slides[0], "--target", slides[1]]
+    command = [sys.executable, "-m", "stjax.benchmarks.stain", "--source", slides[0], "--target", slides[1]]
     done = subprocess.run([*command, "--staintools-runs", "0"], capture_output=True, text=True, check=True)
     runs = [line.split() for line in done.stdout.splitlines() if line.startswith("stjax")]
     assert len(runs) == 2

@@ -6,6 +6,10 @@ from stjax import bench, metrics
 from stjax.benchmarks import evaluate as bench_evaluate
 
 
+def spearman_per_gene(prediction, truth):
+    return metrics.pearson_per_gene(metrics.ranks(prediction), metrics.ranks(truth))
+
+
 def test_pearson_equals_scipy_on_random_genes():
     rng = np.random.default_rng(0)
     prediction, truth = rng.normal(size=(2, 40, 7)) * 1e3 + 1e5
@@ -46,7 +50,7 @@ def test_a_prediction_that_varies_by_rounding_alone_has_no_correlation_however_i
     assert not metrics.varying(prediction).any()
     assert np.isnan(metrics.pearson_per_gene(prediction, truth)).all()
     assert np.isnan(metrics.pearson_per_gene(truth, prediction)).all()
-    assert np.isnan(metrics.spearman_per_gene(prediction, truth)).all()
+    assert np.isnan(spearman_per_gene(prediction, truth)).all()
     moments = metrics.Moments(5)
     for rows in np.split(np.arange(300), [7, 100]):
         moments.update(prediction[rows], truth[rows])
@@ -62,7 +66,7 @@ def test_what_varies_little_in_its_own_units_is_scored(mean, deviation):
     prediction = (mean + deviation * pattern).astype(np.float32)
     assert metrics.varying(prediction).all()
     assert metrics.pearson_per_gene(prediction, pattern)[0] > 0.99
-    assert metrics.spearman_per_gene(prediction, pattern)[0] > 0.99
+    assert spearman_per_gene(prediction, pattern)[0] > 0.99
     moments = metrics.Moments(1)
     moments.update(prediction, pattern)
     assert moments.pearson()[0] > 0.99
@@ -91,7 +95,7 @@ def test_patient_median_pools_the_sections_of_a_patient_first():
     np.testing.assert_allclose(pooled, (a + b) / 2)
 
 
-@pytest.mark.parametrize("pooling", metrics.POOLINGS)
+@pytest.mark.parametrize("pooling", ["pooled", "section_median", "patient_median"])
 def test_correlation_of_pooled_ranks_is_spearmans(pooling):
     rng = np.random.default_rng(0)
     predictions, truths = (list(np.round(rng.normal(size=(3, 9, 2)), 1)) for _ in range(2))
@@ -99,7 +103,7 @@ def test_correlation_of_pooled_ranks_is_spearmans(pooling):
     ranked = [metrics.pooled_ranks(each, patients, pooling=pooling) for each in (predictions, truths)]
     np.testing.assert_allclose(
         metrics.pooled_pcc(*ranked, patients, pooling=pooling),
-        metrics.pooled(metrics.spearman_per_gene, predictions, truths, patients, pooling=pooling),
+        metrics.pooled(spearman_per_gene, predictions, truths, patients, pooling=pooling),
     )
 
 

@@ -30,7 +30,7 @@ def test_sigterm_stops_at_once_when_nothing_is_held():
 def test_sigterm_waits_while_held_and_the_old_handler_is_back_afterwards():
     before = signal.getsignal(signal.SIGTERM)
     with faults.StopOnSigterm() as stop:
-        with stop.held:
+        with stop.held():
             terminate()
             assert stop.asked
         assert signal.getsignal(signal.SIGTERM) != before

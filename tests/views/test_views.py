@@ -60,7 +60,7 @@ def items_of(kind, *, genes=GENES):
         weight=rng.uniform(0.1, 2, spots).astype(np.float32),
         left_out=0,
         spots=Spots.discs(rng.uniform(0, 999, (spots, 2)), 3),
-        names=str,
+        describe=str,
         size_um=np.full(spots, 8.0),
         total=rng.integers(100, 999, spots).astype(np.float32),
         white=np.zeros(spots),
@@ -93,7 +93,7 @@ def test_a_batch_is_what_a_loop_over_items_and_spots_gives(kind, index, size, ge
     index = np.array(index, np.int64)
     images = items.images[index]
     batch = items.batch(images, index, size=size)
-    expected = by_a_plain_loop(items, items._counts.toarray(), index, size)
+    expected = by_a_plain_loop(items, items.counts.toarray(), index, size)
     for name, values in expected.items():
         assert batch[name].dtype == values.dtype
         np.testing.assert_array_equal(batch[name], values)
@@ -113,8 +113,8 @@ def test_measured_expression_is_of_the_spots_asked_for_and_unknown_where_a_gene_
     every = items.main_counts()
     assert every.shape == (items.num_spots, MAIN)
     assert np.isnan(every[:, 1]).all()
-    np.testing.assert_array_equal(every[:, [0, 2]], items._counts.toarray()[:, [0, 2]])
-    np.testing.assert_array_equal(items.main_sums(), items._counts.toarray()[:, :MAIN].sum(axis=0))
+    np.testing.assert_array_equal(every[:, [0, 2]], items.counts.toarray()[:, [0, 2]])
+    np.testing.assert_array_equal(items.main_sums(), items.counts.toarray()[:, :MAIN].sum(axis=0))
     rows = np.array([4, 1, 9])
     expected = protocol.transform(every[rows], items.total[rows].astype(float)[:, None], 100)
     np.testing.assert_array_equal(items.main_expression(protocol, rows), expected)

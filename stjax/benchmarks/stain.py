@@ -1,7 +1,7 @@
 """Measure stain normalisation of a full slide beside staintools: time, peak memory, repeatability, difference.
 
-    python -m data_prep.stain_bench --source C2.jpg --target C3.jpg                 # ours twice, staintools once
-    python -m data_prep.stain_bench --source C2.jpg --target C3.jpg --staintools-runs 2 --json stain.json
+    python -m stjax.benchmarks.stain --source C2.jpg --target C3.jpg                 # ours twice, staintools once
+    python -m stjax.benchmarks.stain --source C2.jpg --target C3.jpg --staintools-runs 2 --json stain.json
 
 Every run is a process of its own, so peak memory is that of the run: decoding, both fits and the transform. staintools
 needs the extra `stain`, about 100 bytes of memory a pixel and minutes; `--staintools-runs 0` leaves it out.
@@ -29,6 +29,7 @@ from data_prep import cli, stain, system_errors
 from data_prep.colour import lab_from_rgb
 from data_prep.errors import InputError
 from data_prep.slide import open_slide
+from stjax.benchmarks import row_of
 
 _ROWS = 1024
 _STAGES = ("decode", "fit", "transform")
@@ -108,7 +109,7 @@ def main(arguments: list[str]) -> None:
     """Parse the command line, run each method in its own process, print a table, write JSON."""
     description, _, examples = (__doc__ or "").partition("\n\n")
     parser = cli.Parser(
-        prog="data_prep.stain_bench",
+        prog="python -m stjax.benchmarks.stain",
         description=description,
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -156,7 +157,7 @@ def _measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     runs: list[dict[str, Any]] = []
     for i, name in enumerate(cli.progress(names, description="stain", unit="run")):
         out = folder / f"{i}.rgb"
-        command = [sys.executable, "-m", "data_prep.stain_bench", "--one", name, "--out", str(out)]
+        command = [sys.executable, "-m", "stjax.benchmarks.stain", "--one", name, "--out", str(out)]
         command += ["--source", str(options.source), "--target", str(options.target)]
         command += ["--staintools-seconds", str(options.staintools_seconds)]
         threads = {"OMP_NUM_THREADS": str(i + 1), "OPENBLAS_NUM_THREADS": str(i + 1)} if name == "stjax" else {}
@@ -180,20 +181,9 @@ def _measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         case = f"{slide.width}x{slide.height}"
     reference = min((_total(r) for r in theirs), default=None)
     bench = [
-        {
-            "what": "stain",
-            "case": case,
-            "method": r["method"],
-            "seconds": _total(r),
-            "speedup": reference / _total(r) if reference else None,
-            "temp_bytes": r["peak_bytes"],
-            "cpu_seconds": r["cpu_seconds"],
-            "stages": r["seconds"],
-            "stains": r["stains"],
-            "sha256": r["sha256"],
-            "differences": differences,
-            "machine": _machine(),
-        }
+        row_of(case, r["method"], _total(r), reference, temp_bytes=r["peak_bytes"])
+        | {key: r[key] for key in ("cpu_seconds", "stains", "sha256")}
+        | {"what": "stain", "stages": r["seconds"], "differences": differences, "machine": _machine()}
         for r in runs
     ]
     return {"case": case, "runs": runs, "differences": differences, "bench": bench}
