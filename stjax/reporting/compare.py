@@ -85,7 +85,7 @@ def _pair(a: RunResults, b: RunResults) -> Pair:
         if isinstance(paired, str):
             return Pair(a.label, b.label, genes, Level(why=paired), Level(why=paired))
         sections.append(paired)
-    spots = _resampled(sections, pooling=a.metrics.get("pcc_pooling", "pooled"))
+    spots = _resampled(sections, pooling=a.metrics["pcc_pooling"])
     return Pair(a.label, b.label, genes, spots, _over_patients(sections))
 
 
@@ -99,7 +99,7 @@ def _differ(a: RunResults, b: RunResults) -> str:
     ):
         if a.metrics.get(key) != b.metrics.get(key):
             return f"not comparable: scored on {what}"
-    if a.metrics.get("pcc_pooling") != b.metrics.get("pcc_pooling"):
+    if a.metrics["pcc_pooling"] != b.metrics["pcc_pooling"]:
         return "not comparable: PCC is pooled differently"
     return "" if len(_common_genes(a, b)[0]) else "not comparable: no gene in common"
 

@@ -6,7 +6,6 @@ from typing import Any
 from stjax.evaluation.methods import METHODS, MODEL, label
 from stjax.findings import LEAK, check_title
 from stjax.reporting.markup import escape, interval, listed, notice, number, table, with_ends
-from stjax.reporting.origins import audit_of
 from stjax.reporting.read import RunResults
 
 # key of a method's summary -> title, decimals; in the order of the table.
@@ -59,19 +58,19 @@ def banners(runs: Sequence[RunResults]) -> str:
         if run.metrics.get("training_finished") is False:
             text = f"the model is trained for <b>{escape(run.metrics['trained'])}</b>, then its training was stopped."
             said.setdefault(("danger", "NOT FINISHED.", text), []).append(run.label)
-        if constant := run.metrics["methods"]["model"].get("genes_constant_prediction"):
+        if constant := run.metrics["methods"][MODEL]["genes_constant_prediction"]:
             which = "every gene" if constant == len(run.genes) else f"{number(constant, 0)} of {len(run.genes)} genes"
             text = f"the model says the same at every spot for <b>{which}</b>, which have no correlation."
             said.setdefault(("warning", "Constant predictions.", text), []).append(run.label)
-        leaks = [entry for entry in audit_of(run) if entry["verdict"] == LEAK]
+        leaks = [entry for entry in run.metrics["audit"] if entry["verdict"] == LEAK]
         if leaks:
             text = "; ".join(f"{escape(check_title(entry['check']))} ({escape(entry['detail'])})" for entry in leaks)
             text += ". These figures are not of unseen tissue."
             said.setdefault(("danger", "LEAKAGE FOUND.", text), []).append(run.label)
-        if (part := part_of(run)) not in ("held-out", "other"):
+        if (part := run.metrics["part"]) not in ("held-out", "other"):
             key = ("danger", f"{part} sections.", "the model has seen some of this tissue.")
             said.setdefault(key, []).append(run.label)
-        if (patients := run.metrics.get("patients_also_in_training")) and not leaks:
+        if (patients := run.metrics["patients_also_in_training"]) and not leaks:
             text = (
                 f"patient {listed(patients)} is also in training: the figures are of tissue of a patient that the "
                 "model knows, not of new patients."
@@ -80,13 +79,6 @@ def banners(runs: Sequence[RunResults]) -> str:
     for (kind, title, text), labels in said.items():
         boxes.append(notice(kind, title, text if len(runs) == 1 else f"{listed(labels)}: {text}"))
     return "".join(boxes)
-
-
-def part_of(run: RunResults) -> str:
-    """What the scored sections are to the run, as `evaluate` calls it; found from the split where it did not say."""
-    if "part" in run.metrics:
-        return str(run.metrics["part"])
-    return "held-out" if set(run.metrics["sections"]) <= set(run.data.get("split", {}).get("test", [])) else "other"
 
 
 def best_baseline(methods: dict[str, Any]) -> str | None:
@@ -105,8 +97,6 @@ def verdict(run: RunResults) -> str:
     model = methods["model"]
     ours, ends = model.get("pcc_median"), (model.get("intervals") or {}).get("pcc_median")
     if ours is None:
-        if "genes_constant_prediction" not in model:  # scored by an older version
-            return "No gene has a correlation: the predictions or the measurements do not vary."
         predicted, measured = (model[f"genes_constant_{of}"] for of in ("prediction", "truth"))
         return (
             f"No gene has a correlation: of {model['genes']} genes, {predicted} are predicted the same at every spot, "
@@ -141,8 +131,8 @@ def summary(run: RunResults) -> str:
     patients = sorted({section.patient for section in run.sections if section.patient})
     of = f" of patient{'s' if len(patients) > 1 else ''} {listed(patients)}" if patients else ""
     lead = (
-        f"{escape(metrics.get('model', 'The model'))} on <b>{number(metrics['spots'], 0)}</b> spots of "
-        f"{escape(part_of(run))} section{'s' if len(sections) > 1 else ''} {listed(sections)}{of}, "
+        f"{escape(metrics['model'])} on <b>{number(metrics['spots'], 0)}</b> spots of "
+        f"{escape(metrics['part'])} section{'s' if len(sections) > 1 else ''} {listed(sections)}{of}, "
         f"{len(run.genes)} genes, under protocol {escape(metrics['protocol'])}."
     )
     ends = model.get("intervals") or {}
@@ -155,7 +145,7 @@ def summary(run: RunResults) -> str:
             interval(ends.get("genes_pcc_above_0.5"), 0),
             f"of {model.get('genes', len(run.genes))}",
         ),
-        ("aMAE", number(model.get("amae")), interval(ends.get("amae")), metrics.get("error_unit", "")),
+        ("aMAE", number(model.get("amae")), interval(ends.get("amae")), metrics["error_unit"]),
     ]
     ceiling, permutation, conformal = (metrics.get(key) or {} for key in ("noise_ceiling", "permutation", "conformal"))
     if ceiling.get("model_fraction_median") is not None:
@@ -182,11 +172,6 @@ def summary(run: RunResults) -> str:
             "They say how the figures vary within these sections, not between patients.</p>"
             if resampled == "spatial_blocks"
             else "They say how the figures vary between patients like these.</p>"
-        )
-    elif not ends:
-        rule = (
-            '<p class="fine">No intervals: this run was scored by a version of stjax without them. '
-            "Run <code>python -m stjax.evaluate</code> again to have them.</p>"
         )
     return f'<p class="lead">{lead} {verdict(run)}</p><dl class="tiles">{boxes}</dl>{rule}'
 
@@ -216,9 +201,8 @@ def methods_table(methods: dict[str, Any], caption: str, minus: dict[str, Any] |
 def methods(run: RunResults) -> str:
     """All tables of model and baselines: under the protocol, other targets, other protocols, other sizes."""
     metrics = run.metrics
-    unit = metrics.get("error_unit", "")
-    caption = f"{metrics['protocol']} ({metrics['target']}), PCC {metrics.get('pcc_pooling', '')}"
-    caption = f"{caption}; errors in {unit}" if unit else caption
+    caption = f"{metrics['protocol']} ({metrics['target']}), PCC {metrics['pcc_pooling']}"
+    caption += f"; errors in {metrics['error_unit']}"
     parts = [methods_table(metrics["methods"], caption, metrics.get("model_minus")), _explained(metrics["methods"])]
     if targets := metrics.get("targets"):
         parts.append(targets_table({name: entry["methods"] for name, entry in targets.items()}))

@@ -17,19 +17,11 @@ _REASONS = {
 }
 
 
-def audit_of(run: RunResults) -> list[dict[str, str]]:
-    """The checks of the leakage audit; empty for runs scored before there was one."""
-    return run.metrics.get("audit") or []
-
-
 def audit(run: RunResults) -> str:
-    """The leakage audit, or what is known without one."""
-    entries = audit_of(run)
+    """The leakage audit."""
+    entries = run.metrics["audit"]
     warnings = "".join(f"<li>{escape(text)}</li>" for text in run.data.get("split", {}).get("warnings", []))
     said = f'<p>Said of the split when training began:</p><ul class="plain">{warnings}</ul>' if warnings else ""
-    if not entries:
-        text = "This run was scored by a version without an audit; run <code>python -m stjax.evaluate</code> again."
-        return notice("warning", "Not audited.", text) + said
     count = {kind: sum(entry["verdict"] == kind for entry in entries) for kind in VERDICTS}
     if count[LEAK]:
         head = notice("danger", "LEAKAGE FOUND.", f"{count[LEAK]} of {len(entries)} checks found a leak.")
@@ -109,24 +101,18 @@ def _removed(name: str, read: Any, entry: dict[str, Any], reasons: Sequence[str]
     return [escape(name), number(read, 0), *counts, number(entry["spots"], 0)]
 
 
-def _member(entry: Any) -> str:
-    """A run of an ensemble; older versions wrote its folder alone."""
-    return entry if isinstance(entry, str) else f"{entry['name']} ({entry['model_sha256'][:12]}, {entry['trained']})"
-
-
 def provenance(run: RunResults, versions: dict[str, str]) -> str:
     """Where everything comes from: hashes, checkpoint, hardware, versions, config."""
     metrics = run.metrics
     facts = {
         "Run": run.label,
-        "Model": metrics.get("model"),
+        "Model": metrics["model"],
         "Model SHA-256": metrics.get("model_sha256"),
-        "Ensemble": ", ".join(map(_member, metrics.get("ensemble") or ())) or None,
         "Checkpoint step": metrics.get("checkpoint_step"),
-        "Trained for": metrics.get("trained"),
+        "Trained for": metrics["trained"],
         "Protocol": metrics["protocol"],
         "Protocol SHA-256": metrics.get("protocol_sha256"),
-        "Units": metrics.get("units"),
+        "Units": metrics["units"],
         "Data set": run.data.get("data_dir"),
         "Data SHA-256": metrics.get("data_sha256"),
         "Trained on SHA-256": metrics.get("trained_on_sha256", run.data.get("content_hash")),
@@ -136,7 +122,7 @@ def provenance(run: RunResults, versions: dict[str, str]) -> str:
             f"Versions, {stage}": ", ".join(f"{name} {value}" for name, value in found.items())
             for stage, found in (
                 ("preparation", (run.manifest or {}).get("versions")),
-                ("scoring", metrics.get("versions") or {"stjax": metrics.get("stjax_version", "unknown")}),
+                ("scoring", metrics["versions"]),
                 ("this page", versions),
             )
             if found

@@ -98,7 +98,7 @@ def comparison(runs: Sequence[RunResults]) -> str:
     for run in runs:
         ends = _model(run).get("intervals") or {}
         cells = [with_ends(_model(run).get(key), ends.get(key), fragments.FIGURES[key][1]) for key in shown]
-        rows.append([escape(run.label), escape(run.metrics.get("model", "")), escape(run.metrics["protocol"]), *cells])
+        rows.append([escape(run.label), escape(run.metrics["model"]), escape(run.metrics["protocol"]), *cells])
     head = ["run", "model", "protocol", *(escape(fragments.FIGURES[key][0]) for key in shown)]
     text = _CHART + table(head, rows, caption="The runs", text=(1, 2))
     head = ["paired over", "difference of PCC", f"{statistics.LEVEL:.0%} interval", "p (Holm)", ""]
@@ -173,7 +173,7 @@ def _payload(run: RunResults) -> dict[str, Any]:
 
     return {
         "label": run.label,
-        "model": metrics.get("model", ""),
+        "model": metrics["model"],
         "target": metrics["target"],
         "methods": metrics["methods"],
         "targets": {name: entry["methods"] for name, entry in (metrics.get("targets") or {}).items()},

@@ -1,7 +1,4 @@
-"""What `train`, `evaluate` and `predict` left in a work directory, as far as it is there.
-
-Runs scored by an older version lack figures: what a version added is optional here, and the page says what is missing.
-"""
+"""What `train`, `evaluate` and `predict` left in a work directory, as far as it is there."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,7 +14,6 @@ from data_prep.json_files import FLAG, TEXT, TEXTS, Each, Kind, Lacking, Maybe
 from stjax import log_file
 from stjax.evaluation.methods import METHODS, MODEL
 from stjax.findings import VERDICTS
-from stjax.progress import UNKNOWN, Progress
 from stjax.reporting import sections as sections_of
 from stjax.reporting.folders import without_folders
 from stjax.reporting.sections import Section
@@ -41,11 +37,12 @@ _METHOD = {
     **dict.fromkeys(("genes", "pcc_median", "pcc_mean", "amae", "armse", "mse", "pcc_first_quartile"), _FIGURE),
     **dict.fromkeys(("genes_pcc_above_0", "genes_pcc_above_0.5"), _FIGURE),
     **dict.fromkeys(("genes_pcc_0.1_to_0.3", "genes_pcc_0.3_to_0.5"), _FIGURE),
+    **dict.fromkeys(("genes_constant_prediction", "genes_constant_truth"), json_files.COUNT),
     "intervals": Lacking(Maybe(Each(_ENDS))),
 }
 _KNOWN = Kind("a method that this version of stjax knows", lambda value: value in METHODS)
 _METHODS = Each(_METHOD, key=_KNOWN)
-METRICS = {  # what the page takes from metrics.json: what only newer versions write may be missing
+METRICS = {  # what the page takes from metrics.json
     "methods": {MODEL: _METHOD},
     "sections": [json_files.NAME],
     "spots": json_files.COUNT,
@@ -54,17 +51,18 @@ METRICS = {  # what the page takes from metrics.json: what only newer versions w
     "level": Lacking(Maybe(json_files.number(0, 1))),
     "bootstraps": _FIGURE,
     "resampled": Lacking(Maybe(json_files.one_of("patients", "spatial_blocks"))),
-    **dict.fromkeys(("model", "units", "part", "error_unit", "pcc_pooling"), Lacking(Maybe(TEXT))),
-    **dict.fromkeys(("patients_also_in_training", "ensemble"), Lacking(Maybe(TEXTS))),
+    **dict.fromkeys(("trained", "part", "model", "units", "error_unit", "pcc_pooling"), TEXT),
+    "training_finished": Lacking(FLAG),
+    "patients_also_in_training": TEXTS,
     **dict.fromkeys(("synthetic", "mean_over_symmetries"), Lacking(Maybe(FLAG))),
     "model_minus": Lacking(Maybe(Each(Each(Maybe({"difference": _FIGURE, "interval": Lacking(_ENDS)})), key=_KNOWN))),
     "targets": Lacking(Maybe(Each({"methods": _METHODS}))),
     "sizes_um": Lacking(Maybe(Each({"spots": json_files.COUNT, "methods": _METHODS}))),
-    "audit": Lacking(Maybe([{"check": TEXT, "verdict": json_files.one_of(*VERDICTS), "detail": TEXT}])),
+    "audit": [{"check": TEXT, "verdict": json_files.one_of(*VERDICTS), "detail": TEXT}],
     "noise_ceiling": Lacking(Maybe({"pcc_median": _FIGURE, "model_fraction_median": _FIGURE})),
     "permutation": Lacking(Maybe({"genes_below_0.05": _FIGURE})),
     "conformal": Lacking(Maybe({"coverage": _FIGURE, "level": _FIGURE})),
-    "versions": Lacking(Maybe(Each(TEXT))),
+    "versions": Each(TEXT),
 }
 
 
@@ -143,8 +141,6 @@ def read_run(workdir: Path, label: str, *, protocol: str = "") -> RunResults:
     for expected in ({"methods": _METHODS}, METRICS):
         json_files.require(metrics, expected, str(path), remedy=again)
     genes = _read_genes(folder / "per_gene.csv", workdir)
-    if "trained" not in metrics:  # scored by an older version
-        metrics |= _progress(workdir, config).facts()
     manifest, manifest_note = _read_manifest(data)
     protocols = workdir / "evaluation" / "protocols.json"
     sections, notes = _read_sections(workdir, metrics, genes)
@@ -165,18 +161,6 @@ def read_run(workdir: Path, label: str, *, protocol: str = "") -> RunResults:
         notes=notes,
         **without_folders(content, known=(workdir, Path(str(data.get("data_dir", ""))))),
     )
-
-
-def _progress(workdir: Path, config: dict[str, Any]) -> Progress:
-    """How far a run has come, by its newest checkpoint; unknown where there is none that can be read."""
-    from stjax import checkpoint  # takes a second to import, and is needed for old results alone
-    from stjax.workdir import CHECKPOINTS
-
-    try:
-        meta = checkpoint.newest(workdir / CHECKPOINTS)
-    except InputError:
-        meta = None
-    return UNKNOWN if meta is None else Progress.of(meta, config.get("num_epochs"), workdir)
 
 
 def _unsealed(path: Path, remedy: str) -> dict[str, Any]:

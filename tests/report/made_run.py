@@ -17,6 +17,8 @@ def bands(pcc):
     return {
         "genes": len(pcc),
         "genes_without_pcc": int(np.isnan(pcc).sum()),
+        "genes_constant_prediction": int(np.isnan(pcc).sum()),
+        "genes_constant_truth": 0,
         "pcc_mean": float(known.mean()) if len(known) else None,
         "pcc_median": float(np.median(known)) if len(known) else None,
         "pcc_first_quartile": float(np.quantile(known, 0.25)) if len(known) else None,
@@ -28,7 +30,7 @@ def bands(pcc):
 
 
 def added(summary, half=0.05):
-    """What newer versions of evaluate add to a method's figures."""
+    """Rank correlation and intervals beside a method's figures."""
     ends = {
         key: [value - half, value + half] for key, value in summary.items() if key in ("pcc_median", "pcc_mean", "amae")
     }
@@ -47,7 +49,6 @@ def make_run(
     genes=("GENE1", "GENE2", "GENE3", "GENE4"),
     noise=0.5,
     seed=0,
-    new=True,
     synthetic=False,
     audit=(),
     truth_seed=0,
@@ -56,7 +57,6 @@ def make_run(
 
     Args:
         noise: of the predictions, beside measurements of deviation 1.
-        new: with what newer versions of evaluate write.
         audit: entries of the leakage audit.
     """
     folder.mkdir(parents=True)
@@ -79,8 +79,7 @@ def make_run(
             var=pd.DataFrame({"symbol": list(genes), "ensembl_id": ids}, index=list(genes)),
         )
         adata.layers["truth"] = truth
-        if new:
-            adata.layers["lower"], adata.layers["upper"] = prediction - 1, prediction + 1
+        adata.layers["lower"], adata.layers["upper"] = prediction - 1, prediction + 1
         adata.obsm["spatial"] = np.stack([np.arange(spots) % side, np.arange(spots) // side], axis=1) * 200.0 + 150
         picture = of_truth.integers(0, 256, (90, 100, 3)).astype(np.uint8)
         size = (side + 1) * 200
@@ -169,6 +168,8 @@ def make_run(
         "data_sha256": "d" * 64,
         "model": "efficientnet b0",
         "checkpoint_step": 7,
+        "trained": "30 of 30 epochs",
+        "training_finished": True,
         "synthetic": synthetic,
         "sections": list(sections),
         "spots": spots * len(sections),
@@ -176,37 +177,36 @@ def make_run(
         "error_unit": "expression",
         "patients_also_in_training": [],
         "hardware": "1 x cpu (cpu)",
+        "versions": {"stjax": "1.0"},
         "methods": methods,
     }
-    if new:
-        methods["nearest_measured"] = bands(ridge) | errors
-        table["pcc_nearest_measured"] = ridge
-        table["pcc_low"], table["pcc_high"], table["p_value"] = pcc - 0.1, pcc + 0.1, 0.001
-        table["ceiling"] = np.minimum(1, pcc + 0.1)
-        methods |= {name: added(summary) if summary["pcc_median"] else summary for name, summary in methods.items()}
-        result |= {
-            "part": "held-out",
-            "level": 0.9,
-            "resampled": "spatial_blocks",
-            "bootstraps": 1000,
-            "uses_test_expression": ["nearest_measured"],
-            "targets": {"raw": {"methods": methods}, "library": {"methods": methods}},
-            "permutation": {"permutations": 1000, "genes_below_0.05": 3},
-            "sign_test": None,
-            "noise_ceiling": {"pcc_median": 0.9, "model_fraction_median": 0.8, "splits": 5},
-            "conformal": {"level": 0.9, "coverage": 0.91, "calibrated_on": ["T"]},
-            "audit": list(audit) or [{"check": "shared patients", "verdict": "ok", "detail": "none"}],
-        }
+    methods["nearest_measured"] = bands(ridge) | errors
+    table["pcc_nearest_measured"] = ridge
+    table["pcc_low"], table["pcc_high"], table["p_value"] = pcc - 0.1, pcc + 0.1, 0.001
+    table["ceiling"] = np.minimum(1, pcc + 0.1)
+    methods |= {name: added(summary) if summary["pcc_median"] else summary for name, summary in methods.items()}
+    result |= {
+        "part": "held-out",
+        "level": 0.9,
+        "resampled": "spatial_blocks",
+        "bootstraps": 1000,
+        "uses_test_expression": ["nearest_measured"],
+        "targets": {"raw": {"methods": methods}, "library": {"methods": methods}},
+        "permutation": {"permutations": 1000, "genes_below_0.05": 3},
+        "sign_test": None,
+        "noise_ceiling": {"pcc_median": 0.9, "model_fraction_median": 0.8, "splits": 5},
+        "conformal": {"level": 0.9, "coverage": 0.91, "calibrated_on": ["T"]},
+        "audit": list(audit) or [{"check": "shared patients", "verdict": "ok", "detail": "none"}],
+    }
     evaluation = folder / "evaluation" / "stjax"
     evaluation.mkdir(parents=True)
     (evaluation / "metrics.json").write_text(json.dumps(result))
     table.to_csv(evaluation / "per_gene.csv", index=False)
-    if new:
-        protocols = {
-            "stjax": {"fits": True, "why": "", "methods": {"model": methods["model"]}},
-            "pixnet": {"fits": False, "why": "another target", "methods": {}},
-        }
-        (folder / "evaluation" / "protocols.json").write_text(json.dumps({"protocols": protocols}))
+    protocols = {
+        "stjax": {"fits": True, "why": "", "methods": {"model": methods["model"]}},
+        "pixnet": {"fits": False, "why": "another target", "methods": {}},
+    }
+    (folder / "evaluation" / "protocols.json").write_text(json.dumps({"protocols": protocols}))
     log = [
         {"kind": "train", "step": step, "learning_rate": 1e-3 / step, "loss": 2 / step, "epoch": 1}
         for step in (1, 2, 3)

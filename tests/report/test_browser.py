@@ -30,7 +30,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     runs = [
         make_run(folder / "first", genes=GENES, sections=("S1", "<S2>")),
-        make_run(folder / "second", genes=GENES, sections=("S1", "<S2>"), new=False, seed=4, noise=1.0, synthetic=True),
+        make_run(folder / "second", genes=GENES, sections=("S1", "<S2>"), seed=4, noise=1.0, synthetic=True),
     ]
     report(runs[:1], folder / "one.html")
     report(runs, folder / "two.html")
