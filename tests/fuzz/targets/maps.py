@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from data_prep.spots import Spots
 from stjax.inference.dense_map import DenseMap
-from stjax.ops.spot_weights import concatenate, discs, polygons, squares
 from tests.fuzz.targets import Facts, Target, facts
 from tests.inference.test_dense import ramps
 
@@ -25,7 +25,9 @@ class DenseMaps(Target):
     def use(self, folder: Path) -> Facts:
         found = DenseMap.open(folder / "map.ome.zarr")
         centres = np.array([(x, y) for x in (16.0, 80.0, 144.0, 190.0) for y in (16.0, 48.0, 80.0, 112.0)])
-        shapes = concatenate(discs(centres, 30.0), squares(np.array([[35.0, 90.0]]), 20.0), polygons([_OUTLINE]))
+        shapes = Spots.concatenate(
+            [Spots.discs(centres, 30.0), Spots.squares(np.array([[35.0, 90.0]]), 20.0), Spots.polygons([_OUTLINE])]
+        )
         return facts({"genes": found.genes, "all": found.query(shapes), "x": found.query(shapes, ["x"])})
 
 
