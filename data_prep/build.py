@@ -9,7 +9,6 @@ import contextlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from data_prep import (
@@ -28,7 +27,7 @@ from data_prep import (
 from data_prep.dataset import MANIFEST, WORK_FOLDER
 from data_prep.errors import InputError
 from data_prep.execute import Execute, processes
-from data_prep.readers import _patients
+from data_prep.readers import Reader, _patients
 
 EXAMPLES = """examples:
   python -m data_prep.build --source her2st --out data/her2st --skip-incomplete
@@ -79,19 +78,18 @@ def build(
     if shard is not None and merge:
         raise InputError("--shard writes sections, --merge only gathers them; give one of the two")
     build_checks.check_names(ignore_checks)
-    module, reason = readers.find_layout(source, chosen.layout)
-    layout = module.__name__.rpartition(".")[2]
-    print(f"{source}: layout {layout} ({reason})", flush=True)
-    names = module.list_sections(
+    reader, reason = readers.find_layout(source, chosen.layout)
+    print(f"{source}: layout {reader.name} ({reason})", flush=True)
+    names = reader.list_sections(
         source, sections=chosen.sections, skip_incomplete=chosen.skip_incomplete, **chosen.reading
     )
-    skipped = _skipped(module.find_sections(source, **chosen.reading), chosen, names)
+    skipped = _skipped(reader.find_sections(source, **chosen.reading), chosen, names)
     for name, lack in skipped.items():
         print(f"left out: section {name}: {lack}", flush=True)
-    if strangers := _patients.unknown_sections(source, module.find_sections(source, **chosen.reading)):
+    if strangers := _patients.unknown_sections(source, reader.find_sections(source, **chosen.reading)):
         print(f"warning: {strangers}", flush=True)
     about = {
-        "layout": layout,
+        "layout": reader.name,
         "reason": reason,
         "name": source.resolve().name,
         "fingerprint": plan.fingerprint(source, times=False, but=out),
@@ -109,7 +107,7 @@ def build(
                     fresh |= build_folder.begin(out, chosen, source, names, alone=alone)
                     with contextlib.nullcontext(execute) if execute else processes(workers) as run:
                         job = {"shard": shard, "merge": merge, "ignore_checks": ignore_checks}
-                        content = _write_sections(source, out, module, names, chosen, run, **job)
+                        content = _write_sections(source, out, reader, names, chosen, run, **job)
                 except InputError:
                     if alone and fresh and not any((out / WORK_FOLDER).glob("sections/*.json")):
                         build_folder.clear(
@@ -144,7 +142,7 @@ def _finish(
 def _write_sections(
     source: Path,
     out: Path,
-    module: ModuleType,
+    reader: Reader,
     names: Sequence[str],
     options: plan.Options,
     run: Execute,
@@ -159,11 +157,12 @@ def _write_sections(
         "genes", "genes_removed", "empty" (section -> why it is left out), "entries", the stain "target", "warnings" and
         "ignored_errors".
     """
-    layout = module.__name__.rpartition(".")[2]
-    target = _stain_target(source, out, module, options)
+    target = _stain_target(source, out, reader, options)
     # Array jobs plan their own sections first: by the time they come to the others', those plans are there.
     own = [] if shard is None else list(names[shard[0] - 1 :: shard[1]])
-    tasks = [(source, out, layout, name, options, target) for name in sorted(names, key=lambda name: name not in own)]
+    tasks = [
+        (source, out, reader.name, name, options, target) for name in sorted(names, key=lambda name: name not in own)
+    ]
     planning = cli.progress(run(_plan, tasks), total=len(tasks), description="reading", unit="section")
     made = {plan.name: plan for plan in planning}
     plans = [made[name] for name in names]
@@ -191,14 +190,14 @@ def _write_sections(
     return chosen | {"warnings": warnings, "ignored_errors": ignored_errors}
 
 
-def _stain_target(source: Path, out: Path, module: ModuleType, options: plan.Options) -> stain.Profile | None:
+def _stain_target(source: Path, out: Path, reader: Reader, options: plan.Options) -> stain.Profile | None:
     """The slide to normalise stains to, fitted once per data set; None without stain."""
     if options.stain == "none":
         return None
     file = out / WORK_FOLDER / "stain_target.json"
     if file.is_file():
         return stain.load_normaliser(file).target
-    target = plan.fit_stain_target(source, module, options)
+    target = plan.fit_stain_target(source, reader, options)
     json_files.write(file, stain.Normaliser(target, target).to_dict(), lines=True, sync=True)
     return target
 

@@ -16,7 +16,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -78,24 +77,24 @@ def check(
         InputError: no such source, its layout is not recognised, or one image is given for several sections.
     """
     source = Path(source)
-    module, reason = readers.find_layout(source, layout)
-    found = module.find_sections(source, **options)
+    reader, reason = readers.find_layout(source, layout)
+    found = reader.find_sections(source, **options)
     names = list(found) if sections is None else list(sections)
     if unknown := [name for name in names if name not in found]:
         raise InputError(f"{source}: no section {', '.join(unknown)}; --sections may name {', '.join(found)}")
     if complete := [name for name in names if not found[name]]:
-        module.list_sections(source, sections=complete, **options)  # refuses one image for several sections
+        reader.list_sections(source, sections=complete, **options)  # refuses one image for several sections
     if overlays is not None:
         overlays.mkdir(parents=True, exist_ok=True)
     findings = [
-        _look(module, source, name, found[name], overlays, options)
+        _look(reader, source, name, found[name], overlays, options)
         for name in cli.progress(names, description="check", unit="section")
     ]
     strangers = [text] if (text := _patients.unknown_sections(source, found)) else []
     problems = checks.across([finding.found for finding in findings if finding.spots])
     errors = [problem.text for problem in problems if problem.level == checks.ERROR]
     return {
-        "layout": module.__name__.rpartition(".")[2],
+        "layout": reader.name,
         "reason": reason,
         "synthetic": any(finding.synthetic for finding in findings),
         "species": _species(findings),
@@ -122,14 +121,14 @@ def has_errors(report: dict[str, Any]) -> bool:
 
 
 def _look(
-    module: ModuleType, source: Path, name: str, lacks: str, overlays: Path | None, options: dict[str, Any]
+    reader: readers.Reader, source: Path, name: str, lacks: str, overlays: Path | None, options: dict[str, Any]
 ) -> Finding:
     finding = Finding(name)
     if lacks:
         finding.errors.append(f"{lacks}; add it, or leave the section out with --skip-incomplete or --sections")
         return finding
     try:
-        section: Section = module.read_section(source, name, **options)
+        section: Section = reader.read_section(source, name, **options)
         _describe(finding, section)
         with slide.open_slide(section.image_path) as image:
             small = image.thumbnail(checks.THUMBNAIL_PX)

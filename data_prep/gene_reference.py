@@ -13,9 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from data_prep import budgets
+from data_prep import budgets, unpack
 from data_prep.errors import InputError
-from data_prep.readers import _packed
 
 RESOURCES = Path(__file__).parent / "resources"
 SPECIES = ("human", "mouse")  # of which there are shipped tables
@@ -148,7 +147,7 @@ def own_reference(path: Path) -> GeneReference:
         InputError: unreadable, or neither of the two.
     """
     try:
-        data = _packed.read_bytes(Path(path), budgets.TABLE_TEXT)
+        data = unpack.read_bytes(Path(path), budgets.TABLE_TEXT)
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: cannot read the gene table ({error}); download HGNC's complete set again") from error

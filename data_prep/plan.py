@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -254,8 +253,8 @@ def plan_section(
     Args:
         target: the slide to normalise stains to, fitted.
     """
-    module, _ = readers.find_layout(source, layout)
-    section = module.read_section(source, name, **options.reading)
+    reader, _ = readers.find_layout(source, layout)
+    section = reader.read_section(source, name, **options.reading)
     check_section(section)
     with slide.open_slide(section.image_path) as image:
         transform = stain_transform(options, image, target) if options.max_white_fraction < 1 else None
@@ -303,11 +302,11 @@ def check_section(section: Section) -> None:
         )
 
 
-def fit_stain_target(source: Path, module: ModuleType, options: Options) -> stain.Profile:
+def fit_stain_target(source: Path, reader: readers.Reader, options: Options) -> stain.Profile:
     """Fit the slide that `--stain-target` names, a section of the source or an image file."""
-    name, found = str(options.stain_target), module.find_sections(source, **options.reading)
+    name, found = str(options.stain_target), reader.find_sections(source, **options.reading)
     if found.get(name) == "":
-        path = module.read_section(source, name, **options.reading).image_path
+        path = reader.read_section(source, name, **options.reading).image_path
     else:
         path = stain.resolve_target(name, dict.fromkeys((name for name, lack in found.items() if not lack), source))
     return stain.fit_profile(path, options.stain, standardise=options.stain_standardise != "none")

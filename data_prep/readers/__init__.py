@@ -2,34 +2,81 @@
 
 A reader module offers
 
-    detect(path) -> str | None                    why `path` is in this layout, or None
-    find_sections(path, **options)                every section listed -> what it lacks ("" when complete)
-    list_sections(path, *, sections, skip_incomplete, **options) -> list of names to read
-    read_section(path, name, **options) -> Section
-    read_sections(path, *, sections, skip_incomplete, **options) -> iterator of Section
+    detect(path) -> str | None                        why `path` is in this layout, or None
+    find_sections(path, reading) -> dict[str, str]    every section listed -> what it lacks ("" when complete)
+    read_section(path, name, reading) -> Section      one that lacks nothing
+    check(path, names, reading)                       may be left out: refuses sections that cannot be read together
 
-Options, keywords every one of these functions takes (a layout leaves alone what does not concern it):
-
-    um_per_px        the slides' scale as the user states it, which wins over what files and the spot pitch say
-    image            full-resolution image, for layouts that keep it elsewhere: a file, or a folder of
-                     <section>.<extension>
-    gene_table       HGNC complete set to name genes by, in place of the shipped table
-    resolve_aliases  replace outdated gene symbols by official ones
-    bin_um           Visium HD: the bin sizes to read, e.g. (8, 16); all present by default
+where `reading` is `_sections.Reading`; `Reader` makes of them what others call.
 """
 
 import contextlib
+import functools
 import glob
 import importlib
 import os
 import pkgutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
+from data_prep import unpack
 from data_prep.errors import InputError
-from data_prep.readers import _packed
+from data_prep.readers._sections import Reading, choose
+from data_prep.section import Section
 
 _LEVELS_BELOW, _MOST_FOLDERS = 2, 50  # of a source in no layout that are looked into
+
+
+class Reader:
+    """The reader of one layout. `options` are the fields of `Reading`.
+
+    Attributes:
+        name: the layout's.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+        self._module = importlib.import_module(f"{__name__}.{name}")
+
+    def detect(self, path: str | Path) -> str | None:
+        """Why `path` is in this layout, or None."""
+        return self._module.detect(Path(path))
+
+    def find_sections(self, path: str | Path, **options: Any) -> dict[str, str]:
+        """Every section listed -> what it lacks ("" when complete)."""
+        return self._module.find_sections(Path(path), Reading(**options))
+
+    def list_sections(
+        self, path: str | Path, *, sections: Sequence[str] | None = None, skip_incomplete: bool = False, **options: Any
+    ) -> list[str]:
+        """Names of the sections to read; see `data_prep.readers._sections.choose`."""
+        names = choose(self.find_sections(path, **options), Path(path), sections, skip_incomplete)
+        if check := getattr(self._module, "check", None):
+            check(Path(path), names, Reading(**options))
+        return names
+
+    def read_section(self, path: str | Path, name: str, **options: Any) -> Section:
+        """One section, its spots in the order of its counts.
+
+        Raises:
+            InputError: a missing, malformed or contradictory file, with its place and what to do.
+        """
+        self.list_sections(path, sections=[name], **options)
+        return self._module.read_section(Path(path), name, Reading(**options))
+
+    def read_sections(
+        self, path: str | Path, *, sections: Sequence[str] | None = None, skip_incomplete: bool = False, **options: Any
+    ) -> Iterator[Section]:
+        """The sections one by one; the first is read when asked for."""
+        for name in self.list_sections(path, sections=sections, skip_incomplete=skip_incomplete, **options):
+            yield self.read_section(path, name, **options)
+
+
+@functools.cache
+def reader(layout: str) -> Reader:
+    """The reader of a layout by its name."""
+    return Reader(layout)
 
 
 def layout_names() -> list[str]:
@@ -37,7 +84,7 @@ def layout_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
-def find_layout(path: str | Path, layout: str = "auto") -> tuple[ModuleType, str]:
+def find_layout(path: str | Path, layout: str = "auto") -> tuple[Reader, str]:
     """The reader for `path` and the reason it applies.
 
     Args:
@@ -56,13 +103,13 @@ def find_layout(path: str | Path, layout: str = "auto") -> tuple[ModuleType, str
     if layout != "auto":
         if layout not in names:
             raise InputError(f"Unknown layout {layout!r}; expected auto or one of {', '.join(names)}")
-        return importlib.import_module(f"{__name__}.{layout}"), "given by --layout"
-    readers = [importlib.import_module(f"{__name__}.{name}") for name in names]
-    found = {reader: reason for reader in readers if (reason := reader.detect(path))}
+        return reader(layout), "given by --layout"
+    readers = [reader(name) for name in names]
+    found = {each: reason for each in readers if (reason := each.detect(path))}
     if not found:
         raise InputError(f"{path}: layout not recognised (it holds {_contents(path)}); {_remedy(path, readers)}")
     if len(found) > 1:
-        reasons = "; ".join(f"{reader.__name__.rpartition('.')[2]}: {reason}" for reader, reason in found.items())
+        reasons = "; ".join(f"{each.name}: {reason}" for each, reason in found.items())
         raise InputError(f"{path}: several layouts recognised ({reasons}); choose one with --layout")
     return found.popitem()
 
@@ -78,7 +125,7 @@ def missing(path: Path, give: str) -> str:
     return f"{path}: no such file or folder; give {give}"
 
 
-def _below(path: Path, readers: list[ModuleType]) -> list[str]:
+def _below(path: Path, readers: list[Reader]) -> list[str]:
     """Folders below a source, two levels at most, in which a layout is recognised, and which."""
     folders = [path]
     for _ in range(_LEVELS_BELOW):
@@ -93,23 +140,23 @@ def _is_open_folder(path: Path) -> bool:
     return path.is_dir() and path.name[0] != "." and os.access(path, os.R_OK | os.X_OK)
 
 
-def _layout_of(folder: Path, readers: list[ModuleType]) -> str:
-    for reader in readers:
+def _layout_of(folder: Path, readers: list[Reader]) -> str:
+    for each in readers:
         with contextlib.suppress(InputError):
-            if reader.detect(folder):
-                return reader.__name__.rpartition(".")[2]
+            if each.detect(folder):
+                return each.name
     return ""
 
 
-def _remedy(path: Path, readers: list[ModuleType]) -> str:
+def _remedy(path: Path, readers: list[Reader]) -> str:
     """What to do about a source that is in no layout."""
     if path.is_dir() and (below := _below(path, readers)):
         more = f" and {len(below) - 3} more" if len(below) > 3 else ""
         return f"data sets lie below it, give one: {', '.join(below[:3])}{more}"
     folders = [path, *sorted(folder for folder in path.iterdir() if folder.is_dir())] if path.is_dir() else [path]
-    if packed := [archive for folder in folders for archive in _packed.archives(folder)]:
+    if packed := [archive for folder in folders for archive in unpack.archives(folder)]:
         more = f", and {len(packed) - 1} more like it" if len(packed) > 1 else ""
-        return f"{packed[0].name} is still packed, unpack it: {_packed.remedy(packed[0])}{more}"
+        return f"{packed[0].name} is still packed, unpack it: {unpack.remedy(packed[0])}{more}"
     if path.name == "segmented_outputs":
         return "the cells Space Ranger segmented are not read, give binned_outputs"
     return f"name it with --layout {'|'.join(layout_names())}, see docs/layouts for the files each expects"

@@ -60,6 +60,17 @@ def grid_affine(grid_xy: np.ndarray, spot_xy: np.ndarray) -> np.ndarray | None:
     return np.linalg.lstsq(centred, spot_xy - spot_xy.mean(axis=0), rcond=None)[0]
 
 
+def turned_degrees(affine: np.ndarray) -> float:
+    """How far the rows of an array are from the nearest axis of the image, 0 to 45; see `grid_affine`."""
+    degrees = float(np.degrees(np.arctan2(affine[0, 1], affine[0, 0])))
+    return abs((degrees + 45) % 90 - 45)
+
+
+def turn_notes(degrees: float) -> tuple[str, ...]:
+    """A note when squares do not lie along the image's axes."""
+    return (f"bins are turned by {degrees:.1f} degrees against the image and taken as upright",) if degrees > 2 else ()
+
+
 def pitch_px(grid_xy: np.ndarray, spot_xy: np.ndarray) -> float | None:
     """Distance between neighbours on the spot grid, in pixels; None if it cannot be measured.
 

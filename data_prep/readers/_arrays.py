@@ -101,8 +101,7 @@ def measure(array_xy: np.ndarray, spot_xy: np.ndarray) -> Array | None:
     in_pitches = _array_fit.fit(array_xy * units, spot_xy)
     if in_pitches is None or not 0 < (pitch := in_pitches.pitch_px) < np.inf:
         return None
-    degrees = float(np.degrees(np.arctan2(affine[0, 1], affine[0, 0])))
-    return Array(kind, nearest_px(spot_xy) if kind == "unknown" else pitch, abs((degrees + 45) % 90 - 45), units)
+    return Array(kind, nearest_px(spot_xy) if kind == "unknown" else pitch, _array_fit.turned_degrees(affine), units)
 
 
 def nearest_px(spot_xy: np.ndarray) -> float:

@@ -12,8 +12,9 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from data_prep import unpack
 from data_prep.errors import InputError
-from data_prep.readers import _matrix, _packed
+from data_prep.readers import _matrix
 
 _UNKNOWN_ENCODING = re.compile(r"IOSpec\(encoding_type='([^']*)', encoding_version='([^']*)'\)")
 _EXPECTED = "an .h5ad file (HDF5)"
@@ -84,10 +85,10 @@ def _check_kind(path: Path) -> None:
         return  # h5py says why
     if not head:
         raise InputError(f"{path}: the file is empty; copy or download it again")
-    if head.startswith(_packed.GZIP):
-        raise InputError(f"{path}: gzipped, expected {_EXPECTED}; unpack it: {_packed.remedy(path)}")
+    if head.startswith(unpack.GZIP):
+        raise InputError(f"{path}: gzipped, expected {_EXPECTED}; unpack it: {unpack.remedy(path)}")
     if not head.startswith(b"\x89HDF"):
-        _packed.check_kind(path, head, _EXPECTED)
+        unpack.check_kind(path, head, _EXPECTED)
         if _is_text(head):
             raise InputError(f"{path}: plain text, expected {_EXPECTED}; check its name, or download it again")
 

@@ -22,9 +22,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from data_prep import budgets, trial
+from data_prep import budgets, trial, unpack
 from data_prep.errors import InputError
-from data_prep.readers import _hdf5_structure, _packed
+from data_prep.readers import _hdf5_structure
 
 _TOO_MUCH, _DAMAGED = 3, 4  # exit codes
 _ROWS = 65_536  # of texts read at a time
@@ -36,8 +36,8 @@ _LOCK = threading.Lock()
 def source(path: Path) -> Path | io.BytesIO:
     """What h5py opens: the file, or what it holds where it is gzipped as a whole."""
     with path.open("rb") as file:
-        packed = file.read(2) == _packed.GZIP
-    return io.BytesIO(_packed.read_bytes(path)) if packed else path
+        packed = file.read(2) == unpack.GZIP
+    return io.BytesIO(unpack.read_bytes(path)) if packed else path
 
 
 def check(path: Path) -> None:

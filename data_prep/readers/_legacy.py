@@ -1,16 +1,17 @@
 """What the legacy Spatial Transcriptomics layouts share: spots named `11x17`, discs on a square grid."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
 
-from data_prep import genes
+from data_prep import unpack
 from data_prep.errors import InputError
-from data_prep.readers import _array_fit, _count_table, _sections, _text
+from data_prep.readers import _array_fit, _count_table, _patients, _sections, _text
+from data_prep.readers._sections import Reading
 from data_prep.section import Section
 from data_prep.spots import Spots
 
@@ -21,72 +22,65 @@ _GEO = re.compile(r"^(GSM\d+_.+_stdata|(GSM\d+_)?spot_data-selection-.+)\.tsv(\.
 _OTHERS = 0.05  # of the spots: what may lack a partner on both sides before the files are of two sections
 
 
+class Files(NamedTuple):
+    """A section's: its count table (spots x genes), its table of spots, and its slide."""
+
+    counts: Path
+    spots: Path
+    image: Path
+
+
 def read_section(
     name: str,
-    *,
-    patient: str,
-    patient_source: str,
-    layout: str,
-    image_path: Path,
-    count_path: Path,
-    spot_path: Path,
+    files: Files,
     spots: dict[str, Any],
+    patient: _patients.Patient,
+    reading: Reading,
+    *,
+    layout: str,
+    root: Path,
     pitch_um: float = PITCH_UM,
     spot_radius_um: float = SPOT_RADIUS_UM,
-    um_per_px: float | None,
-    gene_table: Path | None,
-    resolve_aliases: bool,
-    synthetic: bool,
     notes: Sequence[str] = (),
 ) -> Section:
     """A section: its selected spots that were counted, in count-file order; what is left out is noted.
 
     Args:
-        name, patient, patient_source, layout, image_path, synthetic, notes: as in `Section`.
-        count_path: spots x genes table.
-        spot_path: where `spots` come from, for messages.
-        spots: `id` [N] str, `grid_xy` [N, 2] in units of the pitch, `pixel_xy` [N, 2], `selected` [N] bool,
-            and notes.
+        spots: of `files.spots`: `id` [N] str, `grid_xy` [N, 2] in units of the pitch, `pixel_xy` [N, 2], `selected` [N]
+            bool, and notes.
+        root: the folder all sections lie in.
         pitch_um, spot_radius_um: of the array.
-        um_per_px: the user's figure, used when the pitch cannot be measured.
-        gene_table, resolve_aliases: see `data_prep.readers`.
 
     Raises:
         InputError: a malformed count table, duplicate spots, files of different sections, spots that do not lie as the
             array does, or an unknown scale.
     """
-    counted, columns, counts, table_notes = _spots_by_genes(count_path)
-    spot_row = _rows(counted, count_path)
-    place = _rows(spots["id"], spot_path)
+    counted, columns, counts, table_notes = _spots_by_genes(files.counts)
+    spot_row = _rows(counted, files.counts)
+    place = _rows(spots["id"], files.spots)
     kept = [spot for spot in spot_row if spot in place and spots["selected"][place[spot]]]
     if not kept:
         raise InputError(
-            f"Section {name!r}: none of the {len(spot_row)} spots of {count_path} is selected in {spot_path} "
+            f"Section {name!r}: none of the {len(spot_row)} spots of {files.counts} is selected in {files.spots} "
             f"(e.g. {next(iter(spot_row))} against {next(iter(place), 'nothing')}); the two files belong to "
             "different sections or name spots differently"
         )
-    _check_section(name, count_path, spot_path, spot_row, place, spots["selected"])
-    _array_fit.check(spot_path, spots["id"], spots["grid_xy"], spots["pixel_xy"])
+    _check_section(name, files.counts, files.spots, spot_row, place, spots["selected"])
+    _array_fit.check(files.spots, spots["id"], spots["grid_xy"], spots["pixel_xy"])
     pitch = _array_fit.pitch_px(spots["grid_xy"], spots["pixel_xy"])
     um_per_px, source, scale_notes = _sections.scale(
         name,
-        file_um=None,
         pitch_um=pitch_um / pitch if pitch else None,
-        user_um=um_per_px,
+        user_um=reading.um_per_px,
         remedy="too few spots to measure their pitch; give --source-um-per-px",
     )
-    named, counts, gene_notes = genes.name_columns(
-        columns,
-        counts[[spot_row[spot] for spot in kept]],
-        gene_table_path=gene_table,
-        resolve_aliases=resolve_aliases,
-    )
+    named, counts, gene_notes = reading.name_genes(columns, counts[[spot_row[spot] for spot in kept]])
     join_notes = _join_notes(spot_row, place, spots["selected"])
     return Section(
         name=name,
-        patient=patient,
-        patient_source=patient_source,
-        image_path=image_path,
+        patient=patient.name,
+        patient_source=patient.source,
+        image_path=files.image,
         genes=named,
         counts=counts,
         spots=Spots.discs(
@@ -95,9 +89,50 @@ def read_section(
         um_per_px=um_per_px,
         um_per_px_source=source,
         layout=layout,
-        synthetic=synthetic,
-        notes=(*notes, *scale_notes, *spots.get("notes", ()), *table_notes, *join_notes, *gene_notes),
+        synthetic=_sections.is_synthetic(root),
+        notes=(*patient.notes, *notes, *scale_notes, *spots.get("notes", ()), *table_notes, *join_notes, *gene_notes),
     )
+
+
+def find_files(
+    path: Path, patterns: Mapping[str, re.Pattern[str]], depth: int, *, plain: Callable[[str], str] = str
+) -> dict[str, dict[str, Path]]:
+    """Kind of file -> section -> file; an image still packed only where there is none unpacked.
+
+    Args:
+        patterns: kind -> what its files are called, the section in the first group.
+        depth: how many folders deep they may lie.
+        plain: of several spellings of a section's name, the one to go by.
+
+    Raises:
+        InputError: two files for the same thing.
+    """
+    found: dict[str, dict[str, Path]] = {kind: {} for kind in patterns}
+    for kind, pattern in patterns.items():
+        for file in _sections.find(path, pattern, depth):
+            name = plain(pattern.sub(r"\1", file.name))
+            other = found[kind].get(name)
+            if other and kind == "image" and (file.suffix == ".gz") != (other.suffix == ".gz"):
+                file = min(file, other, key=lambda image: image.suffix == ".gz")
+            elif other:
+                raise InputError(f"Section {name!r}: both {other} and {file}; keep one of the two")
+            found[kind][name] = file
+    return found
+
+
+def lacking(name: str, files: Mapping[str, Mapping[str, Path]], expected: Mapping[str, str], prefixes: str) -> str:
+    """What a section lacks of the files found, "" when complete.
+
+    Args:
+        files: kind -> section -> file; expected: kind -> what its files are called; prefixes: what else may stand
+            before that.
+    """
+    lacks = [f"{kind} not found (expected {form.format(name)}, {prefixes})"
+             for kind, form in expected.items() if name not in files[kind]]  # fmt: skip
+    image = files["image"].get(name)
+    if image and image.suffix == ".gz":
+        lacks.append(f"image {image.name} is still packed, unpack it: {unpack.remedy(image)}")
+    return ", ".join(lacks)
 
 
 def is_geo(path: Path, depth: int) -> bool:

@@ -8,9 +8,8 @@ import pyarrow
 import pyarrow.csv
 import scipy.sparse
 
-from data_prep import budgets
+from data_prep import budgets, unpack
 from data_prep.errors import InputError
-from data_prep.readers import _packed
 
 _KINDS = {b"integer": pyarrow.int64(), b"real": pyarrow.float64(), b"unsigned-integer": pyarrow.int64()}
 _ANYTHING = re.compile(rb"\S")
@@ -25,9 +24,9 @@ def read(path: Path) -> scipy.sparse.coo_array:
     Raises:
         InputError: missing, damaged, or of another kind than a table of places and numbers.
     """
-    pieces = _packed.pieces(path)
+    pieces = unpack.pieces(path)
     data = bytearray(next(pieces, b""))  # more than all comments
-    _packed.check_kind(path, data, "a Matrix Market file")
+    unpack.check_kind(path, data, "a Matrix Market file")
     kind, start = _kind(path, data)
     (rows, columns, entries), start = _sizes(path, data, start)
     lines, most = data.count(b"\n"), len(data) + _LONGEST * entries

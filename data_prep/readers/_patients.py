@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from data_prep import files
 from data_prep.errors import InputError
@@ -12,10 +13,18 @@ from data_prep.readers import _text
 TABLE = "patients.csv"  # columns section,patient; beside the sections' files
 
 
+class Patient(NamedTuple):
+    """Whose a section is, how that is known (one of `data_prep.patients.ORIGINS`), and notes."""
+
+    name: str
+    source: str
+    notes: tuple[str, ...]
+
+
 def find(
     root: Path, name: str, *, sample: str = "", stated: str = "", convention: str = "", guess: str = "", why: str = ""
-) -> tuple[str, str, tuple[str, ...]]:
-    """The patient of a section, how that is known, and notes: the first of those given, in this order, that is known.
+) -> Patient:
+    """The patient of a section: the first of those given, in this order, that is known.
 
     Args:
         root: the source, where patients.csv may be; what a user states there wins.
@@ -25,9 +34,6 @@ def find(
         convention: by the section's name, where the layout's publication says how sections are named.
         guess: what to take where nothing is known, the section itself unless given; `why`: a note of that.
 
-    Returns:
-        Patient, one of `data_prep.patients.ORIGINS`, and notes.
-
     Raises:
         InputError: patients.csv is damaged or contradicts itself.
     """
@@ -36,15 +42,15 @@ def find(
     if patient:
         other, by = (stated, "a file") if stated else (convention, "the section's name")
         note = f"patient {patient} as {TABLE} says; {by} says {other}"
-        return patient, USER, (note,) if other and other != patient else ()
+        return Patient(patient, USER, (note,) if other and other != patient else ())
     unlisted = f"{TABLE} does not list it (it lists {_some(listed)}); " if listed else ""
     if stated:
-        return stated, FILE, ()
+        return Patient(stated, FILE, ())
     if convention:
-        return convention, CONVENTION, ()
+        return Patient(convention, CONVENTION, ())
     alone = guess or sample or name
     text = why or f"patient not stated: taken as {alone}; list section,patient in {TABLE} if patients repeat"
-    return alone, GUESSED, (unlisted + text,)
+    return Patient(alone, GUESSED, (unlisted + text,))
 
 
 def unknown_sections(root: Path, sections: Iterable[str]) -> str:

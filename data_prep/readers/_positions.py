@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from data_prep import files
+from data_prep import files, unpack
 from data_prep.errors import InputError
-from data_prep.readers import _matrix, _packed, _text
+from data_prep.readers import _matrix, _text
 
 COLUMNS = ("barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres")
 FILES = ("tissue_positions.parquet", "tissue_positions.csv", "tissue_positions_list.csv")
@@ -81,7 +81,7 @@ def _trifle(number: int) -> int:
 def _parquet(path: Path) -> dict[str, np.ndarray]:
     """The columns [N]; NaN where a number is missing."""
     try:
-        table = pyarrow.parquet.read_table(io.BytesIO(_packed.read_bytes(path)) if path.suffix == ".gz" else path)
+        table = pyarrow.parquet.read_table(io.BytesIO(unpack.read_bytes(path)) if path.suffix == ".gz" else path)
         names = table.column_names
         texts = {name: table[name].to_numpy() for name in COLUMNS if name in names}
     except (pyarrow.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:

@@ -1,20 +1,57 @@
-"""What readers share about sections: which to read, their image, their patient, and their scale."""
+"""What readers share about sections: which to read, and how; their image, and their scale."""
 
+import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import scipy.sparse
 
-from data_prep import files
+from data_prep import files, genes
 from data_prep.errors import InputError
-from data_prep.section import Section
+from data_prep.section import GeneTable
 from data_prep.slide_base import DEFAULT_SCALE_DOUBT, SLIDE_SUFFIXES, check_stated_scale, is_default_scale
 
 THEORETICAL_SPOT_UM = 65.0  # what Space Ranger's `spot_diameter_fullres` measures, of spots that are 55 um wide
 _DIAMETER_TOLERANCE = 0.2  # some tools write the 55 um of the spot itself
 SYNTHETIC_MARK = "SYNTHETIC.txt"  # data_prep.demo writes it beside everything it generates
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How the user wants a source read; a layout leaves alone what does not concern it.
+
+    Attributes:
+        um_per_px: the slides' scale as the user states it, which wins over what files and the spot pitch say.
+        image: full-resolution image, for layouts that keep it elsewhere: a file, or a folder of <section>.<extension>.
+        gene_table: HGNC complete set to name genes by, in place of the shipped table.
+        resolve_aliases: replace outdated gene symbols by official ones.
+        bin_um: Visium HD: the bin sizes to read, e.g. (8, 16); all present by default.
+    """
+
+    um_per_px: float | None = None
+    image: Path | None = None
+    gene_table: Path | None = None
+    resolve_aliases: bool = False
+    bin_um: Sequence[int] | None = None
+
+    def name_genes(
+        self, names: Sequence[str], counts: scipy.sparse.csr_array, symbols: Sequence[str] | None = None
+    ) -> tuple[GeneTable, scipy.sparse.csr_array, tuple[str, ...]]:
+        """Gene table, counts [S, G] and notes, from the names of a file's columns; see `data_prep.genes.name_columns`.
+
+        Args:
+            names: [columns] Ensembl ids or symbols; symbols: [columns], where the file has both.
+            counts: [S, columns].
+        """
+        return genes.name_columns(
+            names,
+            counts,
+            symbols=symbols,
+            gene_table_path=self.gene_table,
+            resolve_aliases=self.resolve_aliases,
+        )
 
 
 def choose(found: Mapping[str, str], path: Path, sections: Sequence[str] | None, skip_incomplete: bool) -> list[str]:
@@ -43,27 +80,14 @@ def choose(found: Mapping[str, str], path: Path, sections: Sequence[str] | None,
     return complete
 
 
-def one_by_one(
-    list_sections: Callable[..., list[str]], read_section: Callable[..., Section]
-) -> Callable[..., Iterator[Section]]:
-    """A reader's `read_sections`, of its other two functions; see `data_prep.readers`."""
-
-    def read_sections(
-        path: Path, *, sections: Sequence[str] | None = None, skip_incomplete: bool = False, **options: Any
-    ) -> Iterator[Section]:
-        """The sections one by one; the first is read when asked for."""
-        for name in list_sections(path, sections=sections, skip_incomplete=skip_incomplete, **options):
-            yield read_section(path, name, **options)
-
-    return read_sections
-
-
-def images_in(folder: Path, stem: str | None = None) -> list[Path]:
-    """Image files directly in `folder`, those named `stem` + extension when given, in name order."""
+def images_in(folder: Path, stem: str | None = None, *, packed: bool = False) -> list[Path]:
+    """Image files directly in `folder`, those named `stem` + extension when given, in name order; or gzipped ones."""
     if not folder.is_dir():
         return []
-    found = (file for file in folder.iterdir() if file.suffix.lower() in SLIDE_SUFFIXES and file.name[0] != ".")
-    return sorted(file for file in found if stem is None or file.stem.removesuffix(".ome") == stem)
+    files = sorted(file for file in folder.iterdir() if file.name[0] != "." and (file.suffix == ".gz") == packed)
+    named = ((file, Path(file.stem) if packed else file) for file in files)
+    images = [(file, name) for file, name in named if name.suffix.lower() in SLIDE_SUFFIXES]
+    return [file for file, name in images if stem is None or name.stem.removesuffix(".ome") == stem]
 
 
 def find(folder: Path, pattern: re.Pattern[str], depth: int, *, strict: bool = False) -> list[Path]:
@@ -112,12 +136,13 @@ def given_image(image: Path, name: str) -> list[Path]:
     return [image]
 
 
-def check_one_image(image: Path | None, names: Sequence[str]) -> None:
-    """Refuse one image file for several samples."""
-    if image is not None and image.is_file() and len(set(names)) > 1:
+def check_one_image(path: Path, names: Sequence[str], reading: Reading) -> None:
+    """Refuse one image file for several samples; `check` of the layouts that take `--image`."""
+    del path
+    if reading.image is not None and reading.image.is_file() and len(set(names)) > 1:
         raise InputError(
-            f"--image {image} is one file, but there are several sections ({', '.join(names)}); give a folder of "
-            "<section>.<extension>, or one section with --sections"
+            f"--image {reading.image} is one file, but there are several sections ({', '.join(names)}); give a folder "
+            "of <section>.<extension>, or one section with --sections"
         )
 
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from data_prep import files, json_files, slide
+from data_prep import files, json_files, slide, unpack
 from data_prep.errors import InputError
-from data_prep.readers import _matrix, _packed, _positions, _sections, _text
+from data_prep.readers import _matrix, _positions, _sections, _text
 from data_prep.slide_base import decoding
 
 BIN_FOLDER = re.compile(r"^square_(\d+)um$")
@@ -136,8 +136,18 @@ def bin_um(out: Outputs) -> float | None:
         return None
 
 
-def missing_files(out: Outputs) -> list[str]:
-    """What a sample lacks beside its image, one by one, and how to unpack what is packed."""
+def lacking(sample: Outputs, out: Outputs, image: Path | None) -> str:
+    """What a section lacks, "" when complete, and how to unpack what is packed.
+
+    Args:
+        sample: the files the image lies beside.
+        out: the other files.
+        image: see `find_image`.
+    """
+    return ", ".join(filter(None, [*_missing_files(out), _missing_image(sample, image)]))
+
+
+def _missing_files(out: Outputs) -> list[str]:
     lacks = []
     for names in (_positions.FILES, (FACTORS,)):
         try:
@@ -156,10 +166,10 @@ def missing_files(out: Outputs) -> list[str]:
         return []
     if any((out.folder / name).is_file() for name in _AGGREGATED):
         lacks.append("this is spaceranger aggr's output of several samples, give each sample's own outputs")
-    packed = [file for file in _packed.archives(out.folder)
+    packed = [file for file in unpack.archives(out.folder)
               if file.name.startswith(out.prefix) and _PACKED_PART.search(file.name)]  # fmt: skip
     into = out.name if out.prefix else ""
-    return [*lacks, *(f"{file.name} is still packed, unpack it: {_packed.remedy(file, into)}" for file in packed)]
+    return [*lacks, *(f"{file.name} is still packed, unpack it: {unpack.remedy(file, into)}" for file in packed)]
 
 
 def read_scale_factors(path: Path, *needed: str) -> dict[str, float]:
@@ -234,7 +244,7 @@ def find_image(out: Outputs, image: Path | None, *, packed: bool = False) -> lis
     places = [out.folder, out.folder / "image", out.folder / "images"]
     if out.folder.name == "outs":
         places += [out.folder.parent, out.folder.parent / "image", out.folder.parent / "images"]
-    images = [file for place in places for file in (_packed.images_in(place) if packed else _sections.images_in(place))]
+    images = [file for place in places for file in _sections.images_in(place, packed=packed)]
     others = [other.prefix for other in _flat(out.folder) if len(other.prefix) > len(out.prefix)] if out.prefix else []
     return [
         file for file in images
@@ -268,7 +278,7 @@ def place_image(
     if path is None:
         raise InputError(f"{small.folder}: {small.lacks(_small_names(str(image))[:1])}; give the slide with --image")
     if path.suffix == ".gz":
-        raise InputError(f"{path}: a gzipped image is not read; unpack it: {_packed.remedy(path)}")
+        raise InputError(f"{path}: a gzipped image is not read; unpack it: {unpack.remedy(path)}")
     return path, scale, (f"Space Ranger's reduced {image} image is used, {scale:.4g} of full resolution",)
 
 
@@ -298,19 +308,19 @@ def _size(path: Path) -> tuple[int, int]:
     if path.suffix != ".gz":
         with slide.open_slide(path) as small:
             return small.width, small.height
-    data = _packed.read_bytes(path)
+    data = unpack.read_bytes(path)
     with decoding(path), Image.open(io.BytesIO(data)) as picture:
         return picture.size
 
 
-def missing_image(out: Outputs, image: Path | None) -> str:
+def _missing_image(out: Outputs, image: Path | None) -> str:
     """What is said of a sample without its full-resolution image, "" where there is one."""
     if (image is not None and str(image) in REDUCED) or find_image(out, image):
         return ""
     if image is not None:
         return f"image not found as {image}/{out.name}.<extension>"
     if packed := find_image(out, None, packed=True):
-        return f"full-resolution image {packed[0].name} is still packed, unpack it: {_packed.remedy(packed[0])}"
+        return f"full-resolution image {packed[0].name} is still packed, unpack it: {unpack.remedy(packed[0])}"
     return (
         f"full-resolution image not found in {out.folder.name}/ (expected {out.prefix}*.tif|*.jpg|*.png, or --image "
         "FILE_OR_FOLDER; --image hires takes Space Ranger's reduced one)"

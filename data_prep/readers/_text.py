@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import budgets
+from data_prep import budgets, unpack
 from data_prep.errors import InputError
-from data_prep.readers import _packed
 
 _SEPARATORS = ("\t", ",", ";")
 _BOMS = {  # the longer first: UTF-32 begins as UTF-16 does
@@ -34,8 +33,8 @@ def read_text(path: Path, budget: budgets.Budget = budgets.JSON_TEXT) -> str:
     Raises:
         InputError: missing, truncated, corrupt, empty, no text, or over the budget.
     """
-    data = _packed.read_bytes(path, budget)
-    _packed.check_kind(path, data)
+    data = unpack.read_bytes(path, budget)
+    unpack.check_kind(path, data)
     encoding = _wide_encoding(data)
     try:
         text = data.decode(encoding) if encoding else decode(path, data)
@@ -65,9 +64,9 @@ def read_lines(path: Path) -> Iterator[bytes]:
 
 def _pieces(path: Path) -> Iterator[bytes]:
     """The letters of a text file, in UTF-8 or what they were, some megabytes at a time."""
-    packed = _packed.pieces(path)
+    packed = unpack.pieces(path)
     first = next(packed, b"")
-    _packed.check_kind(path, first)
+    unpack.check_kind(path, first)
     if not first.strip():
         raise _empty(path)
     if (encoding := _wide_encoding(first)) is None:

@@ -10,18 +10,19 @@ as `library_id` or `sample`) or by what stands around the barcodes, holds a sect
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from data_prep import genes, slide
+from data_prep import slide, unpack
 from data_prep.errors import InputError
 from data_prep.patients import USER
-from data_prep.readers import _arrays, _h5ad, _h5ad_samples, _packed, _patients, _sections
+from data_prep.readers import _array_fit, _arrays, _h5ad, _h5ad_samples, _patients, _sections
 from data_prep.readers._h5ad_file import as_text
+from data_prep.readers._sections import Reading
 from data_prep.section import Section
 from data_prep.spots import DISC, SQUARE, Spots
 
@@ -35,20 +36,18 @@ _NO_PATIENT = ("unknown", "pooled", "")  # as CELLxGENE writes where there is no
 
 def detect(path: Path) -> str | None:
     """Why `path` holds AnnData files, or None."""
-    path = Path(path)
     files = _files(path)
     if path.is_file():
         return f"{path.name} is an .h5ad file" if files else None
     return f"it holds {len(files)} .h5ad file(s)" if files else None
 
 
-def find_sections(path: Path, *, image: Path | None = None, **_: Any) -> dict[str, str]:
+def find_sections(path: Path, reading: Reading) -> dict[str, str]:
     """Every section -> what it lacks, "" when complete."""
-    path = Path(path)
-    found = {}
+    found, image = {}, reading.image
     for name, (file, samples) in _places(path, image).items():
         if _is_packed(file):
-            found[name] = f"{file.name} is gzipped: unpack it: {_packed.remedy(file)}"
+            found[name] = f"{file.name} is gzipped: unpack it: {unpack.remedy(file)}"
             continue
         several = "" if samples.by is None else f", which holds {len(samples.names)} samples by {samples.describe()}"
         where = f"as {image}" if image else f"beside {file.name}{several} (expected {name}.tif|.jpg|.png, or --image)"
@@ -56,69 +55,43 @@ def find_sections(path: Path, *, image: Path | None = None, **_: Any) -> dict[st
     return found
 
 
-def list_sections(
-    path: Path, *, sections: Sequence[str] | None = None, skip_incomplete: bool = False, **options: Any
-) -> list[str]:
-    """Names of the sections to read; see `data_prep.readers._sections.choose`."""
-    names = _sections.choose(find_sections(path, **options), Path(path), sections, skip_incomplete)
-    _sections.check_one_image(options.get("image"), names)
-    return names
+check = _sections.check_one_image
 
 
-def read_section(
-    path: Path,
-    name: str,
-    *,
-    um_per_px: float | None = None,
-    image: Path | None = None,
-    gene_table: Path | None = None,
-    resolve_aliases: bool = False,
-    **_: Any,
-) -> Section:
-    """One section, its spots in file order; spots flagged as off tissue are left out.
-
-    Raises:
-        InputError: a missing, malformed or contradictory file, with its place and what to do.
-    """
-    path = Path(path)
-    _sections.choose(find_sections(path, image=image), path, [name], False)
-    file, samples = _places(path, image)[name]
+def read_section(path: Path, name: str, reading: Reading) -> Section:
+    """One section, its spots in file order; spots flagged as off tissue are left out."""
+    file, samples = _places(path, reading.image)[name]
     table = _h5ad.read(file)
     rows, row_notes = _rows(table, name, samples)
     obs, spot_xy = table.obs.iloc[rows], table.spot_xy[rows]
     _h5ad_samples.check_one(file, name, obs, spot_xy, table.spot_z[rows])
     entry = table.spatial[samples.entry[name]] if name in samples.entry else {}
     factors = entry.get("scalefactors", {})
-    image_path = _sections.only_image(name, _images(name, file, samples, image))
+    image_path = _sections.only_image(name, _images(name, file, samples, reading.image))
     with slide.open_slide(image_path) as opened:
         size, image_um = (opened.width, opened.height), opened.um_per_px
     _check_size(name, image_path, size, entry)
     _check_order(name, file, spot_xy, size)
 
     array, array_notes = _arrays.of_table(obs, spot_xy, file)
-    stated = um_per_px or factors.get("microns_per_pixel")
+    stated = reading.um_per_px or factors.get("microns_per_pixel")
     diameter_notes = _check_diameter(name, file, spot_xy, factors, array, stated=stated is not None)
     value, source, scale_notes = _sections.scale(
         name,
-        user_um=um_per_px,
+        user_um=reading.um_per_px,
         file_um=factors.get("microns_per_pixel"),
         pitch_um=_pitch_um(array, factors),
         image_um=image_um,
         remedy=_scale_remedy(array),
     )
     kind, size_px, shape_notes = _spot_shape(spot_xy, factors, array, value)
-    patient, patient_source, patient_notes = _patient(path, file, name, obs)
-    named, counts, gene_notes = genes.name_columns(
-        table.gene_id.tolist(),
-        table.counts[rows],
-        symbols=table.symbol.tolist(),
-        gene_table_path=gene_table,
-        resolve_aliases=resolve_aliases,
-    )
+    turn_notes = _array_fit.turn_notes(array.turned_degrees) if array is not None and kind == SQUARE else ()
+    patient = _patient(path, file, name, obs)
+    named, counts, gene_notes = reading.name_genes(table.gene_id.tolist(), table.counts[rows], table.symbol.tolist())
     return Section(
         name=name,
-        patient=patient,
-        patient_source=patient_source,
+        patient=patient.name,
+        patient_source=patient.source,
         image_path=image_path,
         genes=named,
         counts=counts,
@@ -128,13 +101,10 @@ def read_section(
         layout="anndata",
         synthetic=_sections.is_synthetic(file),
         notes=(
-            *patient_notes, *scale_notes, *array_notes, *diameter_notes, *shape_notes, *_turn_notes(kind, array),
+            *patient.notes, *scale_notes, *array_notes, *diameter_notes, *shape_notes, *turn_notes,
             *row_notes, *table.notes, *gene_notes,
         ),
     )  # fmt: skip
-
-
-read_sections = _sections.one_by_one(list_sections, read_section)
 
 
 def _rows(table: _h5ad.SpotTable, name: str, samples: _h5ad_samples.Samples) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -234,13 +204,6 @@ def _spot_shape(
     return (SQUARE, pitch, (note,)) if square else (DISC, pitch / 2, (note,))
 
 
-def _turn_notes(kind: int, array: _arrays.Array | None) -> tuple[str, ...]:
-    """A note when squares do not lie along the image's axes."""
-    if kind != SQUARE or array is None or array.turned_degrees <= 2:
-        return ()
-    return (f"bins are turned by {array.turned_degrees:.1f} degrees against the image and taken as upright",)
-
-
 def _check_size(name: str, image: Path, size: tuple[int, int], entry: dict[str, Any]) -> None:
     """Compare the image with the size the file's own small picture and scale factor declare."""
     for which, shape in entry.get("images", {}).items():
@@ -267,7 +230,7 @@ def _check_order(name: str, path: Path, spot_xy: np.ndarray, size: tuple[int, in
         )
 
 
-def _patient(path: Path, file: Path, name: str, obs: pd.DataFrame) -> tuple[str, str, tuple[str, ...]]:
+def _patient(path: Path, file: Path, name: str, obs: pd.DataFrame) -> _patients.Patient:
     """By patients.csv, else by a column of `obs` that is the same for every spot.
 
     Raises:
@@ -276,7 +239,7 @@ def _patient(path: Path, file: Path, name: str, obs: pd.DataFrame) -> tuple[str,
     for column in (column for column in obs if _PATIENT_COLUMN.match(re.sub(r"[^a-z]", "", str(column).lower()))):
         values = [value for value in dict.fromkeys(as_text(obs[column]).tolist()) if value.lower() not in _NO_PATIENT]
         listed = _patients.find(path, name)
-        if len(values) > 1 and listed[1] != USER:
+        if len(values) > 1 and listed.source != USER:
             raise InputError(
                 f"{file}: section {name!r}: obs[{column!r}] names {len(values)} patients ({', '.join(values[:4])}), "
                 "expected one: name each spot's section in obs['library_id'], or list section,patient in patients.csv"

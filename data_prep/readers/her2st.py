@@ -11,12 +11,12 @@ on a 200 um grid, which gives the scale. The letter of a section is its patient,
 """
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from data_prep import unpack
 from data_prep.errors import InputError
-from data_prep.readers import _legacy, _packed, _patients, _sections
+from data_prep.readers import _legacy, _patients, _sections
+from data_prep.readers._sections import Reading
 from data_prep.section import Section
 
 _FOLDERS = {  # as in almaan/her2st, or as Zenodo's archives unpack
@@ -31,15 +31,15 @@ _SPOTS = re.compile(r"^(.+?)_selection\.tsv(\.gz)?$")
 
 def detect(path: Path) -> str | None:
     """Why `path` is in the her2st layout, or None."""
-    root = _root(Path(path))
+    root = _root(path)
     if root is None:
         return None
     return f"{root.name or root}/ holds {_folder(root, 'counts').name} and {_folder(root, 'spots').name}"
 
 
-def find_sections(path: Path, **_: Any) -> dict[str, str]:
+def find_sections(path: Path, _: Reading) -> dict[str, str]:
     """Every section with a count or a spot file -> what it lacks, "" when complete."""
-    root = _need_root(Path(path))
+    root = _need_root(path)
     counts, spots = _files(_folder(root, "counts"), _COUNTS), _files(_folder(root, "spots"), _SPOTS)
     if not counts and not spots:
         raise InputError(f"{root}: no ST-cnts/*.tsv.gz and no ST-spotfiles/*_selection.tsv; add the sections' files")
@@ -50,59 +50,25 @@ def find_sections(path: Path, **_: Any) -> dict[str, str]:
         lacks = [f"count file not found (expected {counts_in}/{name}.tsv.gz)"] if name not in counts else []
         lacks += [f"spot file not found (expected {spots_in}/{name}_selection.tsv)"] if name not in spots else []
         if not _images(root, name):
-            packed = [f"; {file.name} is still packed, unpack it: {_packed.remedy(file)}"
+            packed = [f"; {file.name} is still packed, unpack it: {unpack.remedy(file)}"
                       for file in _images(root, name, packed=True)]  # fmt: skip
             lacks += [f"image not found under {folder} (expected *.jpg|*.png|*.tif){''.join(packed)}"]
         found[name] = ", ".join(lacks)
     return found
 
 
-def list_sections(
-    path: Path, *, sections: Sequence[str] | None = None, skip_incomplete: bool = False, **options: Any
-) -> list[str]:
-    """Names of the sections to read; see `data_prep.readers._sections.choose`."""
-    return _sections.choose(find_sections(path, **options), Path(path), sections, skip_incomplete)
-
-
-def read_section(
-    path: Path,
-    name: str,
-    *,
-    um_per_px: float | None = None,
-    gene_table: Path | None = None,
-    resolve_aliases: bool = False,
-    **_: Any,
-) -> Section:
-    """One section: its selected spots that were counted, in count-file order.
-
-    Raises:
-        InputError: a missing, malformed or contradictory file, with its place and what to do.
-    """
-    root = _need_root(Path(path))
-    _sections.choose(find_sections(root), root, [name], False)
-    spot_path = _files(_folder(root, "spots"), _SPOTS)[name]
+def read_section(path: Path, name: str, reading: Reading) -> Section:
+    """One section: its selected spots that were counted, in count-file order."""
+    root = _need_root(path)
+    files = _legacy.Files(
+        counts=_files(_folder(root, "counts"), _COUNTS)[name],
+        spots=_files(_folder(root, "spots"), _SPOTS)[name],
+        image=_sections.only_image(name, _images(root, name)),
+    )
     published = _PUBLISHED.match(name)
-    patient, patient_source, notes = _patients.find(
-        Path(path), name, convention=published[1] if published else "", guess=_letters(name)
-    )
-    return _legacy.read_section(
-        name,
-        patient=patient,
-        patient_source=patient_source,
-        layout="her2st",
-        image_path=_sections.only_image(name, _images(root, name)),
-        count_path=_files(_folder(root, "counts"), _COUNTS)[name],
-        spot_path=spot_path,
-        spots=_legacy.read_selection(spot_path),
-        um_per_px=um_per_px,
-        gene_table=gene_table,
-        resolve_aliases=resolve_aliases,
-        synthetic=_sections.is_synthetic(root),
-        notes=notes,
-    )
-
-
-read_sections = _sections.one_by_one(list_sections, read_section)
+    patient = _patients.find(path, name, convention=published[1] if published else "", guess=_letters(name))
+    spots = _legacy.read_selection(files.spots)
+    return _legacy.read_section(name, files, spots, patient, reading, layout="her2st", root=root)
 
 
 def _root(path: Path) -> Path | None:
@@ -148,4 +114,4 @@ def _image_folder(root: Path, name: str) -> Path:
 def _images(root: Path, name: str, *, packed: bool = False) -> list[Path]:
     """Images, or gzipped ones, in the section's own folder, or under its name in the folder of all."""
     folder = _image_folder(root, name)
-    return (_packed if packed else _sections).images_in(folder, name if folder == _folder(root, "images") else None)
+    return _sections.images_in(folder, name if folder == _folder(root, "images") else None, packed=packed)

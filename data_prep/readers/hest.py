@@ -12,16 +12,16 @@ shortened where its title is long or holds a comma.
 
 import hashlib
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.spatial
 
-from data_prep import files, genes, json_files, slide
+from data_prep import files, json_files, slide
 from data_prep.errors import InputError
 from data_prep.readers import _arrays, _h5ad, _matrix, _patients, _sections, _text
+from data_prep.readers._sections import Reading
 from data_prep.section import Section
 from data_prep.spots import DISC, SQUARE, Spots
 
@@ -46,111 +46,83 @@ KNOWN_ISSUES = {
 
 def detect(path: Path) -> str | None:
     """Why `path` is in the HEST layout, or None."""
-    path = Path(path)
     samples = _samples(path)
     if not samples or not any((path / folder).is_dir() for folder in ("wsis", "metadata")):
         return None
     return f"it holds st/ with {len(samples)} .h5ad file(s) beside wsis/ or metadata/"
 
 
-def find_sections(path: Path, *, image: Path | None = None, um_per_px: float | None = None, **_: Any) -> dict[str, str]:
+def find_sections(path: Path, reading: Reading) -> dict[str, str]:
     """Every sample in `st` -> what it lacks, "" when complete."""
-    path = Path(path)
     samples = _samples(path)
     if not samples:
         raise InputError(f"{path}: no st/*.h5ad found; give the folder that holds st, wsis and metadata")
     found = {}
     for name in samples:
-        lacks = [] if _images(path, name, image) else [f"image not found (expected wsis/{name}.tif)"]
-        if um_per_px is None and not (path / "metadata" / f"{name}.json").is_file():
+        lacks = [] if _images(path, name, reading.image) else [f"image not found (expected wsis/{name}.tif)"]
+        if reading.um_per_px is None and not (path / "metadata" / f"{name}.json").is_file():
             lacks.append(f"metadata not found (expected metadata/{name}.json, which states the scale)")
         found[name] = ", ".join(lacks)
     return found
 
 
-def list_sections(
-    path: Path, *, sections: Sequence[str] | None = None, skip_incomplete: bool = False, **options: Any
-) -> list[str]:
-    """Names of the sections to read; see `data_prep.readers._sections.choose`."""
-    names = _sections.choose(find_sections(path, **options), Path(path), sections, skip_incomplete)
-    _sections.check_one_image(options.get("image"), names)
-    return names
+check = _sections.check_one_image
 
 
-def read_section(
-    path: Path,
-    name: str,
-    *,
-    um_per_px: float | None = None,
-    image: Path | None = None,
-    gene_table: Path | None = None,
-    resolve_aliases: bool = False,
-    **_: Any,
-) -> Section:
-    """One sample, its spots in file order.
-
-    Raises:
-        InputError: a missing, malformed or contradictory file, with its place and what to do.
-    """
-    path = Path(path)
-    _sections.choose(find_sections(path, image=image, um_per_px=um_per_px), path, [name], False)
+def read_section(path: Path, name: str, reading: Reading) -> Section:
+    """One sample, its spots in file order."""
     table = _h5ad.read(path / "st" / f"{name}.h5ad")
-    _matrix.check_unique(table.obs.index.to_numpy(dtype=str), table.path, "spot")
+    spot_id = table.obs.index.to_numpy(dtype=str)
+    _matrix.check_unique(spot_id, table.path, "spot")
     kept, tissue_notes = _h5ad.under_tissue(table.obs, np.ones(len(table.obs), bool), table.path)
     if not kept.any():
         raise InputError(f"{table.path}: no spot under tissue; check obs['in_tissue']")
     metadata_path = path / "metadata" / f"{name}.json"
     metadata = _metadata(metadata_path)
-    sizes = [(key, _positive(metadata, key, metadata_path))
-             for key in ("pixel_size_um_estimated", "pixel_size_um_embedded")]  # fmt: skip
-    stated = [(key, value) for key, value in sizes if value is not None]
-    value, source, scale_notes = _sections.scale(
-        name,
-        file_um=stated[0][1] if stated else None,
-        pitch_um=None,
-        user_um=um_per_px,
-        remedy=f"{metadata_path} states neither pixel_size_um_estimated nor _embedded; give --source-um-per-px",
-    )
-    if len(stated) == 2 and abs(stated[0][1] / stated[1][1] - 1) > 0.05:
-        scale_notes += (f"pixel_size_um_estimated {stated[0][1]:.4g} is used, pixel_size_um_embedded is "
-                        f"{stated[1][1]:.4g}",)  # fmt: skip
-    image_path = _sections.only_image(name, _images(path, name, image))
+    um_per_px, source, scale_notes = _scale(name, metadata, metadata_path, reading)
+    image_path = _sections.only_image(name, _images(path, name, reading.image))
     _check_size(name, image_path, metadata, metadata_path)
     technology = str(metadata.get("st_technology") or "").lower()
-    kind, size_px, shape_notes = _spot_shape(table, technology, metadata, metadata_path, value)
+    kind, size_px, shape_notes = _spot_shape(table, technology, metadata, metadata_path, um_per_px)
     array_notes: tuple[str, ...] = ()
     if technology not in _POOLED:  # those are numbered anew, by a width that need not be the array's
         array_notes = _arrays.of_table(table.obs[kept], table.spot_xy[kept], table.path)[1]
-    patient, patient_source, patient_notes = _patient(path, name, metadata)
-    named, counts, gene_notes = genes.name_columns(
-        table.gene_id.tolist(),
-        table.counts[np.flatnonzero(kept)],
-        symbols=table.symbol.tolist(),
-        gene_table_path=gene_table,
-        resolve_aliases=resolve_aliases,
+    patient = _patient(path, name, metadata)
+    named, counts, gene_notes = reading.name_genes(
+        table.gene_id.tolist(), table.counts[np.flatnonzero(kept)], table.symbol.tolist()
     )
     issues = (KNOWN_ISSUES[name],) if name in KNOWN_ISSUES else ()
     return Section(
         name=name,
-        patient=patient,
-        patient_source=patient_source,
+        patient=patient.name,
+        patient_source=patient.source,
         image_path=image_path,
         genes=named,
         counts=counts,
-        spots=Spots.alike(
-            kind, table.spot_xy[kept], np.float32(size_px), table.obs.index.astype(str).to_numpy(dtype=str)[kept]
-        ),
-        um_per_px=value,
-        um_per_px_source="metadata" if source == "file" else source,
+        spots=Spots.alike(kind, table.spot_xy[kept], np.float32(size_px), spot_id[kept]),
+        um_per_px=um_per_px,
+        um_per_px_source=source,
         layout="hest",
         synthetic=_sections.is_synthetic(path),
         notes=(
-            *issues, *patient_notes, *scale_notes, *array_notes, *shape_notes, *tissue_notes, *table.notes, *gene_notes
+            *issues, *patient.notes, *scale_notes, *array_notes, *shape_notes, *tissue_notes, *table.notes, *gene_notes
         ),
     )  # fmt: skip
 
 
-read_sections = _sections.one_by_one(list_sections, read_section)
+def _scale(name: str, metadata: dict[str, Any], path: Path, reading: Reading) -> tuple[float, str, tuple[str, ...]]:
+    """See `_sections.scale`; what the metadata state is called so."""
+    sizes = {key: _positive(metadata, key, path) for key in ("pixel_size_um_estimated", "pixel_size_um_embedded")}
+    stated = [value for value in sizes.values() if value is not None]
+    um_per_px, source, notes = _sections.scale(
+        name,
+        file_um=stated[0] if stated else None,
+        user_um=reading.um_per_px,
+        remedy=f"{path} states neither pixel_size_um_estimated nor _embedded; give --source-um-per-px",
+    )
+    if len(stated) == 2 and abs(stated[0] / stated[1] - 1) > 0.05:
+        notes += (f"pixel_size_um_estimated {stated[0]:.4g} is used, pixel_size_um_embedded is {stated[1]:.4g}",)
+    return um_per_px, "metadata" if source == "file" else source, notes
 
 
 def _spot_shape(
@@ -170,15 +142,16 @@ def _spot_shape(
     return DISC, diameter / 2 / um_per_px, (note,)
 
 
-def _patient(path: Path, name: str, metadata: dict[str, Any]) -> tuple[str, str, tuple[str, ...]]:
+def _patient(path: Path, name: str, metadata: dict[str, Any]) -> _patients.Patient:
     """By patients.csv; else study and patient; else the study alone, so that no patient lands in two folds."""
     study, patient = (_words(metadata.get(key)) for key in ("dataset_title", "patient"))
     parts = [part for part in (study, patient) if part]
     made = ": ".join(map(_short, parts))
     why = "patient not stated: all such sections of the study are kept together; see patients.csv"
     found = _patients.find(path, name, stated=made if patient else "", guess=study and made, why=why if study else "")
-    short = made != ": ".join(parts) and found[0] == made
-    return *found[:2], (*found[2], *((f"patient {made} stands for {': '.join(parts)}",) if short else ()))
+    if made == ": ".join(parts) or found.name != made:
+        return found
+    return found._replace(notes=(*found.notes, f"patient {made} stands for {': '.join(parts)}"))
 
 
 def _words(value: Any) -> str:

@@ -11,7 +11,6 @@ folder itself or in folders below it.
 """
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,73 +19,44 @@ import numpy as np
 from data_prep.errors import InputError
 from data_prep.patients import CONVENTION
 from data_prep.readers import _legacy, _patients, _sections, _text
+from data_prep.readers._sections import Reading
 from data_prep.section import Section
 from data_prep.slide_base import SLIDE_SUFFIXES
 
 _PATTERNS = {
-    "counts": re.compile(r"^(.+)_stdata\.tsv(\.gz)?$"),
-    "spots": re.compile(r"^spots_(.+)\.csv(\.gz)?$"),
+    "count table": re.compile(r"^(.+)_stdata\.tsv(\.gz)?$"),
+    "spot file": re.compile(r"^spots_(.+)\.csv(\.gz)?$"),
     "image": re.compile(rf"^HE_(.+)(?:{'|'.join(map(re.escape, SLIDE_SUFFIXES))})$", re.IGNORECASE),
 }
 _PUBLISHED = re.compile(r"^BC\d{5}_\w+$")  # patient and section, as published; other names tell no patient
-_EXPECTED = {"counts": "{}_stdata.tsv.gz", "spots": "spots_{}.csv.gz", "image": "HE_{}.jpg"}
+_EXPECTED = {"count table": "{}_stdata.tsv.gz", "spot file": "spots_{}.csv.gz", "image": "HE_{}.jpg"}
 _DEPTH = 3  # the archive unpacks to a folder of its own; some sort it by kind or by patient
 
 
 def detect(path: Path) -> str | None:
     """Why `path` is in the STNet layout, or None."""
-    if _legacy.is_geo(Path(path), _DEPTH):
+    if _legacy.is_geo(path, _DEPTH):
         return None
-    files = _files(Path(path))["counts"]
+    files = _files(path)["count table"]
     return f"it holds {len(files)} *_stdata.tsv[.gz] count tables" if files else None
 
 
-def find_sections(path: Path, **_: Any) -> dict[str, str]:
+def find_sections(path: Path, _: Reading) -> dict[str, str]:
     """Every section of metadata.csv, or with a count table or spot file -> what it lacks, "" when complete."""
-    path = Path(path)
     files = _files(path)
-    names = _metadata(path)[1] | files["counts"].keys() | files["spots"].keys()
+    names = _metadata(path)[1] | files["count table"].keys() | files["spot file"].keys()
     if not names:
         raise InputError(f"{path}: no *_stdata.tsv.gz count table found; give the folder that holds them")
-    found = {}
-    for name in sorted(names, key=_sections.natural):
-        lacks = [kind for kind in _PATTERNS if name not in files[kind]]
-        found[name] = ", ".join(
-            f"{'count table' if kind == 'counts' else 'spot file' if kind == 'spots' else kind} not found "
-            f"(expected {_EXPECTED[kind].format(name)}, BC or BT)"
-            for kind in lacks
-        )
-    return found
+    return {name: _legacy.lacking(name, files, _EXPECTED, "BC or BT") for name in sorted(names, key=_sections.natural)}
 
 
-def list_sections(
-    path: Path, *, sections: Sequence[str] | None = None, skip_incomplete: bool = False, **options: Any
-) -> list[str]:
-    """Names of the sections to read; see `data_prep.readers._sections.choose`."""
-    return _sections.choose(find_sections(path, **options), Path(path), sections, skip_incomplete)
-
-
-def read_section(
-    path: Path,
-    name: str,
-    *,
-    um_per_px: float | None = None,
-    gene_table: Path | None = None,
-    resolve_aliases: bool = False,
-    **_: Any,
-) -> Section:
-    """One section: the spots under tissue that were counted, in count-file order.
-
-    Raises:
-        InputError: a missing, malformed or contradictory file, with its place and what to do.
-    """
-    path = Path(path)
-    _sections.choose(find_sections(path), path, [name], False)
-    files = {kind: found[name] for kind, found in _files(path).items()}
-    patients, _names = _metadata(path)
+def read_section(path: Path, name: str, reading: Reading) -> Section:
+    """One section: the spots under tissue that were counted, in count-file order."""
+    files = _legacy.Files(*(found[name] for found in _files(path).values()))
+    patients, _ = _metadata(path)
     of_name = _patient(name)
     why = f"metadata.csv does not list the patient: taken as {of_name} from the name"
-    patient, patient_source, notes = _patients.find(
+    patient = _patients.find(
         path,
         name,
         stated=patients.get(name) or patients.get(of_name, ""),
@@ -94,25 +64,10 @@ def read_section(
         guess=of_name,
         why=why,
     )
-    notes = (why,) if patient_source == CONVENTION else notes
-    return _legacy.read_section(
-        name,
-        patient=patient,
-        patient_source=patient_source,
-        layout="stnet",
-        image_path=files["image"],
-        count_path=files["counts"],
-        spot_path=files["spots"],
-        spots=read_spots(files["spots"]),
-        um_per_px=um_per_px,
-        gene_table=gene_table,
-        resolve_aliases=resolve_aliases,
-        synthetic=_sections.is_synthetic(path),
-        notes=notes,
-    )
-
-
-read_sections = _sections.one_by_one(list_sections, read_section)
+    if patient.source == CONVENTION:
+        patient = patient._replace(notes=(why,))
+    spots = read_spots(files.spots)
+    return _legacy.read_section(name, files, spots, patient, reading, layout="stnet", root=path)
 
 
 def read_spots(path: Path) -> dict[str, Any]:
@@ -145,20 +100,7 @@ def _metadata(path: Path) -> tuple[dict[str, str], set[str]]:
 
 
 def _files(path: Path) -> dict[str, dict[str, Path]]:
-    """Kind of file -> section -> file.
-
-    Raises:
-        InputError: two files for the same thing.
-    """
-    found: dict[str, dict[str, Path]] = {kind: {} for kind in _PATTERNS}
-    for kind, pattern in _PATTERNS.items():
-        for file in _sections.find(path, pattern, _DEPTH):
-            match = pattern.match(file.name)
-            name = _plain(match[1]) if match else ""
-            if name in found[kind]:
-                raise InputError(f"Section {name!r}: both {found[kind][name]} and {file}; keep one of the two")
-            found[kind][name] = file
-    return found
+    return _legacy.find_files(path, _PATTERNS, _DEPTH, plain=_plain)
 
 
 def _plain(name: str) -> str:

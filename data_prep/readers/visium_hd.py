@@ -15,16 +15,17 @@ the cells of Space Ranger 4's `segmented_outputs` are not read.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from data_prep import genes
+from data_prep import unpack
 from data_prep.errors import InputError
-from data_prep.readers import _array_fit, _packed, _patients, _positions, _sections, _space_ranger
+from data_prep.readers import _barcoded, _patients, _positions, _sections, _space_ranger
+from data_prep.readers._sections import Reading
 from data_prep.readers._space_ranger import Outputs
 from data_prep.section import Section
-from data_prep.spots import Spots
+from data_prep.spots import SQUARE
 
 
 class _Bins(NamedTuple):
@@ -40,54 +41,34 @@ class _Bins(NamedTuple):
 
 def detect(path: Path) -> str | None:
     """Why `path` is in the Visium HD layout, or None."""
-    found = [name for name, section in _bins(Path(path)).items() if section.size]
+    found = [name for name, section in _bins(path).items() if section.size]
     return f"it holds binned outputs {', '.join(sorted(found))}" if found else None
 
 
-def find_sections(
-    path: Path, *, image: Path | None = None, bin_um: Sequence[int] | None = None, **_: Any
-) -> dict[str, str]:
+def find_sections(path: Path, reading: Reading) -> dict[str, str]:
     """Every sample and bin size -> what it lacks, "" when complete."""
-    sections = _bins(Path(path))
+    sections = _bins(path)
     if not sections:
         raise InputError(f"{path}: no binned_outputs/square_*um found; give the folder that holds binned_outputs")
     sizes = sorted({section.size for section in sections.values() if section.size})
-    absent = [size for size in bin_um or () if size not in sizes]
+    absent = [size for size in reading.bin_um or () if size not in sizes]
     if absent:
         raise InputError(f"{path}: no {absent[0]} um bins; --bin-um may name {','.join(map(str, sizes))}")
     return {
-        name: ", ".join(filter(None, [*_space_ranger.missing_files(bins), _space_ranger.missing_image(sample, image)]))
+        name: _space_ranger.lacking(sample, bins, reading.image)
         for name, (sample, bins, size) in sections.items()
-        if not bin_um or size in (0, *bin_um)
+        if not reading.bin_um or size in (0, *reading.bin_um)
     }
 
 
-def list_sections(
-    path: Path, *, sections: Sequence[str] | None = None, skip_incomplete: bool = False, **options: Any
-) -> list[str]:
-    """Names of the sections to read; see `data_prep.readers._sections.choose`."""
-    names = _sections.choose(find_sections(path, **options), Path(path), sections, skip_incomplete)
-    _sections.check_one_image(options.get("image"), [_bins(Path(path))[name].sample.name for name in names])
-    return names
+def check(path: Path, names: Sequence[str], reading: Reading) -> None:
+    """Refuse one image file for several samples; the bins of one, of all sizes, lie on one."""
+    sections = _bins(path)
+    _sections.check_one_image(path, [sections[name].sample.name for name in names], reading)
 
 
-def read_section(
-    path: Path,
-    name: str,
-    *,
-    um_per_px: float | None = None,
-    image: Path | None = None,
-    gene_table: Path | None = None,
-    resolve_aliases: bool = False,
-    **_: Any,
-) -> Section:
-    """One bin size of one sample: its bins under tissue, in matrix order.
-
-    Raises:
-        InputError: a missing, malformed or contradictory file, with its place and what to do.
-    """
-    path = Path(path)
-    _sections.choose(find_sections(path, image=image), path, [name], False)
+def read_section(path: Path, name: str, reading: Reading) -> Section:
+    """One bin size of one sample: its bins under tissue, in matrix order."""
     sample, bins, size = _bins(path)[name]
     factors_path = bins.need(_space_ranger.FACTORS)
     factors = _space_ranger.read_scale_factors(factors_path, "bin_size_um", "microns_per_pixel")
@@ -97,59 +78,12 @@ def read_section(
             "belongs to another bin size"
         )
     positions = _positions.read_positions(bins.need(*_positions.FILES))
-    matrix = _space_ranger.read_matrix(bins)
-    rows, places, join_notes = _positions.join(matrix, positions, every_spot=False)
-
-    _array_fit.check(positions.path, positions.barcode, positions.array_xy, positions.pixel_xy)
-    pitch = _array_fit.pitch_px(positions.array_xy, positions.pixel_xy)
-    value, source, scale_notes = _sections.scale(
-        name,
-        file_um=factors["microns_per_pixel"],
-        pitch_um=size / pitch if pitch else None,
-        user_um=um_per_px,
-        remedy="",
+    patient = _patients.find(path, name, sample=sample.name)
+    notes = _cell_notes(sample)
+    array = _barcoded.Array(SQUARE, size, size, np.ones(2), every_spot=False)
+    return _barcoded.read_section(
+        name, sample, bins, factors, positions, array, patient, reading, layout="visium_hd", notes=notes
     )
-    image_path, px_scale, image_notes = _space_ranger.place_image(sample, bins, image, factors)
-    named, counts, gene_notes = genes.name_columns(
-        matrix.gene_id.tolist(),
-        matrix.counts[rows],
-        symbols=matrix.symbol.tolist(),
-        gene_table_path=gene_table,
-        resolve_aliases=resolve_aliases,
-    )
-    patient, patient_source, patient_notes = _patients.find(path, name, sample=sample.name)
-    bin_notes = (*_turn_notes(positions), *_cell_notes(sample))
-    return Section(
-        name=name,
-        patient=patient,
-        patient_source=patient_source,
-        image_path=image_path,
-        genes=named,
-        counts=counts,
-        spots=Spots.squares(
-            positions.pixel_xy[places] * px_scale, np.float32(size / value * px_scale), matrix.barcode[rows]
-        ),
-        um_per_px=value / px_scale,
-        um_per_px_source=source,
-        layout="visium_hd",
-        synthetic=_sections.is_synthetic(bins.folder),
-        notes=(
-            *patient_notes, *scale_notes, *image_notes, *bin_notes, *matrix.notes, *join_notes, *gene_notes
-        ),
-    )  # fmt: skip
-
-
-read_sections = _sections.one_by_one(list_sections, read_section)
-
-
-def _turn_notes(positions: _positions.Positions) -> tuple[str, ...]:
-    """A note when the array does not lie along the image's axes."""
-    affine = _array_fit.grid_affine(positions.array_xy, positions.pixel_xy)
-    if affine is None:
-        return ()
-    degrees = float(np.degrees(np.arctan2(affine[0, 1], affine[0, 0])))
-    off = abs((degrees + 45) % 90 - 45)
-    return (f"bins are turned by {off:.1f} degrees against the image and taken as upright",) if off > 2 else ()
 
 
 def _cell_notes(sample: Outputs) -> tuple[str, ...]:
@@ -193,6 +127,6 @@ def _squares(folder: Path) -> list[_Bins]:
     matches = ((_space_ranger.BIN_FOLDER.match(below.name), below) for below in _space_ranger.folders(holder))
     bins = [_Bins(sample, Outputs(sample.name, below), int(match[1])) for match, below in matches if match]
     packed = (
-        any(file.name.startswith("binned_outputs.") for file in _packed.archives(folder)) if folder.is_dir() else False
+        any(file.name.startswith("binned_outputs.") for file in unpack.archives(folder)) if folder.is_dir() else False
     )
     return bins or [_Bins(sample, sample, 0)] * packed

@@ -75,7 +75,7 @@ def open_source(
     for name, lack in reader.find_sections(path, **options).items():
         if lack and not sections:
             print(f"left out: section {name}: {lack}")
-    about = f"{reader.__name__.rpartition('.')[2]} ({reason})"
+    about = f"{reader.name} ({reason})"
     return Source(tuple(names), about, lambda name: reader.read_section(path, name, **options), bare=False)
 
 

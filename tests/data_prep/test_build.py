@@ -15,13 +15,14 @@ import pytest
 from PIL import Image
 
 from data_prep import files as locking
-from data_prep import plan, stain, writer
+from data_prep import plan, readers, stain, writer
 from data_prep.build import build
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from data_prep.readers import her2st
 from data_prep.section import GeneTable
 from tests.data_prep.tiny_source import write_source
+
+her2st = readers.reader("her2st")
 
 OPTIONS = {"patch_size_px": 96, "min_counts": 10}
 FLAGS = ["--patch-size-px", "96", "--min-counts", "10"]

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import demo, demo_tissue
+from data_prep import demo, demo_tissue, readers
 from data_prep.errors import InputError
-from data_prep.readers import her2st
 from data_prep.section import Section
+
+her2st = readers.reader("her2st")
 
 SMALL = {"patients": 2, "sections_per_patient": 1, "spots": 24, "um_per_px": 2.0, "seed": 3}
 

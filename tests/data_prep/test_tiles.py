@@ -42,7 +42,7 @@ def fake_reader(monkeypatch):
 
     def install(section: Section) -> None:
         module = SimpleNamespace(
-            __name__="data_prep.readers.fake",
+            name="fake",
             read_section=lambda *_, **__: section,
             list_sections=lambda *_, **__: [section.name],
             find_sections=lambda *_, **__: {section.name: ""},

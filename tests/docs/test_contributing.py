@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from data_prep import readers
-from data_prep.readers import her2st
 from tests.docs import contributions
 from tests.docs.run_tutorial import ROOT
+
+her2st = readers.reader("her2st")
 
 SECTIONS = contributions.sections()
 MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_PARAMETERS = 400, 60, 10

@@ -15,9 +15,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from data_prep import patches, stain
+from data_prep import patches, readers, stain
 from data_prep.errors import InputError
-from data_prep.readers import her2st
 from data_prep.section import GeneTable
 from data_prep.slide import open_slide
 from stjax import outputs, predict, trained
@@ -28,6 +27,8 @@ from stjax.outputs import _map
 from stjax.progress import Progress
 from tests.data_prep.tiny_source import write_source
 from tests.inference.fake_predictor import GENES, SIZE_PX, UM, MeanColour, made_fold
+
+her2st = readers.reader("her2st")
 
 tifffile = pytest.importorskip("tifffile", reason="the extra wsi is not installed")
 WIDTH, HEIGHT = 900, 700

@@ -11,11 +11,13 @@ import pytest
 import scipy.sparse
 from PIL import Image
 
+from data_prep import readers
 from data_prep.errors import InputError
-from data_prep.readers import anndata as reader
 from data_prep.readers import find_layout
 from data_prep.spots import SQUARE
 from tests.data_prep.readers.conftest import Source
+
+reader = readers.reader("anndata")
 
 Change = Callable[[anndata.AnnData], object]
 

@@ -6,10 +6,12 @@ import anndata as ad
 import numpy as np
 import pytest
 
+from data_prep import readers
 from data_prep.errors import InputError
-from data_prep.readers import anndata as reader
 from data_prep.spots import DISC, SQUARE
 from tests.data_prep.readers.tiny_h5ad import hexagonal, square, table, visium, write
+
+reader = readers.reader("anndata")
 
 
 def test_visium_is_told_by_its_array(tmp_path: Path) -> None:

@@ -6,8 +6,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from data_prep import readers
 from data_prep.errors import InputError
-from data_prep.readers import cscc, find_layout, stnet
+from data_prep.readers import find_layout
+
+cscc = readers.reader("cscc")
+stnet = readers.reader("stnet")
 
 COUNTS = "\tERBB2\tCOL1A1\n10x13\t0\t3\n11x13\t5\t0\n10x14\t1\t1\n40x41\t9\t9\n"
 SPOTS = (

@@ -6,10 +6,12 @@ import anndata as ad
 import numpy as np
 import pytest
 
+from data_prep import readers
 from data_prep.errors import InputError
-from data_prep.readers import anndata as reader
 from data_prep.section import Section
 from tests.data_prep.readers.tiny_h5ad import visium, write
+
+reader = readers.reader("anndata")
 
 COUNTS = visium().X
 

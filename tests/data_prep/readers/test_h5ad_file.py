@@ -9,10 +9,12 @@ import h5py
 import numpy as np
 import pytest
 
+from data_prep import readers
 from data_prep.errors import InputError
-from data_prep.readers import anndata as reader
 from data_prep.readers import find_layout
 from tests.data_prep.readers.tiny_h5ad import visium, write
+
+reader = readers.reader("anndata")
 
 
 def tar(data: bytes) -> bytes:

@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from data_prep import readers
 from data_prep.errors import InputError
-from data_prep.readers import anndata as reader
 from data_prep.section import Section
 from tests.data_prep.readers.tiny_h5ad import hexagonal, visium, write
+
+reader = readers.reader("anndata")
 
 XY = hexagonal()[1]
 

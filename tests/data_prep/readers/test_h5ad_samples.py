@@ -7,9 +7,11 @@ import anndata as ad
 import numpy as np
 import pytest
 
+from data_prep import readers
 from data_prep.errors import InputError
-from data_prep.readers import anndata as reader
 from tests.data_prep.readers.tiny_h5ad import square, table, visium, write
+
+reader = readers.reader("anndata")
 
 SHIFT_PX = 17.0  # of sample B's spots against A's: each has its own slide
 

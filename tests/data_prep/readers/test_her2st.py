@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_prep import readers
 from data_prep.errors import InputError
-from data_prep.readers import find_layout, her2st
+from data_prep.readers import find_layout
+
+her2st = readers.reader("her2st")
 
 SAMPLE = Path(__file__).resolve().parents[3] / "../shared/data/her2st"
 COUNTS = "\tERBB2\tCOL1A1\tAC004381.6\n2x1\t0\t3\t1\n1x1\t5\t0\t0\n1x2\t1\t1\t1\n9x9\t4\t4\t4\n2x2\t7\t7\t7\n"

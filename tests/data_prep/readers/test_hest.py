@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_prep import readers
 from data_prep.errors import InputError
-from data_prep.readers import find_layout, hest
+from data_prep.readers import find_layout
 from data_prep.spots import SQUARE
 from tests.data_prep.readers.conftest import Source
+
+hest = readers.reader("hest")
 
 NAME = "DEMO1A"
 

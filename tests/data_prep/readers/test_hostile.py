@@ -11,8 +11,9 @@ import pytest
 import scipy.io
 import scipy.sparse
 
+from data_prep import unpack
 from data_prep.errors import InputError
-from data_prep.readers import _count_table, _matrix, _mtx, _packed, _text
+from data_prep.readers import _count_table, _matrix, _mtx, _text
 
 HEAD = "%%MatrixMarket matrix coordinate integer general\n"
 
@@ -140,7 +141,7 @@ def test_members_one_after_the_other_are_one_text(tmp_path):
     parts = [os.urandom(70_000), b"", b"text\n" * 50_000, b"", b"end"]
     path = tmp_path / "a.gz"
     path.write_bytes(b"".join(map(gzip.compress, parts)) + bytes(1000))
-    assert _packed.read_bytes(path) == b"".join(parts)
+    assert unpack.read_bytes(path) == b"".join(parts)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_gzip_cut_or_changed_is_refused(tmp_path, damage):
     path = tmp_path / "a.gz"
     path.write_bytes(damage(gzip.compress(os.urandom(200_000))))
     with pytest.raises(InputError, match="truncated or corrupt gzip"):
-        _packed.read_bytes(path)
+        unpack.read_bytes(path)
 
 
 def test_a_gzip_bomb_is_refused_within_the_budget(tmp_path, monkeypatch):
@@ -167,7 +168,7 @@ def test_a_gzip_bomb_is_refused_within_the_budget(tmp_path, monkeypatch):
     path.write_bytes(gzip.compress(bytes(1 << 20)) * 64)
     message = r"what it unpacks to would take .* over the budget of 5,.*STJAX_BUDGET="
     with traced_memory(16), pytest.raises(InputError, match=message):
-        _packed.read_bytes(path)
+        unpack.read_bytes(path)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,14 @@ from pathlib import Path
 import h5py
 import pytest
 
+from data_prep import readers
 from data_prep.errors import InputError
-from data_prep.readers import find_layout, visium, visium_hd
+from data_prep.readers import find_layout
 from data_prep.section import Section
 from tests.data_prep.readers.conftest import Source
+
+visium = readers.reader("visium")
+visium_hd = readers.reader("visium_hd")
 
 SMALL = ("tissue_positions.csv", "tissue_positions_list.csv", "scalefactors_json.json", "tissue_hires_image.png")
 

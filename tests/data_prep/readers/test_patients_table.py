@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import build, check, demo
+from data_prep import build, check, demo, readers
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from data_prep.readers import _patients, her2st
+from data_prep.readers import _patients
 from tests.data_prep.tiny_source import write_source
+
+her2st = readers.reader("her2st")
 
 
 def table(root: Path, text: str, *, encoding: str = "utf-8") -> Path:

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from data_prep import readers
 from data_prep.errors import InputError
-from data_prep.readers import find_layout, stnet
+from data_prep.readers import find_layout
+
+stnet = readers.reader("stnet")
 
 COUNTS = (
     "\tENSG00000141736.12\tENSG00000108821\tENSG99999999999\n"

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_prep import readers
 from data_prep.errors import InputError
-from data_prep.readers import find_layout, visium
+from data_prep.readers import find_layout
 from data_prep.spots import DISC
 from tests.data_prep.readers.conftest import Source
+
+visium = readers.reader("visium")
 
 SHARED = Path(__file__).resolve().parents[3] / "../shared/data"
 

@@ -9,10 +9,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from data_prep import readers
 from data_prep.errors import InputError
-from data_prep.readers import find_layout, visium_hd
+from data_prep.readers import find_layout
 from data_prep.spots import SQUARE
 from tests.data_prep.readers.conftest import Source
+
+visium_hd = readers.reader("visium_hd")
 
 SHARED = Path(__file__).resolve().parents[3] / "../shared/data/visium_hd_tiny"
 

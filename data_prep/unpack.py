@@ -9,7 +9,6 @@ from typing import BinaryIO
 
 from data_prep import budgets
 from data_prep.errors import InputError
-from data_prep.slide_base import SLIDE_SUFFIXES
 
 GZIP = b"\x1f\x8b"
 _PACKED, _PIECE = 1 << 16, 1 << 20  # bytes given to zlib at a time, as it copies what is left; and taken of it
@@ -108,13 +107,6 @@ def check_kind(path: Path, data: bytes | bytearray, expected: str = "a table") -
             raise InputError(f"{path}: {what}, expected {expected}; {remedy.format(name)}")
     if data[:200].lstrip().lower().startswith((b"<!doctype html", b"<html")):
         raise InputError(f"{path}: a web page, expected {expected}; the download failed, repeat it")
-
-
-def images_in(folder: Path, stem: str | None = None) -> list[Path]:
-    """Gzipped images directly in `folder`, those named `stem` + extension when given, in name order."""
-    files = [file for file in sorted(folder.glob("*.gz")) if file.name[0] != "."] if folder.is_dir() else []
-    images = [file for file in files if Path(file.stem).suffix.lower() in SLIDE_SUFFIXES]
-    return [file for file in images if stem is None or Path(file.stem).stem == stem]
 
 
 def archives(path: Path) -> list[Path]:
