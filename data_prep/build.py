@@ -16,7 +16,6 @@ from data_prep import (
     build_folder,
     checks,
     cli,
-    files,
     json_files,
     manifest,
     plan,
@@ -71,22 +70,18 @@ def build(
     """
     source, out = Path(source), Path(out)
     chosen = plan.Options(**options)
-    if workers < 1:
-        raise InputError(f"--workers is {workers}, expected at least 1")
-    if shard is not None and not 1 <= shard[0] <= shard[1]:
-        raise InputError(f"--shard is {shard[0]}/{shard[1]}, expected i/n with i from 1 to n")
-    if shard is not None and merge:
-        raise InputError("--shard writes sections, --merge only gathers them; give one of the two")
+    _check_job(workers, shard, merge)
     build_checks.check_names(ignore_checks)
     reader, reason = readers.find_layout(source, chosen.layout)
     print(f"{source}: layout {reader.name} ({reason})", flush=True)
     names = reader.list_sections(
         source, sections=chosen.sections, skip_incomplete=chosen.skip_incomplete, **chosen.reading
     )
-    skipped = _skipped(reader.find_sections(source, **chosen.reading), chosen, names)
+    found = reader.find_sections(source, **chosen.reading)
+    skipped = _skipped(found, chosen, names)
     for name, lack in skipped.items():
         print(f"left out: section {name}: {lack}", flush=True)
-    if strangers := _patients.unknown_sections(source, reader.find_sections(source, **chosen.reading)):
+    if strangers := _patients.unknown_sections(source, found):
         print(f"warning: {strangers}", flush=True)
     about = {
         "layout": reader.name,
@@ -96,28 +91,12 @@ def build(
     }
     if not (out / MANIFEST).is_file():
         build_folder.check_vacant(out, merge=merge)
-        existed, fresh = out.exists(), not (out / WORK_FOLDER).exists()
-        busy = f"{out}: another build is at work there; wait for it, or stop it"
-        with files.lock(
-            out / WORK_FOLDER / build_folder.LOCK, busy=busy, shared=shard is not None
-        ):  # the array jobs share it
-            if not (out / MANIFEST).is_file():  # another build may just have finished it
-                alone = shard is None and not merge
-                try:
-                    fresh |= build_folder.begin(out, chosen, source, names, alone=alone)
-                    with contextlib.nullcontext(execute) if execute else processes(workers) as run:
-                        job = {"shard": shard, "merge": merge, "ignore_checks": ignore_checks}
-                        content = _write_sections(source, out, reader, names, chosen, run, **job)
-                except InputError:
-                    if alone and fresh and not any((out / WORK_FOLDER).glob("sections/*.json")):
-                        build_folder.clear(
-                            out
-                        )  # nothing worth resuming: leave no trace of a build that could not start
-                        build_folder.remove_work(out)
-                        if not existed:
-                            with contextlib.suppress(OSError):
-                                out.rmdir()
-                    raise
+        claim = build_folder.claimed(out, chosen, source, names, sharing=shard is not None, merge=merge)
+        with claim as unfinished:
+            if unfinished:
+                with contextlib.nullcontext(execute) if execute else processes(workers) as run:
+                    job = {"shard": shard, "merge": merge, "ignore_checks": ignore_checks}
+                    content = _write_sections(source, out, reader, names, chosen, run, **job)
                 if shard is None:
                     return _finish(out, chosen, about, skipped, content)
                 print(f"shard {shard[0]}/{shard[1]} is done; once all are, run the same command with --merge")
@@ -126,6 +105,15 @@ def build(
     shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)
     print(f"{out}: this data set is already there, nothing to do")
     return out / MANIFEST
+
+
+def _check_job(workers: int, shard: tuple[int, int] | None, merge: bool) -> None:
+    if workers < 1:
+        raise InputError(f"--workers is {workers}, expected at least 1")
+    if shard is not None and not 1 <= shard[0] <= shard[1]:
+        raise InputError(f"--shard is {shard[0]}/{shard[1]}, expected i/n with i from 1 to n")
+    if shard is not None and merge:
+        raise InputError("--shard writes sections, --merge only gathers them; give one of the two")
 
 
 def _finish(
@@ -272,23 +260,12 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--max-white-fraction", type=float, default=1.0, metavar="F",
                        help="of a record (1: none removed; the fraction is recorded and protocols filter)")  # fmt: skip
     group = made.add_argument_group("reading")
-    group.add_argument("--source-um-per-px", type=float, metavar="X", help="the slides' scale, whatever files say")
-    group.add_argument("--image", type=Path, metavar="PATH", help="full-resolution image, where kept elsewhere")
-    group.add_argument("--gene-table", type=Path, metavar="FILE", help="HGNC complete set to name genes by")
-    group.add_argument("--resolve-aliases", action="store_true", help="replace outdated gene symbols")
-    group.add_argument("--bin-um", type=_numbers, metavar="8,16", help="Visium HD bin sizes (all)")
+    cli.add_reading(group)
     group = made.add_argument_group("running")
     group.add_argument("--workers", type=int, default=1, metavar="N", help="processes, a section each (1)")
     group.add_argument("--shard", type=_shard, metavar="I/N", help="write every N-th section, as array job I of N")
     group.add_argument("--merge", action="store_true", help="finish what array jobs wrote")
     return made
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(number) for number in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 8,16") from error
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -6,14 +6,14 @@ somebody is at it.
 
 import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data_prep import json_files, manifest, plan, system_errors, writer
-from data_prep.dataset import WORK_FOLDER, check_files, read_manifest
+from data_prep import files, json_files, manifest, plan, system_errors, writer
+from data_prep.dataset import MANIFEST, WORK_FOLDER, check_files, read_manifest
 from data_prep.errors import InputError
 
-LOCK = "lock"  # in the work folder, where <split>.lock is that of a section
+_LOCK = "lock"  # in the work folder, where <split>.lock is that of a section
 
 
 def check_same(out: Path, options: plan.Options, about: dict[str, str], names: Sequence[str]) -> None:
@@ -51,7 +51,41 @@ def check_vacant(out: Path, *, merge: bool) -> None:
     system_errors.check_folder(out, "--out")
 
 
-def begin(out: Path, options: plan.Options, source: Path, names: Sequence[str], *, alone: bool) -> bool:
+@contextlib.contextmanager
+def claimed(
+    out: Path, options: plan.Options, source: Path, names: Sequence[str], *, sharing: bool, merge: bool
+) -> Iterator[bool]:
+    """Holds `out` for a build, begun or resumed; gives False where another build has just finished it.
+
+    A build that is refused before anything is worth resuming leaves no trace.
+
+    Args:
+        sharing: let other array jobs write there too; merge: gather what they wrote.
+
+    Raises:
+        InputError: another build is at work there, or see `_begin`.
+    """
+    existed, fresh = out.exists(), not (out / WORK_FOLDER).exists()
+    alone = not sharing and not merge
+    busy = f"{out}: another build is at work there; wait for it, or stop it"
+    with files.lock(out / WORK_FOLDER / _LOCK, busy=busy, shared=sharing):
+        if (out / MANIFEST).is_file():
+            yield False
+            return
+        try:
+            fresh |= _begin(out, options, source, names, alone=alone)
+            yield True
+        except InputError:
+            if alone and fresh and not any((out / WORK_FOLDER).glob("sections/*.json")):
+                _clear(out)
+                remove_work(out)
+                if not existed:
+                    with contextlib.suppress(OSError):
+                        out.rmdir()
+            raise
+
+
+def _begin(out: Path, options: plan.Options, source: Path, names: Sequence[str], *, alone: bool) -> bool:
     """Claim `out`, which is held, for this build, or resume the one begun there.
 
     Args:
@@ -93,12 +127,12 @@ def begin(out: Path, options: plan.Options, source: Path, names: Sequence[str], 
             raise InputError(f"{out}: the source or the software changed since this build began; remove that folder")
         why = "the source or the software changed since this build began" if same else "nothing was finished here"
         print(f"{out}: {why}; starting again", flush=True)
-        clear(out)
+        _clear(out)
     json_files.write(file, begun, lines=True, sync=True)
     return there is not None
 
 
-def clear(out: Path) -> None:
+def _clear(out: Path) -> None:
     """Remove what an unfinished build wrote, but for the lock, which this build holds."""
     for folder in (*(writer.dataset_name(kind) for kind in ("patches", "tiles")), "tables", "thumbnails"):
         shutil.rmtree(out / folder, ignore_errors=True)
@@ -109,13 +143,13 @@ def _clear_work(out: Path) -> None:
     for path in (out / WORK_FOLDER).iterdir():
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-        elif path.name != LOCK:
+        elif path.name != _LOCK:
             path.unlink(missing_ok=True)
 
 
 def remove_work(out: Path) -> None:
     """Remove the work folder, the lock last: from then on another build may hold `out`."""
     _clear_work(out)
-    (out / WORK_FOLDER / LOCK).unlink(missing_ok=True)
+    (out / WORK_FOLDER / _LOCK).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         (out / WORK_FOLDER).rmdir()

@@ -27,7 +27,7 @@ from data_prep.readers import _patients, _text
 from data_prep.section import Section
 from data_prep.spots import SQUARE
 
-MIN_READS = 1000  # what build asks of a spot unless told otherwise
+_MIN_COUNTS = 1000  # what build asks of a spot unless told otherwise
 
 
 @dataclasses.dataclass
@@ -42,7 +42,7 @@ class Finding:
     species: str | None = None
     um_per_px: float | None = None
     um_per_px_source: str | None = None
-    median_reads: float | None = None
+    median_counts: float | None = None
     on_tissue: float | None = None
     synthetic: bool = False
     overlay: str | None = None
@@ -153,17 +153,17 @@ def _describe(finding: Finding, section: Section) -> None:
     finding.patient, finding.spots, finding.genes = section.patient, len(section.spots), len(section.genes)
     finding.species, finding.species_by = species_of(section.genes)
     finding.um_per_px, finding.um_per_px_source = section.um_per_px, section.um_per_px_source
-    finding.median_reads, finding.synthetic = float(np.median(total)), section.synthetic
+    finding.median_counts, finding.synthetic = float(np.median(total)), section.synthetic
     finding.notes = list(section.notes)
     finding.patient_source = section.patient_source
     finding.found = checks.Found(section.name, section.patient, section.patient_source)
-    low = float(np.mean(total < MIN_READS))
+    low = float(np.mean(total < _MIN_COUNTS))
     if total.max() == 0 or section.spots.kind[0] == SQUARE:
         return  # an error of its own; and bins are as deep as they are large
     if low == 1:
-        finding.warnings.append(f"low depth: no spot has {MIN_READS} reads; a build keeps none without --min-counts")
+        finding.warnings.append(f"low depth: no spot has {_MIN_COUNTS} counts; a build keeps none without --min-counts")
     elif low > 0.5:
-        finding.warnings.append(f"low depth: {low:.0%} of the spots have fewer than {MIN_READS} reads")
+        finding.warnings.append(f"low depth: {low:.0%} of the spots have fewer than {_MIN_COUNTS} counts")
 
 
 def _fold_errors(findings: list[Finding], folds: Path) -> list[str]:
@@ -193,7 +193,7 @@ def print_report(report: dict[str, Any]) -> None:
     """The human table."""
     print(f"layout {report['layout']}: {report['reason']}" + ("; SYNTHETIC data" if report["synthetic"] else ""))
     rows = [
-        ("section", "patient", "spots", "genes", "um/px", "from", "median reads", "on tissue", "errors", "warnings")
+        ("section", "patient", "spots", "genes", "um/px", "from", "median counts", "on tissue", "errors", "warnings")
     ]
     for section in report["sections"]:
         known = section["um_per_px"] is not None
@@ -204,7 +204,7 @@ def print_report(report: dict[str, Any]) -> None:
             str(section["genes"]),
             f"{section['um_per_px']:.4f}" if known else "?",
             section["um_per_px_source"] or "?",
-            f"{section['median_reads']:.0f}" if known else "?",
+            f"{section['median_counts']:.0f}" if known else "?",
             "?" if section["on_tissue"] is None else f"{section['on_tissue']:.0%}",
             str(len(section["errors"])),
             str(len(section["warnings"])),
@@ -237,16 +237,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folds", type=Path, metavar="FILE", help="CSV of section,fold to look for leakage in")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the overlays (check_<source>)")
     parser.add_argument("--no-overlays", action="store_true", help="draw none")
-    parser.add_argument("--image", type=Path, metavar="PATH", help="full-resolution image, where kept elsewhere")
-    parser.add_argument("--source-um-per-px", type=float, metavar="X", help="the slides' scale, whatever files say")
-    parser.add_argument("--gene-table", type=Path, metavar="FILE", help="HGNC complete set to name genes by")
-    parser.add_argument("--resolve-aliases", action="store_true", help="replace outdated gene symbols")
-    parser.add_argument("--bin-um", type=_numbers, metavar="8,16", help="Visium HD bin sizes (all)")
+    cli.add_reading(parser)
     return parser
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(number) for number in cli.names(text)]
 
 
 def main(arguments: list[str]) -> None:

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -146,6 +147,23 @@ def names(text: str, known: Collection[str] = ()) -> tuple[str, ...]:
         found.append(whole_of.get(name, name))
         del parts[:length]
     return tuple(name for name in found if name)
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """ "8, 16" to (8, 16), as the type of an option."""
+    try:
+        return tuple(int(number) for number in names(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 8,16") from error
+
+
+def add_reading(group: Any) -> None:
+    """Adds the options of `data_prep.readers._sections.Reading` to a parser, or a group of one."""
+    group.add_argument("--source-um-per-px", type=float, metavar="X", help="the slides' scale, whatever files say")
+    group.add_argument("--image", type=Path, metavar="PATH", help="full-resolution image, where kept elsewhere")
+    group.add_argument("--gene-table", type=Path, metavar="FILE", help="HGNC complete set to name genes by")
+    group.add_argument("--resolve-aliases", action="store_true", help="replace outdated gene symbols")
+    group.add_argument("--bin-um", type=whole_numbers, metavar="8,16", help="Visium HD bin sizes (all)")
 
 
 def _spaceless(name: str) -> str:

@@ -70,7 +70,7 @@ class Recipe:
         patients, sections_per_patient: how many.
         spots: about how many spots (or, for other areas, how much tissue: 200 x 200 um each) per section.
         um_per_px: scale of the slides.
-        reads_per_spot: mean depth of a spot.
+        counts_per_spot: mean depth of a spot.
         seed: of everything.
     """
 
@@ -79,7 +79,7 @@ class Recipe:
     sections_per_patient: int = 2
     spots: int = 104
     um_per_px: float = 1.4
-    reads_per_spot: float = 9000.0
+    counts_per_spot: float = 9000.0
     seed: int = 0
 
 
@@ -91,7 +91,7 @@ def make_demo(
     sections_per_patient: int = 2,
     spots: int = 104,
     um_per_px: float = 1.4,
-    reads_per_spot: float = 9000.0,
+    counts_per_spot: float = 9000.0,
     seed: int = 0,
     workers: int | None = None,
 ) -> Path:
@@ -99,13 +99,13 @@ def make_demo(
 
     Args:
         out: must not exist, or be empty.
-        layout, patients, sections_per_patient, spots, um_per_px, reads_per_spot, seed: see `Recipe`.
+        layout, patients, sections_per_patient, spots, um_per_px, counts_per_spot, seed: see `Recipe`.
         workers: threads; by default one per core.
 
     Raises:
         InputError: `out` is in use, or a number is out of range.
     """
-    recipe = Recipe(layout, patients, sections_per_patient, spots, um_per_px, reads_per_spot, seed)
+    recipe = Recipe(layout, patients, sections_per_patient, spots, um_per_px, counts_per_spot, seed)
     _check(recipe)
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -122,7 +122,7 @@ def make_section(recipe: Recipe, life: Biology, patient: int, section: int) -> D
     patient_effect = rng.normal(0, 0.12, len(life.genes))
     favour = rng.normal(0, 0.25, len(demo_tissue.TYPES))
     staining = demo_slide.patient_staining(rng)
-    depth = recipe.reads_per_spot * rng.lognormal(0, 0.2)
+    depth = recipe.counts_per_spot * rng.lognormal(0, 0.2)
 
     rng = np.random.default_rng([recipe.seed, 1, patient, section])
     area = recipe.spots * PITCH_UM**2
@@ -197,7 +197,7 @@ def load_truth(root: str | Path, name: str) -> tuple[Cells, Biology]:
 
 
 def _check(recipe: Recipe) -> None:
-    for name in ("patients", "sections_per_patient", "spots", "um_per_px", "reads_per_spot"):
+    for name in ("patients", "sections_per_patient", "spots", "um_per_px", "counts_per_spot"):
         if not getattr(recipe, name) > 0:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(recipe, name)}, expected a positive number")
     if recipe.seed < 0:
@@ -245,7 +245,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--sections-per-patient", type=int, default=defaults.sections_per_patient)
     parser.add_argument("--spots", type=int, default=defaults.spots, help="about how many per section")
     parser.add_argument("--um-per-px", type=float, default=defaults.um_per_px)
-    parser.add_argument("--reads-per-spot", type=float, default=defaults.reads_per_spot)
+    parser.add_argument("--counts-per-spot", type=float, default=defaults.counts_per_spot)
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--workers", type=int, help="threads; one per core by default")
     given = parser.parse_args(arguments)

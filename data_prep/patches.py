@@ -1,7 +1,5 @@
 """Patches: square crops centred on spots, at the slide's own scale or resampled to a target scale."""
 
-from collections.abc import Iterator
-
 import numpy as np
 from PIL import Image
 
@@ -28,26 +26,6 @@ def patch_origins(spot_xy: np.ndarray, *, patch_size_px: int, px_scale: float = 
     """[N, 2] float64: top-left corners, full-resolution pixels; whole numbers where nothing is resampled."""
     origin = np.asarray(spot_xy, np.float64).reshape(-1, 2) - patch_size_px * px_scale / 2
     return np.floor(origin + 0.5) if px_scale == 1 else origin
-
-
-def cut_patches(
-    slide: Slide,
-    spot_xy: np.ndarray,
-    *,
-    patch_size_px: int,
-    px_scale: float = 1.0,
-    transform: Transform | None = None,
-) -> Iterator[np.ndarray]:
-    """uint8 [P, P, 3] for each spot, in order; white where a window leaves the image (see `inside_mask`).
-
-    Args:
-        spot_xy: [N, 2] spot centres (x, y), full-resolution pixels.
-        patch_size_px: P.
-        px_scale: full-resolution pixels per patch pixel, i.e. target um_per_px over the slide's.
-        transform: stain normalisation, applied before resampling.
-    """
-    for origin in patch_origins(spot_xy, patch_size_px=patch_size_px, px_scale=px_scale):
-        yield cut_window(slide, origin, size_px=patch_size_px, px_scale=px_scale, transform=transform)[0]
 
 
 def cut_window(

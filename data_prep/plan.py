@@ -308,7 +308,10 @@ def fit_stain_target(source: Path, reader: readers.Reader, options: Options) -> 
     if found.get(name) == "":
         path = reader.read_section(source, name, **options.reading).image_path
     else:
-        path = stain.resolve_target(name, dict.fromkeys((name for name, lack in found.items() if not lack), source))
+        path = Path(name)
+        if not path.is_file():
+            complete = ", ".join(sorted(name for name, lack in found.items() if not lack))
+            raise InputError(f"stain target {name!r} is neither a section nor an image file; sections here: {complete}")
     return stain.fit_profile(path, options.stain, standardise=options.stain_standardise != "none")
 
 

@@ -215,7 +215,7 @@ def fit_profile(slide: Slide | str | Path, method: str, *, standardise: bool = T
         if luminosity <= 0:
             raise InputError(f"{slide.path}: the image is black, its luminosity cannot be standardised; check the file")
         colours = standardise_luminosity(colours, luminosity)
-    tissue = lab_from_rgb(colours)[:, 0] < 255 * _TISSUE_LUMINOSITY
+    tissue = lab_from_rgb(colours)[:, 0] < 255 * _TISSUE_LUMINOSITY  # [K]
     tissue_pixels = int(counts[tissue].sum())
     if tissue_pixels < MIN_TISSUE_PIXELS:
         raise InputError(
@@ -223,38 +223,50 @@ def fit_profile(slide: Slide | str | Path, method: str, *, standardise: bool = T
             f"least {MIN_TISSUE_PIXELS}; the slide is blank or too small: leave it out with --sections, or use "
             "--stain none"
         )
-    lab_mean = lab_std = strength = ()
-    stains: np.ndarray = np.zeros((0, 3))
-    if method == "reinhard":
-        lab = lab_from_rgb(colours)
-        lab_mean = tuple((lab * counts[:, None]).sum(axis=0) / counts.sum())
-        lab_std = tuple(np.sqrt((np.square(lab - lab_mean) * counts[:, None]).sum(axis=0) / counts.sum()))
-        if min(lab_std) < 0.1:
-            raise InputError(_one_colour(slide))
-    else:
-        density, weight = _DENSITY[colours[tissue]], counts[tissue].astype(np.float64)
-        if method == "staintools":
-            stains = _staintools_stains(slide, standardise=standardise)
-        else:
-            stains = (vahadane_stains if method == "vahadane" else macenko_stains)(density, weight)
-        cosine = np.clip((stains[0] * stains[1]).sum(), -1, 1) if np.isfinite(stains).all() else 1.0
-        amounts = concentrations(_DENSITY[colours], stains, CONCENTRATION_PENALTY)
-        strength = tuple(percentile(a, counts, _STRENGTH_PERCENTILE) for a in amounts)
-        if np.degrees(np.arccos(cosine)) < _MIN_STAIN_ANGLE_DEG or not min(strength) > 1e-3:
-            raise InputError(_one_colour(slide))
+    fit = _fit_lab if method == "reinhard" else functools.partial(_fit_stains, method, standardise=standardise)
+    fitted = fit(slide, colours, counts, tissue)
     return Profile(
         method=method,
         luminosity=luminosity,
-        stains=tuple(_rounded(row) for row in stains),
-        strength=_rounded(strength),
-        lab_mean=_rounded(lab_mean),
-        lab_std=_rounded(lab_std),
+        **{name: fitted.get(name, ()) for name in ("stains", "strength", "lab_mean", "lab_std")},
         pixels=int(counts.sum()),
         tissue_pixels=tissue_pixels,
         image=slide.path.name,
         image_sha256=files.sha256(slide.path),
         version=f"staintools {metadata.version('staintools')}" if method == "staintools" else "stjax 1",
     )
+
+
+def _fit_lab(slide: Slide, colours: np.ndarray, counts: np.ndarray, tissue: np.ndarray) -> dict[str, Any]:
+    """Mean and spread of L*, a* and b* over all pixels.
+
+    Args:
+        colours: uint8 [K, 3]; counts: [K] how many pixels have each; tissue: [K] bool.
+    """
+    del tissue
+    lab = lab_from_rgb(colours)
+    mean = tuple((lab * counts[:, None]).sum(axis=0) / counts.sum())
+    std = tuple(np.sqrt((np.square(lab - mean) * counts[:, None]).sum(axis=0) / counts.sum()))
+    if min(std) < 0.1:
+        raise InputError(_one_colour(slide))
+    return {"lab_mean": _rounded(mean), "lab_std": _rounded(std)}
+
+
+def _fit_stains(
+    method: str, slide: Slide, colours: np.ndarray, counts: np.ndarray, tissue: np.ndarray, *, standardise: bool
+) -> dict[str, Any]:
+    """The two stains of the tissue, and how strong each is on the slide; arguments as those of `_fit_lab`."""
+    if method == "staintools":
+        stains = _staintools_stains(slide, standardise=standardise)
+    else:
+        find = vahadane_stains if method == "vahadane" else macenko_stains
+        stains = find(_DENSITY[colours[tissue]], counts[tissue].astype(np.float64))
+    cosine = np.clip((stains[0] * stains[1]).sum(), -1, 1) if np.isfinite(stains).all() else 1.0
+    amounts = concentrations(_DENSITY[colours], stains, CONCENTRATION_PENALTY)
+    strength = tuple(percentile(a, counts, _STRENGTH_PERCENTILE) for a in amounts)
+    if np.degrees(np.arccos(cosine)) < _MIN_STAIN_ANGLE_DEG or not min(strength) > 1e-3:
+        raise InputError(_one_colour(slide))
+    return {"stains": tuple(_rounded(row) for row in stains), "strength": _rounded(strength)}
 
 
 def fit_transform_for(
@@ -299,21 +311,6 @@ def fit_transform_for(
 def _target_profile(path: str, sha256: str, method: str, standardise: bool) -> Profile:  # noqa: ARG001, it is in the key
     """The profile of a target many slides share, fitted once in a process."""
     return fit_profile(path, method, standardise=standardise)
-
-
-def resolve_target(target: str, slides: Mapping[str, Path]) -> Path:
-    """The target's image: the section of that name among `slides` (name -> image), or else the file of that name.
-
-    Raises:
-        InputError: neither exists.
-    """
-    if target in slides:
-        return Path(slides[target])
-    if Path(target).is_file():
-        return Path(target)
-    raise InputError(
-        f"stain target {target!r} is neither a section nor an image file; sections here: {', '.join(sorted(slides))}"
-    )
 
 
 def before_after(slide: Slide, normaliser: Normaliser, *, max_side_px: int = 1024) -> np.ndarray:

@@ -144,51 +144,75 @@ def write_section(task: Task) -> dict[str, Any]:
 
 def _write_files(task: Task, folder: Path) -> tuple[dict[str, Any], dict[str, Path]]:
     """The section's manifest entry, and where each file written in `folder` belongs."""
-    options = task.options
     framed = Framed.load(framed_path(task.out, task.name))
-    section = framed.section
-    with slide.open_slide(section.image_path) as image:
-        transform = plan.stain_transform(options, image, task.target)
-        table = _table(framed, task)
-        nothing = scipy.sparse.csr_array(section.counts.shape, dtype=np.int32)
-        section = dataclasses.replace(section, counts=nothing)  # the table has them; gigabytes in Visium HD
-        framed = dataclasses.replace(framed, section=section)
-        threshold = tissue.otsu_threshold(tissue.grey_histogram(image, transform=transform))
-        sizes = shard_sizes(len(framed), size_px=options.size_px, shard_mb=options.shard_mb)
-        prefix = f"{dataset_name(options.kind)}-{task.split}.array_record"
-        names = [f"{prefix}-{index:05d}-of-{len(sizes):05d}" for index in range(len(sizes))]
-        figures: list[tuple[Any, ...]] = []
-        stream = _records(framed, image, table, threshold, transform, options, figures)
-        progress = cli.progress(stream, total=len(framed), description=task.name, unit=options.kind)
-        with contextlib.closing(progress):
-            iterator = iter(progress)
-            for name, size in zip(names, sizes, strict=True):
-                writer = array_record_module.ArrayRecordWriter(str(folder / name), _WRITER_OPTIONS)
-                with contextlib.closing(writer) as shard:  # what is read may fail
-                    for _ in range(size):
-                        shard.write(next(iterator))
-        white, mean, mean_square = (np.array(column) for column in zip(*figures, strict=True))
-        table = dataclasses.replace(
-            table, white_fraction=white.astype(np.float32), channel_mean=mean, channel_mean_square=mean_square
-        )
-        table.save(folder / "table.npz")
-        thumbnails = {"thumbnail.jpg": image.thumbnail(THUMBNAIL_PX)}
-        if transform is not None:
-            before = thumbnails["thumbnail.jpg"]
-            thumbnails = {"before.jpg": before, "thumbnail.jpg": transform(before)}
-        for name, pixels in thumbnails.items():
-            Image.fromarray(pixels).save(folder / name, "jpeg", quality=90)
-        size = {"width": image.width, "height": image.height}
-
-    dataset = Path(dataset_name(options.kind)) / VERSION
-    places = {name: dataset / name for name in names} | {
+    sizes = shard_sizes(len(framed), size_px=task.options.size_px, shard_mb=task.options.shard_mb)
+    prefix = f"{dataset_name(task.options.kind)}-{task.split}.array_record"
+    shards = {f"{prefix}-{index:05d}-of-{len(sizes):05d}": size for index, size in enumerate(sizes)}
+    dataset = Path(dataset_name(task.options.kind)) / VERSION
+    places = {name: dataset / name for name in shards} | {
         "table.npz": Path("tables") / f"{task.split}.npz",
         "thumbnail.jpg": Path("thumbnails") / f"{task.split}.jpg",
     }
-    if "before.jpg" in thumbnails:
+    with slide.open_slide(framed.section.image_path) as image:
+        transform = plan.stain_transform(task.options, image, task.target)
+        table = _table(framed, task)
+        nothing = scipy.sparse.csr_array(framed.section.counts.shape, dtype=np.int32)
+        section = dataclasses.replace(framed.section, counts=nothing)  # the table has them; gigabytes in Visium HD
+        framed = dataclasses.replace(framed, section=section)
+        threshold = tissue.otsu_threshold(tissue.grey_histogram(image, transform=transform))
+        figures: list[tuple[Any, ...]] = []
+        stream = _records(framed, image, table, threshold, transform, task.options, figures)
+        with contextlib.closing(
+            cli.progress(stream, total=len(framed), description=task.name, unit=task.options.kind)
+        ) as progress:
+            _write_shards(folder, shards, iter(progress))
+        thumbnail = image.thumbnail(THUMBNAIL_PX)
+        of_image = {"width": image.width, "height": image.height}
+    if transform is not None:
         places["before.jpg"] = Path("thumbnails") / f"{task.split}_before.jpg"
-    pixels = len(framed) * options.size_px**2
-    entry = {
+        _save_jpeg(folder / "before.jpg", thumbnail)
+        thumbnail = transform(thumbnail)
+    _save_jpeg(folder / "thumbnail.jpg", thumbnail)
+    white, mean, mean_square = (np.array(column) for column in zip(*figures, strict=True))
+    table = dataclasses.replace(
+        table, white_fraction=white.astype(np.float32), channel_mean=mean, channel_mean_square=mean_square
+    )
+    table.save(folder / "table.npz")
+    of_slide = {
+        "image": {"file": section.image_path.name, "sha256": task.plan.found.image_sha256, **of_image},
+        "otsu_threshold": threshold,
+        "stain": None if transform is None else transform.to_dict()["source"],
+    }
+    of_shards = [
+        {"file": str(places[name]), "records": size} | _size_and_hash(folder / name) for name, size in shards.items()
+    ]
+    entry = _entry(task, framed, table, of_slide) | {
+        "shards": of_shards,
+        "table": {"file": str(places["table.npz"])} | _size_and_hash(folder / "table.npz"),
+        "thumbnail": str(places["thumbnail.jpg"]),
+    }
+    if "before.jpg" in places:
+        entry["thumbnail_before"] = str(places["before.jpg"])
+    return entry, {name: task.out / place for name, place in places.items()}
+
+
+def _write_shards(folder: Path, shards: dict[str, int], stream: Iterator[bytes]) -> None:
+    """Writes the records of a stream: file name -> how many of them."""
+    for name, size in shards.items():
+        writer = array_record_module.ArrayRecordWriter(str(folder / name), _WRITER_OPTIONS)
+        with contextlib.closing(writer) as shard:  # what is read may fail
+            for _ in range(size):
+                shard.write(next(stream))
+
+
+def _save_jpeg(path: Path, pixels: np.ndarray) -> None:
+    Image.fromarray(pixels).save(path, "jpeg", quality=90)
+
+
+def _entry(task: Task, framed: Framed, table: SectionTable, of_slide: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest says of a section, but for its files."""
+    section = framed.section
+    return {
         "name": section.name,
         "patient": section.patient,
         "patient_source": section.patient_source,
@@ -204,26 +228,15 @@ def _write_files(task: Task, folder: Path) -> tuple[dict[str, Any], dict[str, Pa
         "um_per_px_source": section.um_per_px_source,
         "px_scale": float(framed.px_scale),
         "context_px": framed.context_px,
-        "image": {"file": section.image_path.name, "sha256": task.plan.found.image_sha256, **size},
-        "otsu_threshold": threshold,
-        "stain": None if transform is None else transform.to_dict()["source"],
+        **of_slide,
         "gene_sums": counts.column_totals(table.counts, np.arange(len(table.spots)))[0].tolist(),
         "channel_moments": {
-            "count": pixels,
-            "mean": mean.mean(axis=0).tolist(),
-            "mean_square": mean_square.mean(axis=0).tolist(),
+            "count": len(framed) * task.options.size_px**2,
+            "mean": table.channel_mean.mean(axis=0).tolist(),
+            "mean_square": table.channel_mean_square.mean(axis=0).tolist(),
         },
         "notes": [*section.notes, *task.plan.found.notes()],
-        "shards": [
-            {"file": str(places[name]), "records": count} | _size_and_hash(folder / name)
-            for name, count in zip(names, sizes, strict=True)
-        ],
-        "table": {"file": str(places["table.npz"])} | _size_and_hash(folder / "table.npz"),
-        "thumbnail": str(places["thumbnail.jpg"]),
     }
-    if "before.jpg" in places:
-        entry["thumbnail_before"] = str(places["before.jpg"])
-    return entry, {name: task.out / place for name, place in places.items()}
 
 
 def _table(framed: Framed, task: Task) -> SectionTable:

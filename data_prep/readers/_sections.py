@@ -13,8 +13,6 @@ from data_prep.errors import InputError
 from data_prep.section import GeneTable
 from data_prep.slide_base import DEFAULT_SCALE_DOUBT, SLIDE_SUFFIXES, check_stated_scale, is_default_scale
 
-THEORETICAL_SPOT_UM = 65.0  # what Space Ranger's `spot_diameter_fullres` measures, of spots that are 55 um wide
-_DIAMETER_TOLERANCE = 0.2  # some tools write the 55 um of the spot itself
 SYNTHETIC_MARK = "SYNTHETIC.txt"  # data_prep.demo writes it beside everything it generates
 
 
@@ -174,7 +172,6 @@ def scale(
     file_um: float | None = None,
     pitch_um: float | None = None,
     image_um: float | None = None,
-    diameter_um: float | None = None,
     remedy: str,
 ) -> tuple[float, str, tuple[str, ...]]:
     """`um_per_px`, its source and notes: the first that is known, in this order, and what contradicts it.
@@ -183,8 +180,7 @@ def scale(
         user_um: what the user states; it wins over all that is inferred.
         file_um: what a file of the layout states.
         pitch_um: the spots' known pitch over the measured one.
-        image_um: what the image file states; a figure that writers put where they know none comes last.
-        diameter_um: `THEORETICAL_SPOT_UM` over `spot_diameter_fullres`.
+        image_um: what the image file states.
         remedy: what to do when nothing is known.
 
     Returns:
@@ -192,10 +188,8 @@ def scale(
     """
     if user_um is not None:
         check_stated_scale(user_um, "--source-um-per-px")
-    doubtful = image_um is not None and is_default_scale(image_um)
-    ranked = [(user_um, "user"), (file_um, "file"), (pitch_um, "spot pitch")]
-    rest = [(image_um, "image file"), (diameter_um, "spot diameter")]
-    known = [(value, source) for value, source in ranked + (rest[::-1] if doubtful else rest) if value is not None]
+    ranked = ((user_um, "user"), (file_um, "file"), (pitch_um, "spot pitch"), (image_um, "image file"))
+    known = [(value, source) for value, source in ranked if value is not None]
     if not known:
         raise InputError(f"Section {name!r}: um_per_px is not known; {remedy}")
     value, source = known[0]
@@ -204,13 +198,8 @@ def scale(
     notes = [
         f"um_per_px is {value:.4g} from the {source}; the {other_source} says {other:.4g}"
         for other, other_source in known[1:]
-        if abs(other / value - 1) > (_DIAMETER_TOLERANCE if other_source == "spot diameter" else 0.02)
+        if abs(other / value - 1) > 0.02
     ]
-    if source == "image file" and doubtful:
+    if source == "image file" and is_default_scale(value):
         notes.append(f"um_per_px is doubtful: {DEFAULT_SCALE_DOUBT.format(value)}; state it with --source-um-per-px")
-    if source == "spot diameter":
-        notes.append(
-            f"um_per_px is a guess from spot_diameter_fullres, a theoretical {THEORETICAL_SPOT_UM:.0f} um; state it "
-            "with --source-um-per-px"
-        )
     return value, source, tuple(notes)

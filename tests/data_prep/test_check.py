@@ -155,10 +155,10 @@ def test_one_patient_cannot_be_held_out(source: Path) -> None:
 
 def test_low_depth_is_seen(tmp_path: Path) -> None:
     options = {"patients": 1, "sections_per_patient": 2, "spots": 20, "um_per_px": 4.0}
-    root = demo.make_demo(tmp_path / "low", reads_per_spot=300, **options)
+    root = demo.make_demo(tmp_path / "low", counts_per_spot=300, **options)
     report = check.check(root)
-    assert any("no spot has 1000 reads" in text for text in section(report, "A1")["warnings"])
-    root = demo.make_demo(tmp_path / "middling", reads_per_spot=900, **options)
+    assert any("no spot has 1000 counts" in text for text in section(report, "A1")["warnings"])
+    root = demo.make_demo(tmp_path / "middling", counts_per_spot=900, **options)
     assert any("low depth" in text for entry in check.check(root)["sections"] for text in entry["warnings"])
 
 

@@ -3,6 +3,7 @@ import pytest
 
 from data_prep import patches
 from tests.data_prep.test_tissue import ArraySlide
+from tests.data_prep.windows import cut_patches
 
 
 @pytest.fixture
@@ -12,13 +13,13 @@ def slide() -> ArraySlide:
 
 def test_cut_patches_are_the_slides_own_pixels(slide):
     spots = np.array([[20.0, 30.0], [100.4, 71.6]])
-    first, second = patches.cut_patches(slide, spots, patch_size_px=16)
+    first, second = cut_patches(slide, spots, patch_size_px=16)
     np.testing.assert_array_equal(first, slide.pixels[22:38, 12:28])
     np.testing.assert_array_equal(second, slide.pixels[64:80, 92:108])
 
 
 def test_cut_patches_of_odd_size_have_the_spot_in_the_middle_pixel(slide):
-    (patch,) = patches.cut_patches(slide, np.array([[20.5, 30.5]]), patch_size_px=5)
+    (patch,) = cut_patches(slide, np.array([[20.5, 30.5]]), patch_size_px=5)
     np.testing.assert_array_equal(patch[2, 2], slide.pixels[30, 20])
 
 
@@ -29,7 +30,7 @@ def test_inside_mask_wants_the_whole_window(slide):
 
 
 def test_cut_patches_outside_the_image_are_white(slide):
-    (patch,) = patches.cut_patches(slide, np.array([[0.0, 0.0]]), patch_size_px=16)
+    (patch,) = cut_patches(slide, np.array([[0.0, 0.0]]), patch_size_px=16)
     assert np.all(patch[:8] == 255)
     np.testing.assert_array_equal(patch[8:, 8:], slide.pixels[:8, :8])
 
@@ -40,7 +41,7 @@ def test_cut_patches_resampled_keep_positions_to_a_subpixel(px_scale):
     ramp[..., 0] = np.clip(np.arange(300) * 0.8, 0, 255)[None, :]
     ramp[..., 1] = np.arange(200)[:, None]
     spot = np.array([[131.3, 96.8]])
-    (patch,) = patches.cut_patches(ArraySlide(ramp), spot, patch_size_px=32, px_scale=px_scale)
+    (patch,) = cut_patches(ArraySlide(ramp), spot, patch_size_px=32, px_scale=px_scale)
     centres = (np.arange(32) + 0.5 - 16) * px_scale
     expected_x = (spot[0, 0] + centres - 0.5) * 0.8
     expected_y = spot[0, 1] + centres - 0.5
@@ -51,8 +52,8 @@ def test_cut_patches_resampled_keep_positions_to_a_subpixel(px_scale):
 
 def test_cut_patches_apply_the_transform_before_resampling(slide):
     spot = np.array([[60.0, 45.0]])
-    (plain,) = patches.cut_patches(ArraySlide(255 - slide.pixels), spot, patch_size_px=16, px_scale=2.0)
-    (turned,) = patches.cut_patches(slide, spot, patch_size_px=16, px_scale=2.0, transform=lambda region: 255 - region)
+    (plain,) = cut_patches(ArraySlide(255 - slide.pixels), spot, patch_size_px=16, px_scale=2.0)
+    (turned,) = cut_patches(slide, spot, patch_size_px=16, px_scale=2.0, transform=lambda region: 255 - region)
     np.testing.assert_array_equal(plain, turned)
 
 

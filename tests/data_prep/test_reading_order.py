@@ -5,6 +5,7 @@ import pytest
 
 from data_prep import patches, slide_tiff
 from data_prep.slide import open_slide
+from tests.data_prep.windows import cut_patches
 
 tifffile = pytest.importorskip("tifffile", reason="the extra wsi is not installed")
 SIDE = 3000
@@ -41,7 +42,7 @@ def test_each_tile_or_strip_is_decoded_about_once(layout, pixels, tmp_path, monk
             seen = decoded(monkeypatch, slide)
             by = patches.reading_order(slide, xy, window_px=100)
             by = by if order == "reading" else np.random.default_rng(1).permutation(by)
-            for _ in patches.cut_patches(slide, xy[by[: len(by) if order == "reading" else 1000]], patch_size_px=100):
+            for _ in cut_patches(slide, xy[by[: len(by) if order == "reading" else 1000]], patch_size_px=100):
                 pass
             times[order] = len(seen) / len(set(seen))
     assert times["reading"] < 1.4

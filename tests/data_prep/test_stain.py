@@ -297,13 +297,6 @@ def test_profiles_of_two_methods_do_not_mix(slides):
         stain.Normaliser(*profiles)
 
 
-def test_target_is_a_section_or_a_file(slides):
-    assert stain.resolve_target("C3", {"C3": slides["target"]}) == slides["target"]
-    assert stain.resolve_target(str(slides["target"]), {}) == slides["target"]
-    with pytest.raises(InputError, match="C2, C3"):
-        stain.resolve_target("C9", {"C3": slides["target"], "C2": slides["source"]})
-
-
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     ("pixels", "message"),

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from data_prep import patches, readers, stain
+from data_prep import readers, stain
 from data_prep.errors import InputError
 from data_prep.section import GeneTable
 from data_prep.slide import open_slide
@@ -26,6 +26,7 @@ from stjax.inference.sources import open_source
 from stjax.outputs import _map
 from stjax.progress import Progress
 from tests.data_prep.tiny_source import write_source
+from tests.data_prep.windows import cut_patches
 from tests.inference.fake_predictor import GENES, SIZE_PX, UM, MeanColour, made_fold
 
 her2st = readers.reader("her2st")
@@ -85,9 +86,7 @@ def test_each_spot_gets_the_prediction_of_the_patch_around_it(slide_path, tmp_pa
     adata = anndata.read_h5ad(out / "S1.h5ad")
     xy = adata.obsm["spatial"]
     with open_slide(slide_path) as slide:
-        expected = np.stack(
-            [patch.mean(axis=(0, 1)) for patch in patches.cut_patches(slide, xy, patch_size_px=SIZE_PX)]
-        )
+        expected = np.stack([patch.mean(axis=(0, 1)) for patch in cut_patches(slide, xy, patch_size_px=SIZE_PX)])
     np.testing.assert_allclose(adata.X, expected, rtol=1e-5)
     assert list(adata.var_names) == list(GENES)
     assert len(adata) > 100
@@ -137,7 +136,7 @@ def test_the_slide_is_normalised_to_the_training_target(model, slide_path, tmp_p
     adata = anndata.read_h5ad(tmp_path / "out" / "S1.h5ad")
     with open_slide(slide_path) as slide:
         transform = stain.fit_transform_for("macenko", slide, profile)
-        cut = patches.cut_patches(slide, adata.obsm["spatial"], patch_size_px=SIZE_PX, transform=transform)
+        cut = cut_patches(slide, adata.obsm["spatial"], patch_size_px=SIZE_PX, transform=transform)
         expected = np.stack([patch.mean(axis=(0, 1)) for patch in cut])
     np.testing.assert_allclose(adata.X, expected, rtol=1e-5)
 
