@@ -184,7 +184,7 @@ def scale(
         remedy: what to do when nothing is known.
 
     Returns:
-        The scale; "user", "file", "spot pitch", "image file" or "spot diameter"; notes.
+        The scale; "user", "file", "spot pitch" or "image file"; notes.
     """
     if user_um is not None:
         check_stated_scale(user_um, "--source-um-per-px")
