@@ -72,8 +72,10 @@ def decode_image(data: bytes, image_format: str, height: int, width: int) -> np.
 def _jpeg_size(data: bytes) -> tuple[int, int]:
     """Height and width, from the header alone."""
     if simplejpeg is not None:
-        return simplejpeg.decode_jpeg_header(data)[:2]
-    return Image.open(io.BytesIO(data), formats=["JPEG"]).size[::-1]
+        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+    else:
+        width, height = Image.open(io.BytesIO(data), formats=["JPEG"]).size
+    return height, width
 
 
 def spot_arrays(spots: Spots) -> dict[str, Any]:

@@ -6,6 +6,7 @@
 import difflib
 import importlib
 import importlib.util
+import inspect
 import re
 import sys
 from importlib import metadata
@@ -122,5 +123,7 @@ def options(module: str) -> list[str]:
     if module == __name__ or spec is None or spec.origin is None:
         return []
     source = Path(spec.origin).read_text()
+    if "cli.add_reading(" in source:
+        source += inspect.getsource(cli.add_reading)
     found = re.findall(r"add_argument\(\s*\"(--[a-z][\w-]*)\"", source) or re.findall(r"(--[a-z]\w*)=", source)
     return sorted({*found, "--help"})

@@ -86,7 +86,7 @@ def read_section(path: Path, name: str, reading: Reading) -> Section:
     kind, size_px, shape_notes = _spot_shape(table, technology, metadata, metadata_path, um_per_px)
     array_notes: tuple[str, ...] = ()
     if technology not in _POOLED:  # those are numbered anew, by a width that need not be the array's
-        array_notes = _arrays.of_table(table.obs[kept], table.spot_xy[kept], table.path)[1]
+        array_notes = _arrays.of_table(table.obs.loc[kept], table.spot_xy[kept], table.path)[1]
     patient = _patient(path, name, metadata)
     named, counts, gene_notes = reading.name_genes(
         table.gene_id.tolist(), table.counts[np.flatnonzero(kept)], table.symbol.tolist()

@@ -52,7 +52,7 @@ def said(home):
     keep("evaluate", evaluate.evaluate, run)
     keep("report", report.report, [run], out / "report.html")
     keep("export", export.export, run, out / "model")
-    keep("predict", predict.predict, run, home / "raw", out / "predictions", formats=FORMATS)
+    keep("predict", predict.predict, run, home / "raw", out / "predictions", options=predict.Options(formats=FORMATS))
     keep("predict from the exported model", predict.predict, out / "model", home / "raw", out / "more")
     keep("audit", audit.main, [f"--workdir={run}"])
     return printed

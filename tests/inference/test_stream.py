@@ -16,7 +16,7 @@ def test_results_come_in_order_and_no_further_ahead_than_asked():
         time.sleep(0.002 * (item % 3))
         return item
 
-    results = stream.ahead(slow, range(40), threads=3, most=6)
+    results = stream.ahead(slow, range(40), most=6)
     assert next(results) == 0
     assert max(started) < 6
     assert list(results) == list(range(1, 40))
@@ -32,7 +32,7 @@ def test_what_goes_wrong_in_a_thread_is_raised_and_the_rest_given_up():
         done.append(item)
 
     with pytest.raises(ValueError, match="slide"):
-        list(stream.ahead(work, range(1000), threads=2, most=20))
+        list(stream.ahead(work, range(1000), most=20))
     assert len(done) < 60
 
 
