@@ -38,6 +38,7 @@ from stjax.benchmarks import Row, flops, row_of  # noqa: E402
 from stjax.benchmarks import evaluate as bench_evaluate  # noqa: E402
 from stjax.benchmarks import predict as bench_predict  # noqa: E402
 from stjax.benchmarks import pytorch as bench_torch  # noqa: E402
+from stjax.benchmarks import ridge as bench_ridge  # noqa: E402
 from stjax.benchmarks import spot_pool as bench_spot_pool  # noqa: E402
 from stjax.ops.elementwise import compiler_options  # noqa: E402
 from stjax.ops.host_memory import keep_freed_memory  # noqa: E402
@@ -220,6 +221,7 @@ CASES: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "inference": functools.partial(model_cases, train=False),
     "spot_pool": lambda given: bench_spot_pool.rows(given.rounds, interleave),
     "evaluate": lambda given: bench_evaluate.rows(given.rounds, interleave),
+    "ridge": lambda _: bench_ridge.rows(),
     "predict": lambda given: bench_predict.rows(given.workdir, given.source, given.rounds, interleave),
 }
 

@@ -1,0 +1,140 @@
+import jax
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV, PredefinedSplit
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from data_prep.errors import InputError
+from stjax.ops import ridge
+
+PENALTIES = (0.1, 3.0, 100.0, 3000.0)
+
+
+def samples(count, width, *, targets=6, groups=4, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(count, width)) * rng.uniform(0.1, 5, width) + 3 * rng.normal(size=width)
+    y = x[:, :5] @ rng.normal(size=(5, targets)) + rng.normal(size=(count, targets)) + 4
+    return x.astype(np.float32), y, rng.permutation(np.arange(count) % groups)
+
+
+def search(x, y, folds, *, standardise=True):
+    """scikit-learn's: coefficients and intercept in the units of the features, and the error of every penalty."""
+    steps = [StandardScaler(with_std=standardise), Ridge()]
+    found = GridSearchCV(
+        make_pipeline(*steps),
+        {"ridge__alpha": PENALTIES},
+        scoring="neg_mean_squared_error",
+        cv=PredefinedSplit(folds),
+    ).fit(x.astype(np.float64), y)
+    scaler, fitted = found.best_estimator_
+    coef = fitted.coef_.T / (scaler.scale_[:, None] if standardise else 1)
+    return coef, fitted.intercept_ - scaler.mean_ @ coef, -found.cv_results_["mean_test_score"]
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+@pytest.mark.parametrize(("count", "width"), [(300, 40), (60, 200), (50, 50)], ids=["primal", "dual", "square"])
+def test_solution_penalty_and_errors_are_those_of_a_grid_search_of_scikit_learn(count, width, standardise):
+    x, y, groups = samples(count, width)
+    found = ridge.fit(x, y, groups, penalties=PENALTIES, standardise=standardise)
+    coef, intercept, errors = search(x, y, ridge.folds_of(groups), standardise=standardise)
+    np.testing.assert_allclose(list(found.errors.values()), errors, rtol=1e-9)
+    assert found.penalty == PENALTIES[int(np.argmin(errors))]
+    np.testing.assert_allclose(found.coef, coef, atol=1e-9 * np.abs(coef).max())
+    np.testing.assert_allclose(found.intercept, intercept, atol=1e-8)
+    np.testing.assert_allclose(found.predict(x), x @ coef + intercept, atol=1e-8)
+
+
+def test_primal_and_dual_agree(monkeypatch):
+    x, y, groups = samples(80, 79)
+    primal = ridge.fit(x, y, groups, penalties=PENALTIES)
+    monkeypatch.setattr(ridge, "_primal", ridge._dual)
+    dual = ridge.fit(x, y, groups, penalties=PENALTIES)
+    assert (dual.penalty, list(dual.errors)) == (primal.penalty, list(primal.errors))
+    np.testing.assert_allclose(list(dual.errors.values()), list(primal.errors.values()), rtol=1e-9)
+    np.testing.assert_allclose(dual.coef, primal.coef, atol=1e-10)
+
+
+def test_a_vanishing_penalty_is_least_squares():
+    x, y, groups = samples(200, 10)
+    found = ridge.fit(x, y, groups, penalties=[1e-9])
+    with_one = np.hstack([x.astype(np.float64), np.ones((len(x), 1))])
+    expected = np.linalg.lstsq(with_one, y)[0]
+    np.testing.assert_allclose(np.vstack([found.coef, found.intercept]), expected, atol=1e-8)
+    assert found.errors == {}
+
+
+@pytest.mark.parametrize("count", [300, 20], ids=["primal", "dual"])
+def test_samples_in_blocks_and_in_half_precision_give_the_same(count, monkeypatch):
+    x, y, groups = samples(count, 30)
+    x = x.astype(np.float16)
+    whole = ridge.fit(x.astype(np.float64), y, groups)
+    monkeypatch.setattr(ridge, "_ROWS", 32)
+    blocks = ridge.fit(x, y, groups)
+    assert blocks.penalty == whole.penalty
+    np.testing.assert_allclose(blocks.coef, whole.coef, atol=1e-10)
+    assert not jax.config.jax_enable_x64
+
+
+def test_what_is_held_out_does_not_reach_the_model_that_it_scores():
+    """A group's own targets, made wild, change the errors of its fold as of the same model; a model that had seen them
+    would err less."""
+    x, y, groups = samples(400, 20, groups=2)
+    wild = y.copy()
+    wild[groups == 1] += 1000
+    plain, moved = (ridge.fit(x, each, groups, penalties=PENALTIES).errors for each in (y, wild))
+    # Both folds are off by 1000 throughout: each model knows the other group's level alone.
+    for penalty in PENALTIES:
+        assert moved[penalty] == pytest.approx(1000.0**2, rel=0.05)
+        assert plain[penalty] < 100
+
+
+@pytest.mark.parametrize("sizes", [(5, 90, 40, 40, 7, 3, 60), (10, 10), (1,) * 12])
+def test_a_group_is_in_one_fold_and_folds_are_of_like_size(sizes):
+    groups = np.random.default_rng(0).permutation(np.repeat([f"P{i}" for i in range(len(sizes))], sizes))
+    folds = ridge.folds_of(groups)
+    assert all(len(np.unique(folds[groups == group])) == 1 for group in np.unique(groups))
+    assert sorted(np.unique(folds)) == list(range(min(ridge.FOLDS, len(sizes))))
+    assert np.bincount(folds).max() <= max(*sizes, 1.5 * sum(sizes) / ridge.FOLDS)
+
+
+@pytest.mark.parametrize("count", [120, 12], ids=["primal", "dual"])
+def test_a_feature_that_does_not_vary_has_no_coefficient(count):
+    x, y, groups = samples(count, 20)
+    x[:, 3] = 1e4 + np.float32(1e-3) * (groups == 0)  # rounding
+    x[:, 4] = groups == 1  # varies in the fold that is held out alone
+    found = ridge.fit(x, y, groups, penalties=PENALTIES)
+    assert (found.coef[3] == 0).all()
+    assert np.isfinite(list(found.errors.values())).all()
+    without = np.delete(x, 3, axis=1)
+    np.testing.assert_allclose(
+        np.delete(found.coef, 3, axis=0), ridge.fit(without, y, groups, penalties=PENALTIES).coef, atol=1e-10
+    )
+
+
+def test_a_penalty_at_the_end_of_those_tried_is_remarked_on():
+    x, y, groups = samples(300, 8)
+    noise = np.random.default_rng(1).normal(size=y.shape)
+    assert "the largest of those tried" in ridge.fit(x, noise, groups, penalties=(1.0, 10.0, 1e6)).remark
+    assert "0.001, is the least of those tried" in ridge.fit(x, 1000 * y, groups, penalties=(1e-3, 1e5)).remark
+    assert ridge.fit(x, y, groups, penalties=(10.0,)).remark == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda x, y, g: (x, y, np.zeros_like(g)), "there is one; give a single penalty"),
+        (lambda x, y, g: (x[1:], y, g), "features are of 39 samples, targets of 40, groups of 40"),
+        (lambda x, y, g: (np.where(np.arange(10) == 3, np.nan, x), y, g), "not finite"),
+        (lambda x, y, g: (x, np.where(np.arange(6) == 3, np.inf, y), g), "not finite"),
+    ],
+)
+def test_samples_that_cannot_be_fitted_are_refused(change, says):
+    with pytest.raises(InputError, match=says):
+        ridge.fit(*change(*samples(40, 10)))
+
+
+def test_penalties_that_are_not_positive_are_refused():
+    with pytest.raises(InputError, match="expected positive numbers"):
+        ridge.fit(*samples(40, 10), penalties=[0.0, 1.0])
