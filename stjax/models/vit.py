@@ -1,12 +1,15 @@
-"""ViT-B/16 and ViT-B/32 as torchvision defines them (Dosovitskiy et al. 2020); positions follow the image's size."""
+"""Vision transformers (Dosovitskiy et al. 2020): torchvision's ViT-B/16 and ViT-B/32, and those of published encoders.
+
+One network, whose `Spec` says patch, widths, registers (Darcet et al. 2023), LayerScale (Touvron et al. 2021), kind of
+perceptron (SwiGLU: Shazeer 2020), and what positions are learnt for; all normalise before each half of a block.
+"""
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from data_prep.errors import InputError
@@ -22,23 +25,49 @@ from stjax.models.layers import (
     wide,
     xavier_uniform,
 )
+from stjax.models.positions import Rule, resize_positions
 from stjax.ops.attention import attention
 from stjax.ops.elementwise import written_out
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """Sizes of a vision transformer."""
+    """Sizes of a vision transformer, and what its released weights consist of.
+
+    Attributes:
+        mlp: outputs of the perceptron's first layer; a gated one multiplies one half by the other.
+        gated: SwiGLU, silu(first half) * second half, in place of the exact GELU.
+        layer_scale: each branch is multiplied by learnt numbers, channel by channel, before it is added.
+        registers: tokens beside the class token, no part of any output but their own.
+        positions: what they are added to. "a": class token and patches; "b": class token, registers and patches; "c":
+            patches; "d": as "c", but files have the class token's too, which is added to it when they are read.
+        grid: side of the grid that the positions are for; None for that of the image size the network is built for.
+        rule: how they are brought to another grid, see `stjax.models.positions`.
+        eps: of all LayerNorms.
+    """
 
     patch_px: int
     layers: int = 12
     heads: int = 12
     width: int = 768
     mlp: int = 3072
+    gated: bool = False
+    layer_scale: bool = False
+    registers: int = 0
+    positions: Literal["a", "b", "c", "d"] = "a"
+    grid: int | None = None
+    rule: Rule = "R0"
+    eps: float = 1e-6
+
+    @property
+    def prefix(self) -> int:
+        """Rows of the positions before those of the patches."""
+        return {"a": 1, "b": 1 + self.registers}.get(self.positions, 0)
 
 
 SPECS = {"b16": Spec(16), "b32": Spec(32)}
-_EPS = 1e-6
+POOLINGS = ("class", "class+mean", "mean")
+_GAMMA = 1e-5  # LayerScale at the start
 
 
 def _lecun_normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -69,39 +98,68 @@ class Block(nnx.Module):
     """Attention and a two-layer perceptron, each normalised before and added after."""
 
     def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
-        self.norm1 = LayerNorm(spec.width, eps=_EPS)
+        self.gated = spec.gated
+        self.norm1 = LayerNorm(spec.width, eps=spec.eps)
         self.attention = SelfAttention(spec.width, spec.heads, rngs=rngs)
-        self.norm2 = LayerNorm(spec.width, eps=_EPS)
+        self.norm2 = LayerNorm(spec.width, eps=spec.eps)
         self.mlp1 = Linear(spec.width, spec.mlp, init=xavier_uniform, bias_std=1e-6, rngs=rngs)
-        self.mlp2 = Linear(spec.mlp, spec.width, init=xavier_uniform, bias_std=1e-6, rngs=rngs)
+        hidden = spec.mlp // 2 if spec.gated else spec.mlp
+        self.mlp2 = Linear(hidden, spec.width, init=xavier_uniform, bias_std=1e-6, rngs=rngs)
+        self.gamma1 = nnx.Param(constant(_GAMMA, spec.width)) if spec.layer_scale else None
+        self.gamma2 = nnx.Param(constant(_GAMMA, spec.width)) if spec.layer_scale else None
 
     def __call__(self, x: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
         """[B, N, D] to the same."""
         del train, key
-        x = written_out(x + self.attention(self.norm1(x)))
-        return written_out(x + self.mlp2(jax.nn.gelu(self.mlp1(self.norm2(x)), approximate=False)))
+        x = written_out(x + _scaled(self.attention(self.norm1(x)), self.gamma1))
+        hidden = self.mlp1(self.norm2(x))
+        if self.gated:
+            gate, value = jnp.split(hidden, 2, axis=-1)
+            hidden = jax.nn.silu(gate) * value
+        else:
+            hidden = jax.nn.gelu(hidden, approximate=False)
+        return written_out(x + _scaled(self.mlp2(hidden), self.gamma2))
+
+
+def _scaled(x: jax.Array, gamma: Any) -> jax.Array:
+    """LayerScale of [B, N, D], where there is one."""
+    return x if gamma is None else x * gamma[...].astype(x.dtype)[None, None]
 
 
 class VisionTransformer(nnx.Module):
-    """Patches and a class token through transformer blocks; `features` is the class token at the end.
+    """A class token, registers and patches through transformer blocks.
 
     Attributes:
-        positions: [1 + h w, D], the class token's and those of the grid the model was built for.
+        positions: [spec.prefix + s s, D], of the grid s x s that the model was built for.
+        num_features: length of `features`.
     """
 
     dropout_rate = 0.0
 
-    def __init__(self, spec: Spec, *, image_size_px: int, dtype: Any, rematerialise: bool, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        image_size_px: int,
+        dtype: Any,
+        rematerialise: bool,
+        rngs: nnx.Rngs,
+        pooling: str = "class",
+    ):
         self.dtype, self.rematerialise, self.patch_px = dtype, rematerialise, spec.patch_px
-        self.num_features = spec.width
+        self.spec, self.pooling = spec, pooling
+        self.num_features = spec.width * (2 if pooling == "class+mean" else 1)
         self.embed = Conv(
             3, spec.width, spec.patch_px, stride=spec.patch_px, padding=0, bias=True, init=_lecun_normal, rngs=rngs
         )
         self.token = nnx.Param(constant(0, spec.width))
-        tokens = 1 + (image_size_px // spec.patch_px) ** 2
-        self.positions = nnx.Param(normal(rngs.params(), (tokens, spec.width), 0.02))
+        side = spec.grid or image_size_px // spec.patch_px
+        self.positions = nnx.Param(normal(rngs.params(), (spec.prefix + side * side, spec.width), 0.02))
+        self.registers = (
+            nnx.Param(normal(rngs.params(), (spec.registers, spec.width), 0.02)) if spec.registers else None
+        )
         self.blocks = nnx.List(Block(spec, rngs=rngs) for _ in range(spec.layers))
-        self.norm = LayerNorm(spec.width, eps=_EPS)
+        self.norm = LayerNorm(spec.width, eps=spec.eps)
 
     def __call__(self, x: jax.Array, *, train: bool, key: jax.Array | None = None) -> dict[str, Any]:
         """Runs the network.
@@ -111,7 +169,9 @@ class VisionTransformer(nnx.Module):
             key: not used; as in torchvision, dropout is 0.
 
         Returns:
-            "stages": the patches' tokens after each block, [B, h, w, D]; "features": [B, D] float32.
+            "stages": the patches' tokens after each block, [B, h, w, D]; and, normalised at the end, float32,
+            "tokens": the patches', [B, h w, D], "class": [B, D], "registers": [B, R, D], and "features": what the
+            pooling makes of them, [B, D], of class token beside mean [B, 2 D].
 
         Raises:
             InputError: the image does not divide into patches.
@@ -121,39 +181,41 @@ class VisionTransformer(nnx.Module):
             _check_size(side, self.patch_px)
         x = self.embed(x.astype(self.dtype))  # [B, h, w, D]
         b, h, w, d = x.shape
-        positions = resize_positions(self.positions[...], (h, w)).astype(self.dtype)
-        token = jnp.broadcast_to(self.token[...].astype(self.dtype), (b, 1, d))
-        x = jnp.concatenate([token, x.reshape(b, h * w, d)], axis=1) + positions[None]  # [B, 1 + h w, D]
+        x = self._with_positions(x)  # [B, 1 + R + h w, D]
+        first = x.shape[1] - h * w
         outputs = []
         for block in self.blocks:
             x = run(block, x, train=train, rematerialise=self.rematerialise)
-            outputs.append(x[:, 1:].reshape(b, h, w, d))
-        return {"stages": tuple(outputs), "features": self.norm(wide(x[:, 0]))}
+            outputs.append(x[:, first:].reshape(b, h, w, d))
+        token, tokens = self.norm(wide(x[:, 0])), self.norm(wide(x[:, first:]))
+        return {
+            "stages": tuple(outputs),
+            "tokens": tokens,
+            "class": token,
+            "registers": self.norm(wide(x[:, 1:first])),
+            "features": _pooled(token, tokens, self.pooling),
+        }
+
+    def _with_positions(self, x: jax.Array) -> jax.Array:
+        """The embedded patches [B, h, w, D] to all tokens [B, 1 + R + h w, D], positions added."""
+        b, h, w, d = x.shape
+        spec = self.spec
+        positions = resize_positions(self.positions[...], (h, w), prefix=spec.prefix, rule=spec.rule)
+        positions = positions.astype(self.dtype)[None]
+        learnt = [self.token[...][None]] + ([] if self.registers is None else [self.registers[...]])
+        first = [jnp.broadcast_to(each.astype(self.dtype)[None], (b, *each.shape)) for each in learnt]
+        x = x.reshape(b, h * w, d)
+        if spec.prefix:
+            return jnp.concatenate([*first, x], axis=1) + positions
+        return jnp.concatenate([*first, x + positions], axis=1)
 
 
-def resize_positions(positions: jax.Array, grid: tuple[int, int]) -> jax.Array:
-    """Positions [1 + s s, D] of a square grid to [1 + h w, D] of another, as torchvision's `interpolate_embeddings`:
-    bicubic, corners on corners, the class token's kept."""
-    side = math.isqrt(positions.shape[0] - 1)
-    if (side, side) == grid:
-        return positions
-    rows, columns = (jnp.asarray(_bicubic(side, new)) for new in grid)
-    old = positions[1:].reshape(side, side, -1)
-    new = jnp.einsum("hr,wc,rcd->hwd", rows, columns, old, precision="highest")
-    return jnp.concatenate([positions[:1], new.reshape(grid[0] * grid[1], -1)])
-
-
-def _bicubic(old: int, new: int) -> np.ndarray:
-    """[new, old] weights of torch's bicubic interpolation with `align_corners=True` (Keys' kernel, a = -0.75)."""
-    at = np.arange(new) * ((old - 1) / (new - 1) if new > 1 else 0.0)
-    first = np.floor(at).astype(int)
-    weights, a = np.zeros((new, old)), -0.75
-    for offset in range(-1, 3):
-        t = np.abs(at - (first + offset))
-        near = (a + 2) * t**3 - (a + 3) * t**2 + 1
-        far = a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a
-        np.add.at(weights, (np.arange(new), np.clip(first + offset, 0, old - 1)), np.where(t <= 1, near, far))
-    return weights.astype(np.float32)
+def _pooled(token: jax.Array, tokens: jax.Array, pooling: str) -> jax.Array:
+    """The class token [B, D] and the patches' tokens [B, N, D] as one vector an image."""
+    if pooling == "class":
+        return token
+    mean = jnp.mean(tokens, axis=1)
+    return mean if pooling == "mean" else jnp.concatenate([token, mean], axis=-1)
 
 
 def _check_size(image_size_px: int, patch_px: int) -> None:
@@ -171,17 +233,38 @@ def build(
     rngs: nnx.Rngs,
     image_size_px: int = 224,
     rematerialise: bool = False,
+    pooling: str = "class",
 ) -> VisionTransformer:
     """ViT `variant`, "b16" or "b32", with positions for images of the given size; others are interpolated.
 
+    Args:
+        pooling: what `features` are: the "class" token, the "mean" of the patches', or both, "class+mean".
+
     Raises:
-        InputError: another variant, or a size that its patches do not divide.
+        InputError: another variant or pooling, or a size that its patches do not divide.
     """
     if variant not in SPECS:
         raise InputError(unknown_variant("vit", variant, SPECS))
-    spec = SPECS[variant]
+    return of_spec(
+        SPECS[variant],
+        dtype=dtype,
+        rngs=rngs,
+        image_size_px=image_size_px,
+        rematerialise=rematerialise,
+        pooling=pooling,
+    )
+
+
+def of_spec(spec: Spec, *, image_size_px: int, pooling: str, **options: Any) -> VisionTransformer:
+    """The vision transformer of these sizes; see `build`.
+
+    Raises:
+        InputError: another pooling, or a size of images that the patches do not divide.
+    """
+    if pooling not in POOLINGS:
+        raise InputError(f"config.model.options.pooling is {pooling!r}; choose one of {', '.join(POOLINGS)}")
     _check_size(image_size_px, spec.patch_px)
-    return VisionTransformer(spec, image_size_px=image_size_px, dtype=dtype, rematerialise=rematerialise, rngs=rngs)
+    return VisionTransformer(spec, image_size_px=image_size_px, pooling=pooling, **options)
 
 
 def weight_names(model: VisionTransformer) -> dict[str, dict[str, str]]:

