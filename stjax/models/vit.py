@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from data_prep.errors import InputError
+from stjax.encoders import Encoder
 from stjax.models.layers import (
     Conv,
     LayerNorm,
@@ -255,6 +256,11 @@ def build(
     )
 
 
+def of_encoder(encoder: Encoder, **options: Any) -> VisionTransformer:
+    """The vision transformer of a published encoder; see `of_spec`."""
+    return of_spec(Spec(**encoder.network), **options)
+
+
 def of_spec(spec: Spec, *, image_size_px: int, pooling: str, **options: Any) -> VisionTransformer:
     """The vision transformer of these sizes; see `build`.
 
@@ -265,29 +271,3 @@ def of_spec(spec: Spec, *, image_size_px: int, pooling: str, **options: Any) -> 
         raise InputError(f"config.model.options.pooling is {pooling!r}; choose one of {', '.join(POOLINGS)}")
     _check_size(image_size_px, spec.patch_px)
     return VisionTransformer(spec, image_size_px=image_size_px, pooling=pooling, **options)
-
-
-def weight_names(model: VisionTransformer) -> dict[str, dict[str, str]]:
-    """Where released weights keep each layer: {source: {layer of stjax: layer of the source}}, or single arrays."""
-    torchvision = {"embed": "conv_proj", "token": "class_token", "norm": "encoder.ln"}
-    torchvision["positions"] = "encoder.pos_embedding"
-    timm = {"embed": "patch_embed.proj", "token": "cls_token", "positions": "pos_embed", "norm": "norm"}
-    for i in range(len(model.blocks)):
-        ours, theirs = f"blocks.{i}", f"encoder.layers.encoder_layer_{i}"
-        torchvision |= {
-            f"{ours}.norm1": f"{theirs}.ln_1",
-            f"{ours}.attention.qkv": f"{theirs}.self_attention.in_proj",
-            f"{ours}.attention.out": f"{theirs}.self_attention.out_proj",
-            f"{ours}.norm2": f"{theirs}.ln_2",
-            f"{ours}.mlp1": f"{theirs}.mlp.0",
-            f"{ours}.mlp2": f"{theirs}.mlp.3",
-        }
-        timm |= {
-            f"{ours}.norm1": f"{ours}.norm1",
-            f"{ours}.attention.qkv": f"{ours}.attn.qkv",
-            f"{ours}.attention.out": f"{ours}.attn.proj",
-            f"{ours}.norm2": f"{ours}.norm2",
-            f"{ours}.mlp1": f"{ours}.mlp.fc1",
-            f"{ours}.mlp2": f"{ours}.mlp.fc2",
-        }
-    return {"torchvision": torchvision, "timm": timm}

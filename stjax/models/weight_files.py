@@ -1,16 +1,19 @@
 """Reads tensors, and nothing else, from `.safetensors` and PyTorch's `.pth` of both generations; writes the former.
 
 PyTorch's files are pickles, which can ask for any Python function to be called; `torch_pickle` interprets them as
-data. What is read takes the memory of the file, and no tensor is believed before its place in the file is: arrays are
-read-only views of the file's bytes. Neither torch nor safetensors is needed.
+data. What is read takes the memory of the file, `opened` that of one tensor at a time, and no tensor is believed before
+its place in the file is. Arrays are read-only. Neither torch nor safetensors is needed.
 """
 
+import contextlib
+import dataclasses
+import functools
 import itertools
 import json
 import math
 import struct
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,6 +45,19 @@ _SPAN = json_files.numbers(0, whole=True, length=2)
 _ENTRY = {"dtype": json_files.one_of(*_SAFETENSORS), "shape": json_files.numbers(0, whole=True), "data_offsets": _SPAN}
 
 
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A tensor of a file that is open.
+
+    Attributes:
+        read: the array, read-only; raises InputError where the file is damaged.
+    """
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+
 def read(path: Path) -> Tensors:
     """All tensors of a weights file by name, read-only; its kind is told by its content.
 
@@ -49,17 +65,45 @@ def read(path: Path) -> Tensors:
         InputError: missing, damaged, truncated, not a weights file, a pickle that asks for more than tensors, or one
             that asks for more memory than a file of its size should (`data_prep.budgets`).
     """
+    with opened(path, keep=True) as tensors:
+        return {name: tensor.read() for name, tensor in tensors.items()}
+
+
+@contextlib.contextmanager
+def opened(path: Path, *, keep: bool = False) -> Iterator[dict[str, Stored]]:
+    """The tensors of a weights file by name, each read when it is asked for; within the context alone.
+
+    Args:
+        keep: what tensors share is read once and kept, otherwise once for each tensor.
+
+    Raises:
+        InputError: see `read`.
+    """
+    with contextlib.ExitStack() as stack:
+        with _faults(path):
+            file = stack.enter_context(path.open("rb"))
+            tensors = _listed(path, file, stack, keep=keep)
+        yield tensors
+
+
+def _listed(path: Path, file: BinaryIO, stack: contextlib.ExitStack, *, keep: bool) -> dict[str, Stored]:
+    size = path.stat().st_size
+    start = file.read(9)
+    file.seek(0)
+    if start[8:9] == b"{":  # first: the length before it may begin as the others do
+        return _listed_safetensors(path, file, size)
+    if start[:2] == b"PK":
+        return _listed_zip(path, stack.enter_context(zipfile.ZipFile(file)), size, keep=keep)
+    if start[:1] == b"\x80":
+        return _listed_legacy(path, file, size, keep=keep)
+    raise InputError(f"{path} is neither a .safetensors nor a PyTorch .pth file; give one of these")
+
+
+@contextlib.contextmanager
+def _faults(path: Path) -> Iterator[None]:
+    """Whatever reading a file raises as an InputError that names it."""
     try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            start = file.read(9)
-            file.seek(0)
-            if start[8:9] == b"{":  # first: the length before it may begin as the others do
-                return _read_safetensors(path, file, size)
-            if start[:2] == b"PK":
-                return _read_zip(path, file, size)
-            if start[:1] == b"\x80":
-                return _read_legacy(path, file, size)
+        yield
     except InputError:
         raise
     except OSError as error:
@@ -69,7 +113,19 @@ def read(path: Path) -> Tensors:
     except Exception as error:  # whatever a damaged file makes of the parsers, it is a damaged file
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"weights file {path} is damaged or truncated: {reason}; {_COPY}") from None
-    raise InputError(f"{path} is neither a .safetensors nor a PyTorch .pth file; give one of these")
+
+
+def _read_at(file: BinaryIO, start: int, count: int, what: str) -> bytes:
+    file.seek(start)
+    data = file.read(count)
+    if len(data) != count:
+        raise ValueError(f"{what} ends early")
+    return data
+
+
+def _guarded(path: Path, make: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:
+    with _faults(path):
+        return make(*arguments)
 
 
 def check_finite(tensors: Iterable[tuple[str, Any]], origin: str) -> None:
@@ -109,7 +165,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], *, metadata
             file.write(np.ascontiguousarray(array).tobytes())
 
 
-def _read_safetensors(path: Path, file: BinaryIO, size: int) -> Tensors:
+def _listed_safetensors(path: Path, file: BinaryIO, size: int) -> dict[str, Stored]:
     (length,) = struct.unpack("<Q", file.read(8))
     if length > size - 8:
         raise ValueError(f"its header claims {length} bytes of {size}")
@@ -117,49 +173,52 @@ def _read_safetensors(path: Path, file: BinaryIO, size: int) -> Tensors:
     header = json_files.parse(file.read(length), f"weights file {path}", remedy=_COPY)
     header.pop("__metadata__", None)
     json_files.require(header, json_files.Each(_ENTRY), f"weights file {path}", remedy=_COPY)
-    data = file.read()
+    first, held = 8 + length, size - 8 - length
     tensors, end = {}, 0
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         dtype, shape, (start, stop) = np.dtype(_SAFETENSORS[entry["dtype"]]), entry["shape"], entry["data_offsets"]
-        if not start <= stop <= len(data) or stop - start != math.prod(shape) * dtype.itemsize:
+        if not start <= stop <= held or stop - start != math.prod(shape) * dtype.itemsize:
             raise ValueError(
-                f"tensor {files.shown(name)} of shape {shape[:8]} lies at bytes {start} to {stop} of {len(data)}"
+                f"tensor {files.shown(name)} of shape {shape[:8]} lies at bytes {start} to {stop} of {held}"
             )
         if start != end:
             raise ValueError(f"tensor {files.shown(name)} begins at byte {start}, the one before it ends at {end}")
-        tensors[name] = np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape)
+        np.empty((0, *shape), dtype)  # more sides than an array can have
+        read = functools.partial(_read_at, file, first + start, stop - start, f"tensor {files.shown(name)}")
+        tensors[name] = Stored(
+            dtype, tuple(shape), functools.partial(_guarded, path, _shaped, read, dtype, tuple(shape))
+        )
         end = stop
-    if end != len(data):
-        raise ValueError(f"{len(data) - end} bytes at its end belong to no tensor")
+    if end != held:
+        raise ValueError(f"{held - end} bytes at its end belong to no tensor")
     return {name: tensors[name] for name in header}
+
+
+def _shaped(read: Callable[[], bytes], dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    return np.frombuffer(read(), dtype, math.prod(shape)).reshape(shape)
 
 
 # -------------------------------------------------------------------------------------------------- PyTorch's pickles
 
 
-def _read_zip(path: Path, file: BinaryIO, size: int) -> Tensors:
+def _listed_zip(path: Path, archive: zipfile.ZipFile, size: int, *, keep: bool) -> dict[str, Stored]:
     """torch.save since 1.6: a zip of `NAME/data.pkl` and `NAME/data/KEY`, not compressed."""
-    with zipfile.ZipFile(file) as archive:
-        entries = _entries(archive, size)
-        pickles = [name for name in entries if name.split("/", 1)[-1] == "data.pkl"]
-        if len(pickles) != 1:
-            raise ValueError("it is a zip file without one data.pkl")
-        root = pickles[0].removesuffix("data.pkl")
-        if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
-            raise ValueError("it was written on a big-endian machine")
-        with archive.open(pickles[0]) as stream:
-            reader = torch_pickle.Reader(path, stream, entries[pickles[0]], file_bytes=size)
-            tensors = _named(reader.read(), path)
-        storages = {}
-        for tensor in tensors.values():
-            key, dtype, count = tensor.storage
-            if key not in storages:
-                name = f"{root}data/{key}"
-                if entries.get(name) != count * dtype.itemsize:
-                    found = "is missing" if name not in entries else f"has {entries[name]} bytes"
-                    raise ValueError(f"storage {files.shown(key)} {found}, expected {count * dtype.itemsize}")
-                storages[key] = np.frombuffer(archive.read(name), dtype)
-    return _viewed(tensors, storages, path, size)
+    entries = _entries(archive, size)
+    pickles = [name for name in entries if name.split("/", 1)[-1] == "data.pkl"]
+    if len(pickles) != 1:
+        raise ValueError("it is a zip file without one data.pkl")
+    root = pickles[0].removesuffix("data.pkl")
+    if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
+        raise ValueError("it was written on a big-endian machine")
+    with archive.open(pickles[0]) as stream:
+        reader = torch_pickle.Reader(path, stream, entries[pickles[0]], file_bytes=size)
+        tensors = _named(reader.read(), path)
+    for key, dtype, count in {tensor.storage for tensor in tensors.values()}:
+        name = f"{root}data/{key}"
+        if entries.get(name) != count * dtype.itemsize:
+            found = "is missing" if name not in entries else f"has {entries[name]} bytes"
+            raise ValueError(f"storage {files.shown(key)} {found}, expected {count * dtype.itemsize}")
+    return _viewed(tensors, lambda key: archive.read(f"{root}data/{key}"), path, size, keep=keep)
 
 
 def _entries(archive: zipfile.ZipFile, size: int) -> dict[str, int]:
@@ -175,7 +234,7 @@ def _entries(archive: zipfile.ZipFile, size: int) -> dict[str, int]:
     return entries
 
 
-def _read_legacy(path: Path, file: BinaryIO, size: int) -> Tensors:
+def _listed_legacy(path: Path, file: BinaryIO, size: int, *, keep: bool) -> dict[str, Stored]:
     """torch.save before 1.6: pickles one after the other, then the storages."""
     reader = torch_pickle.Reader(path, file, size, file_bytes=size)
     if reader.read() != _LEGACY_MAGIC or reader.read() != _LEGACY_PROTOCOL:
@@ -189,24 +248,30 @@ def _read_legacy(path: Path, file: BinaryIO, size: int) -> Tensors:
         raise ValueError("it lists storages that belong to no tensor")
     if len(set(keys)) != len(keys):
         raise ValueError("it lists a storage twice")
-    needed, storages = {tensor.storage.key for tensor in tensors.values()}, {}
+    needed = {tensor.storage.key for tensor in tensors.values()}
+    places: dict[str, tuple[int, int]] = {}  # key: where it begins, and its bytes
     for key in keys:
         _, dtype, count = known[key]
         if file.read(8) != struct.pack("<q", count):
             raise ValueError(f"storage {files.shown(key)} has another length than its tensors say")
-        if key not in needed:  # of an optimiser, in a training checkpoint
-            file.seek(count * dtype.itemsize, 1)
-            continue
-        data = file.read(min(count * dtype.itemsize, size - file.tell()))
-        if len(data) != count * dtype.itemsize:
+        places[key] = (file.tell(), count * dtype.itemsize)
+        if key in needed and sum(places[key]) > size:  # others are an optimiser's, in a training checkpoint
             raise ValueError(f"storage {files.shown(key)} ends early")
-        storages[key] = np.frombuffer(data, dtype)
-    return _viewed(tensors, storages, path, size)
+        file.seek(sum(places[key]))
+    if absent := needed - places.keys():
+        raise ValueError(f"storage {files.shown(min(absent))} is missing")
+    return _viewed(
+        tensors,
+        lambda key: _read_at(file, *places[key], f"storage {files.shown(key)}"),
+        path,
+        size,
+        keep=keep,
+    )
 
 
 def _named(content: Any, path: Path) -> dict[str, Tensor]:
     """A state dict, bare or inside a training checkpoint, without DataParallel's prefix."""
-    for key in ("state_dict", "model"):
+    for key in ("state_dict", "model", "teacher"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not content:
@@ -221,23 +286,28 @@ def _named(content: Any, path: Path) -> dict[str, Tensor]:
     return dict(zip(names, content.values(), strict=True))
 
 
-def _viewed(tensors: Mapping[str, Tensor], storages: Mapping[str, np.ndarray], path: Path, size: int) -> Tensors:
-    """The tensors as read-only views of their storages, where they lie in them."""
+def _viewed(
+    tensors: Mapping[str, Tensor], read: Callable[[str], bytes], path: Path, size: int, *, keep: bool
+) -> dict[str, Stored]:
+    """The tensors as read-only views of their storages, which `read` gives by key, where they lie in them."""
     for name, tensor in tensors.items():
         _check_place(name, tensor)
     seen = sum(math.prod(tensor.shape) * tensor.storage.dtype.itemsize for tensor in tensors.values())
     budgets.TENSORS.check(path, seen, file_bytes=size)
-    found = {}
-    for name, tensor in tensors.items():
-        data = storages.get(tensor.storage.key)
-        if data is None:
-            raise ValueError(f"storage {files.shown(tensor.storage.key)} is missing")
-        if not math.prod(tensor.shape):
-            found[name] = np.zeros(tensor.shape, data.dtype)
-            continue
-        strides = [step * data.itemsize for step in tensor.stride]
-        found[name] = np.lib.stride_tricks.as_strided(data[tensor.offset :], tensor.shape, strides, writeable=False)
-    return found
+    read = functools.cache(read) if keep else read
+    return {
+        name: Stored(tensor.storage.dtype, tensor.shape, functools.partial(_guarded, path, _view, tensor, read))
+        for name, tensor in tensors.items()
+    }
+
+
+def _view(tensor: Tensor, read: Callable[[str], bytes]) -> np.ndarray:
+    dtype = tensor.storage.dtype
+    if not math.prod(tensor.shape):
+        return np.zeros(tensor.shape, dtype)
+    data = np.frombuffer(read(tensor.storage.key), dtype)
+    strides = [step * data.itemsize for step in tensor.stride]
+    return np.lib.stride_tricks.as_strided(data[tensor.offset :], tensor.shape, strides, writeable=False)
 
 
 def _check_place(name: str, tensor: Tensor) -> None:

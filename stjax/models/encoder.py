@@ -1,0 +1,85 @@
+"""Published encoders as backbones: the networks of `stjax.encoders`, and the files that hold their weights.
+
+A module of `stjax.models` that has networks of published encoders offers `of_encoder`, which makes one of an entry.
+"""
+
+import dataclasses
+import importlib
+import math
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from data_prep.errors import InputError
+from stjax import encoders
+from stjax.models import weight_files, weights
+
+
+def build(
+    variant: str,
+    *,
+    dtype: Any = jnp.float32,
+    rngs: nnx.Rngs,
+    image_size_px: int = 224,
+    rematerialise: bool = False,
+    pooling: str = "",
+) -> Any:
+    """The network of the encoder `variant`, a name of `encoders.ENCODERS`, with random weights.
+
+    Args:
+        pooling: another than the encoder's own, see the `of_encoder` of its module.
+
+    Raises:
+        InputError: another variant or pooling, or a size of images that its patches do not divide.
+    """
+    return _network(
+        encoders.find(variant),
+        image_size_px=image_size_px,
+        pooling=pooling,
+        dtype=dtype,
+        rematerialise=rematerialise,
+        rngs=rngs,
+    )
+
+
+def load(variant: str, path: Path, *, dtype: Any = jnp.float32, pooling: str = "") -> tuple[Any, weights.Report]:
+    """An encoder with the weights of a file, which are held once and read tensor by tensor.
+
+    Args:
+        path: `.safetensors`, `.bin`, `.pth` or `.ckpt`; float16 and bfloat16 in it stay what they are.
+        dtype: to compute in.
+        pooling: another than the encoder's own.
+
+    Raises:
+        InputError: an unknown encoder, or a file that is damaged, refused, or of another network.
+    """
+    encoder = encoders.find(variant)
+    if encoder.grids:
+        encoder = dataclasses.replace(encoder, network={**encoder.network, "grid": _grid(encoder, path)})
+    model = nnx.eval_shape(
+        lambda: _network(
+            encoder, image_size_px=encoder.px, pooling=pooling, dtype=dtype, rematerialise=False, rngs=nnx.Rngs(0)
+        )
+    )
+    try:
+        return model, weights.load(model, path, keep_half=True)
+    except InputError as error:
+        raise InputError(f"{encoder.title}: {error}") from None
+
+
+def _network(encoder: encoders.Encoder, *, pooling: str, **options: Any) -> Any:
+    module = importlib.import_module(f"stjax.models.{encoder.module}")
+    return module.of_encoder(encoder, pooling=pooling or encoder.pooling, **options)
+
+
+def _grid(encoder: encoders.Encoder, path: Path) -> int | None:
+    """The side of the grid that a file's positions are for, of those that the encoder's files may have."""
+    with weight_files.opened(path) as stored:
+        sides = {
+            math.isqrt(tensor.shape[1])  # class token and registers are fewer than a grid's next side takes
+            for name, tensor in stored.items()
+            if name.endswith(("pos_embed", "position_embeddings")) and len(tensor.shape) == 3
+        }
+    return next((side for side in encoder.grids if side in sides), encoder.network["grid"])

@@ -1,0 +1,147 @@
+"""What released files call the arrays of a vision transformer: torchvision, timm, DINOv2, and transformers' two.
+
+`weights.load` asks for the names here; whatever else a family does to a file's names and arrays is here too.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from stjax.models.weight_files import Stored
+
+Layers = dict[str, str | tuple[str, ...]]
+
+# Arrays of released files that only their training needs: masked tokens, projection heads, a pooled class token.
+DROPPED = ("mask_token", "embeddings.mask_token", "dino_head.", "ibot_head.", "pooler.")
+# Fully sharded training numbers blocks within chunks.
+_CHUNK = re.compile(r"(^|\.)blocks\.\d+\.(\d+)\.")
+
+
+def weight_names(model: Any) -> dict[str, Layers]:
+    """{source: {layer or array of stjax: that of the source, or several, one after the other along its outputs}}."""
+    spec, found = model.spec, {}
+    plain = spec.positions == "a" and not (spec.layer_scale or spec.gated or spec.registers)
+    if plain:
+        found["torchvision"] = _torchvision(spec.layers)
+    found["timm"] = _timm(spec)
+    if spec.gated or spec.registers:  # else it is timm's
+        found["DINOv2"] = _dinov2(spec)
+    if plain:
+        found["transformers' ViT"] = _transformers_vit(spec.layers)
+    if spec.layer_scale:
+        found["transformers' Dinov2"] = _transformers_dinov2(spec)
+    return found
+
+
+def unchunked(name: str) -> str:
+    """A name without the chunk: `blocks.1.17.norm1.bias` is `blocks.17.norm1.bias`."""
+    return _CHUNK.sub(r"\1blocks.\2.", name)
+
+
+def folded(model: Any, names: Mapping[str, tuple[str, ...]], given: Mapping[str, Stored]) -> dict[str, Stored]:
+    """The arrays of a file whose positions begin with the class token's where the model has none for it: added to it.
+
+    Args:
+        names: {path here: name in the file}.
+        given: the file's arrays; positions [1, 1 + N, D].
+    """
+    (token,), (positions,) = names["token"], names["positions"]
+    if model.spec.positions != "d" or token not in given or positions not in given:
+        return dict(given)
+    rows, expected = given[positions], len(model.positions)
+    if len(rows.shape) != 3 or rows.shape[1] != 1 + expected or given[token].shape != (1, 1, rows.shape[2]):
+        return dict(given)
+
+    def added() -> np.ndarray:
+        return given[token].read().astype(np.float32) + rows.read()[:, :1].astype(np.float32)
+
+    return {
+        **given,
+        token: Stored(np.dtype(np.float32), given[token].shape, added),
+        positions: Stored(rows.dtype, (1, expected, rows.shape[2]), lambda: rows.read()[:, 1:]),
+    }
+
+
+def _torchvision(layers: int) -> Layers:
+    names: Layers = {"embed": "conv_proj", "token": "class_token", "norm": "encoder.ln"}
+    names["positions"] = "encoder.pos_embedding"
+    for i in range(layers):
+        ours, theirs = f"blocks.{i}", f"encoder.layers.encoder_layer_{i}"
+        names |= {
+            f"{ours}.norm1": f"{theirs}.ln_1",
+            f"{ours}.attention.qkv": f"{theirs}.self_attention.in_proj",
+            f"{ours}.attention.out": f"{theirs}.self_attention.out_proj",
+            f"{ours}.norm2": f"{theirs}.ln_2",
+            f"{ours}.mlp1": f"{theirs}.mlp.0",
+            f"{ours}.mlp2": f"{theirs}.mlp.3",
+        }
+    return names
+
+
+def _timm(spec: Any) -> Layers:
+    names: Layers = {"embed": "patch_embed.proj", "token": "cls_token", "positions": "pos_embed", "norm": "norm"}
+    names["registers"] = "reg_token"
+    for i in range(spec.layers):
+        block = f"blocks.{i}"
+        names |= {
+            f"{block}.norm1": f"{block}.norm1",
+            f"{block}.attention.qkv": f"{block}.attn.qkv",
+            f"{block}.attention.out": f"{block}.attn.proj",
+            f"{block}.gamma1": f"{block}.ls1.gamma",
+            f"{block}.norm2": f"{block}.norm2",
+            f"{block}.mlp1": f"{block}.mlp.fc1",
+            f"{block}.mlp2": f"{block}.mlp.fc2",
+            f"{block}.gamma2": f"{block}.ls2.gamma",
+        }
+    return names
+
+
+def _dinov2(spec: Any) -> Layers:
+    names = _timm(spec) | {"registers": "register_tokens"}
+    if spec.gated:
+        for i in range(spec.layers):
+            names |= {f"blocks.{i}.mlp1": f"blocks.{i}.mlp.w12", f"blocks.{i}.mlp2": f"blocks.{i}.mlp.w3"}
+    return names
+
+
+def _transformers(layers: int) -> Layers:
+    names: Layers = {"embed": "embeddings.patch_embeddings.projection", "token": "embeddings.cls_token"}
+    names |= {"positions": "embeddings.position_embeddings", "norm": "layernorm"}
+    for i in range(layers):
+        attention = f"encoder.layer.{i}.attention"
+        names[f"blocks.{i}.attention.qkv"] = tuple(
+            f"{attention}.attention.{part}" for part in ("query", "key", "value")
+        )
+        names[f"blocks.{i}.attention.out"] = f"{attention}.output.dense"
+    return names
+
+
+def _transformers_vit(layers: int) -> Layers:
+    names = _transformers(layers)
+    for i in range(layers):
+        ours, theirs = f"blocks.{i}", f"encoder.layer.{i}"
+        names |= {
+            f"{ours}.norm1": f"{theirs}.layernorm_before",
+            f"{ours}.norm2": f"{theirs}.layernorm_after",
+            f"{ours}.mlp1": f"{theirs}.intermediate.dense",
+            f"{ours}.mlp2": f"{theirs}.output.dense",
+        }
+    return names
+
+
+def _transformers_dinov2(spec: Any) -> Layers:
+    names = _transformers(spec.layers) | {"registers": "embeddings.register_tokens"}
+    first, second = ("weights_in", "weights_out") if spec.gated else ("fc1", "fc2")
+    for i in range(spec.layers):
+        ours, theirs = f"blocks.{i}", f"encoder.layer.{i}"
+        names |= {
+            f"{ours}.norm1": f"{theirs}.norm1",
+            f"{ours}.gamma1": f"{theirs}.layer_scale1.lambda1",
+            f"{ours}.norm2": f"{theirs}.norm2",
+            f"{ours}.mlp1": f"{theirs}.mlp.{first}",
+            f"{ours}.mlp2": f"{theirs}.mlp.{second}",
+            f"{ours}.gamma2": f"{theirs}.layer_scale2.lambda1",
+        }
+    return names

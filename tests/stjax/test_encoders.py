@@ -1,0 +1,110 @@
+import json
+import subprocess
+import sys
+
+import jax
+import pytest
+from flax import nnx
+
+from data_prep.errors import InputError
+from stjax import encoders
+from stjax.models import encoder as networks
+from stjax.models import vit
+
+# Millions of parameters of the released files, as their publishers' code counts them, and length of the embedding.
+RELEASED = {
+    "uni": (303.35, 1024),
+    "uni2_h": (681.39, 1536),
+    "virchow": (631.23, 2560),
+    "virchow2": (631.24, 2560),
+    "gigapath": (1134.95, 1536),
+    "h_optimus_0": (1134.77, 1536),
+    "h_optimus_1": (1134.77, 1536),
+    "h0_mini": (85.74, 768),
+    "phikon": (85.80, 768),
+    "phikon_v2": (303.35, 1024),
+    "hibou_b": (85.74, 768),
+    "hibou_l": (303.66, 1024),
+    "kaiko_s16": (21.67, 384),
+    "kaiko_s8": (21.67, 384),
+    "kaiko_b16": (85.80, 768),
+    "kaiko_b8": (85.81, 768),
+    "kaiko_l14": (304.37, 1024),
+    "lunit_s8": (21.67, 384),
+    "lunit_s16": (21.67, 384),
+    "midnight_12k": (1136.48, 3072),
+    "gpfm": (303.23, 1024),
+    "dinov2_s": (22.06, 384),
+    "dinov2_s_reg": (22.06, 384),
+    "dinov2_b": (86.58, 768),
+    "dinov2_b_reg": (86.58, 768),
+    "dinov2_l": (304.37, 1024),
+    "dinov2_l_reg": (304.37, 1024),
+    "dinov2_g": (1136.48, 1536),
+    "dinov2_g_reg": (1136.48, 1536),
+}
+
+
+@pytest.mark.parametrize("name", encoders.ENCODERS)
+def test_every_network_has_the_released_parameters_and_embedding(name):
+    """At full size, without a number of it."""
+    model = nnx.eval_shape(lambda: networks.build(name, rngs=nnx.Rngs(0)))
+    millions, features = RELEASED[name]
+    count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    assert count / 1e6 == pytest.approx(millions, abs=0.006)
+    assert model.num_features == encoders.ENCODERS[name].features == features
+
+
+@pytest.mark.parametrize("name", encoders.ENCODERS)
+def test_every_entry_is_whole(name):
+    entry = encoders.ENCODERS[name]
+    spec = vit.Spec(**entry.network)
+    assert entry.px % spec.patch_px == 0
+    assert spec.width % spec.heads == 0
+    assert entry.licence in encoders.LICENCES
+    assert entry.pooling in vit.POOLINGS
+    assert entry.source.startswith("https://")
+    assert (spec.registers > 0) == (spec.positions in "bcd")
+    assert entry.um_per_px is None or entry.um_per_px[0] <= entry.um_per_px[1]
+
+
+def test_list_has_a_line_for_each_with_its_licence_and_what_it_allows(capsys):
+    encoders.main([])
+    printed = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in printed.splitlines() if line}
+    assert encoders.ENCODERS.keys() < lines.keys()
+    assert lines["h_optimus_1"].split() == ["h_optimus_1", "1536", "0.4229", "gated", "CC-BY-NC-ND-4.0"]
+    assert "CC-BY-NC-ND-4.0: research alone, no commercial use; weights changed" in printed
+    assert max(map(len, printed.splitlines())) <= 120
+
+
+def test_one_says_where_its_file_is_and_how_to_get_it(capsys):
+    encoders.main(["uni2_h"])
+    gated = capsys.readouterr().out
+    assert "https://huggingface.co/MahmoodLab/UNI2-h" in gated
+    assert "log in there and accept its terms, then download pytorch_model.bin" in gated
+    encoders.main(["kaiko_b8"])
+    assert "to get it download vitb8.pth from the page above" in capsys.readouterr().out
+
+
+def test_json_has_everything(capsys):
+    encoders.main(["virchow2", "--json"])
+    found = json.loads(capsys.readouterr().out)["virchow2"]
+    assert found["network"]["registers"] == 4
+    assert found["pooling"] == "class+mean"
+
+
+def test_unknown_encoders_offer_the_nearest():
+    with pytest.raises(InputError, match="no encoder 'UNI2-h'; did you mean 'uni2_h'"):
+        encoders.main(["UNI2-h"])
+    with pytest.raises(InputError, match="stjax encoders lists them"):
+        networks.build("xyzzy", rngs=nnx.Rngs(0))
+
+
+def test_listing_imports_nothing_heavy():
+    code = (
+        "import sys; from stjax import cli; cli.dispatch(['encoders']); "
+        "assert not {'jax', 'numpy', 'flax'} & set(sys.modules)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "virchow2" in printed
