@@ -26,6 +26,7 @@ COMMANDS = {  # name: module, and what it does
     "export": ("stjax.export", "write a model as one folder that travels"),
     "report": ("stjax.report", "a report on a run, as one HTML file"),
     "audit": ("stjax.audit", "look for ways in which what is scored may have reached the training"),
+    "embed": ("stjax.embed", "vectors of every spot of a data set from a published encoder"),
     "encoders": ("stjax.encoders", "published encoders: licences, and where their weights come from"),
     "bench": ("stjax.bench", "measure how fast training, prediction and their parts are here"),
     "doctor": ("stjax.doctor", "look over this installation, and train two steps"),

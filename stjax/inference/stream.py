@@ -5,10 +5,11 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from data_prep import cli
 from stjax.symmetries import NUM_SYMMETRIES
@@ -43,13 +44,24 @@ def batch_size(model: Trained) -> int:
     return min(model.batch_size, CPU_BATCH * model.mesh.size) if _on_cpu(model) else model.batch_size
 
 
-def _on_cpu(model: Trained) -> bool:
+class Predictor(Protocol):
+    """What `in_turn` needs of a model."""
+
+    @property
+    def mesh(self) -> Mesh:
+        """The devices it runs on."""
+        ...
+
+    def predict(self, batch: Any, /) -> dict[str, jax.Array]:
+        """Its outputs for a batch, which the devices go on computing."""
+        ...
+
+
+def _on_cpu(model: Predictor) -> bool:
     return model.mesh.devices.flat[0].platform == "cpu"
 
 
-def in_turn(
-    model: Trained, batches: Iterable[tuple[Mapping[str, Any], _Item]]
-) -> Iterator[tuple[dict[str, np.ndarray], _Item]]:
+def in_turn(model: Predictor, batches: Iterable[tuple[Any, _Item]]) -> Iterator[tuple[dict[str, np.ndarray], _Item]]:
     """Predicts batches, each with something to know it by. The next is gathered while the devices compute."""
     # Programs in flight on CPUs run side by side: each with its own memory, and none the sooner.
     most = 1 if _on_cpu(model) else 2
