@@ -27,6 +27,8 @@ LOWEST = {
     **dict.fromkeys(("max_gradient_norm", "ema_decay"), 0),
 }
 
+GRADIENT, CLOSED_FORM = FITS = ("gradient", "closed_form")
+
 # Fields that may change between a run and its resumption: they do not touch the numbers.
 FREE_ON_RESUME = (
     *("data_dir", "num_workers", "eval_batch_size", "log_every_steps"),
@@ -192,6 +194,12 @@ def resolve(config: Config, protocol: Protocol, *, demo: bool) -> Config:
             raise InputError(f"config.{name} is {config[name]}, expected less than 1")
     if not config.learning_rate > 0:
         raise InputError(f"config.learning_rate is {config.learning_rate}, expected a positive number")
+    if config.fit not in FITS:
+        raise InputError(f"config.fit is {config.fit!r}; choose one of {', '.join(FITS)}")
+    if config.fit == CLOSED_FORM:
+        if config.model.aux:
+            raise InputError(f"under config.fit={CLOSED_FORM} AuxNet changes nothing; add --config.model.aux=False")
+        config.num_epochs = 1
     config.lock()
     return config
 

@@ -37,6 +37,7 @@ from stjax.data.tile_spots import rounded
 from stjax.evaluation import comparison, conformal, credibility, results, scoring, statistics, under_protocols
 from stjax.evaluation import ensemble as members
 from stjax.evaluation.methods import METHODS
+from stjax.features.store import Features
 from stjax.inference import matching, prepared
 from stjax.inference.prediction import provenance
 
@@ -61,6 +62,7 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--beside", type=Path, help="of tiles: a run of a model of patches, scored on the same spots")
     parser.add_argument("--ensemble", default="", help="comma-separated runs: score the mean of this run and those")
+    parser.add_argument("--features", default="", help="folder of the features that a ridge beside the model is of")
     parser.add_argument(
         "--demo-truth", type=Path, help="raw demo folder: score against its cells, without counting noise"
     )
@@ -75,6 +77,7 @@ def main(arguments: list[str]) -> None:
         beside=given.beside,
         ensemble=[Path(name) for name in names(given.ensemble)],
         symmetries=given.symmetries,
+        features=given.features,
         demo_truth=given.demo_truth,
     )
     evaluate(given.workdir, options)
@@ -92,6 +95,7 @@ class Options:
         beside: of tiles, the work directory of a model of patches to score on the same spots.
         ensemble: further runs, seeds or folds, whose predictions are averaged with this one's.
         symmetries: predict means over the eight symmetries, which protocols other than `stnet` do not.
+        features: those that a ridge beside the model is fitted to; default the model's own, or the only ones there are.
         demo_truth: the raw folder of a demo: its cells' expected expression takes the place of the counts'.
     """
 
@@ -103,6 +107,7 @@ class Options:
     beside: Path | None = None
     ensemble: Sequence[Path] = ()
     symmetries: bool = False
+    features: str = ""
     demo_truth: Path | None = None
 
     def check(self, run: workdir.Run) -> None:
@@ -128,6 +133,7 @@ class Options:
             "--ensemble": ",".join(map(str, self.ensemble)) or None,
             "--max-spots": None if self.max_spots == MAX_SPOTS else self.max_spots,
             "--beside": self.beside,
+            "--features": self.features or None,
         }
         return {name: str(value) for name, value in found.items() if value is not None}
 
@@ -161,7 +167,7 @@ def score(run: workdir.Run, asked: "Request", options: Options) -> dict[str, Any
     runs = [each.over_symmetries() if options.symmetries else each for each in members.load(options.ensemble, run)]
     for each in runs:
         progress.say(str(each.folder), each.progress)
-    everywhere, training = predicted(run, runs, asked, options), prepared.training(run)
+    everywhere, training = predicted(run, runs, asked, options), prepared.training(run, asked.features)
     found = under_protocols.own_spots(run, everywhere) if options.protocol == "all" else everywhere
     if not found:
         raise InputError(
@@ -198,8 +204,8 @@ def predicted(
     if patch_model is not None and options.symmetries:
         patch_model = patch_model.over_symmetries()
     predicting = [under_protocols.loosest(each) for each in runs] if options.protocol == "all" else runs
-    spots = {"sizes_um": asked.sizes_um, "max_spots": options.max_spots}
-    found = members.predict_sections(predicting, asked.dataset, asked.sections, **spots, beside=patch_model)
+    how = {"sizes_um": asked.sizes_um, "max_spots": options.max_spots, "features": asked.features}
+    found = members.predict_sections(predicting, asked.dataset, asked.sections, **how, beside=patch_model)
     if options.demo_truth is None:
         return found
     from stjax.evaluation.demo_truth import without_noise  # the generator is for the demo alone
@@ -218,14 +224,11 @@ def figures(
     """What metrics.json holds; a row a gene; and what intervals of single values are made by, if there is any."""
     task = comparison.Task.own(run, training)
     scores = comparison.score(run, task, found, pooling=run.protocol.pooling)
-    if options.demo_truth is None:
-        # What cells express has no depth and no counting noise: these would say nothing of it.
+    targets, calibration, why = {}, None, credibility.NOISELESS
+    if options.demo_truth is None:  # what cells express has no depth and no noise: these would say nothing of it
         targets = comparison.targets(run, found, training, scores)
         calibration, why = conformal.calibrate(runs, sizes_um=asked.sizes_um, max_spots=options.max_spots)
-        tested, columns = credibility.figures(task, found, scores, calibration, why)
-    else:
-        targets, calibration = {}, None
-        tested, columns = credibility.figures(task, found, scores, None, credibility.NOISELESS)
+    tested, columns = credibility.figures(task, found, scores, calibration, why)
     audits = [
         audit.audit(audit.Audited.of(each, asked.dataset, asked.sections, trained_on=audit.opened(each.fold)))
         for each in runs
@@ -240,6 +243,7 @@ def figures(
         "uses_test_expression": [name for name in scores.summaries if METHODS[name].uses_test_expression],
         "methods": scores.summaries,
         "model_minus": scoring.differences(scores),
+        "ridge_features": task.about_features(asked.features),
         "targets": {name: {"methods": of.summaries} for name, of in targets.items()},
         **tested,
         "sizes_um": sizes_of(run, task, found),
@@ -258,6 +262,7 @@ class Request:
     Attributes:
         sizes_um: of spots of tiles.
         target: folder of metrics.json; pictures: of predictions; protocols: the file of --protocol=all.
+        features: what a ridge beside the model predicts from.
         differs: the options that make them another than the run's own result.
     """
 
@@ -267,6 +272,7 @@ class Request:
     target: Path
     pictures: Path
     protocols: Path
+    features: Features | None
     differs: tuple[str, ...]
 
     @property
@@ -299,14 +305,15 @@ class Request:
             "--sections": set(chosen) != set(run.fold.split.test),
             "--spot-size-um": sizes != trained_sizes,
         }
-        settings = options.changed()
+        settings, features = options.changed(), prepared.features_beside(run, dataset, options.features)
         differs = (*(name for name, other in changed.items() if other), *settings)
-        if not differs:
-            own = run.folder / "predictions", everything / "protocols.json"
-            return cls(dataset, chosen, sizes, target, *own, differs)
-        text = f"{dataset.content_hash}{sorted(chosen)}{sorted(sizes)}{sorted(settings.items())}"
-        target = target / hashlib.sha256(text.encode()).hexdigest()[:12]
-        return cls(dataset, chosen, sizes, target, target / "predictions", target / "protocols.json", differs)
+        places = run.folder, everything
+        if differs:
+            text = f"{dataset.content_hash}{sorted(chosen)}{sorted(sizes)}{sorted(settings.items())}"
+            target = target / hashlib.sha256(text.encode()).hexdigest()[:12]
+            places = target, target
+        pictures, scores = places[0] / "predictions", places[1] / "protocols.json"
+        return cls(dataset, chosen, sizes, target, pictures, scores, features, differs)
 
 
 def head(run: workdir.Run, asked: Request, found: Sequence[prepared.Found]) -> dict[str, Any]:

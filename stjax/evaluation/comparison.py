@@ -1,15 +1,19 @@
 """Model and baselines in the units of one protocol, on the spots of scored sections."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from stjax import baselines, metrics
-from stjax.evaluation import scoring
+from stjax.evaluation import scoring, statistics
 from stjax.evaluation.methods import MODEL
 from stjax.evaluation.scoring import Scores, Section
+from stjax.features.store import Features
 from stjax.inference.prepared import Found, Training
+from stjax.ops import ridge
 from stjax.protocols import Protocol
 from stjax.targets import INVERSES
 from stjax.workdir import Run
@@ -52,6 +56,39 @@ class Task:
         std = metrics.scale_of(targets) if protocol.standardise_main else np.ones_like(mean)
         return cls(protocol, num_genes, mean if protocol.standardise_main else 0 * mean, std, mean, training)
 
+    def targets(self, training: Training) -> np.ndarray:
+        """[N, M] what was measured in the training spots, in the protocol's units."""
+        return self.protocol.transform(training.counts, training.total[:, None], self.num_genes)
+
+    @functools.cached_property
+    def ridge_features(self) -> ridge.Ridge | None:
+        """From features to standardised targets; None without features, or with too few spots to choose a penalty."""
+        training = self.training
+        if training is None or training.features is None:
+            return None
+        known = np.isfinite(training.features).all(axis=1)
+        groups = statistics.groups_to_hold_out(training.patient[known], training.section[known], training.xy[known])
+        if len(np.unique(groups)) < 2:
+            return None
+        targets = (self.targets(training)[known] - self.mean) / self.std
+        return ridge.fit(training.features[known], targets, groups)
+
+    def about_features(self, features: Features | None) -> dict[str, Any] | None:
+        """What metrics.json says of the ridge on features; None where there is none."""
+        if features is None or self.training is None or (fitted := self.ridge_features) is None:
+            return None
+        held_out = "patients" if len(np.unique(self.training.patient)) > 1 else "spatial_blocks"
+        about = {"features": features.path.name, "encoder": features.encoder, "penalty": fitted.penalty}
+        return about | {"held_out": held_out, "remark": fitted.remark}
+
+    def by_features(self, found: Found) -> np.ndarray | None:
+        """[S, M] what the ridge on features predicts: the mean where a spot has none."""
+        if self.ridge_features is None or found.features is None:
+            return None
+        known = np.isfinite(found.features).all(axis=1, keepdims=True)  # [S, 1]
+        predicted = self.ridge_features.predict(np.where(known, found.features, 0)) * self.std + self.mean
+        return np.where(known, predicted, self.train_mean)
+
     def measured(self, found: Found) -> np.ndarray:
         """[S, M] what was measured, in the protocol's units."""
         return self.protocol.transform(found.counts, found.depth[:, None], self.num_genes)
@@ -75,10 +112,10 @@ def sections_of(run: Run, task: Task, found: Sequence[Found]) -> tuple[list[Sect
     Returns:
         The sections, in the order of `found`, and the methods of which correlations alone can be compared.
     """
-    ridge = totals = None
+    colour = totals = None
     if task.training is not None:
-        targets = task.protocol.transform(task.training.counts, task.training.total[:, None], task.num_genes)
-        ridge = baselines.Ridge.fit(task.training.colours, (targets - task.mean) / task.std)
+        targets = task.targets(task.training)
+        colour = baselines.Ridge.fit(task.training.colours, (targets - task.mean) / task.std)
         totals = baselines.TotalCounts.fit(task.training.total, targets)
     own_units = task.protocol.target == run.protocol.target
     trained_um = run.view.trained_sizes_um(run.fold)
@@ -88,8 +125,10 @@ def sections_of(run: Run, task: Task, found: Sequence[Found]) -> tuple[list[Sect
         truth, xy = task.measured(each), each.prediction.spots.xy
         predicted, in_units = task.converted(run, each)
         predictions = {MODEL: predicted}
-        if ridge is not None and totals is not None:
-            predictions["ridge_colour"] = ridge.predict(each.colours) * task.std + task.mean
+        if colour is not None and totals is not None:
+            predictions["ridge_colour"] = colour.predict(each.colours) * task.std + task.mean
+            if (by_features := task.by_features(each)) is not None:
+                predictions["ridge_features"] = by_features
             predictions["total_counts"] = totals.predict(each.prediction.total)
         predictions["mean"] = np.broadcast_to(task.train_mean, truth.shape)
         predictions["nearest_measured"] = baselines.nearest_measured(truth, xy)

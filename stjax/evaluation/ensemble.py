@@ -9,6 +9,7 @@ import numpy as np
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from stjax.data.panel import Panel
+from stjax.features.store import Features
 from stjax.inference import prepared
 from stjax.inference.prepared import Found
 from stjax.workdir import Run
@@ -55,10 +56,11 @@ def predict_sections(
     sizes_um: Sequence[float],
     max_spots: int,
     beside: Run | None = None,
+    features: Features | None = None,
 ) -> list[Found]:
     """`prepared.predict_sections` of the mean of the runs that know a gene, with their spread as the layer "std"."""
     options = {"sizes_um": sizes_um, "max_spots": max_spots}
-    first = prepared.predict_sections(runs[0], dataset, names, **options, beside=beside)
+    first = prepared.predict_sections(runs[0], dataset, names, **options, beside=beside, features=features)
     if len(runs) == 1:
         return first
     every = [[found.prediction.expression.astype(np.float64)] for found in first]

@@ -27,6 +27,9 @@ METHODS = {  # by identifier: keys of metrics.json and protocols.json, and what 
     "ridge_colour": Method(
         "ridge on colour", "thirty colour and texture statistics of the patch, fitted on the training spots"
     ),
+    "ridge_features": Method(
+        "ridge on features", "what an encoder made of the patch (stjax embed), fitted on the training spots"
+    ),
     "total_counts": Method("total counts", "the measured total of the test spot", uses_test_expression=True),
     "mean": Method("mean predictor", "the mean of the training spots"),
     "nearest_measured": Method(

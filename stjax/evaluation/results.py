@@ -175,10 +175,17 @@ def print_notes(result: Mapping[str, Any]) -> None:
         print(line)
     if result["genes_not_in_the_data"]:
         print(f"note: the scored data lacks {result['genes_not_in_the_data']} of the genes; they have no figures.")
+    if about := result.get("ridge_features"):
+        where = f"{about['encoder']} (features/{about['features']})"
+        held_out = about["held_out"].replace("_", " ")
+        print(f"ridge on features: of {where}, penalty {about['penalty']:g}, chosen on {held_out} held out of training")
+        if about["remark"]:
+            print(f"note: ridge on features: {about['remark']}")
     ours = result["methods"][MODEL]["pcc_median"]
-    theirs = result["methods"].get("ridge_colour", {}).get("pcc_median")
-    if ours is not None and theirs is not None and ours <= theirs:
-        print("The model does NOT beat a ridge regression on the colour of the patch.")
+    for rival, what in (("ridge_colour", "the colour of the patch"), ("ridge_features", "features of the patch")):
+        theirs = result["methods"].get(rival, {}).get("pcc_median")
+        if ours is not None and theirs is not None and ours <= theirs:
+            print(f"The model does NOT beat a ridge regression on {what}.")
     findings = [Finding(**entry) for entry in result["audit"]]
     shown = [finding for finding in findings if finding.verdict in (LEAK, CHOSEN)]
     print("\n".join([*lines(shown)[: len(shown)], f"leakage audit: {lines(findings)[-1]}"]))

@@ -207,17 +207,18 @@ def ends(low: Any, high: Any) -> list[float] | None:
 
 
 def differences(scores: Scores) -> dict[str, dict[str, Any]]:
-    """How far the model is above every other method: differences of median PCC and aMAE, paired over the same draws.
+    """How far the model is above every other method: differences of median PCC, mean PCC and aMAE, paired over the same
+    draws.
 
     Returns:
-        {other: {"pcc_median": {"difference", "interval"}, "amae": ...}}, without what does not exist.
+        {other: {"pcc_median": {"difference", "interval"}, ...}}, without what does not exist.
     """
     result: dict[str, dict[str, Any]] = {}
     for other in scores.draws:
         if other == MODEL or scores.units is None:
             continue
         found = {}
-        for name in ("pcc_median", "amae"):
+        for name in ("pcc_median", "pcc_mean", "amae"):
             ours, theirs = scores.summaries[MODEL][name], scores.summaries[other][name]
             if ours is None or theirs is None:
                 continue

@@ -56,6 +56,21 @@ def _blocks(code: np.ndarray, bits: int, halvings: int) -> np.ndarray:
     return code >> (bits - min(halvings, most))
 
 
+def groups_to_hold_out(patient: np.ndarray, section: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    """[N] int64 groups of spots that know little of one another: patients; blocks of the sections of a single patient.
+
+    Args:
+        patient, section: [N] whose each spot is; xy: [N, 2] where.
+    """
+    names, group = np.unique(patient, return_inverse=True)
+    if len(names) > 1:
+        return group
+    for name in np.unique(section):
+        rows = np.flatnonzero(section == name)
+        group[rows] = _blocks(*spatial_code(xy[rows]), COARSE) + group.max() + 1
+    return group
+
+
 @dataclasses.dataclass(frozen=True)
 class Units:
     """What is drawn again.

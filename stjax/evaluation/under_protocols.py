@@ -121,7 +121,7 @@ def print_table(entries: Mapping[str, Mapping[str, Any]]) -> None:
         if not entry["fits"]:
             content.append(f"{name}: does not fit: {entry['why']}")
             continue
-        for method in (MODEL, "ridge_colour"):
+        for method in (each for each in (MODEL, "ridge_colour", "ridge_features") if each in entry["methods"]):
             summary = entry["methods"][method]
             cells = [results.with_interval(summary[key], summary["intervals"][key]) for key in _TITLES]
             label = f"{name} ({entry['target']})" if method == MODEL else f"  {METHODS[method].label}"

@@ -52,6 +52,11 @@ _META = {
 _PROGRESS = {"key": KEY, "run": Maybe(json_files.OBJECT)}
 
 
+def names(folder: Path) -> list[str]:
+    """Of the finished features of the data set in a folder."""
+    return sorted(path.parent.name for path in (folder / FOLDER).glob(f"*/{META}"))
+
+
 def patches_sha256(dataset: PatchDataset) -> dict[str, str]:
     """{section: hash of its records}, which tells the patches that features are of."""
     return {
@@ -130,7 +135,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
     if not (path / META).is_file():
         if (path / PROGRESS).is_file():
             raise InputError(f"{path}: these features are not finished; the stjax embed command that made them goes on")
-        others = sorted(each.parent.name for each in path.parent.glob(f"*/{META}"))
+        others = names(path.parent.parent)
         known = f"there are {', '.join(others[:5])}" if others else "make them with stjax embed"
         raise InputError(f"{path}: no features there; {known}")
     meta = json_files.unsealed(json_files.read(path / META, remedy=_REMEDY), str(path / META), remedy=_REMEDY)

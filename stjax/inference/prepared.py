@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +14,12 @@ from data_prep.errors import InputError
 from stjax import workdir
 from stjax.config import spot_sizes
 from stjax.data.selection import Selection
+from stjax.features.store import Features, names
 from stjax.inference import matching, stream
 from stjax.inference.prediction import SectionPrediction
-from stjax.views import Items, Windows
+from stjax.views import Items, View, Windows
+
+SAME = ("encoder", "weights_sha256", "pooling", "width", "px")  # of features made alike, of whatever data
 
 
 class Found(NamedTuple):
@@ -28,6 +32,7 @@ class Found(NamedTuple):
         depth: [S] reads that the counts are of: the spot's total.
         white: [S] how much of the patch is white; 0 of tiles.
         beside: [S, M] what a model of patches predicts.
+        features: [S, D] of their patches, of an encoder; None where the data set has none. NaN of a spot without.
     """
 
     prediction: SectionPrediction
@@ -36,6 +41,7 @@ class Found(NamedTuple):
     depth: np.ndarray
     white: np.ndarray
     beside: np.ndarray | None = None
+    features: np.ndarray | None = None
 
 
 def narrowed(found: Found, rows: np.ndarray, genes: np.ndarray) -> Found:
@@ -54,19 +60,29 @@ def narrowed(found: Found, rows: np.ndarray, genes: np.ndarray) -> Found:
         found.depth[rows],
         found.white[rows],
         None if found.beside is None else found.beside[rows][:, genes],
+        None if found.features is None else found.features[rows],
     )
 
 
 class Training(NamedTuple):
-    """What baselines learn from: colour statistics [N, D], raw counts of the main genes [N, M] and totals [N]."""
+    """What baselines learn from: colour statistics [N, D], raw counts of the main genes [N, M] and totals [N], whose
+    the spots are and where: patient and section [N], xy [N, 2]; and features [N, D] of an encoder, where there are."""
 
     colours: np.ndarray
     counts: np.ndarray
     total: np.ndarray
+    patient: np.ndarray
+    section: np.ndarray
+    xy: np.ndarray
+    features: np.ndarray | None = None
 
 
-def training(run: workdir.Run) -> Training | None:
-    """The training spots; None, and a note, if they are gone."""
+def training(run: workdir.Run, features: Features | None = None) -> Training | None:
+    """The training spots; None, and a note, if they are gone.
+
+    Args:
+        features: learn from the training data's of this name too.
+    """
     try:
         dataset = run.open_dataset()
     except InputError as error:
@@ -77,7 +93,44 @@ def training(run: workdir.Run) -> Training | None:
     items = view.open(chosen, run.fold.panel)
     every = cli.progress(range(len(items)), description="ridge", unit=view.item)
     colours = np.concatenate([view.colours(items, item, items.images[item]) for item in every])
-    return Training(colours, items.main_counts(), items.total.astype(np.float64))
+    patient = np.array([dataset.section(name)["patient"] for name in items.slide_section])
+    known = features_of(view, chosen, features and Features.open(dataset, features.path.name))
+    totals, where = items.total.astype(np.float64), (patient, items.section, items.spots.xy)
+    return Training(colours, items.main_counts(), totals, *where, known)
+
+
+def features_beside(run: workdir.Run, dataset: PatchDataset, asked: str) -> Features | None:
+    """The features of a data set that the ridge beside a model predicts from: those in the folder asked for; else the
+    model's own; else the only ones that it and the training data have. None is said where there are some.
+
+    Raises:
+        InputError: those asked for are not there, or of other spots than the model's.
+    """
+    if asked and not run.view.one_spot:
+        raise InputError(f"--features is for models of patches; the spots of {run.view.items} have no features")
+    trained_on = Path(run.fold.data_dir)
+    there = [name for name in names(dataset.path) if name in names(trained_on)] if run.view.one_spot else []
+    name = asked or run.fold.facts.get("features", "") or (there[0] if len(there) == 1 else "")
+    if not name:
+        if there:
+            print(f"note: name the features of a ridge beside the model with --features: {', '.join(there)}")
+        return None
+    found = Features.open(dataset, name)
+    if dataset.content_hash != run.fold.content_hash:
+        ours = Features.open(run.open_dataset(), name)
+        if other := [key for key in SAME if ours.key[key] != found.key[key]]:
+            raise InputError(f"{found.path}: of another {other[0]} than the features of {trained_on}; embed it alike")
+    return found
+
+
+def features_of(view: View, chosen: Selection, found: Features | None) -> np.ndarray | None:
+    """[N, D] of the spots chosen, in the order of `View.open`; of features with context the middle window's."""
+    if found is None:
+        return None
+    tables, kept = view.used(chosen)
+    rows = [table.record_of_spot[used] for table, used in zip(tables, kept, strict=True)]
+    parts = [found.sections[section][each] for section, each in zip(chosen.sections, rows, strict=True)]
+    return np.concatenate([part if part.ndim == 2 else part[:, part.shape[1] // 2] for part in parts])
 
 
 def predict_sections(
@@ -89,6 +142,7 @@ def predict_sections(
     max_spots: int,
     beside: workdir.Run | None = None,
     colours: bool = True,
+    features: Features | None = None,
 ) -> list[Found]:
     """The model on the spots of prepared sections.
 
@@ -96,6 +150,7 @@ def predict_sections(
         sizes_um, max_spots: of spots that may be of any size, which, and how many of a section.
         beside: a model of single patches to ask about the same spots.
         colours: False leaves out the colour statistics.
+        features: of the data set, to go with the spots.
     """
     found, view = [], run.view
     for group in view.groups(names):
@@ -104,12 +159,19 @@ def predict_sections(
         if not len(items):
             print(f"note: section {group[0]} has no spot with {run.protocol.min_counts} counts; it is not scored")
             continue
-        found += _predict_items(run, dataset, items, beside, colours=colours)
+        known = features_of(view, chosen, features)
+        found += _predict_items(run, dataset, items, beside, known, colours=colours)
     return found
 
 
 def _predict_items(
-    run: workdir.Run, dataset: PatchDataset, items: Items, beside: workdir.Run | None, *, colours: bool
+    run: workdir.Run,
+    dataset: PatchDataset,
+    items: Items,
+    beside: workdir.Run | None,
+    known: np.ndarray | None,
+    *,
+    colours: bool,
 ) -> list[Found]:
     """The model on some items: what it says of the spots of each section."""
     view, features = run.view, []
@@ -138,8 +200,9 @@ def _predict_items(
             **slide_facts(dataset, of),
         )
         depth = items.total[which].astype(np.float64)
-        patch_model = None if patchwise is None else patchwise[which]
-        found.append(Found(prediction, statistics[which], counts[which], depth, items.white[which], patch_model))
+        patch_model, encoded = (None if part is None else part[which] for part in (patchwise, known))
+        figures = statistics[which], counts[which], depth, items.white[which]
+        found.append(Found(prediction, *figures, patch_model, encoded))
     return found
 
 

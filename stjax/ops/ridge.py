@@ -43,6 +43,11 @@ class Ridge:
         return np.asarray(x, np.float64) @ self.coef + self.intercept
 
     @property
+    def error(self) -> float:
+        """Mean squared error on what was held out, of the penalty chosen; NaN of one penalty alone."""
+        return self.errors.get(self.penalty, float("nan"))
+
+    @property
     def remark(self) -> str:
         """What is to be said of the penalty where it is the least or largest of those tried; "" where it is not."""
         if len(self.errors) < 2 or self.penalty not in (min(self.errors), max(self.errors)):

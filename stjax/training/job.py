@@ -92,6 +92,11 @@ def prepare(config: Config, folder: Path, mesh: jax.sharding.Mesh) -> Job:
     config = checked(config, protocol, folder, mesh)
     dataset, view = PatchDataset.open(dataset_path(config)), views.get(models.view_of(config.model.module))
     view.check_dataset(dataset, config.model.module)
+    in_one_step = config.fit == configs.CLOSED_FORM
+    if in_one_step and not view.one_spot:
+        raise InputError(
+            f"models of {view.items} have no feature vector a spot to solve a head on: leave config.fit alone"
+        )
     known = (folder / workdir.DATA).exists()
     fold = known_fold(folder, dataset) if known else make_fold(config, view, protocol, dataset)
     view.check_spots(dataset, protocol, fold.split)
@@ -106,7 +111,7 @@ def prepare(config: Config, folder: Path, mesh: jax.sharding.Mesh) -> Job:
             view.prepare(fold, items)
     run_log.print_data(fold, dataset, {"train": train, "val": val})
 
-    schedule = optim.Schedule.of(config, steps_per_epoch=max(1, len(train) // config.batch_size))
+    schedule = optim.Schedule.of(config, steps_per_epoch=1 if in_one_step else max(1, len(train) // config.batch_size))
     meta: dict[str, Any] = {"step": 0, "best_step": 0, "finished": False, "schedule": schedule.state()}
     graphdef, template = init_state(config, fold, mesh=mesh, abstract=True)
     steps.loss_of_config(config)  # refuses one that does not suit the model, before anything is written

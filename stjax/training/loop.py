@@ -10,10 +10,10 @@ import numpy as np
 
 from data_prep import cli
 from stjax import checkpoint, distributed, evaluate, parallel
-from stjax.config import Config
+from stjax.config import CLOSED_FORM, Config
 from stjax.data import input_pipeline
 from stjax.state import State
-from stjax.training import faults, profiling, run_log, steps
+from stjax.training import closed_form, faults, profiling, run_log, steps
 from stjax.training.job import Job, prepare
 from stjax.training.validation import Validation
 from stjax.views import Batch, Items
@@ -47,12 +47,31 @@ def run(config: Config, folder: Path, stop: faults.StopOnSigterm) -> None:
             dog = stack.enter_context(faults.Watchdog(job.config.step_timeout_s))
             bar.update(step)
             watch = Watch(log, bar, profiling.Pace(step), profiling.StepTimer(), trace, dog, stop)
-            train(job, batches, mesh, watch)
+            if job.config.fit == CLOSED_FORM:
+                solve(job, mesh, watch)
+            else:
+                train(job, batches, mesh, watch)
     job.state = {}  # evaluation restores the best one
     if not job.fold.split.test:
         print("No section is held out: nothing to evaluate.")
         return
     evaluate.evaluate(folder)
+
+
+def solve(job: Job, mesh: jax.sharding.Mesh, watch: Watch) -> None:
+    """Trains a job in closed form: one step, with validation and a checkpoint."""
+    watch.dog.beat("the closed form", compiles=True)
+    state, found = closed_form.solve(job, job.state, mesh)
+    summary: dict[str, Any] = {"epoch": 1, "loss": found.error, "penalty": found.penalty}
+    if job.val is not None:
+        eval_step = steps.make_eval_step(job.graphdef, job.config, job.fold, job.protocol, mesh)
+        summary |= validate(eval_step, state, job, job.val, mesh, watch.dog)
+    best = job.end_epoch(1, summary)
+    watch.log.write("epoch", summary | {"step": 1, "best": best})
+    watch.dog.beat("saving")
+    checkpoint.save(job.checkpoints, 1, state, job.meta)
+    watch.bar.update()
+    watch.bar.write(run_log.epoch_figures(summary, 1))
 
 
 def train(job: Job, batches: Iterator[tuple[Batch, np.ndarray]], mesh: jax.sharding.Mesh, watch: Watch) -> None:

@@ -23,7 +23,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from data_prep import cli
 from data_prep.errors import InputError
 from stjax import checkpoint, parallel, views, workdir
-from stjax.config import Config
+from stjax.config import CLOSED_FORM, Config
 from stjax.data import input_pipeline
 from stjax.ops.elementwise import compiler_options
 from stjax.training import faults, run_log, steps
@@ -59,6 +59,8 @@ def train(runs: Sequence[tuple[Config, Any]]) -> None:
             return
         if not (view := views.get(jobs[0].fold.view)).stacks:
             raise InputError(f"--mode=together is not for models of {view.items}; use --mode=processes")
+        if jobs[0].config.fit == CLOSED_FORM:
+            raise InputError("--mode=together shares steps, of which a closed form has one; use --mode=sequential")
         if len({job.fold.panel.num_main for job in jobs}) > 1:
             raise InputError("the folds have panels of different sizes; use --mode=processes")
         members = Members(jobs, mesh)

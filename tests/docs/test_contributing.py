@@ -21,6 +21,7 @@ her2st = readers.reader("her2st")
 SECTIONS = contributions.sections()
 MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_PARAMETERS = 400, 60, 10
 LARGER = {  # and why
+    "configs/default.py get_config": "the settings, in order",
     "data_prep/build.py build": "the stages of a build, in order",
     "data_prep/readers/_legacy.py read_section": "a section of three layouts, from files that each finds its own way",
     "data_prep/readers/anndata.py read_section": "the files of a section, in order",

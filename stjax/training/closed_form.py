@@ -1,0 +1,66 @@
+"""Training without steps: the main head solved as a ridge regression on what the backbone makes of the training spots.
+
+The backbone stays as it is.
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from data_prep.dataset import PatchDataset
+from stjax import distributed, models, parallel, views
+from stjax.data import input_pipeline
+from stjax.evaluation import statistics
+from stjax.ops import ridge
+from stjax.ops.elementwise import compiler_options
+from stjax.state import State, weights_of
+from stjax.training.job import Job
+from stjax.views import Batch
+
+
+def solve(job: Job, state: State, mesh: Mesh) -> tuple[State, ridge.Ridge]:
+    """The state with the main head solved, and the solution; its penalty is chosen on patients that are held out, or on
+    blocks of the sections where there is one patient."""
+    items, main = job.train, job.fold.main
+    targets = (items.main_expression(job.protocol) - main.target_mean) / main.target_std  # [N, M]
+    whose = PatchDataset.open(Path(job.fold.data_dir)).patients(job.fold.split.train)
+    patient = np.array([whose[name][0] for name in items.slide_section])
+    groups = statistics.groups_to_hold_out(patient, items.section, items.spots.xy)
+    found = ridge.fit(features(job, state, mesh), targets, groups)
+    print(
+        f"closed form: {len(groups)} spots, {len(found.coef)} features, penalty {found.penalty:g}, chosen on "
+        f"{'patients' if len(set(patient)) > 1 else 'spatial blocks'} held out"
+    )
+    if found.remark:
+        print(f"note: {found.remark}")
+    model = nnx.merge(job.graphdef, state["params"], state["statistics"], copy=True)
+    model.main.kernel = nnx.Param(jnp.asarray(found.coef, jnp.float32))
+    model.main.bias = nnx.Param(jnp.asarray(found.intercept, jnp.float32))
+    _, params, statistics_ = models.split(model)
+    solved = {"params": params, "statistics": statistics_}
+    if "average" in state:
+        solved["average"] = jax.tree.map(jnp.copy, weights_of(solved))
+    return state | parallel.put_replicated(solved, mesh), found
+
+
+def features(job: Job, state: State, mesh: Mesh) -> np.ndarray:
+    """[N, D] float32 of the training spots, as the heads see them; the whole of it on every host."""
+    view, whole = views.get(job.fold.view), parallel.replicated(mesh)
+
+    def of_batch(state: State, batch: Batch) -> jax.Array:
+        (inputs,) = view.inputs(batch, job.fold, None).values()
+        model = nnx.merge(job.graphdef, state["params"], state["statistics"], copy=True)
+        return model.backbone(inputs, train=False)["features"].astype(jnp.float32)
+
+    sharding = {"in_shardings": (whole, parallel.split_batch(mesh)), "out_shardings": whole}
+    step = jax.jit(of_batch, **sharding, compiler_options=compiler_options())
+    size, weights = parallel.round_up(job.config.eval_batch_size, mesh), weights_of(state)
+    parts = []
+    for batch, _ in input_pipeline.evaluation_batches(job.train, batch_size=size):
+        seen = distributed.gather({"mask": batch["mask"]})["mask"].any(axis=1)
+        parts.append(np.asarray(step(weights, parallel.put_batch(batch, mesh)))[seen])
+    return np.concatenate(parts)
