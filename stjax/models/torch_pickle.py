@@ -2,7 +2,8 @@
 
 A pickle is a program for a small machine that Python's own unpickler runs with all of Python at hand: it calls what the
 file names, allocates its memo as the file says, and hashes what the file nests. This one knows the operations that
-state dicts consist of, counts them, keeps its memo in a dictionary, and has five names that mean data.
+checkpoints consist of, counts them, keeps its memo in a dictionary, and has five names that mean data. For any other
+name, as a trainer's settings and callbacks have them, a `Placeholder` stands: never imported, called or filled.
 """
 
 import pickletools
@@ -27,6 +28,7 @@ STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
+_SET = "it holds a set, where only tensors are read"
 _LONGEST_LINE = 1000  # of what an operation says in text: names, written numbers
 _TOO_FEW = "its pickle takes more values than it has given"
 _MOST_PLACES = 0xFFFFFFFF  # of its memo
@@ -35,6 +37,17 @@ _LARGEST_KEY = 1 << 31  # of whole numbers as keys: their hashes cannot be made 
 
 class RefusedError(Exception):
     """A file asks for something else than tensors."""
+
+
+class Placeholder:
+    """What stands for a value that is no data, and for all that the pickle makes of it.
+
+    Attributes:
+        why: what it is, for whoever wanted a tensor there.
+    """
+
+    def __init__(self, why: str):
+        self.why = why
 
 
 class Storage(NamedTuple):
@@ -91,6 +104,7 @@ class Reader:
 
     Attributes:
         storages: {key: storage} of those met so far.
+        foreign: names in place of which there is a `Placeholder`.
     """
 
     def __init__(self, path: Path, file: IO[bytes], size: int, *, file_bytes: int):
@@ -102,6 +116,7 @@ class Reader:
             file_bytes: of the weights file, storages and all.
         """
         self.storages: dict[str, Storage] = {}
+        self.foreign: set[str] = set()
         self._path, self._file, self._file_bytes = path, _Bounded(file, size), file_bytes
         self._operations = 0
         self._most = budgets.PICKLE_OPERATIONS.limit(file_bytes)
@@ -109,7 +124,8 @@ class Reader:
         self._memo: dict[int, Any] = {}
 
     def read(self) -> Any:
-        """The value of the next pickle: None, bool, int, float, str, bytes, tuple, list, dict, `Tensor`, `Storage`.
+        """The value of the next pickle: None, bool, int, float, str, bytes, tuple, list, dict, `Tensor`, `Storage`,
+        `Placeholder`.
 
         Lists, dictionaries and tuples may hold themselves, and be nested or shared without end.
 
@@ -148,7 +164,7 @@ class Reader:
                 stack.append(tuple(self._taken(int(name[-1]))))
             case "APPEND":
                 _extend(stack[-2], [stack.pop()])
-            case "APPENDS":
+            case "APPENDS" | "ADDITEMS":
                 values = self._group()
                 _extend(stack[-1], values)
             case "SETITEM":
@@ -166,17 +182,23 @@ class Reader:
                 if argument not in self._memo:
                     raise ValueError(f"its pickle refers to value {argument}, which it has not given")
                 stack.append(self._memo[argument])
+            case "FROZENSET":
+                self._group()
+                stack.append(Placeholder(_SET))
             case "GLOBAL":
-                stack.append(_named(*argument.split(" ", 1)))
+                stack.append(self._named(*argument.split(" ", 1)))
             case "STACK_GLOBAL":
-                stack.append(_named(*self._taken(2)))
+                stack.append(self._named(*self._taken(2)))
+            case "NEWOBJ" | "NEWOBJ_EX":
+                made = self._taken(2 if name == "NEWOBJ" else 3)[0]
+                stack.append(made if isinstance(made, Placeholder) else Placeholder(_called(made)))
             case "REDUCE":
                 stack.append(self._applied(*self._taken(2)))
             case "BINPERSID":
                 stack.append(self._storage(stack.pop()))
             case "BUILD":  # attributes of an ordered dictionary, where torch keeps versions: left out
                 stack.pop()
-                if not isinstance(stack[-1], dict):
+                if not isinstance(stack[-1], dict | Placeholder):
                     raise RefusedError("it sets attributes of something else than a dictionary")
             case "PROTO" | "FRAME":
                 pass
@@ -202,15 +224,32 @@ class Reader:
         raise ValueError("its pickle ends a group that it has not begun")
 
     def _applied(self, name: Any, arguments: Any) -> Any:
+        if isinstance(name, Placeholder):
+            return name
         if not isinstance(name, _Name) or name.apply is None or not isinstance(arguments, tuple):
-            raise RefusedError(f"it calls {name.text if isinstance(name, _Name) else 'something that has no name'}")
+            return Placeholder(_called(name))
+        if arguments and isinstance(arguments[0], Placeholder):
+            return arguments[0]
         self._count(sum(len(each) for each in arguments if isinstance(each, list | tuple)))  # they may be walked
         return name.apply(*arguments)
 
-    def _storage(self, reference: Any) -> Storage:
+    def _named(self, module: Any, name: Any) -> _Name | Placeholder:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise ValueError("its pickle names something by what is no text")
+        if module == "torch" and name in STORAGES:
+            return _Name(f"torch.{name}", dtype=np.dtype(STORAGES[name]))
+        if (module, name) in _APPLIED:
+            return _Name(f"{module}.{name}", apply=_APPLIED[module, name])
+        text = f"{module[:80]}.{name[:80]}"
+        self.foreign.add(text)
+        return Placeholder(f"it asks for {text}, where only tensors are read")
+
+    def _storage(self, reference: Any) -> Storage | Placeholder:
         if not isinstance(reference, tuple) or len(reference) < 5 or reference[0] != "storage":
             raise RefusedError("it refers to something else than a storage")
         _, name, key, _, length = reference[:5]
+        if isinstance(name, Placeholder):
+            return name
         if not isinstance(name, _Name) or name.dtype is None or not isinstance(key, str | int):
             raise RefusedError("it refers to something else than a storage")
         if len(reference) > 5 and reference[5] is not None:
@@ -230,20 +269,24 @@ def _dict(values: list[Any]) -> dict[Any, Any]:
 
 
 def _extend(target: Any, values: list[Any]) -> None:
-    if not isinstance(target, list):
+    if isinstance(target, list):
+        target.extend(values)
+    elif not isinstance(target, Placeholder):
         raise RefusedError("it appends to something else than a list")
-    target.extend(values)
 
 
 def _set(target: Any, values: list[Any]) -> None:
-    """Pairs of keys and values. Keys are texts and small whole numbers: others may take for ever to hash."""
+    """Pairs of keys and values. Keys are texts and small whole numbers: others, which may take for ever to hash, are
+    held as placeholders."""
+    if isinstance(target, Placeholder):
+        return
     if not isinstance(target, dict):
         raise RefusedError("it sets items of something else than a dictionary")
     if len(values) % 2:
         raise ValueError("a dictionary has a key without a value")
     for key, value in zip(values[::2], values[1::2], strict=True):
         if type(key) is not str and not (type(key) is int and abs(key) < _LARGEST_KEY):
-            raise RefusedError(f"a dictionary has a key of type {type(key).__name__}")
+            key = Placeholder(f"a dictionary has a key of type {type(key).__name__}")
         target[key] = value
 
 
@@ -278,14 +321,8 @@ _APPLIED = {
 }
 
 
-def _named(module: Any, name: Any) -> _Name:
-    if not isinstance(module, str) or not isinstance(name, str):
-        raise ValueError("its pickle names something by what is no text")
-    if module == "torch" and name in STORAGES:
-        return _Name(f"torch.{name}", dtype=np.dtype(STORAGES[name]))
-    if (module, name) in _APPLIED:
-        return _Name(f"{module}.{name}", apply=_APPLIED[module, name])
-    raise RefusedError(f"it asks for {module[:80]}.{name[:80]}, where only tensors are read")
+def _called(made: Any) -> str:
+    return f"it calls {made.text if isinstance(made, _Name) else 'something that has no name'}"
 
 
 _VALUES = frozenset((
@@ -300,5 +337,6 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
     "EMPTY_TUPLE": tuple,
     "EMPTY_LIST": list,
     "EMPTY_DICT": dict,
+    "EMPTY_SET": lambda: Placeholder(_SET),
     "MARK": lambda: _MARK,
 }

@@ -1,4 +1,5 @@
-"""Reads tensors, and nothing else, from `.safetensors` and PyTorch's `.pth` of both generations; writes the former.
+"""Reads tensors, and nothing else, from `.safetensors` and PyTorch's files of both generations, whatever their ending
+(`.pth`, `.bin`, Lightning's `.ckpt`); writes the former.
 
 PyTorch's files are pickles, which can ask for any Python function to be called; `torch_pickle` interprets them as
 data. What is read takes the memory of the file, `opened` that of one tensor at a time, and no tensor is believed before
@@ -11,11 +12,12 @@ import functools
 import itertools
 import json
 import math
+import mmap
 import struct
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -23,7 +25,7 @@ import numpy as np
 from data_prep import budgets, files, json_files
 from data_prep.errors import InputError
 from stjax.models import torch_pickle
-from stjax.models.torch_pickle import RefusedError, Tensor
+from stjax.models.torch_pickle import Placeholder, RefusedError, Tensor
 
 Tensors = dict[str, np.ndarray]
 
@@ -40,6 +42,7 @@ _SAFETENSORS = {
     "BOOL": np.bool_,
 }
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+_PART = 1 << 20  # bytes read at once
 _COPY = "copy or download it again"
 _SPAN = json_files.numbers(0, whole=True, length=2)
 _ENTRY = {"dtype": json_files.one_of(*_SAFETENSORS), "shape": json_files.numbers(0, whole=True), "data_offsets": _SPAN}
@@ -58,6 +61,16 @@ class Stored:
     read: Callable[[], np.ndarray]
 
 
+class Opened(dict[str, Stored]):
+    """The tensors of a weights file by name.
+
+    Attributes:
+        foreign: names of Python that a checkpoint mentions beside its tensors, and that nothing was done with.
+    """
+
+    foreign: tuple[str, ...] = ()
+
+
 def read(path: Path) -> Tensors:
     """All tensors of a weights file by name, read-only; its kind is told by its content.
 
@@ -70,7 +83,7 @@ def read(path: Path) -> Tensors:
 
 
 @contextlib.contextmanager
-def opened(path: Path, *, keep: bool = False) -> Iterator[dict[str, Stored]]:
+def opened(path: Path, *, keep: bool = False) -> Iterator[Opened]:
     """The tensors of a weights file by name, each read when it is asked for; within the context alone.
 
     Args:
@@ -86,17 +99,17 @@ def opened(path: Path, *, keep: bool = False) -> Iterator[dict[str, Stored]]:
         yield tensors
 
 
-def _listed(path: Path, file: BinaryIO, stack: contextlib.ExitStack, *, keep: bool) -> dict[str, Stored]:
+def _listed(path: Path, file: BinaryIO, stack: contextlib.ExitStack, *, keep: bool) -> Opened:
     size = path.stat().st_size
     start = file.read(9)
     file.seek(0)
     if start[8:9] == b"{":  # first: the length before it may begin as the others do
-        return _listed_safetensors(path, file, size)
+        return Opened(_listed_safetensors(path, file, size))
     if start[:2] == b"PK":
         return _listed_zip(path, stack.enter_context(zipfile.ZipFile(file)), size, keep=keep)
     if start[:1] == b"\x80":
         return _listed_legacy(path, file, size, keep=keep)
-    raise InputError(f"{path} is neither a .safetensors nor a PyTorch .pth file; give one of these")
+    raise InputError(f"{path} is neither a .safetensors nor a PyTorch file (.pth, .bin, .ckpt); give one of these")
 
 
 @contextlib.contextmanager
@@ -115,12 +128,21 @@ def _faults(path: Path) -> Iterator[None]:
         raise InputError(f"weights file {path} is damaged or truncated: {reason}; {_COPY}") from None
 
 
-def _read_at(file: BinaryIO, start: int, count: int, what: str) -> bytes:
+def _read_at(file: BinaryIO, start: int, count: int, what: str) -> memoryview:
     file.seek(start)
-    data = file.read(count)
-    if len(data) != count:
-        raise ValueError(f"{what} ends early")
-    return data
+    return _taken(file, count, what)
+
+
+def _taken(file: IO[bytes], count: int, what: str) -> memoryview:
+    """The next bytes of a file; many, in memory that goes back to the system with them: what is read in turn leaves no
+    gaps between what is kept."""
+    data, at = memoryview(mmap.mmap(-1, count) if count > _PART else bytearray(count)), 0
+    while at < count:
+        if not (part := file.read(min(count - at, _PART))):
+            raise ValueError(f"{what} ends early")
+        data[at : at + len(part)] = part
+        at += len(part)
+    return data.toreadonly()
 
 
 def _guarded(path: Path, make: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:
@@ -194,14 +216,14 @@ def _listed_safetensors(path: Path, file: BinaryIO, size: int) -> dict[str, Stor
     return {name: tensors[name] for name in header}
 
 
-def _shaped(read: Callable[[], bytes], dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+def _shaped(read: Callable[[], memoryview], dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(read(), dtype, math.prod(shape)).reshape(shape)
 
 
 # -------------------------------------------------------------------------------------------------- PyTorch's pickles
 
 
-def _listed_zip(path: Path, archive: zipfile.ZipFile, size: int, *, keep: bool) -> dict[str, Stored]:
+def _listed_zip(path: Path, archive: zipfile.ZipFile, size: int, *, keep: bool) -> Opened:
     """torch.save since 1.6: a zip of `NAME/data.pkl` and `NAME/data/KEY`, not compressed."""
     entries = _entries(archive, size)
     pickles = [name for name in entries if name.split("/", 1)[-1] == "data.pkl"]
@@ -218,7 +240,14 @@ def _listed_zip(path: Path, archive: zipfile.ZipFile, size: int, *, keep: bool) 
         if entries.get(name) != count * dtype.itemsize:
             found = "is missing" if name not in entries else f"has {entries[name]} bytes"
             raise ValueError(f"storage {files.shown(key)} {found}, expected {count * dtype.itemsize}")
-    return _viewed(tensors, lambda key: archive.read(f"{root}data/{key}"), path, size, keep=keep)
+
+    def storage(key: str) -> memoryview:
+        with archive.open(f"{root}data/{key}") as member:
+            return _taken(member, entries[f"{root}data/{key}"], f"storage {files.shown(key)}")
+
+    found = _viewed(tensors, storage, path, size, keep=keep)
+    found.foreign = tuple(sorted(reader.foreign))
+    return found
 
 
 def _entries(archive: zipfile.ZipFile, size: int) -> dict[str, int]:
@@ -234,11 +263,11 @@ def _entries(archive: zipfile.ZipFile, size: int) -> dict[str, int]:
     return entries
 
 
-def _listed_legacy(path: Path, file: BinaryIO, size: int, *, keep: bool) -> dict[str, Stored]:
+def _listed_legacy(path: Path, file: BinaryIO, size: int, *, keep: bool) -> Opened:
     """torch.save before 1.6: pickles one after the other, then the storages."""
     reader = torch_pickle.Reader(path, file, size, file_bytes=size)
     if reader.read() != _LEGACY_MAGIC or reader.read() != _LEGACY_PROTOCOL:
-        raise ValueError("it is a pickle, but not torch.save's")
+        raise RefusedError("it is a pickle, but not torch.save's")
     system = reader.read()
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise ValueError("it was written on a big-endian machine")
@@ -260,20 +289,25 @@ def _listed_legacy(path: Path, file: BinaryIO, size: int, *, keep: bool) -> dict
         file.seek(sum(places[key]))
     if absent := needed - places.keys():
         raise ValueError(f"storage {files.shown(min(absent))} is missing")
-    return _viewed(
+    found = _viewed(
         tensors,
         lambda key: _read_at(file, *places[key], f"storage {files.shown(key)}"),
         path,
         size,
         keep=keep,
     )
+    found.foreign = tuple(sorted(reader.foreign))
+    return found
 
 
 def _named(content: Any, path: Path) -> dict[str, Tensor]:
-    """A state dict, bare or inside a training checkpoint, without DataParallel's prefix."""
+    """A state dict, bare or inside a training checkpoint, without DataParallel's prefix; the rest is left alone."""
     for key in ("state_dict", "model", "teacher"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping | Placeholder):
             content = content[key]
+    inside = (*content, *content.values()) if isinstance(content, Mapping) else (content,)
+    if foreign := [each for each in inside if isinstance(each, Placeholder)]:
+        raise RefusedError(foreign[0].why)
     if not isinstance(content, Mapping) or not content:
         raise InputError(f"weights file {path} holds no state dict; save one with torch.save(model.state_dict(), ...)")
     if odd := [name for name, value in content.items() if not isinstance(value, Tensor)]:
@@ -287,21 +321,23 @@ def _named(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _viewed(
-    tensors: Mapping[str, Tensor], read: Callable[[str], bytes], path: Path, size: int, *, keep: bool
-) -> dict[str, Stored]:
+    tensors: Mapping[str, Tensor], read: Callable[[str], memoryview], path: Path, size: int, *, keep: bool
+) -> Opened:
     """The tensors as read-only views of their storages, which `read` gives by key, where they lie in them."""
     for name, tensor in tensors.items():
         _check_place(name, tensor)
     seen = sum(math.prod(tensor.shape) * tensor.storage.dtype.itemsize for tensor in tensors.values())
     budgets.TENSORS.check(path, seen, file_bytes=size)
     read = functools.cache(read) if keep else read
-    return {
-        name: Stored(tensor.storage.dtype, tensor.shape, functools.partial(_guarded, path, _view, tensor, read))
-        for name, tensor in tensors.items()
-    }
+    return Opened(
+        {
+            name: Stored(tensor.storage.dtype, tensor.shape, functools.partial(_guarded, path, _view, tensor, read))
+            for name, tensor in tensors.items()
+        }
+    )
 
 
-def _view(tensor: Tensor, read: Callable[[str], bytes]) -> np.ndarray:
+def _view(tensor: Tensor, read: Callable[[str], memoryview]) -> np.ndarray:
     dtype = tensor.storage.dtype
     if not math.prod(tensor.shape):
         return np.zeros(tensor.shape, dtype)

@@ -83,7 +83,8 @@ def load(backbone: Any, path: Path, *, keep_half: bool = False) -> Report:
 
     Args:
         backbone: a network, or what `nnx.eval_shape` makes of one: then nothing but the file's numbers is ever held.
-        path: `.safetensors` or `.pth` with the names of torchvision, timm or another source the backbone's file knows.
+        path: `.safetensors` or a file of PyTorch's, with the names of torchvision, timm or another source the
+            backbone's file knows.
         keep_half: leave float16 and bfloat16 as they are, rather than as float32.
 
     Raises:
@@ -104,7 +105,7 @@ def load(backbone: Any, path: Path, *, keep_half: bool = False) -> Report:
         unused, problems = _misfits(names, given, leaves, prefix=prefix, backbone=backbone)
         if problems:
             raise InputError(f"weights file {path} does not fit ({source}'s names): {_some(problems, separator='; ')}")
-        arrays, notes = {}, []
+        arrays, notes = {}, _quarantined(stored.foreign)
         for place, of in names.items():
             fault, note, array = _fitted(place, of, given, leaves[place].shape, backbone=backbone, keep_half=keep_half)
             arrays[place] = array
@@ -117,6 +118,10 @@ def load(backbone: Any, path: Path, *, keep_half: bool = False) -> Report:
     kept = sorted({str(array.dtype) for array in arrays.values()} - {"float32"})
     notes += [f"kept in {', '.join(kept)}"] if kept else []
     return Report(source, len(arrays), tuple(unused), tuple(notes))
+
+
+def _quarantined(names: tuple[str, ...]) -> list[str]:
+    return [f"beside them it names {_some(names)}: neither imported nor called"] if names else []
 
 
 def _recognised(by_source: Mapping[str, Names], given: Mapping[str, Any]) -> tuple[str, str, Names]:
@@ -200,7 +205,16 @@ def _fitted(
         found, note = _fit_positions(found, expected[0], backbone.spec)
         if found.shape != expected:
             fault = f"{names[0]} has shape {_shape(given[names[0]].shape)}, whose {note}"
-    return fault, note, jnp.asarray(np.ascontiguousarray(found))
+    return fault, note, jax.device_put(_aligned(found))
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    """A copy that begins at a multiple of 64 bytes: on a CPU, JAX takes that as it is and any other once more."""
+    memory = np.empty(array.nbytes + 63, np.uint8)
+    first = -memory.ctypes.data % 64
+    copy = memory[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def tensors(backbone: Any) -> weight_files.Tensors:

@@ -170,6 +170,62 @@ def test_many_names_for_one_storage_are_over_the_budget(tmp_path):
     assert len(weight_files.read(write(tmp_path / "w.pth", state(**few), storages=(("0", numbers),)))) == 20
 
 
+# ------------------------------------------------------------------------------------------- what is no tensor, inert
+
+MADE = b"cos\nmkdir\n(" + text("made") + b"t"  # a class or function, and its arguments
+INERT = {
+    "a call": MADE + b"R",
+    "an object": MADE + b"\x81",
+    "an object with names": MADE + b"}\x92",
+    "a name alone": b"cos\nmkdir\n",
+    "a name on the stack": text("os") + text("mkdir") + b"\x93",
+    "attributes": MADE + b"R}b",
+    "items": MADE + b"R(" + text("a") + b"Nu",
+    "an item": MADE + b"R" + text("a") + b"Ns",
+    "elements": MADE + b"R(NNe",
+    "an element": MADE + b"RNa",
+    "what another call makes of it": b"ccollections\nOrderedDict\n" + MADE + b"R\x85R",
+    "a set": b"\x8f(" + text("a") + b"\x90",
+    "a frozen set": b"(" + text("a") + b"\x91",
+    "a call of a storage": b"ctorch\nFloatStorage\n)R",
+    "an object of a storage": b"ctorch\nFloatStorage\n)\x81",
+    "a call of a value": b"N)R",
+    "a tensor of unknown numbers": tensor((2, 3), (3, 1), kind="ComplexFloatStorage"),
+}
+
+
+@pytest.mark.parametrize("what", INERT)
+def test_what_is_no_tensor_is_passed_over_beside_the_weights_and_refused_among_them(write_pth, what):
+    sound = text("a") + tensor((6,), (1,))
+    beside = b"}(" + text("other") + b"}(" + text("b") + INERT[what] + b"u" + text("state_dict") + b"}(" + sound + b"uu"
+    np.testing.assert_array_equal(weight_files.read(write_pth(beside))["a"], NUMBERS)
+    for inside in (b"}(" + sound + text("b") + INERT[what] + b"u", INERT[what]):
+        for operations in (inside, b"}" + text("state_dict") + inside + b"s"):
+            with pytest.raises(
+                InputError, match=r"is refused: it (asks for|calls|holds) .*; nothing in it was executed"
+            ):
+                weight_files.read(write_pth(operations))
+
+
+def test_keys_that_take_for_ever_to_hash_are_passed_over_beside_the_weights(write_pth):
+    pairs = b")q\xf0" + b"h\xf0\x86q\xf0" * 60
+    operations = b"}(" + text("callbacks") + b"}" + pairs + b"Ns" + text("model") + state(a=tensor((6,), (1,))) + b"u"
+    np.testing.assert_array_equal(weight_files.read(write_pth(operations))["a"], NUMBERS)
+
+
+def test_what_a_checkpoint_names_beside_its_weights_is_said(tmp_path):
+    arrays = {name: array for name, array in weights.tensors(build()).items() if array.dtype == np.float32}
+    inside = state(
+        **{
+            name: tensor(array.shape, [step // 4 for step in array.strides], key=name, length=array.size)
+            for name, array in arrays.items()
+        }
+    )
+    operations = b"}(" + text("callbacks") + INERT["a call"] + text("state_dict") + inside + b"u"
+    report = weights.load(build(1), write(tmp_path / "w.ckpt", operations, storages=tuple(arrays.items())))
+    assert str(report).endswith("beside them it names os.mkdir: neither imported nor called")
+
+
 # ----------------------------------------------------------------------------------------------- places in the file
 
 

@@ -94,18 +94,48 @@ def as_legacy(content: bytes) -> bytes:
     return b"".join(pickle.dumps(part, protocol=2) for part in parts) + content
 
 
-@pytest.mark.parametrize("kind", ["bare", "legacy", "zip"])
-def test_pickle_that_calls_a_function_is_refused_and_nothing_runs(tmp_path, kind):
-    content = pickle.dumps({"weight": Malicious(tmp_path / "made")}, protocol=2)
+@pytest.mark.parametrize("key", ["", "state_dict", "model", "teacher"])
+@pytest.mark.parametrize("kind", ["legacy", "zip"])
+def test_pickle_that_calls_a_function_for_a_tensor_is_refused_and_nothing_runs(tmp_path, kind, key):
+    content = {"weight": Malicious(tmp_path / "made")}
+    content = pickle.dumps({key: content} if key else content, protocol=2)
     path = tmp_path / "bad.pth"
     if kind == "zip":
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("bad/data.pkl", content)
     else:
-        path.write_bytes(as_legacy(content) if kind == "legacy" else content)
+        path.write_bytes(as_legacy(content))
     with pytest.raises(InputError, match=r"refused: it asks for \w+\.mkdir.*nothing in it was executed"):
         weight_files.read(path)
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", "teacher"])
+def test_a_whole_model_pickled_is_refused(tmp_path, key):
+    for content in (Malicious(tmp_path / "made"), {key: Malicious(tmp_path / "made"), "epoch": 3}):
+        (tmp_path / "bad.pth").write_bytes(as_legacy(pickle.dumps(content, protocol=2)))
+        with pytest.raises(InputError, match=r"refused: it asks for \w+\.mkdir"):
+            weight_files.read(tmp_path / "bad.pth")
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_pickle_of_something_else_than_torch_is_refused(tmp_path):
+    (tmp_path / "bad.pth").write_bytes(pickle.dumps({"weight": Malicious(tmp_path / "made")}))
+    with pytest.raises(InputError, match=r"refused: it is a pickle, but not torch.save's; nothing in it was executed"):
+        weight_files.read(tmp_path / "bad.pth")
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_training_checkpoint_is_read_and_its_classes_are_neither_imported_nor_called():
+    with weight_files.opened(DATA / "lightning.ckpt") as stored:
+        layers = {
+            "0": ("weight", "bias"),
+            "1": ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"),
+        }
+        assert list(stored) == [f"model.{layer}.{name}" for layer, names in layers.items() for name in names]
+        np.testing.assert_array_equal(stored["model.0.weight"].read(), np.arange(54).reshape(2, 3, 3, 3))
+        np.testing.assert_array_equal(stored["model.1.bias"].read(), [3, 4])
+        assert {"pytorch_lightning_stand_in.AttributeDict", "pytorch_lightning_stand_in.Loop"} < set(stored.foreign)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ python -m tests.parity.make_golden     (needs torch and torchvision, see test_to
 """
 
 import importlib
+import sys
 import tempfile
+import types
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +53,38 @@ def torch_files() -> None:
     torch.save({"state_dict": state, "epoch": 3}, FOLDER / "legacy.pth", _use_new_zipfile_serialization=False)
 
 
+def lightning_file() -> None:
+    """A checkpoint as Lightning writes it: a state dict, and an optimiser, callbacks and settings of classes' own."""
+    trainer = types.ModuleType("pytorch_lightning_stand_in")
+    sys.modules[trainer.__name__] = trainer
+
+    def foreign(name: str, base: type = object) -> type:
+        made = type(name, (base,), {"__module__": trainer.__name__})
+        setattr(trainer, name, made)
+        return made
+
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.BatchNorm2d(2))
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
+    network(torch.ones(1, 3, 5, 5)).sum().backward()
+    optimiser.step()
+    with torch.no_grad():
+        for number, parameter in enumerate(network.parameters()):
+            parameter.copy_(torch.arange(parameter.numel()).reshape(parameter.shape) + number)
+    settings = foreign("AttributeDict", dict)(depth=18, path=Path("data"), means=np.ones(3), kinds={"a", "b"})
+    settings.extra = 1  # pyright: ignore[reportAttributeAccessIssue]
+    content = {
+        "epoch": 3,
+        "state_dict": {f"model.{name}": tensor for name, tensor in network.state_dict().items()},
+        "optimizer_states": [optimiser.state_dict()],
+        "callbacks": {foreign("ModelCheckpoint"): {"best": torch.tensor(0.5), "dtype": torch.float32}, (1, 2): None},
+        "hyper_parameters": settings,
+        "loops": foreign("Loop")(),
+    }
+    torch.save(content, FOLDER / "lightning.ckpt")
+
+
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     torch_files()
+    lightning_file()
     golden()

@@ -24,7 +24,18 @@ _SOME_OPERATIONS = (
     ),
     *(b"r\xff\xff\xff\xff", b"j\xff\xff\xff\xff", b"h\x00", b"q\xff", b"G" + struct.pack(">d", float("nan")), b"\x81"),
     *(b"\x8d" + struct.pack("<Q", 2**62), b"X\xff\xff\xff\x7f", b"\x95" + struct.pack("<Q", 2**40), b"cos\nsystem\n"),
-    *(b"ccollections\nOrderedDict\n", b"ctorch\nSize\n", b"\x80\x05", b"\x94", b"I" + b"9" * 6000 + b"\n", b"."),
+    *(
+        b"ccollections\nOrderedDict\n",
+        b"ctorch\nSize\n",
+        b"\x80\x05",
+        b"\x94",
+        b"\x92",
+        b"\x8f",
+        b"\x90",
+        b"\x91",
+        b"I" + b"9" * 6000 + b"\n",
+        b".",
+    ),
 )
 
 

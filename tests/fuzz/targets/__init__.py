@@ -17,6 +17,7 @@ TARGETS = {
     "weights_safetensors": "weights:Safetensors",
     "weights_pth_zip": "weights:PthZip",
     "weights_pth_legacy": "weights:PthLegacy",
+    "weights_ckpt": "weights:Checkpoint",
     "slide_jpeg": "slides:Jpeg",
     "slide_jpeg_cmyk": "slides:JpegBaseline",
     "slide_png": "slides:Png",

@@ -51,3 +51,12 @@ class PthLegacy(_Weights):
 
     def make(self, folder: Path) -> None:
         shutil.copyfile(DATA / "legacy.pth", folder / self.name)
+
+
+class Checkpoint(_Weights):
+    """Lightning's, with classes of its own."""
+
+    name = "weights.pth"
+
+    def make(self, folder: Path) -> None:
+        shutil.copyfile(DATA / "lightning.ckpt", folder / self.name)
