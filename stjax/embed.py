@@ -1,6 +1,8 @@
 """Makes the vectors of every record of a data set with a published encoder, and keeps them beside it.
 
 usage: python -m stjax.embed --data_dir=DIR --encoder=NAME --weights=FILE [options]
+       python -m stjax.embed --data_dir=DIR --import=FOLDER [options]
+       python -m stjax.embed --data_dir=DIR --encoder=NAME --export=trident --out=FOLDER
 
 examples:
   python -m stjax.embed --data_dir=data/her2st --encoder=h0_mini --weights=h0_mini/model.safetensors
@@ -8,16 +10,25 @@ examples:
   python -m stjax.embed --data_dir=data/her2st --encoder=kaiko_s16 --random
   python -m stjax.embed --data_dir=data/her2st --encoder=uni --weights=pytorch_model.bin --context=5 --source=raw/her2st
 
+  python -m stjax.embed --data_dir=data/her2st --encoder=uni --import=trident/20x_256px_0px_overlap/features_uni_v1
+  python -m stjax.embed --data_dir=data/her2st --import=clam/pt_files --coords=clam/patches --encoder=uni
+  python -m stjax.embed --data_dir=data/her2st --encoder=uni --export=trident --out=trident
+
 They lie in DIR/features/NAME and are tied to these patches and weights. A run that was stopped goes on where it was,
-to the same bytes. Images are normalised as the encoder was trained, not by the data set's statistics.
+to the same bytes. Images are normalised as the encoder was trained, not by the data set's statistics. --import takes
+the files of TRIDENT, CLAM, HEST-Benchmark and STP-Bench, one a section.
 """
 
 import argparse
 import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from data_prep import cli
+from data_prep import cli, system_errors
 from data_prep.errors import InputError
+
+if TYPE_CHECKING:
+    from data_prep.dataset import PatchDataset
 
 _COMPUTE = ("float32", "bfloat16")
 _OPTIONS = ("weights", "pooling", "dtype", "compute", "batch_size", "maps", "context", "source", "any_scale")
@@ -28,6 +39,25 @@ def main(arguments: list[str]) -> None:
     given = _parser().parse_args(arguments)
     _check(given)
     from data_prep.dataset import PatchDataset
+
+    dataset = PatchDataset.open(given.data_dir)
+    if given.import_:
+        from stjax.features import importing
+
+        options = {name: getattr(given, name) for name in ("coords", "allow_missing", "any_scale")}
+        options = importing.Options(given.import_, encoder=given.encoder, **options)
+        print(importing.import_features(dataset, given.name, options).path)
+    elif given.export:
+        from stjax.features import exchange
+        from stjax.features.store import Features
+
+        features = Features.open(dataset, given.name or given.encoder)
+        print("\n".join(map(str, exchange.write_trident(features, dataset, given.out))))
+    else:
+        _embed(dataset, given)
+
+
+def _embed(dataset: "PatchDataset", given: argparse.Namespace) -> None:
     from stjax import distributed, parallel
     from stjax.features import making
 
@@ -35,7 +65,6 @@ def main(arguments: list[str]) -> None:
     with contextlib.ExitStack() as stack:
         if not distributed.is_writer():
             stack.enter_context(contextlib.redirect_stdout(None))
-        dataset = PatchDataset.open(given.data_dir)
         name = given.name or given.encoder + "_random" * given.random + f"_context{given.context}" * (given.context > 1)
         options = {option: getattr(given, option) for option in _OPTIONS}
         options = making.Options(given.encoder, seed=given.seed if given.random else None, **options)
@@ -47,11 +76,11 @@ def _parser() -> cli.Parser:
         prog="python -m stjax.embed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data_dir", type=Path, required=True, help="a data set that data_prep.build made")
-    parser.add_argument("--encoder", metavar="NAME", help="as stjax encoders lists them")
+    parser.add_argument("--encoder", metavar="NAME", default="", help="as stjax encoders lists them")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="the encoder's: .safetensors, .bin or .pth")
     parser.add_argument("--random", action="store_true", help="random weights in place of a file's, as a baseline")
     parser.add_argument("--seed", type=int, default=0, help="of --random")
-    parser.add_argument("--name", help="of the folder under features/ (default: the encoder's)")
+    parser.add_argument("--name", default="", help="of the folder under features/ (default: the encoder's)")
     parser.add_argument("--pooling", default="", help="another than the encoder's own: class, class+mean or mean")
     parser.add_argument("--dtype", default="float32", choices=("float16", "float32"), help="of the vectors as kept")
     parser.add_argument("--compute", default="float32", choices=_COMPUTE, help="what the encoder computes in")
@@ -59,7 +88,12 @@ def _parser() -> cli.Parser:
     parser.add_argument("--maps", action="store_true", help="of tiles, keep the map of tokens beside the vector")
     parser.add_argument("--context", type=int, default=1, metavar="5", help="5 x 5 windows around each spot")
     parser.add_argument("--source", type=Path, metavar="RAW", help="of --context: folder of the raw images")
-    parser.add_argument("--any_scale", action="store_true", help="embed at whatever scale the encoder was trained at")
+    parser.add_argument("--any_scale", action="store_true", help="at whatever scale the encoder was trained")
+    parser.add_argument("--import", type=Path, metavar="FOLDER", dest="import_", help="features that another tool made")
+    parser.add_argument("--coords", type=Path, metavar="FOLDER", help="of --import: coords files, of CLAM")
+    parser.add_argument("--allow_missing", action="store_true", help="of --import: leave out spots without features")
+    parser.add_argument("--export", choices=("trident",), help="write the features as files of another tool")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="of --export")
     return parser
 
 
@@ -67,6 +101,17 @@ def _check(given: argparse.Namespace) -> None:
     """Raises InputError for options that do not go together."""
     from stjax import encoders
 
+    if bool(given.export) != bool(given.out) or (given.export and given.import_):
+        raise InputError("--export=trident goes with --out=FOLDER, and neither with --import")
+    if given.export:
+        if not (given.name or given.encoder):
+            raise InputError("give --encoder=NAME, or the --name of the features to export")
+        system_errors.check_folder(given.out, "--out")
+        return
+    if given.import_:
+        return
+    if given.coords or given.allow_missing:
+        raise InputError("--coords and --allow_missing are for --import")
     if not given.encoder:
         raise InputError("give --encoder=NAME; stjax encoders lists them")
     encoders.find(given.encoder)

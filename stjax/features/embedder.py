@@ -100,6 +100,8 @@ class Embedder:
             InputError: another file, or none; see `open`.
         """
         name, wanted = facts["encoder"], facts["weights_sha256"]
+        if not wanted:
+            raise InputError(f"these features of {name} come from another tool: with which weights is not known")
         options = {"dtype": facts["compute"], "pooling": facts["pooling"], "mesh": mesh}
         if wanted.startswith(RANDOM):
             return cls.open(name, None, seed=int(wanted.removeprefix(RANDOM)), **options)

@@ -35,7 +35,7 @@ KEY = {  # all that changes the vectors, as far as anything reads it
     "width": json_files.SIZE_PX,
     "dtype": json_files.one_of(*DTYPES),
     "compute": json_files.TEXT,
-    "px": json_files.SIZE_PX,
+    "px": Maybe(json_files.SIZE_PX),
     "um_per_px": Each(json_files.POSITIVE),
     "mean": json_files.numbers(),
     "std": json_files.numbers(),
@@ -71,9 +71,9 @@ class Features:
 
     Attributes:
         path: the folder.
-        key: all that changes them: "encoder", "weights_sha256" ("random:SEED" of random weights), "pooling", "width",
-            "px" of the encoder's images, "um_per_px" {section: of these}, "mean", "std", "dtype" as they are kept and
-            "compute" as they were made, "context", "patches" {section: hash}.
+        key: all that changes them: "encoder", "weights_sha256" ("random:SEED" of random weights, "" where another tool
+            made them), "pooling", "width", "px" of the encoder's images, "um_per_px" {section: of these}, "mean",
+            "std", "dtype" as they are kept and "compute" as they were made, "context", "patches" {section: hash}.
         sections: {name: [N, D] float16 or float32, memory-mapped, in record order; [N, context^2, D] with context}.
             Rows of NaN are of records that imported features lack.
         masks: {name: [N, context^2] bool}, which windows lie in the image; empty without context.

@@ -28,6 +28,7 @@ from stjax.models import torch_pickle
 from stjax.models.torch_pickle import Placeholder, RefusedError, Tensor
 
 Tensors = dict[str, np.ndarray]
+BARE = "a tensor without a name"  # what a tensor is called that a file holds by itself
 
 _SAFETENSORS = {
     "F64": np.float64,
@@ -80,6 +81,20 @@ def read(path: Path) -> Tensors:
     """
     with opened(path, keep=True) as tensors:
         return {name: tensor.read() for name, tensor in tensors.items()}
+
+
+def read_tensor(path: Path) -> np.ndarray:
+    """The one tensor of a PyTorch file that holds nothing else, read-only.
+
+    Raises:
+        InputError: it holds something else; or see `read`.
+    """
+    found = read(path)
+    if set(found) != {BARE}:
+        raise InputError(
+            f"{path}: holds {len(found)} tensors by name, expected one alone, as torch.save(tensor, ...) has it"
+        )
+    return found[BARE]
 
 
 @contextlib.contextmanager
@@ -301,7 +316,10 @@ def _listed_legacy(path: Path, file: BinaryIO, size: int, *, keep: bool) -> Open
 
 
 def _named(content: Any, path: Path) -> dict[str, Tensor]:
-    """A state dict, bare or inside a training checkpoint, without DataParallel's prefix; the rest is left alone."""
+    """A state dict, bare or inside a training checkpoint, without DataParallel's prefix; or a tensor by itself. The
+    rest is left alone."""
+    if isinstance(content, Tensor):
+        return {BARE: content}
     for key in ("state_dict", "model", "teacher"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping | Placeholder):
             content = content[key]
