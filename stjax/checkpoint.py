@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -26,6 +27,7 @@ from data_prep.json_files import Lacking, Maybe
 from stjax import distributed, manifest
 from stjax.manifest import MANIFEST
 
+_HALF = (jnp.float16, jnp.bfloat16)
 _ROOM = 1 << 20  # bytes of a checkpoint beside its arrays, at most
 RUN_FILES = ("config.json", "data.json")
 META = {  # the plain state of a checkpoint ...
@@ -170,10 +172,10 @@ def restore(folder: Path, step: int, template: Any) -> Any:
         InputError: it is not there, or not sound.
     """
     verify(folder / str(step))
-    on_host = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), template)
     path = folder / str(step) / "state"
     with _checkpointer() as checkpointer:
         try:
+            on_host = _as_saved(template, checkpointer, path)
             arrays = checkpointer.restore(path.absolute(), args=ocp.args.StandardRestore(on_host))
         except Exception as error:  # Orbax and what it stands on raise all kinds
             raise InputError(
@@ -184,6 +186,19 @@ def restore(folder: Path, step: int, template: Any) -> Any:
         template,
         arrays,
     )
+
+
+def _as_saved(template: Any, checkpointer: ocp.Checkpointer, path: Path) -> Any:
+    """Arrays like the template's that take no memory, but of half precision where the saved ones are: frozen weights
+    stay of the dtype of the file they came from."""
+    saved: Any = checkpointer.metadata(path.absolute()).item_metadata
+    dtypes = {leaf.name: leaf.dtype for leaf in jax.tree.leaves(saved.tree)}
+
+    def like(place: Any, leaf: Any) -> np.ndarray:
+        found = dtypes.get(jax.tree_util.keystr(place, simple=True, separator="."))
+        return np.broadcast_to(np.zeros((), found if found in _HALF else leaf.dtype), leaf.shape)
+
+    return jax.tree_util.tree_map_with_path(like, template)
 
 
 def verify(checkpoint: Path, *, arrays: bool = True) -> dict[str, Any]:

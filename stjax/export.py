@@ -51,7 +51,7 @@ from stjax.inference.model_folder import (
     protocol_to_json,
     restore,
 )
-from stjax.models import weight_files, weights
+from stjax.models import tuning, weight_files, weights
 from stjax.ops.attention import portable
 from stjax.splits import Split
 from stjax.tables import write_csv
@@ -110,7 +110,7 @@ def export(folder: Path, out: Path) -> list[Path]:
 
 def write(run: workdir.Run, out: Path) -> None:
     """Writes everything but the manifest into a folder that is there."""
-    model = run.network()
+    model = tuning.merged(run.network())
     if hasattr(model, "backbone"):
         weights.save(model.backbone, out / "backbone.safetensors")
     if heads := getattr(model, "linear_heads", dict)():
@@ -131,7 +131,7 @@ def write(run: workdir.Run, out: Path) -> None:
     json_files.write(out / CONFIG, config)
     write_csv(out / "genes.csv", gene_table(run))
     (out / "MODEL_CARD.md").write_text(model_card.card(run, config))
-    (out / "LICENSE_NOTE.md").write_text(LICENSE_NOTE)
+    (out / "LICENSE_NOTE.md").write_text(LICENSE_NOTE + "".join(f"\n{line}\n" for line in model_card.licence(run)))
 
 
 def exported_function(run: workdir.Run, graphdef: Any, state: dict[str, Any]) -> jax_export.Exported:
@@ -169,6 +169,8 @@ def describe(run: workdir.Run, exported: jax_export.Exported, *, kind: str) -> d
         data.main, data_dir="", split=Split((), (), ()), train_patients=(), train_patient_origins={}
     )
     settings = run.config.to_dict()
+    options = settings["model"]["options"]
+    plain = {key: value for key, value in options.items() if key not in tuning.OPTIONS}  # updates are merged
     private = ("data_dir", "test_patients", "test_sections", "val_sections", "init_from", "model")
     shape = str(list(exported.out_avals[0].shape))
     return {
@@ -176,7 +178,7 @@ def describe(run: workdir.Run, exported: jax_export.Exported, *, kind: str) -> d
         "version": VERSION,
         "stjax": metadata.version("stjax"),
         "jax": jax.__version__,
-        "model": {key: settings["model"][key] for key in ("module", "variant", "dtype", "options")},
+        "model": {key: settings["model"][key] for key in ("module", "variant", "dtype")} | {"options": plain},
         "model_sha256": run.model_sha256,
         "checkpoint_step": run.step,
         "batch_size": run.config.eval_batch_size,
@@ -206,6 +208,7 @@ def describe(run: workdir.Run, exported: jax_export.Exported, *, kind: str) -> d
             "sections": len(data.split.train),
             "progress": dataclasses.asdict(run.progress),
             "init_from": Path(settings["init_from"]).name,
+            "tuning": {key: value for key, value in options.items() if key in tuning.OPTIONS},
         },
         "data": record.to_json(),
     }

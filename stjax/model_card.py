@@ -7,8 +7,11 @@ from typing import Any
 
 from data_prep import json_files
 from data_prep.errors import InputError
+from stjax import models
+from stjax.encoders import LICENCES
 from stjax.evaluation.methods import METHODS, label
 from stjax.findings import OK, VERDICTS, check_title
+from stjax.models import tuning
 from stjax.progress import Progress
 from stjax.workdir import Run
 
@@ -29,7 +32,7 @@ its output must not be used to decide on anybody's treatment.
 
 ## The model
 * {name}, computed in {dtype}, weights of training step {step} of a run of {trained}; SHA-256 `{sha256}`.
-* Input: {image_px} x {image_px} px RGB {what} at {um_per_px:.3f} um per px, stain normalisation: {stain}.
+{encoder}* Input: {image_px} x {image_px} px RGB {what} at {um_per_px:.3f} um per px, stain normalisation: {stain}.
 * Output: {meaning}, in {units}{symmetries}.
 * Genes: {species}; their names are in genes.csv.
 * Made with stjax {stjax} and jax {jax}; the function runs on {platforms}.
@@ -91,6 +94,7 @@ def card(run: Run, config: dict[str, Any]) -> str:
         dtype=config["model"]["dtype"],
         step=run.step,
         sha256=run.model_sha256,
+        encoder="".join(f"* Encoder: {line}\n" for line in licence(run, tuned=True)),
         image_px=data.image_size_px,
         what=run.view.what,
         um_per_px=data.um_per_px,
@@ -112,6 +116,19 @@ def card(run: Run, config: dict[str, Any]) -> str:
         evaluation="\n\n".join(_tables(run.folder, run.step))
         or "None: this run has not been evaluated. Run stjax.evaluate, and export again.",
     )
+
+
+def licence(run: Run, *, tuned: bool = False) -> list[str]:
+    """A line on the published encoder in a run's model, and what its licence asks for; none where it has no such one.
+
+    Args:
+        tuned: say how it was trained, too.
+    """
+    settings = run.config.model
+    if (encoder := models.published(settings.module, settings.variant)) is None:
+        return []
+    how = f", {tuning.described(settings.options)}" if tuned else ""
+    return [f"{encoder.title}{how}; {encoder.source}, under {encoder.licence}: {LICENCES[encoder.licence]}."]
 
 
 def _unfinished(progress: Progress) -> str:

@@ -10,14 +10,16 @@ from jax.sharding import Mesh
 from stjax import models, optim, parallel, views
 from stjax.config import Config
 from stjax.data.fold import Fold
-from stjax.models import weights
+from stjax.encoders import LICENCES
+from stjax.models import tuning, weights
 from stjax.protocols import get_protocol
 
-State = dict[str, Any]  # {"params", "statistics", "opt_state"} and, with config.ema_decay, "average" of the former two
+# {"params", "statistics", "opt_state"} and, with config.ema_decay, "average" of the former two less frozen weights.
+State = dict[str, Any]
 
 
-def make_model(config: Config, fold: Fold, *, rngs: nnx.Rngs) -> models.Model:
-    """The model a config names, with heads as wide as the panel."""
+def make_model(config: Config, fold: Fold, *, rngs: nnx.Rngs, blank: bool = False) -> models.Model:
+    """The model a config names, with heads as wide as the panel; see `models.build`."""
     panel, main = fold.panel, fold.main
     return models.build(
         module=config.model.module,
@@ -30,6 +32,7 @@ def make_model(config: Config, fold: Fold, *, rngs: nnx.Rngs) -> models.Model:
         main_mean=(fold.train_mean - main.target_mean) / main.target_std
         if get_protocol(config.protocol).head_at_mean
         else None,
+        blank=blank,
         rngs=rngs,
     )
 
@@ -47,8 +50,16 @@ def make_optimizer(config: Config) -> Any:
 def weights_of(state: State) -> State:
     """{"params", "statistics"} that a training state is validated, kept and used with: the averaged ones, BatchNorm's
     statistics averaged alike, where training averages."""
-    used = state.get("average", state)
-    return {"params": used["params"], "statistics": used["statistics"]}
+    if "average" not in state:
+        return {"params": state["params"], "statistics": state["statistics"]}
+    frozen, _ = tuning.separated(state["statistics"])
+    statistics = nnx.merge_state(frozen, state["average"]["statistics"])
+    return {"params": state["average"]["params"], "statistics": statistics}
+
+
+def moving(state: State) -> State:
+    """{"params", "statistics"} of a training state that training changes: without frozen weights."""
+    return {"params": state["params"], "statistics": tuning.separated(state["statistics"])[1]}
 
 
 def init_state(config: Config, fold: Fold, *, mesh: Mesh, abstract: bool = False) -> tuple[Any, State]:
@@ -62,13 +73,17 @@ def init_state(config: Config, fold: Fold, *, mesh: Mesh, abstract: bool = False
 
     def fresh() -> tuple[Any, State]:
         rngs = nnx.Rngs(jax.random.key(config.seed))
-        model = make_model(config, fold, rngs=rngs)
-        if config.init_from and not abstract:
+        loads = bool(config.init_from) and not abstract
+        model = make_model(config, fold, rngs=rngs, blank=loads)
+        if (encoder := models.published(config.model.module, config.model.variant)) and not abstract:
+            starts = "" if loads else "; no --config.init_from is given, so that its weights are random"
+            print(f"{encoder.title} is under {encoder.licence}: {LICENCES[encoder.licence]}{starts}")
+        if loads:
             print(f"{config.init_from}: {weights.load(model.backbone, weights.locate(config.init_from))}")
         graphdef, params, statistics = models.split(model)
         state = {"params": params, "statistics": statistics, "opt_state": jax.jit(optimizer.init)(params)}
         if config.ema_decay:
-            state["average"] = jax.tree.map(jnp.copy, weights_of(state))  # a step reuses the memory of what it is given
+            state["average"] = jax.tree.map(jnp.copy, moving(state))  # a step reuses the memory of what it is given
         return graphdef, state
 
     if not abstract:

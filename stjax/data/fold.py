@@ -44,6 +44,7 @@ FOLD = {  # a fold's plain values
     "panel": PANEL,
     "view": json_files.NAME,
     "facts": json_files.OBJECT,
+    "normalisation": Lacking(Maybe(json_files.Each(json_files.numbers(length=3)))),
 }
 
 
@@ -70,6 +71,8 @@ class Fold:
         facts: plain values that this view knows of the training items.
         train_patient_origins: how each of the patients is known, a key of `data_prep.patients.ORIGINS`; empty of runs
             trained before that was recorded.
+        normalisation: {"mean", "std"}, [3] of 0..255, by which images are normalised where not by `image_mean` and
+            `image_std`: those that an encoder was trained with.
     """
 
     data_dir: str
@@ -92,6 +95,7 @@ class Fold:
     view: str
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     train_patient_origins: dict[str, str] = dataclasses.field(default_factory=dict)
+    normalisation: dict[str, list[float]] | None = None
 
     @property
     def main(self) -> "Fold":

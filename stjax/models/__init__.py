@@ -19,6 +19,8 @@ from data_prep.errors import InputError
 if TYPE_CHECKING:  # Flax and Optax are imported where a network is built: an exported model runs without
     from flax import nnx
 
+    from stjax.encoders import Encoder
+
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 Model = Any  # an nnx.Module with a `backbone`; called with its view's inputs
 
@@ -39,25 +41,30 @@ def build(
     options: dict[str, Any] | None = None,
     main_mean: np.ndarray | None = None,
     facts: dict[str, Any] | None = None,
+    blank: bool = False,
 ) -> Model:
     """The model that a config names.
 
     Args:
         module, variant: file in `stjax/models` and what its `build` calls the model, e.g. "efficientnet", "b0".
         num_main, num_aux: genes of the main head, and of AuxNet, which not every model has.
-        options: further keywords of that `build`.
+        options: further keywords of that `build`, and `tuning.OPTIONS` for the backbone.
         main_mean: [num_main] targets that the main head is to start at; None starts it at random.
         facts: what the training data says, see `views.View.model_options`; `build` gets those it takes.
+        blank: where `build` takes it, of published encoders: make no weights, as those of a file follow.
 
     Raises:
         InputError: no such module, variant, dtype or option, or AuxNet for a model that has none.
     """
+    from stjax.models import tuning
+
     if dtype not in DTYPES:
         raise InputError(f"config.model.dtype is {dtype!r}; choose one of {', '.join(DTYPES)}")
-    found, options = _module(module), options or {}
-    fixed = {"num_main": num_main, "num_aux": num_aux, "main_mean": main_mean, **(facts or {})}
+    found, options = _module(module), dict(options or {})
+    fixed = {"num_main": num_main, "num_aux": num_aux, "main_mean": main_mean, "blank": blank, **(facts or {})}
     takes = set(inspect.signature(found.build).parameters)
-    known = takes - fixed.keys() - {"variant", "dtype", "rngs"}
+    tuned = {name: options.pop(name) for name in tuning.OPTIONS if name in options}
+    known = takes - fixed.keys() - {"variant", "dtype", "rngs"} | set(tuning.OPTIONS)
     if unknown := sorted(set(options) - known):
         raise InputError(f"config.model.options has {', '.join(unknown)}; {module} takes {', '.join(sorted(known))}")
     whole = hasattr(found, "VIEW")
@@ -65,11 +72,28 @@ def build(
         raise InputError(f"{module} has no AuxNet; add --config.model.aux=False")
     given = {name: value for name, value in fixed.items() if name in takes}
     built = found.build(variant, dtype=DTYPES[dtype], rngs=rngs, **given, **options)
-    if whole:
-        return built
-    from stjax.models.heads import PatchModel
+    if not whole:
+        from stjax.models.heads import PatchModel
 
-    return PatchModel(built, num_main=num_main, num_aux=num_aux, main_mean=main_mean, rngs=rngs)
+        seen_by = variant if published(module, variant) else ""
+        built = PatchModel(built, num_main=num_main, num_aux=num_aux, main_mean=main_mean, encoder=seen_by, rngs=rngs)
+    if tuned:
+        tuning.tune(built.backbone, tuned.pop("tune", "all"), **tuned, rngs=rngs)
+    return built
+
+
+def published(module: str, variant: str) -> "Encoder | None":
+    """The published encoder in the models that a config names so; None where there is none."""
+    found = _module(module)
+    return found.published(variant) if hasattr(found, "published") else None
+
+
+def normalisation(module: str, variant: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and deviation, [3] each of 0 to 255, by which these models want images in place of the training images' own;
+    None where they do not."""
+    if (encoder := published(module, variant)) is None:
+        return None
+    return tuple(255 * value for value in encoder.mean), tuple(255 * value for value in encoder.std)
 
 
 def _module(name: str) -> Any:

@@ -9,7 +9,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from data_prep.errors import InputError
@@ -25,23 +27,45 @@ def build(
     image_size_px: int = 224,
     rematerialise: bool = False,
     pooling: str = "",
+    blank: bool = False,
 ) -> Any:
     """The network of the encoder `variant`, a name of `encoders.ENCODERS`, with random weights.
 
     Args:
+        image_size_px: not used; images are brought to the encoder's own size, see `as_seen`.
         pooling: another than the encoder's own, see the `of_encoder` of its module.
+        blank: with arrays that take no memory, for weights to be loaded into.
 
     Raises:
-        InputError: another variant or pooling, or a size of images that its patches do not divide.
+        InputError: another variant or pooling.
     """
-    return _network(
-        encoders.find(variant),
-        image_size_px=image_size_px,
-        pooling=pooling,
-        dtype=dtype,
-        rematerialise=rematerialise,
-        rngs=rngs,
-    )
+    del image_size_px
+    encoder = encoders.find(variant)
+    options = {"image_size_px": encoder.px, "pooling": pooling, "dtype": dtype, "rematerialise": rematerialise}
+    if not blank:
+        return _network(encoder, **options, rngs=rngs)
+    network = nnx.eval_shape(lambda: _network(encoder, **options, rngs=nnx.Rngs(0)))
+    empty = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), nnx.state(network))
+    nnx.update(network, empty)
+    return network
+
+
+def published(variant: str) -> encoders.Encoder:
+    """The encoder of a variant. Raises InputError for an unknown one."""
+    return encoders.find(variant)
+
+
+def as_seen(images: jax.Array, variant: str) -> jax.Array:
+    """Images [B, H, H, 3], normalised by an encoder's mean and deviation, as it takes them: at its size, bicubic and
+    antialiased, or the middle of a larger size, as stored features are made (`features.embedder`)."""
+    encoder = encoders.find(variant)
+    size, side = encoder.resize_px or encoder.px, encoder.px
+    if images.shape[1] != size:
+        mean, std = (jnp.asarray(values, images.dtype)[None, None, None] for values in (encoder.mean, encoder.std))
+        resized = jax.image.resize(images, (images.shape[0], size, size, 3), "cubic", antialias=True)
+        images = jnp.clip(resized, -mean / std, (1 - mean) / std)
+    first = (size - side) // 2
+    return images[:, first : first + side, first : first + side]
 
 
 def load(variant: str, path: Path, *, dtype: Any = jnp.float32, pooling: str = "") -> tuple[Any, weights.Report]:

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from stjax.models.encoder import as_seen
 from stjax.models.layers import uniform
+from stjax.models.tuning import is_frozen
 
 
 def linear(features: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Linear:
@@ -28,12 +30,22 @@ class PatchModel(nnx.Module):
 
     BrST-Net attaches AuxNet "just before the end of the network"; its code makes that two parallel linear layers on
     the shared penultimate feature.
+
+    Attributes:
+        encoder: name of the published encoder that the backbone is, "" where it is none.
     """
 
     def __init__(
-        self, backbone: Any, *, num_main: int, num_aux: int, main_mean: np.ndarray | None = None, rngs: nnx.Rngs
+        self,
+        backbone: Any,
+        *,
+        num_main: int,
+        num_aux: int,
+        main_mean: np.ndarray | None = None,
+        encoder: str = "",
+        rngs: nnx.Rngs,
     ):
-        self.backbone = backbone
+        self.backbone, self.encoder = backbone, encoder
         self.main = linear(backbone.num_features, num_main, rngs=rngs)
         if main_mean is not None:  # as ST-Net starts
             self.main.kernel = nnx.Param(jnp.zeros((backbone.num_features, num_main)))
@@ -45,7 +57,9 @@ class PatchModel(nnx.Module):
     ) -> dict[str, jax.Array]:
         """[B, H, W, 3] normalised images to {"main": [B, 1, M], "aux": [B, 1, A] where there is one}, float32."""
         backbone_key, head_key = (None, None) if key is None else jax.random.split(key)
+        frozen_backbone = frozen_backbone or is_frozen(self.backbone)
         training = train and not frozen_backbone
+        images = as_seen(images, self.encoder) if self.encoder else images
         features = self.backbone(images, train=training, key=backbone_key)["features"].astype(jnp.float32)  # [B, D]
         if frozen_backbone:
             features = jax.lax.stop_gradient(features)

@@ -114,7 +114,12 @@ class BatchNorm(nnx.Module):
 
     Args:
         momentum: torch's, the weight of the new batch (flax's is one minus it).
+
+    Attributes:
+        frozen: it normalises as when predicting, whatever it is told.
     """
+
+    frozen = False
 
     def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1):
         self.eps, self.momentum = eps, momentum
@@ -125,7 +130,7 @@ class BatchNorm(nnx.Module):
         """[B, H, W, C] to the same; statistics in float32, normalised by the biased variance, running variance
         unbiased."""
         mean, var = self.mean[...], self.var[...]
-        if train:
+        if train and not self.frozen:
             mean = jnp.mean(wide(x), axis=(0, 1, 2))
             var = jnp.maximum(jnp.mean(wide(x) ** 2, axis=(0, 1, 2)) - mean * mean, 0.0)
             count = x.size // x.shape[-1]
@@ -163,7 +168,13 @@ class ConvNorm(nnx.Module):
 
 
 class Linear(nnx.Module):
-    """x kernel + bias on the last axis, computed in the dtype of its input."""
+    """x kernel + bias on the last axis, computed in the dtype of its input.
+
+    Attributes:
+        update: a function of x that is added, see `tuning`.
+    """
+
+    update: Any = None
 
     def __init__(self, inputs: int, outputs: int, *, init: Initializer, bias_std: float = 0.0, rngs: nnx.Rngs):
         self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs)))
@@ -172,7 +183,8 @@ class Linear(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., inputs] to [..., outputs]."""
         bias = jnp.expand_dims(self.bias[...], tuple(range(x.ndim - 1)))
-        return x @ self.kernel[...].astype(x.dtype) + bias.astype(x.dtype)
+        y = x @ self.kernel[...].astype(x.dtype) + bias.astype(x.dtype)
+        return y if self.update is None else y + self.update(x)
 
 
 class LayerNorm(nnx.Module):

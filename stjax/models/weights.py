@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from data_prep.errors import InputError
-from stjax.models import weight_files
+from stjax.models import tuning, weight_files
 from stjax.models.positions import resize_positions
 from stjax.models.weight_files import Stored
 
@@ -85,7 +85,8 @@ def load(backbone: Any, path: Path, *, keep_half: bool = False) -> Report:
         backbone: a network, or what `nnx.eval_shape` makes of one: then nothing but the file's numbers is ever held.
         path: `.safetensors` or a file of PyTorch's, with the names of torchvision, timm or another source the
             backbone's file knows.
-        keep_half: leave float16 and bfloat16 as they are, rather than as float32.
+        keep_half: leave float16 and bfloat16 as they are, rather than as float32; matrices that are not trained always
+            are.
 
     Raises:
         InputError: the file is damaged or refused, lacks a layer, has one that fits nowhere, or shapes differ.
@@ -107,7 +108,9 @@ def load(backbone: Any, path: Path, *, keep_half: bool = False) -> Report:
             raise InputError(f"weights file {path} does not fit ({source}'s names): {_some(problems, separator='; ')}")
         arrays, notes = {}, _quarantined(stored.foreign)
         for place, of in names.items():
-            fault, note, array = _fitted(place, of, given, leaves[place].shape, backbone=backbone, keep_half=keep_half)
+            leaf = leaves[place]
+            half = keep_half or (isinstance(leaf, tuning.Frozen) and len(leaf.shape) > 1)
+            fault, note, array = _fitted(place, of, given, leaf.shape, backbone=backbone, keep_half=half)
             arrays[place] = array
             problems += [fault] if fault else []
             notes += [note] if note else []
@@ -254,8 +257,9 @@ def _source(backbone: Any) -> str:
 
 
 def _leaves(backbone: Any) -> dict[str, Any]:
-    """Every parameter and statistic by its dotted path, as the variables that hold them."""
-    return {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(nnx.state(backbone))}
+    """Every parameter and statistic by its dotted path, as the variables that hold them; without low-rank updates."""
+    leaves = nnx.to_flat_state(nnx.state(backbone))
+    return {".".join(map(str, path)): leaf for path, leaf in leaves if not isinstance(leaf, tuning.Update)}
 
 
 def _rules(backbone: Any) -> Any:

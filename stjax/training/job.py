@@ -119,7 +119,7 @@ def prepare(config: Config, folder: Path, mesh: jax.sharding.Mesh) -> Job:
     saved = checkpoint.newest(checkpoints) if known else None
     if saved is None:
         _, state = init_state(config, fold, mesh=mesh)
-        print(run_log.overview(state["params"], config))
+        print(run_log.overview(state, config))
     else:
         checkpoint.check_of(checkpoints, saved["step"])
         meta, state = saved, checkpoint.restore(checkpoints, saved["step"], template)
@@ -204,4 +204,6 @@ def make_fold(config: Config, view: views.View, protocol: protocols.Protocol, da
             f"the data set {dataset.path} has genes of {' and '.join(species)}, which share none; build one of each "
             "species, naming its --sections, and train on one"
         )
-    return fit(view, protocol, dataset, split, sizes_um=configs.spot_sizes(config))
+    fold = fit(view, protocol, dataset, split, sizes_um=configs.spot_sizes(config))
+    own = models.normalisation(config.model.module, config.model.variant)
+    return dataclasses.replace(fold, normalisation=own and dict(zip(("mean", "std"), map(list, own), strict=True)))

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 from clu import parameter_overview
 from flax import nnx
 from tensorboardX import SummaryWriter
@@ -13,6 +14,8 @@ from data_prep.dataset import PatchDataset
 from stjax import distributed, log_file, protocols, views
 from stjax.config import Config
 from stjax.data.fold import Fold
+from stjax.models import tuning
+from stjax.state import State
 from stjax.views import Items
 
 
@@ -49,17 +52,18 @@ class Log:
         self._board.close()
 
 
-def overview(params: nnx.State, config: Config) -> str:
-    """Parameters by part of the model."""
-    arrays = nnx.to_pure_dict(params)
+def overview(state: State, config: Config) -> str:
+    """Parameters by part of the model, and how many others are frozen."""
+    arrays, frozen = nnx.to_pure_dict(state["params"]), tuning.separated(state["statistics"])[0]
     heads = {"main": "main head", "aux": "aux head"}
     parts = {f"backbone {name}": part for name, part in arrays.get("backbone", {}).items()}
     parts |= {heads.get(name, name): part for name, part in arrays.items() if name != "backbone"}
     # A part may be an array by itself, as ViT's position embedding is.
     count = parameter_overview.count_parameters  # of a scalar, it gives a float
     rows = [f"  {name:24s}{int(count({name: part})):>12,}" for name, part in parts.items()]
-    total = int(count(arrays))
-    return "\n".join([f"{config.model.module} {config.model.variant}: {total:,} parameters", *rows])
+    total, others = int(count(arrays)), sum(leaf.size for leaf in jax.tree.leaves(frozen))
+    beside = f", and {others:,} that are not trained" if others else ""
+    return "\n".join([f"{config.model.module} {config.model.variant}: {total:,} parameters{beside}", *rows])
 
 
 def print_data(fold: Fold, dataset: PatchDataset, items: dict[str, Items | None]) -> None:

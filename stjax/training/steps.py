@@ -15,7 +15,7 @@ from stjax.expression import to_expression
 from stjax.forward import forward
 from stjax.ops.elementwise import compiler_options
 from stjax.protocols import Protocol
-from stjax.state import State, make_optimizer, weights_of
+from stjax.state import State, make_optimizer, moving, weights_of
 from stjax.symmetries import random_symmetries
 from stjax.views import Batch
 
@@ -91,13 +91,13 @@ def train_step_of(
                 gradients_of, params, statistics, batch, parts, model_key, config.batch_size // config.micro_batch
             )
         updates, opt_state = optimizer.update(gradients, state["opt_state"], params)
-        if backbone_scale != 1:
+        if backbone_scale != 1 and "backbone" in updates:
             updates = jax.tree.map(lambda update: update, updates)  # SGD's are its momentum, which is to stay
             updates["backbone"] = jax.tree.map(lambda update: backbone_scale * update, updates["backbone"])
         params = optim.apply_updates(params, updates, learning_rate)
         new = {"params": params, "statistics": statistics, "opt_state": opt_state}
         if config.ema_decay:
-            new["average"] = optim.averaged(state["average"], weights_of(new), step, decay=config.ema_decay)
+            new["average"] = optim.averaged(state["average"], moving(new), step, decay=config.ema_decay)
         return new, figures
 
     return train_step

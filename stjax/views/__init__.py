@@ -369,6 +369,9 @@ class View(abc.ABC):
 
 
 def normalise(images: jax.Array, fold: "Fold") -> jax.Array:
-    """uint8 [B, H, W, 3] to float32 of zero mean and unit deviation over the training images."""
-    mean, std = (jnp.asarray(value, jnp.float32)[None, None, None, :] for value in (fold.image_mean, fold.image_std))
+    """uint8 [B, H, W, 3] to float32 of zero mean and unit deviation over the training images, or over those of
+    `fold.normalisation`."""
+    own = fold.normalisation
+    by = (own["mean"], own["std"]) if own else (fold.image_mean, fold.image_std)
+    mean, std = (jnp.asarray(value, jnp.float32)[None, None, None, :] for value in by)
     return (images.astype(jnp.float32) - mean) * (1 / std)  # rounded alike whether std is a constant or an argument
