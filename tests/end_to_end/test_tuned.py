@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tuned")
     demo.make_demo(folder / "raw", patients=2, sections_per_patient=1, spots=16)
     build.build(folder / "raw", folder / "data", patch_size_px=24)
-    tensors = released("timm", FORM, dtype=np.float16)
+    tensors = {name: array.astype(np.float16) for name, array in released("timm", FORM).items()}
     weight_files.write_safetensors(folder / "w.safetensors", tensors, metadata={})
     return folder
 

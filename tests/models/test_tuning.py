@@ -26,8 +26,8 @@ def small(monkeypatch):
 
 
 def build(*, seed=0, blank=False, **options):
-    kinds = {"num_main": 3, "num_aux": 2, "dtype": "float32", "rngs": nnx.Rngs(seed)}
-    model = models.build(module="encoder", variant="small", **kinds, options=options, blank=blank)
+    kinds = {"num_main": 3, "num_aux": 2, "dtype": "float32", "rngs": nnx.Rngs(seed), "blank": blank}
+    model = models.build(module="encoder", variant="small", options=options, **kinds)
     for block in model.backbone.blocks if not blank else ():
         for gamma in (block.gamma1, block.gamma2):  # as at the start they are too small for steps to be seen
             gamma.set_value(jnp.full(gamma.shape, 0.5))
@@ -185,7 +185,6 @@ def test_weights_go_into_a_tuned_network_and_what_is_frozen_keeps_its_precision(
     whole, tuned, last = build(), build(tune="lora", blank=True), build(tune="last", blank=True)
     for model in (whole, tuned, last):
         weights.load(model.backbone, path)
-    np.testing.assert_allclose(outputs(tuned)["main"].shape, outputs(whole)["main"].shape)
     features = [model.backbone(images(), train=False)["features"] for model in (whole, tuned, last)]
     np.testing.assert_array_equal(features[1], features[0])
     np.testing.assert_array_equal(features[2], features[0])
