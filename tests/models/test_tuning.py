@@ -39,9 +39,9 @@ def images(side=32):
 
 
 def outputs(model, x=None, *, train=False):
-    graphdef, *state = models.split(model)
-    run = jax.jit(lambda state, x: models.apply(graphdef, *state, {"images": x}, train=train, key=None)[0])
-    return run(state, images() if x is None else x)
+    graphdef, params, statistics = models.split(model)
+    run = jax.jit(lambda *of, x: models.apply(graphdef, of[0], of[1], {"images": x}, train=train, key=None)[0])
+    return run(params, statistics, x=images() if x is None else x)
 
 
 def trained(model, *, steps=3):
