@@ -6,6 +6,7 @@ examples:
   python -m stjax.bench --what=train
   python -m stjax.bench --what=train,inference --models=efficientnet_b0,resnet101,vit_b16 --json bench.json
   python -m stjax.bench --what=train --models=resnet101 --batch_size=64 --dtype=bfloat16
+  python -m stjax.bench --what=embed --torch_python=torch/bin/python
   python -m stjax.bench --what=predict --workdir=runs/enet_b0_aux --source=slide.svs
 
 Models are timed beside PyTorch (channels_last) where torch and torchvision are installed, else alone. Each round runs
@@ -35,6 +36,7 @@ from data_prep import cli, system_errors  # noqa: E402
 from data_prep.errors import InputError  # noqa: E402
 from stjax import models, optim, parallel  # noqa: E402
 from stjax.benchmarks import Row, flops, row_of  # noqa: E402
+from stjax.benchmarks import embed as bench_embed  # noqa: E402
 from stjax.benchmarks import evaluate as bench_evaluate  # noqa: E402
 from stjax.benchmarks import predict as bench_predict  # noqa: E402
 from stjax.benchmarks import pytorch as bench_torch  # noqa: E402
@@ -90,6 +92,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--torch_compile", action="store_true", help="time torch.compile as well")
     parser.add_argument("--workdir", type=Path, help="of --what=predict: a run of stjax.train, or an exported folder")
     parser.add_argument("--source", type=Path, help="of --what=predict: a slide")
+    parser.add_argument("--torch_python", type=Path, help="of --what=embed: an interpreter that has torch and timm")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     options = parser.parse_args(arguments)
     options.what, options.models = options.what.split(","), options.models.split(",")
@@ -221,6 +224,7 @@ CASES: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "inference": functools.partial(model_cases, train=False),
     "spot_pool": lambda given: bench_spot_pool.rows(given.rounds, interleave),
     "evaluate": lambda given: bench_evaluate.rows(given.rounds, interleave),
+    "embed": lambda given: bench_embed.rows(given.torch_python, given.batch_size, given.rounds, interleave),
     "ridge": lambda _: bench_ridge.rows(),
     "predict": lambda given: bench_predict.rows(given.workdir, given.source, given.rounds, interleave),
 }

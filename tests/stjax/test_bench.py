@@ -11,6 +11,7 @@ import pytest
 
 from data_prep.errors import InputError
 from stjax import bench
+from stjax.benchmarks import embed as bench_embed
 from stjax.benchmarks import flops
 from stjax.benchmarks import pytorch as bench_torch
 
@@ -98,3 +99,21 @@ def test_train_rows_have_the_fixed_schema(tmp_path, monkeypatch, capsys):
         assert row["seconds"] > 0
         assert row["speedup"] is None
     assert capsys.readouterr().out.splitlines()[-1] == str(path)
+
+
+def test_embedding_is_timed_beside_another_interpreter(tmp_path, monkeypatch):
+    server = tmp_path / "python"
+    server.write_text("#!/bin/sh\nwhile read -r line; do echo done; done\n")
+    server.chmod(0o755)
+    monkeypatch.setattr(bench_embed, "MODELS", {"resnet50": "resnet50"})
+    path = tmp_path / "bench.json"
+    arguments = ["--what=embed", "--rounds=1", "--batch_size=1", f"--json={path}"]
+    bench.main([*arguments, f"--torch_python={server}"])
+    rows = {row["method"]: row for row in json.loads(path.read_text())}
+    assert set(rows) == {"torch", "stjax"}
+    assert rows["stjax"]["speedup"] == pytest.approx(rows["torch"]["seconds"] / rows["stjax"]["seconds"])
+    bench.main(arguments)
+    assert [row["method"] for row in json.loads(path.read_text())] == ["stjax"]
+    for python, said in ((tmp_path / "none", "No such file"), (Path("/bin/false"), "do not all run there")):
+        with pytest.raises(InputError, match=said):
+            bench.main([*arguments, f"--torch_python={python}"])

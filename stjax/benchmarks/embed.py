@@ -1,0 +1,110 @@
+"""Embedding throughput beside timm and torchvision: `python -m stjax.bench --what=embed`.
+
+Networks of random weights on uint8 images of 224 px, normalised on the way. PyTorch runs in a process of its own, which
+waits while the other is timed: `--torch_python` names an interpreter that has torch, timm and torchvision.
+"""
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from data_prep.errors import InputError
+from stjax import parallel
+from stjax.benchmarks import Interleave, Row, row_of
+from stjax.features.embedder import Embedder
+from stjax.models import resnet
+from stjax.ops.elementwise import compiler_options
+
+MODELS = {  # ours: theirs
+    "kaiko_s16": "vit_small_patch16_224",
+    "kaiko_b16": "vit_base_patch16_224",
+    "resnet50": "resnet50",
+}
+_BATCH = 8
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def rows(torch_python: Path | None, batch_size: int, rounds: int, interleave: Interleave) -> Iterator[Row]:
+    """A row each of PyTorch, where there is an interpreter with it, and of stjax."""
+    batch_size = batch_size or _BATCH
+    for name, theirs in MODELS.items():
+        images = np.random.default_rng(0).integers(0, 256, (batch_size, 224, 224, 3)).astype(np.uint8)
+        with contextlib.ExitStack() as stack:
+            methods: dict[str, Callable[[], Any]] = {}
+            if torch_python is not None:
+                methods["torch"] = stack.enter_context(_torch(torch_python, theirs, batch_size))
+            methods["stjax"] = _ours(name, images)
+            best = dict.fromkeys(methods, float("inf"))
+            timed = {label: _timed(label, method, best) for label, method in methods.items()}
+            seconds = interleave(timed, rounds=rounds, description=name)
+        for label, taken in seconds.items():
+            speed = f"{batch_size / taken:.1f} images/s, at best {batch_size / best[label]:.1f}"
+            yield row_of(f"{theirs} batch {batch_size}", label, taken, seconds.get("torch"), note=speed)
+
+
+def _timed(label: str, method: Callable[[], Any], best: dict[str, float]) -> Callable[[], None]:
+    """The method, which keeps its least time: on a busy machine it says more than the median."""
+
+    def run() -> None:
+        started = time.perf_counter()
+        method()
+        best[label] = min(best[label], time.perf_counter() - started)
+
+    return run
+
+
+def _ours(name: str, images: np.ndarray) -> Callable[[], Any]:
+    mesh = parallel.make_mesh()
+    if name != "resnet50":
+        embed = Embedder.open(name, None, seed=0, mesh=mesh).compiled(tiles=False)
+        return lambda: jax.block_until_ready(embed(images))
+    graph, state = nnx.split(resnet.build("50", rngs=nnx.Rngs(0)))
+
+    def function(state: Any, images: jax.Array) -> jax.Array:
+        mean, std = (jnp.asarray(values, jnp.float32)[None, None, None] for values in _IMAGENET)
+        return nnx.merge(graph, state)((images.astype(jnp.float32) / 255 - mean) / std, train=False)["features"]
+
+    compiled = jax.jit(function, compiler_options=compiler_options())
+    return lambda: jax.block_until_ready(compiled(state, images))
+
+
+@contextlib.contextmanager
+def _torch(python: Path, name: str, batch_size: int) -> Iterator[Callable[[], None]]:
+    """A function that has PyTorch embed a batch, in its own process. Raises InputError where that does not start."""
+    command = [str(python), str(Path(__file__).with_name("torch_server.py"))]
+    try:
+        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_environment())
+    except OSError as error:
+        raise InputError(f"--torch_python {python}: {error.strerror}") from None
+    assert server.stdin is not None
+    assert server.stdout is not None
+    into, out = server.stdin, server.stdout
+
+    def run(line: str = "") -> None:
+        with contextlib.suppress(BrokenPipeError):
+            print(line, file=into, flush=True)
+        if not out.readline():
+            raise InputError(f"--torch_python {python}: torch, timm and torchvision do not all run there; see above")
+
+    try:
+        run(f"{name} {batch_size}")
+        yield run
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            into.close()
+        server.wait()
+        out.close()
+
+
+def _environment() -> dict[str, str]:
+    """Without this project's modules, which would be found before the other interpreter's."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
