@@ -17,13 +17,10 @@ TARGETS = {
     "weights_safetensors": "weights:Safetensors",
     "weights_pth_zip": "weights:PthZip",
     "weights_pth_legacy": "weights:PthLegacy",
-<<<<<<< HEAD
     "weights_ckpt": "weights:Checkpoint",
-=======
     "feature_files": "features:FeatureFiles",
     "feature_files_structure": "features:FeatureFilesStructure",
     "features": "features:Stored",
->>>>>>> ad4d86a (Features of TRIDENT, CLAM, HEST-Benchmark and STP-Bench are read onto spots, by barcode or by the tile that holds a centre, and written in TRIDENT's form)
     "slide_jpeg": "slides:Jpeg",
     "slide_jpeg_cmyk": "slides:JpegBaseline",
     "slide_png": "slides:Png",
