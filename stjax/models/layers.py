@@ -168,7 +168,7 @@ class ConvNorm(nnx.Module):
 
 
 class Linear(nnx.Module):
-    """x kernel + bias on the last axis, computed in the dtype of its input.
+    """x kernel + bias, where there is one, on the last axis, computed in the dtype of its input.
 
     Attributes:
         update: a function of x that is added, see `tuning`.
@@ -176,14 +176,24 @@ class Linear(nnx.Module):
 
     update: Any = None
 
-    def __init__(self, inputs: int, outputs: int, *, init: Initializer, bias_std: float = 0.0, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        init: Initializer,
+        bias: bool = True,
+        bias_std: float = 0.0,
+        rngs: nnx.Rngs,
+    ):
         self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs)))
-        self.bias = nnx.Param(normal(rngs.params(), (outputs,), bias_std))
+        self.bias = nnx.Param(normal(rngs.params(), (outputs,), bias_std)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., inputs] to [..., outputs]."""
-        bias = jnp.expand_dims(self.bias[...], tuple(range(x.ndim - 1)))
-        y = x @ self.kernel[...].astype(x.dtype) + bias.astype(x.dtype)
+        y = x @ self.kernel[...].astype(x.dtype)
+        if self.bias is not None:
+            y = y + jnp.expand_dims(self.bias[...], tuple(range(x.ndim - 1))).astype(x.dtype)
         return y if self.update is None else y + self.update(x)
 
 

@@ -1,13 +1,14 @@
-"""Learnt positions of a vision transformer on another grid than the one they were learnt on: four rules in use.
+"""Learnt positions of a vision transformer on another grid than the one they were learnt on: five rules in use.
 
-Each interpolates rows, then columns, by Keys' cubic kernel; none touches an equal grid. They differ in what lies on
-what, and in whether a smaller grid averages over more of the old positions:
+Each interpolates rows, then columns, by Keys' cubic kernel or linearly; none touches an equal grid. They differ in what
+lies on what, and in whether a smaller grid averages over more of the old positions:
 
 * R0, torchvision: a = -0.75, the outer positions of one grid on those of the other.
 * R1, timm, Hibou, DINOv2 with registers: a = -0.5, cells on cells, antialiased, weights at the edge summing to 1; what
   `jax.image.resize(..., "cubic", antialias=True)` does.
 * R2, DINOv2 without registers: a = -0.75, cells on cells of a grid larger by 0.1, the edge repeated.
 * R3, transformers' Dinov2 and ViT: R2 without the 0.1.
+* R4, CONCH: linearly, cells on cells, the edge repeated.
 """
 
 import math
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Rule = Literal["R0", "R1", "R2", "R3"]
+Rule = Literal["R0", "R1", "R2", "R3", "R4"]
 
 
 def resize_positions(positions: jax.Array, grid: tuple[int, int], *, prefix: int = 1, rule: Rule = "R0") -> jax.Array:
@@ -48,6 +49,9 @@ def weights(old: int, new: int, rule: Rule) -> np.ndarray:
         stretch = max(old / new, 1.0)
         near = _cubic(np.abs((cells * old / new)[:, None] - (np.arange(old) + 0.5)) / stretch, -0.5)
         return near / near.sum(axis=1, keepdims=True)
+    if rule == "R4":
+        at = np.clip(cells * old / new - 0.5, 0, old - 1)
+        return np.maximum(1 - np.abs(at[:, None] - np.arange(old)), 0.0)
     return _four_nearest(cells * (old / (new + 0.1 if rule == "R2" else new)) - 0.5, old)
 
 

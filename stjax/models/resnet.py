@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from data_prep.errors import InputError
+from stjax.encoders import Encoder
 from stjax.models.layers import ConvNorm, global_average, run, unknown_variant
 from stjax.ops.elementwise import relu
 from stjax.ops.pool import max_pool
@@ -26,7 +27,10 @@ SPECS = {
     "50": Spec((3, 4, 6, 3), bottleneck=True),
     "101": Spec((3, 4, 23, 3), bottleneck=True),
 }
+POOLINGS = ("mean", "mean of stage 3")
 _WIDTHS = (64, 128, 256, 512)
+# Of Ciga's files: what their training compares images by.
+DROPPED = ("projection", "model.projection")
 
 
 class Block(nnx.Module):
@@ -59,12 +63,14 @@ class Block(nnx.Module):
 
 
 class ResNet(nnx.Module):
-    """Stem, four stages of residual blocks; `features` is the last one's mean over the image."""
+    """Stem, four stages of residual blocks; `features` is the mean over the image of the last one or, as
+    HEST-Benchmark has it, of the third."""
 
     dropout_rate = 0.0
 
-    def __init__(self, spec: Spec, *, dtype: Any, rematerialise: bool, rngs: nnx.Rngs):
+    def __init__(self, spec: Spec, *, dtype: Any, rematerialise: bool, rngs: nnx.Rngs, pooling: str = "mean"):
         self.dtype, self.rematerialise = dtype, rematerialise
+        self.pooled = 2 if pooling == "mean of stage 3" else 3
         self.stem = ConvNorm(3, _WIDTHS[0], 7, stride=2, rngs=rngs)
         self.stages, inputs = nnx.List(), _WIDTHS[0]
         for index, (count, width) in enumerate(zip(spec.blocks, _WIDTHS, strict=True)):
@@ -74,7 +80,7 @@ class ResNet(nnx.Module):
                 blocks.append(Block(inputs, width, stride=stride, bottleneck=spec.bottleneck, rngs=rngs))
                 inputs = blocks[-1].outputs
             self.stages.append(blocks)
-        self.num_features = inputs
+        self.num_features = self.stages[self.pooled][-1].outputs
 
     def __call__(self, x: jax.Array, *, train: bool, key: jax.Array | None = None) -> dict[str, Any]:
         """Runs the network.
@@ -93,7 +99,7 @@ class ResNet(nnx.Module):
             for block in blocks:
                 x = run(block, x, train=train, rematerialise=self.rematerialise)
             outputs.append(x)
-        return {"stages": tuple(outputs), "features": global_average(x)}
+        return {"stages": tuple(outputs), "features": global_average(outputs[self.pooled])}
 
 
 def build(
@@ -113,6 +119,12 @@ def build(
     if variant not in SPECS:
         raise InputError(unknown_variant("resnet", variant, SPECS))
     return ResNet(SPECS[variant], dtype=dtype, rematerialise=rematerialise, rngs=rngs)
+
+
+def of_encoder(encoder: Encoder, *, image_size_px: int, **options: Any) -> ResNet:
+    """The ResNet of a published encoder, for images of any size from 32 px."""
+    del image_size_px
+    return ResNet(SPECS[encoder.network["variant"]], **options)
 
 
 def weight_names(model: ResNet) -> dict[str, dict[str, str]]:

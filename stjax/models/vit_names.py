@@ -25,7 +25,7 @@ def weight_names(model: Any) -> dict[str, Layers]:
     plain = spec.positions == "a" and not (spec.layer_scale or spec.gated or spec.registers)
     if plain:
         found["torchvision"] = _torchvision(spec.layers)
-    found["timm"] = _timm(spec)
+    found["timm"] = timm(spec)
     if spec.gated or spec.registers:  # else it is timm's
         found["DINOv2"] = _dinov2(spec)
     if plain:
@@ -80,7 +80,8 @@ def _torchvision(layers: int) -> Layers:
     return names
 
 
-def _timm(spec: Any) -> Layers:
+def timm(spec: Any) -> Layers:
+    """timm's names, which those of larger models contain."""
     names: Layers = {"embed": "patch_embed.proj", "token": "cls_token", "positions": "pos_embed", "norm": "norm"}
     names["registers"] = "reg_token"
     for i in range(spec.layers):
@@ -99,7 +100,7 @@ def _timm(spec: Any) -> Layers:
 
 
 def _dinov2(spec: Any) -> Layers:
-    names = _timm(spec) | {"registers": "register_tokens"}
+    names = timm(spec) | {"registers": "register_tokens"}
     if spec.gated:
         for i in range(spec.layers):
             names |= {f"blocks.{i}.mlp1": f"blocks.{i}.mlp.w12", f"blocks.{i}.mlp2": f"blocks.{i}.mlp.w3"}

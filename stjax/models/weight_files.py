@@ -24,7 +24,7 @@ import numpy as np
 
 from data_prep import budgets, files, json_files
 from data_prep.errors import InputError
-from stjax.models import torch_pickle
+from stjax.models import onnx_file, torch_pickle
 from stjax.models.torch_pickle import Placeholder, RefusedError, Tensor
 
 Tensors = dict[str, np.ndarray]
@@ -42,6 +42,7 @@ _SAFETENSORS = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
+_HDF5, _ONNX = b"\x89HDF\r\n\x1a\n", b"\x08"  # what the files begin with; ONNX: its first field
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _PART = 1 << 20  # bytes read at once
 _COPY = "copy or download it again"
@@ -124,7 +125,14 @@ def _listed(path: Path, file: BinaryIO, stack: contextlib.ExitStack, *, keep: bo
         return _listed_zip(path, stack.enter_context(zipfile.ZipFile(file)), size, keep=keep)
     if start[:1] == b"\x80":
         return _listed_legacy(path, file, size, keep=keep)
-    raise InputError(f"{path} is neither a .safetensors nor a PyTorch file (.pth, .bin, .ckpt); give one of these")
+    if start.startswith(_HDF5):
+        from stjax.models import keras_file  # with what reads HDF5
+
+        return _placed(path, stack.enter_context(keras_file.listed(path)))
+    if start[:1] == _ONNX:
+        return _placed(path, onnx_file.listed(path, file))
+    kinds = "a .safetensors nor a PyTorch file (.pth, .bin, .ckpt), nor an .onnx or Keras' .weights.h5"
+    raise InputError(f"{path} is neither {kinds}; give one of these")
 
 
 @contextlib.contextmanager
@@ -229,6 +237,16 @@ def _listed_safetensors(path: Path, file: BinaryIO, size: int) -> dict[str, Stor
     if end != held:
         raise ValueError(f"{held - end} bytes at its end belong to no tensor")
     return {name: tensors[name] for name in header}
+
+
+def _placed(path: Path, places: Mapping[str, Any]) -> Opened:
+    """Tensors given as (dtype, shape, what reads it)."""
+    return Opened(
+        {
+            name: Stored(dtype, shape, functools.partial(_guarded, path, read))
+            for name, (dtype, shape, read) in places.items()
+        }
+    )
 
 
 def _shaped(read: Callable[[], memoryview], dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:

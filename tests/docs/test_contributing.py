@@ -28,6 +28,7 @@ LARGER = {  # and why
     "data_prep/readers/hest.py read_section": "the files of a section, in order",
     "data_prep/readers/visium_hd.py read_section": "the files of a section, in order",
     "data_prep/writer.py _write_files": "the files of a section in order, and its entry of the manifest",
+    "stjax/encoders.py": "each encoder with what is known of it",
     "stjax/evaluate.py score": "the stages of scoring, in order",
     "stjax/predict.py predict": "the options of the command",
     "stjax/protocols.py": "each protocol with what its paper says",

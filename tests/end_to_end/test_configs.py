@@ -64,7 +64,7 @@ def test_config_trains_saves_resumes_evaluates_and_predicts(name, patches, tmp_p
     source, data = patches
     if "pretrained" in name:
         try:
-            weights.locate(weights.LITE0)
+            weights.locate("efficientnet-lite0")
         except Exception as error:
             pytest.skip(str(error))
     saves = []

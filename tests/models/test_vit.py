@@ -153,13 +153,18 @@ def resized(old, new, rule):
             "R0": i * (len(old) - 1) / max(new - 1, 1),
             "R2": (i + 0.5) * len(old) / (new + 0.1) - 0.5,
             "R3": (i + 0.5) * len(old) / new - 0.5,
+            "R4": min(max((i + 0.5) * len(old) / new - 0.5, 0), len(old) - 1),
         }[rule]
+        if rule == "R4":
+            low = min(math.floor(at), len(old) - 2)
+            found.append((low + 1 - at) * old[low] + (at - low) * old[low + 1])
+            continue
         near = range(math.floor(at) - 1, math.floor(at) + 3)
         found.append(sum(keys(at - j, -0.75) * old[min(max(j, 0), len(old) - 1)] for j in near))
     return found
 
 
-@pytest.mark.parametrize("rule", ["R0", "R1", "R2", "R3"])
+@pytest.mark.parametrize("rule", ["R0", "R1", "R2", "R3", "R4"])
 @pytest.mark.parametrize("grid", [(16, 16), (28, 32), (9, 14), (1, 5)])
 @pytest.mark.parametrize("prefix", [0, 1, 5])
 def test_positions_follow_their_rule(rule, grid, prefix):
@@ -172,7 +177,7 @@ def test_positions_follow_their_rule(rule, grid, prefix):
     np.testing.assert_allclose(found[prefix:].reshape(*grid, 2), wanted.transpose(2, 1, 0), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("rule", ["R0", "R1", "R2", "R3"])
+@pytest.mark.parametrize("rule", ["R0", "R1", "R2", "R3", "R4"])
 def test_positions_of_an_equal_grid_are_untouched(rule):
     positions = jax.random.normal(jax.random.key(0), (17, 3)).astype(jnp.float16)
     assert resize_positions(positions, (4, 4), rule=rule) is positions

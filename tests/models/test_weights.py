@@ -247,7 +247,7 @@ def test_vit_positions_are_interpolated_to_another_image_size(tmp_path):
 )
 def test_lite0_takes_its_released_weights():
     model = efficientnet.build("lite0", rngs=nnx.Rngs(0))
-    report = weights.load(model, weights.locate(weights.LITE0))
+    report = weights.load(model, weights.locate("efficientnet-lite0"))
     assert report.source == "efficientnet_pytorch"
     assert set(report.unused) == {"_fc.weight", "_fc.bias"}
     image = jnp.asarray(rule_weights.images(64)[:1])

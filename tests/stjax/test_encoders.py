@@ -1,3 +1,4 @@
+import importlib
 import json
 import subprocess
 import sys
@@ -42,6 +43,17 @@ RELEASED = {
     "dinov2_l_reg": (304.37, 1024),
     "dinov2_g": (1136.48, 1536),
     "dinov2_g_reg": (1136.48, 1536),
+    "conch": (87.57, 512),  # with what pools its tokens, without the text encoder
+    "conch_v1_5": (306.71, 768),
+    "ctranspath": (27.52, 768),
+    "ciga_resnet18": (11.18, 512),
+    "ciga_resnet50": (23.51, 2048),
+    "resnet50_imagenet": (23.51, 1024),
+    "shell": (1.469, 128),  # the encoding half
+    "hed_vgg16": (14.715, 512),
+    "efficientnet_lite0": (3.371, 1280),
+    "efficientnet_lite1": (4.136, 1280),
+    "efficientnet_lite2": (4.811, 1280),
 }
 
 
@@ -58,14 +70,16 @@ def test_every_network_has_the_released_parameters_and_embedding(name):
 @pytest.mark.parametrize("name", encoders.ENCODERS)
 def test_every_entry_is_whole(name):
     entry = encoders.ENCODERS[name]
-    spec = vit.Spec(**entry.network)
-    assert entry.px % spec.patch_px == 0
-    assert spec.width % spec.heads == 0
     assert entry.licence in encoders.LICENCES
-    assert entry.pooling in vit.POOLINGS
+    assert entry.pooling in importlib.import_module(f"stjax.models.{entry.module}").POOLINGS
     assert entry.source.startswith("https://")
-    assert (spec.registers > 0) == (spec.positions in "bcd")
     assert entry.um_per_px is None or entry.um_per_px[0] <= entry.um_per_px[1]
+    assert entry.package in ("", *encoders.PACKAGES)
+    if entry.module == "vit":
+        spec = vit.Spec(**entry.network)
+        assert entry.px % spec.patch_px == 0
+        assert spec.width % spec.heads == 0
+        assert (spec.registers > 0) == (spec.positions in "bcd")
 
 
 def test_list_has_a_line_for_each_with_its_licence_and_what_it_allows(capsys):
@@ -85,6 +99,8 @@ def test_one_says_where_its_file_is_and_how_to_get_it(capsys):
     assert "log in there and accept its terms, then download pytorch_model.bin" in gated
     encoders.main(["kaiko_b8"])
     assert "to get it download vitb8.pth from the page above" in capsys.readouterr().out
+    encoders.main(["shell"])
+    assert "to get it pip install --no-deps --ignore-requires-python lavlab-shell==0.9.1" in capsys.readouterr().out
 
 
 def test_json_has_everything(capsys):

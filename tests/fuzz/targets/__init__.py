@@ -21,6 +21,8 @@ TARGETS = {
     "feature_files": "features:FeatureFiles",
     "feature_files_structure": "features:FeatureFilesStructure",
     "features": "features:Stored",
+    "weights_onnx": "weights:Onnx",
+    "weights_keras": "weights:Keras",
     "slide_jpeg": "slides:Jpeg",
     "slide_jpeg_cmyk": "slides:JpegBaseline",
     "slide_png": "slides:Png",

@@ -3,10 +3,12 @@
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from stjax.models import weight_files
 from tests.fuzz.targets import Facts, Target, facts
+from tests.models import onnx_writer
 
 DATA = Path(__file__).parents[2] / "models" / "data"
 
@@ -60,3 +62,31 @@ class Checkpoint(_Weights):
 
     def make(self, folder: Path) -> None:
         shutil.copyfile(DATA / "lightning.ckpt", folder / self.name)
+
+
+class Onnx(_Weights):
+    """An ONNX model, some of its numbers in a file beside it."""
+
+    name = "weights.onnx"
+
+    def make(self, folder: Path) -> None:
+        rng = np.random.default_rng(0)
+        arrays = {
+            "conv.weight": rng.normal(size=(4, 3, 3, 3)).astype(np.float32),
+            "norm.bias": rng.normal(size=7).astype(np.float16),
+            "steps": np.array(7, np.int64),
+        }
+        onnx_writer.model(folder / self.name, arrays, beside=frozenset({"norm.bias"}))
+
+
+class Keras(_Weights):
+    """Keras' .weights.h5."""
+
+    name = "weights.h5"
+
+    def make(self, folder: Path) -> None:
+        rng = np.random.default_rng(0)
+        with h5py.File(folder / self.name, "w") as file:
+            file["block1/layers/conv2d/vars/0"] = rng.normal(size=(3, 3, 2, 4)).astype(np.float32)
+            file["block1/layers/conv2d/vars/1"] = rng.normal(size=4).astype(np.float32)
+            file["top/vars/0"] = rng.normal(size=(4, 2)).astype(np.float32)
