@@ -139,10 +139,7 @@ class Embedder:
         Returns:
             [B, D] float32.
         """
-        encoder = self.encoder
-        x = _resized(images.astype(jnp.float32) / 255, encoder.resize_px or encoder.px)
-        first = (x.shape[1] - encoder.px) // 2
-        x = x[:, first : first + encoder.px, first : first + encoder.px]  # [B, px, px, 3]
+        x = networks.as_seen(self._normalised(images.astype(jnp.float32) / 255), self.name)  # [B, px, px, 3]
         return self._run(state, x)["features"].astype(jnp.float32)
 
     def maps(self, state: Any, images: jax.Array) -> jax.Array:
@@ -183,17 +180,20 @@ class Embedder:
 
     def _of_tiles(self, state: Any, images: jax.Array) -> dict[str, jax.Array]:
         side = seen_px(self.encoder, images.shape[1], tiles=True)
-        found = self._run(state, _resized(images.astype(jnp.float32) / 255, side))
+        found = self._run(state, self._normalised(_resized(images.astype(jnp.float32) / 255, side)))
         last = found["stages"][-1]
         tokens = found["tokens"].reshape(last.shape) if "tokens" in found else last
         return {VECTORS: found["features"].astype(jnp.float32), MAPS: tokens.astype(jnp.float32)}
 
-    def _run(self, state: Any, x: jax.Array) -> dict[str, Any]:
-        """The network on images [B, H, W, 3] of RGB in 0 to 1."""
+    def _normalised(self, x: jax.Array) -> jax.Array:
+        """Images [B, H, W, 3] of RGB in 0 to 1 as the encoder was trained with."""
         mean, std = (jnp.asarray(each, jnp.float32)[None, None, None] for each in (self.encoder.mean, self.encoder.std))
-        network = nnx.merge(self._graph, state)
+        return (x - mean) / std
+
+    def _run(self, state: Any, x: jax.Array) -> dict[str, Any]:
+        """The network on normalised images [B, H, W, 3]."""
         with jax.default_matmul_precision("float32"):  # GPUs would take ten bits for float32
-            return network((x - mean) / std, train=False)
+            return nnx.merge(self._graph, state)(x, train=False)
 
 
 def filled(images: np.ndarray, size: int) -> np.ndarray:

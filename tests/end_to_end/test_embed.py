@@ -1,12 +1,18 @@
 """`stjax embed` by its command line: killed at random moments, it ends with an uninterrupted run's bytes."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data_prep import build, demo
-from tests.conftest import command
+from data_prep.dataset import PatchDataset
+from stjax.features.store import Features
+from tests.conftest import ROOT, command
 from tests.end_to_end.test_kill_results import digests, killed
 
 
@@ -30,6 +36,24 @@ def test_killed_embeddings_end_with_the_same_bytes(prepared: Path, cache: Path) 
         assert digests(features) == expected
 
     killed(["stjax.embed", *call], cache, done=done, again=lambda: shutil.rmtree(features))
+
+
+@pytest.mark.slow
+def test_two_processes_of_two_devices_embed_as_one(prepared: Path, cache: Path) -> None:
+    call = [f"--data_dir={prepared}", "--encoder=kaiko_s16", "--random", "--batch_size=4"]
+    command("stjax.embed", *call, "--name=one", cache=cache)
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    launched = [sys.executable, "launch/local.py", "--processes=2", "--cpu-devices=2", "--module=stjax.embed", "--"]
+    launched += [*call, "--name=two"]
+    ended = subprocess.run(
+        launched, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.count("features/two") == 1
+    dataset = PatchDataset.open(prepared)
+    one, two = (Features.open(dataset, name) for name in ("one", "two"))
+    for name, vectors in one.sections.items():
+        np.testing.assert_allclose(two.sections[name], vectors, atol=1e-5 * np.abs(vectors).max())
 
 
 def test_mistakes_are_told_in_one_line(prepared: Path, cache: Path) -> None:

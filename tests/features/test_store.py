@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from data_prep import json_files
+from data_prep import files, json_files
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from stjax.features import making
@@ -115,6 +115,18 @@ def test_what_is_not_there_or_damaged_is_refused(dataset, mesh):
             Features.open(dataset, "mine")
     file.unlink()
     with pytest.raises(InputError, match="missing"):
+        Features.open(dataset, "mine")
+
+
+def test_an_array_whose_header_is_no_header_is_refused(dataset, mesh):
+    embed(dataset, "mine", RANDOM, mesh=mesh)
+    folder = dataset.path / "features" / "mine"
+    meta = json_files.unsealed(json_files.read(folder / "features.json", remedy=""), "", remedy="")
+    file = folder / meta["sections"]["A1"]["vectors"]["file"]
+    file.write_bytes(file.read_bytes().replace(b"'shape': (", b"'shape': (((", 1))
+    meta["sections"]["A1"]["vectors"] |= {"bytes": file.stat().st_size, "sha256": files.sha256(file)}
+    json_files.write(folder / "features.json", json_files.sealed(meta))
+    with pytest.raises(InputError, match="no readable array"):
         Features.open(dataset, "mine")
 
 

@@ -21,6 +21,7 @@ TARGETS = {
     "feature_files": "features:FeatureFiles",
     "feature_files_structure": "features:FeatureFilesStructure",
     "features": "features:Stored",
+    "features_resealed": "features:Resealed",
     "weights_onnx": "weights:Onnx",
     "weights_keras": "weights:Keras",
     "slide_jpeg": "slides:Jpeg",

@@ -62,7 +62,7 @@ class Resealed(Dataset):
         else:
             what = _damage_record(rng.choice(sorted(data.rglob("*.array_record*"))), rng)
         if isinstance(content, dict):
-            values.write_sealed(data / MANIFEST, _with_hashes(content, data))
+            values.write_sealed(data / MANIFEST, with_hashes(content, data))
         else:
             (data / MANIFEST).write_text(json.dumps(content))
         return f"resealed: {what}"
@@ -75,13 +75,13 @@ class Unverified(Dataset):
     only = ("*.array_record*", "*.array_record*", "*.json", "*.npz")
 
 
-def _with_hashes(content: dict[str, Any], data: Path) -> dict[str, Any]:
+def with_hashes(content: dict[str, Any], data: Path) -> dict[str, Any]:
     """The manifest with the sizes and hashes of the files as they are now."""
     for container, key in values.places(content):
         entry = container[key]
         if isinstance(entry, dict) and isinstance(entry.get("file"), str) and {"bytes", "sha256"} <= entry.keys():
             file = data / entry["file"].replace("\0", "")
-            if len(entry["file"]) < 200 and file.is_file() and file.is_relative_to(data):
+            if len(entry["file"].encode(errors="replace")) < 200 and file.is_file() and file.is_relative_to(data):
                 entry |= {"bytes": file.stat().st_size, "sha256": files.sha256(file)}
     return content
 

@@ -1,5 +1,6 @@
 """Feature files of other tools, and features as stjax keeps them."""
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,16 @@ from typing import Any
 import h5py
 import numpy as np
 
+from data_prep import json_files
 from data_prep.dataset import PatchDataset
 from data_prep.spots import Spots
 from stjax.features import exchange, importing
-from stjax.features.store import VECTORS, Features, Writer, patches_sha256
+from stjax.features.store import META, VECTORS, Features, Writer, patches_sha256
+from tests.fuzz import damage
+from tests.fuzz.damage import values
 from tests.fuzz.damage.hdf5_structure import damage_structure
 from tests.fuzz.targets import Facts, Target, facts
-from tests.fuzz.targets.dataset import Dataset
+from tests.fuzz.targets.dataset import Dataset, with_hashes
 
 _SPOTS = Spots.discs([[20, 20], [60, 20], [20, 60], [300, 300]], 5.0, [f"spot{number}" for number in range(4)])
 
@@ -84,3 +88,22 @@ class Stored(Target):
     def use(self, folder: Path) -> Facts:
         features = Features.open(PatchDataset.open(folder / "data"), "mine")
         return facts({"key": features.key} | {name: np.asarray(each) for name, each in features.sections.items()})
+
+
+class Resealed(Stored):
+    """Made by somebody else: its hashes are right, whatever else it says."""
+
+    sealed = False
+
+    def damage(self, folder: Path, rng: random.Random) -> str:
+        features = folder / "data" / "features" / "mine"
+        content = json_files.unsealed(json.loads((features / META).read_text()), "", remedy="")
+        if rng.random() < 0.5:
+            content, what = values.damage_content(content, rng)
+        else:
+            what = damage.damage_file(rng.choice(sorted(features.glob("*.npy"))), rng)
+        if isinstance(content, dict):
+            values.write_sealed(features / META, with_hashes(content, features))
+        else:
+            (features / META).write_text(json.dumps(content))
+        return f"resealed: {what}"
