@@ -77,7 +77,7 @@ def _parser() -> cli.Parser:
     )
     parser.add_argument("--data_dir", type=Path, required=True, help="a data set that data_prep.build made")
     parser.add_argument("--encoder", metavar="NAME", default="", help="as stjax encoders lists them")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="the encoder's: .safetensors, .bin or .pth")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="the encoder's; without where a package has them")
     parser.add_argument("--random", action="store_true", help="random weights in place of a file's, as a baseline")
     parser.add_argument("--seed", type=int, default=0, help="of --random")
     parser.add_argument("--name", default="", help="of the folder under features/ (default: the encoder's)")

@@ -13,24 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from data_prep.errors import InputError
 from stjax import parallel
 from stjax.benchmarks import Interleave, Row, row_of
 from stjax.features.embedder import Embedder
-from stjax.models import resnet
-from stjax.ops.elementwise import compiler_options
 
 MODELS = {  # ours: theirs
     "kaiko_s16": "vit_small_patch16_224",
     "kaiko_b16": "vit_base_patch16_224",
-    "resnet50": "resnet50",
+    "ciga_resnet50": "resnet50",
 }
 _BATCH = 8
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def rows(torch_python: Path | None, batch_size: int, rounds: int, interleave: Interleave) -> Iterator[Row]:
@@ -63,18 +58,8 @@ def _timed(label: str, method: Callable[[], Any], best: dict[str, float]) -> Cal
 
 
 def _ours(name: str, images: np.ndarray) -> Callable[[], Any]:
-    mesh = parallel.make_mesh()
-    if name != "resnet50":
-        embed = Embedder.open(name, None, seed=0, mesh=mesh).compiled(tiles=False)
-        return lambda: jax.block_until_ready(embed(images))
-    graph, state = nnx.split(resnet.build("50", rngs=nnx.Rngs(0)))
-
-    def function(state: Any, images: jax.Array) -> jax.Array:
-        mean, std = (jnp.asarray(values, jnp.float32)[None, None, None] for values in _IMAGENET)
-        return nnx.merge(graph, state)((images.astype(jnp.float32) / 255 - mean) / std, train=False)["features"]
-
-    compiled = jax.jit(function, compiler_options=compiler_options())
-    return lambda: jax.block_until_ready(compiled(state, images))
+    embed = Embedder.open(name, None, seed=0, mesh=parallel.make_mesh()).compiled(tiles=False)
+    return lambda: jax.block_until_ready(embed(images))
 
 
 @contextlib.contextmanager

