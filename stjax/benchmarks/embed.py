@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from data_prep.errors import InputError
 from stjax import parallel
@@ -30,14 +31,15 @@ _BATCH = 8
 
 def rows(torch_python: Path | None, batch_size: int, rounds: int, interleave: Interleave) -> Iterator[Row]:
     """A row each of PyTorch, where there is an interpreter with it, and of stjax."""
-    batch_size = batch_size or _BATCH
+    mesh = parallel.make_mesh()
+    batch_size = parallel.round_up(batch_size or _BATCH, mesh)
     for name, theirs in MODELS.items():
         images = np.random.default_rng(0).integers(0, 256, (batch_size, 224, 224, 3)).astype(np.uint8)
         with contextlib.ExitStack() as stack:
             methods: dict[str, Callable[[], Any]] = {}
             if torch_python is not None:
                 methods["torch"] = stack.enter_context(_torch(torch_python, theirs, batch_size))
-            methods["stjax"] = _ours(name, images)
+            methods["stjax"] = _ours(name, images, mesh)
             best = dict.fromkeys(methods, float("inf"))
             timed = {label: _timed(label, method, best) for label, method in methods.items()}
             seconds = interleave(timed, rounds=rounds, description=name)
@@ -57,8 +59,8 @@ def _timed(label: str, method: Callable[[], Any], best: dict[str, float]) -> Cal
     return run
 
 
-def _ours(name: str, images: np.ndarray) -> Callable[[], Any]:
-    embed = Embedder.open(name, None, seed=0, mesh=parallel.make_mesh()).compiled(tiles=False)
+def _ours(name: str, images: np.ndarray, mesh: Mesh) -> Callable[[], Any]:
+    embed = Embedder.open(name, None, seed=0, mesh=mesh).compiled(tiles=False)
     return lambda: jax.block_until_ready(embed(images))
 
 
