@@ -44,6 +44,7 @@ LICENCES = {  # and what one may do
 
 # Key families, as `stjax.models.vit_names` calls them.
 TIMM, DINOV2, HF_VIT, HF_DINOV2 = "timm", "DINOv2", "transformers' ViT", "transformers' Dinov2"
+TORCHVISION = "torchvision"
 BIN, SAFETENSORS = "pytorch_model.bin", "model.safetensors"
 NATURAL = None  # um per px of photographs
 
@@ -380,6 +381,14 @@ ENCODERS = {
         f"dinov2_{letter}{'_reg' if registers else ''}": _dinov2(letter, sizes, registers=registers)
         for letter, sizes in _DINOV2_SIZES.items()
         for registers in (False, True)
+    },
+    **{
+        f"vit_b{patch_px}": Encoder(
+            f"torchvision's ViT-B/{patch_px}", _sizes(768, 12, 12, patch_px, rule="R0"), (TORCHVISION,), (file,),
+            "https://docs.pytorch.org/vision/stable/models.html", "BSD-3-Clause", NATURAL,
+            note="trained on photographs",
+        )
+        for patch_px, file in ((16, "vit_b_16-c867db91.pth"), (32, "vit_b_32-d86f8d99.pth"))
     },
 }
 # fmt: on

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from flax import nnx
 
-from tests.models import rule_weights
-from tests.parity import torch_models
+from stjax import encoders
+from tests.models import rule_weights, small_vits
+from tests.parity import torch_models, vit_models
 
 FOLDER = Path(__file__).parents[1] / "models" / "data"
 
@@ -83,8 +84,29 @@ def lightning_file() -> None:
     torch.save(content, FOLDER / "lightning.ckpt")
 
 
+def published_vits() -> None:
+    """What a shrunken copy of each published vision transformer makes of an image, in float64."""
+    found = {}
+    for name, entry in encoders.ENCODERS.items():
+        if entry.module != "vit":
+            continue
+        family = entry.families[0]
+        twin = vit_models.build(name, family, small=True)
+        with torch.no_grad():
+            published = vit_models.published(twin, family)
+        shapes = {key: tuple(tensor.shape) for key, tensor in published.items()}
+        vit_models.fill(twin, {key: small_vits.array(key, shape) for key, shape in shapes.items()}, family)
+        images = small_vits.images(small_vits.native_px(entry), 1)
+        tokens = vit_models.run(twin, images, family, precision="float64")
+        first = 1 + entry.network.get("registers", 0)
+        pooled = [tokens[:, 0]] + ([tokens[:, first:].mean(1)] if entry.pooling == "class+mean" else [])
+        found[name] = np.concatenate(pooled, axis=1).astype(np.float32)
+    np.savez_compressed(FOLDER / "vits.npz", **found)
+
+
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     torch_files()
     lightning_file()
+    published_vits()
     golden()

@@ -54,6 +54,8 @@ RELEASED = {
     "efficientnet_lite0": (3.371, 1280),
     "efficientnet_lite1": (4.136, 1280),
     "efficientnet_lite2": (4.811, 1280),
+    "vit_b16": (85.80, 768),
+    "vit_b32": (87.46, 768),
 }
 
 
