@@ -84,7 +84,9 @@ def _parser() -> cli.Parser:
     parser.add_argument("--pooling", default="", help="another than the encoder's own: class, class+mean or mean")
     parser.add_argument("--dtype", default="float32", choices=("float16", "float32"), help="of the vectors as kept")
     parser.add_argument("--compute", default="float32", choices=_COMPUTE, help="what the encoder computes in")
-    parser.add_argument("--batch_size", type=int, default=0, help="images a step (default 8 a device, 128 on GPUs)")
+    parser.add_argument(
+        "--batch_size", type=int, default=0, help="images a step (default 8 a device, 128 on GPUs, fewer tiles)"
+    )
     parser.add_argument("--maps", action="store_true", help="of tiles, keep the map of tokens beside the vector")
     parser.add_argument("--context", type=int, default=1, metavar="5", help="5 x 5 windows around each spot")
     parser.add_argument("--source", type=Path, metavar="RAW", help="of --context: folder of the raw images")

@@ -36,7 +36,7 @@ class Options:
     Attributes:
         encoder, weights, seed, pooling, compute: see `Embedder.open`.
         dtype: of the vectors as they are kept.
-        batch_size: images of a step; 0: 8 a device, on GPUs 128.
+        batch_size: images of a step; 0: 8 a device, on GPUs 128, and of tiles as many pixels.
         maps: of tiles, keep the maps of tokens too.
         context: windows a side around each record's place, cut from the raw images below `source`.
         any_scale: see `check_scale`.
@@ -67,7 +67,7 @@ def embed(dataset: PatchDataset, name: str, options: Options, *, mesh: Mesh) -> 
     of_encoder = {key: getattr(options, key) for key in ("pooling", "seed")}
     embedder = Embedder.open(options.encoder, options.weights, dtype=options.compute, mesh=mesh, **of_encoder)
     platform = mesh.devices.flat[0].platform
-    size = parallel.round_up(options.batch_size or embedder.batch_size, mesh)
+    size = parallel.round_up(options.batch_size or _batch_size(dataset, embedder), mesh)
     of_data = {"um_per_px": scale, "patches": patches_sha256(dataset)}
     key = embedder.key() | {key: getattr(options, key) for key in ("dtype", "context", "maps")} | of_data
     run = {"batch_size": size, "devices": mesh.size, "platform": platform}
@@ -89,6 +89,12 @@ def embed(dataset: PatchDataset, name: str, options: Options, *, mesh: Mesh) -> 
                 writer.finish()
         distributed.barrier("features are written")
     return Features.open(dataset, name)
+
+
+def _batch_size(dataset: PatchDataset, embedder: Embedder) -> int:
+    """Images of a step: of tiles no more pixels than of patches, as attention grows with the square of a tile's."""
+    encoder, most = embedder.encoder, embedder.batch_size
+    return max(1, most * encoder.px**2 // dataset.size_px**2) if dataset.kind == "tiles" else most
 
 
 def _seen_scale(dataset: PatchDataset, options: Options) -> dict[str, float]:

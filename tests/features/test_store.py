@@ -150,6 +150,13 @@ def test_tiles_have_maps(tiles, tmp_path, mesh):
     assert found.sections[name].shape == (dataset.sections[0]["records"], 32)
 
 
+def test_a_step_has_as_many_pixels_of_tiles_as_of_patches(tiles, tmp_path, mesh):
+    dataset = own(tiles, tmp_path)
+    embed(dataset, "mine", Options(NAME, seed=1), mesh=mesh)
+    meta = json.loads((dataset.path / "features" / "mine" / "features.json").read_text())
+    assert meta["run"]["batch_size"] == 2  # of 416 px; 16 of 64 px
+
+
 def test_context_is_of_windows_side_by_side(dataset, raw, mesh):
     plain = embed(dataset, "plain", RANDOM, mesh=mesh)
     found = embed(dataset, "wide", Options(NAME, seed=1, batch_size=16, context=3, source=raw), mesh=mesh)
