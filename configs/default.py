@@ -27,12 +27,12 @@ def get_config() -> Any:
     config.model.options = ConfigDict()  # further keywords of the module's build(); a config may add its own
     config.model.options.rematerialise = False  # compute inner results anew for the gradient: less memory, more time
 
+    config.features = ""  # of models of features (probes): the folder in the data set's features/ to train on
+    config.encoder_weights = ""  # and the file of their encoder's weights, with which slides are then predicted
     config.init_from = ""  # the backbone's starting weights: .safetensors or .pth under torchvision's or timm's names
     config.backbone_learning_rate_scale = 1.0  # of the learning rate; 0 freezes the backbone, statistics included
 
-    config.fit = (
-        "gradient"  # or closed_form: the main head is solved as a ridge, the backbone stays as it is
-    )
+    config.fit = "gradient"  # or closed_form: the main head is solved as a ridge, the backbone stays as it is
     config.batch_size = placeholder(int)  # global, whatever the number of devices
     config.micro_batch = 0  # so many items at a time, gradients accumulated; 0 takes the batch at once (docs/scale.md)
     config.num_epochs = placeholder(int)

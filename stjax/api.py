@@ -41,11 +41,12 @@ if TYPE_CHECKING:
 _SHOWN_ROWS = 5
 
 
-def load(path: str | Path) -> "Model":
+def load(path: str | Path, *, encoder_weights: str | Path | None = None) -> "Model":
     """Opens a trained model.
 
     Args:
         path: a work directory of `stjax train`, or a folder that `stjax export` wrote.
+        encoder_weights: of a model of features, the file of its encoder's weights; default that of its training.
 
     Raises:
         InputError: there is no trained model, or a damaged one.
@@ -58,7 +59,7 @@ def load(path: str | Path) -> "Model":
         >>> model.genes[:3]
         ('ACTB', 'ACTG1', 'APOE')
     """
-    model = trained.load(Path(path))
+    model = trained.load(Path(path), encoder_weights=None if encoder_weights is None else Path(encoder_weights))
     if model.progress.finished is False:
         warnings.warn(model.progress.warning(str(path)), stacklevel=2)
     return Model(model)
@@ -140,7 +141,8 @@ class Model:
 
         Raises:
             InputError: an image or spots that are none, a scale that nothing tells, a gene the model does not predict
-                (with what it may mean, or the nearest names), or no spot that can be predicted.
+                (with what it may mean, or the nearest names), or no spot that can be predicted; of a model of features,
+                no weights of its encoder, or others.
 
         Example:
             >>> found = model.predict(image, [[512, 400], [800, 420]], um_per_px=0.5, genes=["ERBB2", "GNAS"])
@@ -148,7 +150,7 @@ class Model:
             (2, 2)
         """
         columns = gene_columns(self.model, genes)
-        model = self.model.over_symmetries() if symmetries else self.model
+        model = self.model.on_slides.over_symmetries() if symmetries else self.model.on_slides
         chosen = _array(array, spot_um)
         with _opened(image, um_per_px) as (path, slide, scale):
             source = open_source(path, layout=SLIDES, sections=(), um_per_px=scale, resolve_aliases=False)

@@ -275,7 +275,7 @@ def _fitted(run: Audited, split: Split) -> Fold:
     """The fold that the training sections of a split give."""
     assert run.trained_on is not None
     rules = dataclasses.replace(run.protocol, panel_scope="train")
-    sizes, view = configs.spot_sizes(run.config), views.get(run.fold.view)
+    sizes, view = configs.spot_sizes(run.config), views.of(run.fold)
     fold = fit(view, rules, run.trained_on, split, sizes_um=sizes)
     return view.refit(fold, Selection(run.trained_on, split.train, rules, train=True, sizes_um=sizes))
 
@@ -304,6 +304,7 @@ def _same_statistics(fitted: Fold, saved: Fold) -> bool:
                 (getattr(fitted, name)[ours], getattr(saved, name)[theirs])
                 for name in ("target_mean", "target_std", "train_mean")
             ),
+            *zip(*(views.of(each).statistics(each) for each in (fitted, saved)), strict=True),
         )
     )
 

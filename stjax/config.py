@@ -31,7 +31,7 @@ GRADIENT, CLOSED_FORM = FITS = ("gradient", "closed_form")
 
 # Fields that may change between a run and its resumption: they do not touch the numbers.
 FREE_ON_RESUME = (
-    *("data_dir", "num_workers", "eval_batch_size", "log_every_steps"),
+    *("data_dir", "num_workers", "eval_batch_size", "log_every_steps", "encoder_weights"),
     *("save_every_steps", "step_timeout_s", "profile_steps"),
 )
 

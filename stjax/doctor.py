@@ -203,7 +203,7 @@ def training() -> Iterator[Finding]:
     for number in range(2):
         state, figures = step(state, parallel.put_whole(batch, mesh), np.int32(number), np.float32(1e-3))
         losses.append(float(figures["loss"]))
-    predict = make_predict_step(views.get(fold.view), graphdef, fold, protocol, mesh)
+    predict = make_predict_step(views.of(fold), graphdef, fold, protocol, mesh)
     images = parallel.put_whole({"image": batch["image"]}, mesh)
     before = np.asarray(predict(state, images)["expression"])
     with tempfile.TemporaryDirectory(prefix="stjax-doctor-") as folder:

@@ -119,8 +119,7 @@ class Options:
             )
         if (self.sizes_um or self.beside or self.max_spots != MAX_SPOTS) and not run.view.any_size:
             raise InputError(
-                "--spot-size-um, --max-spots and --beside are for models of tiles; this one sees a patch around each "
-                "spot"
+                "--spot-size-um, --max-spots and --beside are for models of tiles; this one sees a patch around a spot"
             )
         if self.max_spots < 0:
             raise InputError(f"--max-spots is {self.max_spots}, expected a number of spots, or 0 for all")

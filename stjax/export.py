@@ -1,6 +1,6 @@
 """Writes a trained model as one folder that travels, for use where its code is not (docs/export.md).
 
-usage: python -m stjax.export --workdir=DIR --out=DIR
+usage: python -m stjax.export --workdir=DIR --out=DIR [--weights=FILE | --head_only]
 
 writes into <out>, whole or not at all:
   model.stablehlo          the function from uint8 images to predictions, for CPU, CUDA and TPU and any batch size
@@ -13,10 +13,12 @@ writes into <out>, whole or not at all:
                            whose outputs are standardised targets
   orbax/                   parameters and statistics as an Orbax checkpoint
   manifest.json            the SHA-256 of every file, checked when the folder is loaded
-`stjax.predict --model=<out>`, `stjax.load` and examples/predict_with_jax_only.py run it.
+`stjax.predict --model=<out>`, `stjax.load` and examples/predict_with_jax_only.py run it. Of a model of features its
+encoder is a part of it; with --head_only it is not, and whoever predicts needs the encoder's weights.
 
 examples:
   python -m stjax.export --workdir=runs/enet_b0_aux --out=exported
+  python -m stjax.export --workdir=runs/probe_mlp --out=exported --head_only
   python -m stjax.train --config=configs/enet_b0_aux.py --workdir=runs/tuned \\
       --config.init_from=exported/backbone.safetensors
 """
@@ -55,6 +57,7 @@ from stjax.models import tuning, weight_files, weights
 from stjax.ops.attention import portable
 from stjax.splits import Split
 from stjax.tables import write_csv
+from stjax.trained import ENCODER_HELP
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 LICENSE_NOTE = """\
@@ -71,31 +74,35 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--workdir", required=True, type=Path, help="a run of stjax.train")
     parser.add_argument("--out", required=True, type=Path, help="folder to make")
+    parser.add_argument("--weights", type=Path, help=ENCODER_HELP)
+    parser.add_argument("--head_only", action="store_true", help="of a model of features: without the encoder")
     given = parser.parse_args(arguments)
-    written = export(given.workdir, given.out)
+    written = export(given.workdir, given.out, weights=given.weights, head_only=given.head_only)
     print("results:")
     for path in written:
         print(path)
 
 
-def export(folder: Path, out: Path) -> list[Path]:
+def export(folder: Path, out: Path, *, weights: Path | None = None, head_only: bool = False) -> list[Path]:
     """Exports the best checkpoint of a run.
 
     Args:
         folder: the work directory.
         out: the folder to make; it may be there if it is empty.
+        weights: of a model of features, the file of its encoder's; default that of its training.
+        head_only: leave the encoder out.
 
     Returns:
         What is in it.
 
     Raises:
-        InputError: no trained model, or `out` cannot be made.
+        InputError: no trained model, no weights of its encoder or others, or `out` cannot be made.
     """
     for place in (out, out.parent):  # it is made beside its place
         system_errors.check_folder(place, "--out")
     if out.is_dir() and any(out.iterdir()):
         raise InputError(f"--out {out} is not empty; choose another folder, or remove it first")
-    run = workdir.Run.load(folder)
+    run = _to_export(folder, weights, head_only=head_only)
     progress.say(str(folder), run.progress)
     out = out.parent / out.name  # "folder/" is "folder"
     busy = f"another process is writing --out {out}; wait for it, or choose another"
@@ -106,6 +113,18 @@ def export(folder: Path, out: Path) -> list[Path]:
         write(run, made)
         manifest.seal(made, {"format": FORMAT, "version": VERSION}, required=REQUIRED)
     return sorted(out.iterdir())
+
+
+def _to_export(folder: Path, encoder: Path | None, *, head_only: bool) -> workdir.Run:
+    """The run with its encoder in front, where it has one, or without; says what the encoder's licence asks for."""
+    run = workdir.Run.load(folder).with_weights(encoder)
+    if head_only and not run.view.encoded:
+        raise InputError(f"{folder} is a model of {run.view.items}, without an encoder in front; leave out --head_only")
+    run = run if head_only else run.on_slides
+    if (of := model_card.encoder_of(run)) and of["included"] and of["restricted"]:
+        way = "; --head_only leaves them out" if run.view.encoded else ""
+        print(f"note: the weights of {of['title']} go into the folder, under {of['licence']}: {of['terms']}{way}")
+    return run
 
 
 def write(run: workdir.Run, out: Path) -> None:
@@ -121,22 +140,27 @@ def write(run: workdir.Run, out: Path) -> None:
     state = {"params": params, "statistics": statistics}
     arrays = {name: np.asarray(leaf) for name, leaf in zip(names(state), jax.tree.leaves(state), strict=True)}
     weight_files.write_safetensors(out / WEIGHTS, arrays, metadata={"format": FORMAT, "model": run.model_name})
-    exported = exported_function(run, graphdef, state)
+    kind = run.view.kind_of(model)
+    exported = exported_function(run, graphdef, state, kind=kind)
     (out / FUNCTION).write_bytes(exported.serialize())
     with ocp.StandardCheckpointer() as checkpointer:
         pure = {part: jax.tree.map(np.asarray, nnx.to_pure_dict(value)) for part, value in state.items()}
         checkpointer.save((out / "orbax").absolute(), pure)
     (out / "orbax" / "commit_success.txt").unlink(missing_ok=True)  # of no use, and says in whose folder it was written
-    config = describe(run, exported, kind=run.view.kind_of(model))
+    config = describe(run, exported, kind=kind)
     json_files.write(out / CONFIG, config)
     write_csv(out / "genes.csv", gene_table(run))
     (out / "MODEL_CARD.md").write_text(model_card.card(run, config))
-    (out / "LICENSE_NOTE.md").write_text(LICENSE_NOTE + "".join(f"\n{line}\n" for line in model_card.licence(run)))
+    (out / "LICENSE_NOTE.md").write_text(LICENSE_NOTE + model_card.encoder_terms(config["encoder"]))
 
 
-def exported_function(run: workdir.Run, graphdef: Any, state: dict[str, Any]) -> jax_export.Exported:
+def exported_function(run: workdir.Run, graphdef: Any, state: dict[str, Any], *, kind: str) -> jax_export.Exported:
     """The function of weights and what the view's `signature` says, as `Exported.exported` is, for every platform and
-    any number of items."""
+    any number of items.
+
+    Args:
+        kind: what it gives, a key of the view's `kinds`.
+    """
     view = run.view
     of_state = view.exported(graphdef, run.fold, run.protocol)
 
@@ -145,7 +169,7 @@ def exported_function(run: workdir.Run, graphdef: Any, state: dict[str, Any]) ->
 
     leaves = zip(names(state), jax.tree.leaves(state), strict=True)
     shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in leaves}
-    inputs = view.signature(run.fold, jax_export.symbolic_shape("batch")[0])
+    inputs = view.signature(run.fold, kind, jax_export.symbolic_shape("batch")[0])
     with portable(), nameless():
         return jax_export.export(jax.jit(function), platforms=PLATFORMS)(shapes, *inputs)
 
@@ -164,14 +188,14 @@ def nameless() -> Iterator[None]:
 
 def describe(run: workdir.Run, exported: jax_export.Exported, *, kind: str) -> dict[str, Any]:
     """What config.json holds: all that is known of the model, except who the patients are and where their data lies."""
-    data, takes = run.fold, run.view.signature(run.fold, jax_export.symbolic_shape("B")[0])
+    data, takes = run.fold, run.view.signature(run.fold, kind, jax_export.symbolic_shape("B")[0])
     record = dataclasses.replace(
         data.main, data_dir="", split=Split((), (), ()), train_patients=(), train_patient_origins={}
     )
     settings = run.config.to_dict()
     options = settings["model"]["options"]
     plain = {key: value for key, value in options.items() if key not in tuning.OPTIONS}  # updates are merged
-    private = ("data_dir", "test_patients", "test_sections", "val_sections", "init_from", "model")
+    private = ("data_dir", "test_patients", "test_sections", "val_sections", "init_from", "encoder_weights", "model")
     shape = str(list(exported.out_avals[0].shape))
     return {
         "format": FORMAT,
@@ -180,6 +204,7 @@ def describe(run: workdir.Run, exported: jax_export.Exported, *, kind: str) -> d
         "jax": jax.__version__,
         "model": {key: settings["model"][key] for key in ("module", "variant", "dtype")} | {"options": plain},
         "model_sha256": run.model_sha256,
+        "encoder": model_card.encoder_of(run),
         "checkpoint_step": run.step,
         "batch_size": run.config.eval_batch_size,
         "platforms": list(exported.platforms),

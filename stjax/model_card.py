@@ -7,9 +7,9 @@ from typing import Any
 
 from data_prep import json_files
 from data_prep.errors import InputError
-from stjax import models
-from stjax.encoders import LICENCES
+from stjax import encoders, models
 from stjax.evaluation.methods import METHODS, label
+from stjax.features.embedder import restricted
 from stjax.findings import OK, VERDICTS, check_title
 from stjax.models import tuning
 from stjax.progress import Progress
@@ -94,11 +94,11 @@ def card(run: Run, config: dict[str, Any]) -> str:
         dtype=config["model"]["dtype"],
         step=run.step,
         sha256=run.model_sha256,
-        encoder="".join(f"* Encoder: {line}\n" for line in licence(run, tuned=True)),
         image_px=data.image_size_px,
         what=run.view.what,
         um_per_px=data.um_per_px,
         stain=data.parameters["stain"],
+        encoder=_encoder(config["encoder"]),
         meaning=config["output"]["meaning"],
         units=config["output"]["units"],
         symmetries=", the mean over the eight symmetries of the square" if run.protocol.test_symmetries else "",
@@ -118,17 +118,47 @@ def card(run: Run, config: dict[str, Any]) -> str:
     )
 
 
-def licence(run: Run, *, tuned: bool = False) -> list[str]:
-    """A line on the published encoder in a run's model, and what its licence asks for; none where it has no such one.
+def encoder_of(run: Run) -> dict[str, Any] | None:
+    """The published encoder in a run's model, or in front of it, for config.json; None where there is none."""
+    settings, facts = run.config.model, run.fold.facts
+    encoder = models.published(settings.module, settings.variant)
+    if run.view.encoded:
+        encoder = encoders.ENCODERS.get(run.view.encoder)
+    elif encoder is None:
+        return None
+    random = run.view.encoded and facts["weights_sha256"].startswith("random:")
+    licence = "" if encoder is None or random else encoder.licence
+    return {
+        "name": run.view.encoder or settings.variant,
+        "title": run.view.encoder if encoder is None else encoder.title,
+        "source": "" if encoder is None or random else encoder.source,
+        "trained": "not trained" if run.view.encoded else tuning.described(settings.options),
+        "weights_sha256": facts.get("weights_sha256", ""),
+        "pooling": facts.get("pooling", ""),
+        "licence": licence or ("none, as its weights are random" if random else "not known to stjax"),
+        "terms": encoders.LICENCES.get(licence, ""),
+        "restricted": bool(licence) and encoder is not None and restricted(encoder),
+        "included": not run.view.encoded or run.alone is not None,
+    }
 
-    Args:
-        tuned: say how it was trained, too.
-    """
-    settings = run.config.model
-    if (encoder := models.published(settings.module, settings.variant)) is None:
-        return []
-    how = f", {tuning.described(settings.options)}" if tuned else ""
-    return [f"{encoder.title}{how}; {encoder.source}, under {encoder.licence}: {LICENCES[encoder.licence]}."]
+
+def encoder_terms(encoder: dict[str, Any] | None) -> str:
+    """What LICENSE_NOTE.md says of an encoder, "" of none."""
+    if encoder is None:
+        return ""
+    where = "are in this folder" if encoder["included"] else "are not in this folder: who predicts must have them"
+    source = f"; they come from {encoder['source']}" if encoder["source"] else ""
+    terms = f": {encoder['terms']}" if encoder["terms"] else ""
+    return f"\nThe weights of {encoder['title']} {where}{source}. Their licence is {encoder['licence']}{terms}.\n"
+
+
+def _encoder(encoder: dict[str, Any] | None) -> str:
+    """Its line in the card."""
+    if encoder is None:
+        return ""
+    facts = {"pooling": encoder["pooling"], "SHA-256": encoder["weights_sha256"]}
+    of = "".join(f", {name} `{value}`" for name, value in facts.items() if value)
+    return f"* Encoder: {encoder['title']}, {encoder['trained']}{of}. {encoder_terms(encoder).strip()}\n"
 
 
 def _unfinished(progress: Progress) -> str:

@@ -40,7 +40,7 @@ from stjax.inference.prediction import SectionPrediction, gene_columns
 from stjax.inference.records import Record, spots_sha256
 from stjax.inference.slide_prediction import about_image, predict_slide, window_px
 from stjax.inference.sources import Source, open_source, place_spots
-from stjax.trained import Trained
+from stjax.trained import ENCODER_HELP, Trained
 
 _LEAST_BYTES = 2  # that a spot's value of a gene takes in a file, compressed
 MOST_MAPS = 12  # of genes that --genes names; else the one that varies most is drawn
@@ -71,6 +71,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--shard", default="1/1", help="i/n: every n-th slide from the i-th on, for array jobs")
     parser.add_argument("--overwrite", action="store_true", help="replace results of another model or other options")
     parser.add_argument("--symmetries", action="store_true", help="predict means over the eight symmetries")
+    parser.add_argument("--weights", type=Path, help=ENCODER_HELP)
     bare = parser.add_argument_group("bare slides")
     bare.add_argument("--spots", default="st", choices=sorted(grid.PRESETS), help="the array to lay (st)")
     bare.add_argument("--spot-um", type=float, help="diameter of the spots, in place of the array's")
@@ -109,6 +110,7 @@ class Options:
         tile_px: write the map of the whole slide too, in tiles of this side; None writes none.
         symmetries: predict means over the eight symmetries (spots, not maps).
         overwrite: replace results of another model or other options.
+        weights: of a model of features, the file of its encoder's; default that of its training.
     """
 
     formats: Sequence[str] = outputs.DEFAULT_FORMATS
@@ -118,6 +120,7 @@ class Options:
     tile_px: int | None = None
     symmetries: bool = False
     overwrite: bool = False
+    weights: Path | None = None
 
 
 def predict(
@@ -185,6 +188,7 @@ def _options(given: argparse.Namespace) -> Options:
         tile_px=given.tile_px if given.dense else None,
         symmetries=given.symmetries,
         overwrite=given.overwrite,
+        weights=given.weights,
     )
 
 
@@ -213,7 +217,7 @@ class Job:
             raise InputError(f"--formats names nothing to write; choose some of {', '.join(outputs.format_names())}")
         grid.check(options.array, min_tissue=options.min_tissue)
         system_errors.check_folder(out, "--out")
-        plain = trained.load(folder)
+        plain = trained.load(folder, encoder_weights=options.weights).on_slides
         progress.say(str(folder), plain.progress)
         if options.tile_px:
             check_maps(plain)

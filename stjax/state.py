@@ -28,7 +28,7 @@ def make_model(config: Config, fold: Fold, *, rngs: nnx.Rngs, blank: bool = Fals
         options=config.model.options.to_dict(),
         num_main=panel.num_main,
         num_aux=panel.num_aux if config.model.aux else 0,
-        facts=views.get(fold.view).model_options(fold),
+        facts=views.of(fold).model_options(fold),
         main_mean=(fold.train_mean - main.target_mean) / main.target_std
         if get_protocol(config.protocol).head_at_mean
         else None,

@@ -10,11 +10,14 @@ from typing import Any, Self
 import jax
 from jax.sharding import Mesh
 
+from data_prep.errors import InputError
 from stjax import views
 from stjax.data.fold import Fold
 from stjax.intervals import Intervals
 from stjax.progress import UNKNOWN, Progress
 from stjax.protocols import Protocol
+
+ENCODER_HELP = "of a model of features: file of its encoder's weights, in place of config.encoder_weights"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Trained(abc.ABC):
         mesh: the devices it runs on.
         step: the training step of its weights.
         progress: how far it was trained.
+        encoder_weights: file of the encoder's, of a model of features that has none in itself.
     """
 
     folder: Path
@@ -37,11 +41,30 @@ class Trained(abc.ABC):
     mesh: Mesh
     step: int
     progress: Progress = dataclasses.field(default=UNKNOWN, kw_only=True)
+    encoder_weights: Path | None = dataclasses.field(default=None, kw_only=True)
 
     @functools.cached_property
     def view(self) -> views.View:
         """What its items are."""
-        return views.get(self.fold.view)
+        return views.of(self.fold)
+
+    def with_weights(self, encoder: Path | None) -> Self:
+        """The same model with another file of its encoder's weights, where one is given. Raises InputError for one that
+        has no encoder beside it."""
+        if encoder is None:
+            return self
+        if not self.view.encoded:
+            raise InputError(f"{self.folder} is a model of {self.view.items}, without an encoder; leave out --weights")
+        return dataclasses.replace(self, encoder_weights=encoder)
+
+    @property
+    @abc.abstractmethod
+    def on_slides(self) -> Self:
+        """The same model, which takes windows cut from a slide: one of features with its encoder in front.
+
+        Raises:
+            InputError: the encoder's weights are not given, or others.
+        """
 
     @property
     @abc.abstractmethod
@@ -86,19 +109,20 @@ class Trained(abc.ABC):
         """The nnx module, for what `predict` does not give: feature maps, single layers."""
 
 
-def load(folder: Path) -> Trained:
+def load(folder: Path, *, encoder_weights: Path | None = None) -> Trained:
     """Opens a trained model.
 
     Args:
         folder: a work directory of `stjax.train`, or what `stjax.export` made of one.
+        encoder_weights: of a model of features, the file of its encoder's weights; default that of its training.
 
     Raises:
-        InputError: the folder holds no trained model, or a damaged one.
+        InputError: the folder holds no trained model, or a damaged one; weights for one that has no encoder beside it.
     """
     from stjax.inference.model_folder import Exported, is_model_folder
 
     if is_model_folder(folder):
-        return Exported.load(folder)
+        return Exported.load(folder).with_weights(encoder_weights)
     from stjax.workdir import Run  # what trains is imported for a run alone
 
-    return Run.load(folder)
+    return Run.load(folder).with_weights(encoder_weights)

@@ -18,7 +18,7 @@ from flax import nnx
 from data_prep import files, json_files, system_errors
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from stjax import checkpoint, intervals, parallel, views
+from stjax import checkpoint, intervals, models, parallel, views
 from stjax import config as configs
 from stjax.config import Config
 from stjax.data.fold import Fold
@@ -44,6 +44,7 @@ class Run(Trained):
     config: Config
     graphdef: Any
     weights: Weights
+    alone: "Run | None" = None  # of a model with its encoder in front: the model
 
     @classmethod
     def load(cls, folder: Path) -> "Run":
@@ -62,7 +63,27 @@ class Run(Trained):
         weights = weights_of(checkpoint.restore(checkpoints, step, template))
         weight_files.check_finite(_arrays(weights), f"checkpoint {checkpoints / str(step)}")
         progress = Progress.of(meta, config.num_epochs, folder)
-        return cls(folder, fold, protocol, mesh, step, config, graphdef, weights, progress=progress)
+        encoder = Path(config.encoder_weights) if config.encoder_weights else None
+        run = cls(folder, fold, protocol, mesh, step, config, graphdef, weights, progress=progress)
+        return dataclasses.replace(run, encoder_weights=encoder)
+
+    @property
+    def on_slides(self) -> "Run":
+        """As `Trained` says."""
+        return self._on_slides
+
+    @functools.cached_property
+    def _on_slides(self) -> "Run":
+        if not self.view.encoded:
+            return self
+        model = self.network()
+        embedder = self.view.embedder(self.fold, self.view.kind_of(model), self.encoder_weights, self.mesh)
+        if embedder is None:
+            return self
+        model.put_in_front(embedder.function, embedder.state)
+        graphdef, params, statistics = models.split(model)
+        weights = parallel.put_replicated({"params": params, "statistics": statistics}, self.mesh)
+        return dataclasses.replace(self, graphdef=graphdef, weights=weights, alone=self)
 
     @property
     def model_name(self) -> str:
@@ -72,7 +93,7 @@ class Run(Trained):
     @property
     def model_sha256(self) -> str:
         """SHA-256 of the model's structure, parameters and statistics, as 64 hexadecimal digits."""
-        return self._model_sha256
+        return self._model_sha256 if self.alone is None else self.alone.model_sha256
 
     @functools.cached_property
     def _model_sha256(self) -> str:
@@ -103,7 +124,13 @@ class Run(Trained):
         return self.predict_step(self.weights, parallel.put_whole(dict(batch), self.mesh))
 
     def over_symmetries(self) -> "Run":
-        """The same model, predicting the mean over the eight symmetries of the square, whatever its protocol says."""
+        """The same model, predicting the mean over the eight symmetries of the square, whatever its protocol says.
+
+        Raises:
+            InputError: it takes features, which are of patches as they lie.
+        """
+        if self.view.encoded and self.alone is None:
+            raise InputError("--symmetries is for images, and features are of patches as they lie; leave it out")
         return dataclasses.replace(self, protocol=dataclasses.replace(self.protocol, test_symmetries=True))
 
     @functools.cached_property
@@ -167,7 +194,7 @@ def load_fold(workdir: Path) -> Fold:
         raise InputError(f"{workdir} is no work directory: it has no {DATA}; train one first")
     content = json_files.unsealed(json_files.read(path, remedy=_REMEDY), str(path), remedy=_REMEDY)
     fold = Fold.from_json(content, str(path))
-    views.get(fold.view).check_facts(fold, str(path))
+    views.of(fold).check_facts(fold, str(path))
     return fold
 
 

@@ -61,3 +61,14 @@ def dataset(trained, cache):  # noqa: ARG001 -- training makes it
 def source(tmp_path_factory):
     """Raw demo sections in the her2st layout."""
     return demo.make_demo(tmp_path_factory.mktemp("raw") / "source", patients=1, sections_per_patient=1, spots=30)
+
+
+@pytest.fixture(scope="module")
+def small_encoder(tmp_path_factory):
+    """The file of a small encoder's weights, while it is one of `stjax.encoders`; see `tests/small_encoder.py`."""
+    from stjax import encoders
+    from tests import small_encoder as made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(encoders.ENCODERS, made.NAME, made.ENTRY)
+        yield made.write_weights(tmp_path_factory.mktemp("encoder") / "small.safetensors", seed=3)

@@ -22,7 +22,7 @@ PATCHES = 512
 
 def rows(model_folder: Path, source: Path, rounds: int, interleave: Interleave) -> Iterator[Row]:
     """A row each of the bare model and of the model with the slide behind it."""
-    model = trained.load(model_folder)
+    model = trained.load(model_folder).on_slides
     if not model.view.one_spot:
         raise InputError(
             f"{model_folder} is a model of {model.view.items}; --what=predict times models of single spots"

@@ -220,7 +220,7 @@ def _resized(x: jax.Array, side: int) -> jax.Array:
     """Square images [B, H, H, 3] in 0 to 1 at another size, bicubic and antialiased as Pillow does it."""
     if x.shape[1] == side:
         return x
-    return jnp.clip(jax.image.resize(x, (len(x), side, side, 3), "cubic", antialias=True), 0, 1)
+    return jnp.clip(jax.image.resize(x, (x.shape[0], side, side, 3), "cubic", antialias=True), 0, 1)
 
 
 @functools.cache

@@ -64,10 +64,10 @@ def check_takes(
     Args:
         kind: what it gives, see `View.kinds`.
     """
-    view = views.get(fold.view)
+    view = views.of(fold)
     try:
         shapes = {key: jax.ShapeDtypeStruct(array.shape, array.dtype) for key, array in arrays.items()}
-        found: Any = jax.jit(exported.call).lower(shapes, *view.signature(fold, 1)).out_info
+        found: Any = jax.jit(exported.call).lower(shapes, *view.signature(fold, kind, 1)).out_info
         shape = tuple(found.shape)
     except Exception as error:  # of any kind, as the function is another's
         raise InputError(f"{name}: does not take the folder's weights and images ({error}); {remedy}") from None

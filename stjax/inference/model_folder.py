@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax import export
@@ -35,7 +35,7 @@ FORMAT, VERSION = "stjax.model", 2
 READS = (1, 2)  # versions
 CONFIG, FUNCTION, WEIGHTS = "config.json", "model.stablehlo", "weights.safetensors"
 REQUIRED = (CONFIG, FUNCTION, WEIGHTS)
-Weights = Mapping[str, jax.Array]
+Weights = Mapping[str, Any]
 _KINDS = {str: json_files.TEXT, bool: json_files.FLAG, float: json_files.number(), int: json_files.COUNT}
 _KINDS |= {tuple[str, ...]: json_files.TEXTS, Mapping[str, Any]: json_files.OBJECT}
 PROTOCOL = {  # a protocol's plain values; what has a default is not in older folders
@@ -74,7 +74,7 @@ class Exported(Trained):
     """
 
     config: dict[str, Any]
-    exported: export.Exported
+    exported: "export.Exported | _InFront"
     weights: Weights
     turned: bool = False
 
@@ -92,7 +92,7 @@ class Exported(Trained):
             raise InputError(f"{origin} as {files.shown(found)}, {expected}; use that version of stjax")
         json_files.require(config, MODEL, name, remedy=remedy)
         fold = Fold.from_json(config["data"], name)
-        view = views.get(fold.view)
+        view = views.of(fold)
         view.check_facts(fold, name)
         if (kind := config["output"]["kind"]) not in view.kinds:
             raise InputError(f"{name}: output.kind {files.shown(kind)} is not that of such a model; {remedy}")
@@ -137,6 +137,19 @@ class Exported(Trained):
         """As `Trained` says."""
         return self._program(self.weights, parallel.put_whole(dict(batch), self.mesh))
 
+    @property
+    def on_slides(self) -> "Exported":
+        """As `Trained` says."""
+        return self._on_slides
+
+    @functools.cached_property
+    def _on_slides(self) -> "Exported":
+        embedder = self.view.embedder(self.fold, self.config["output"]["kind"], self.encoder_weights, self.mesh)
+        if embedder is None:
+            return self
+        weights = {"model": self.weights, "encoder": embedder.state}
+        return dataclasses.replace(self, exported=_InFront(self.exported, embedder.function), weights=weights)
+
     def over_symmetries(self) -> "Exported":
         """The same model, predicting the mean over the eight symmetries of the square."""
         if self.protocol.test_symmetries:  # its function does so
@@ -173,6 +186,17 @@ class Exported(Trained):
         whole, split = PartitionSpec(), PartitionSpec("data")
         program = jax.shard_map(one, mesh=self.mesh, in_specs=(whole, split), out_specs=split, check_vma=False)
         return jax.jit(program, out_shardings=parallel.replicated(self.mesh), compiler_options=compiler_options())
+
+
+class _InFront(NamedTuple):
+    """An exported function of features, with what makes these of images before it."""
+
+    exported: export.Exported
+    function: Callable[[Any, jax.Array], jax.Array]
+
+    def call(self, weights: Mapping[str, Any], images: jax.Array) -> jax.Array:
+        """That of images, with {"model", "encoder"} weights."""
+        return self.exported.call(weights["model"], self.function(weights["encoder"], images))
 
 
 def is_model_folder(folder: Path) -> bool:
@@ -217,7 +241,7 @@ def _build(settings: Mapping[str, Any], fold: Fold) -> tuple[Any, dict[str, Any]
     graphdefs = []
 
     def shapes() -> dict[str, Any]:
-        facts = views.get(fold.view).model_options(fold)
+        facts = views.of(fold).model_options(fold)
         rngs = nnx.Rngs(jax.random.key(0))
         model = models.build(**settings, num_main=fold.panel.num_main, num_aux=0, facts=facts, rngs=rngs)
         graphdef, params, statistics = models.split(model)

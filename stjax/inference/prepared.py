@@ -215,7 +215,7 @@ def comparable(patch_model: workdir.Run, run: workdir.Run) -> workdir.Run:
     same_stain = theirs.parameters["stain"] == ours.parameters["stain"]
     if not same_stain or abs(theirs.um_per_px / ours.um_per_px - 1) > matching.SCALE_TOLERANCE:
         raise InputError(f"--beside {patch_model.folder} was trained on slides of another scale or stain normalisation")
-    return patch_model
+    return patch_model.on_slides
 
 
 def predict_patches_of(patch_model: workdir.Run, run: workdir.Run, items: Items) -> np.ndarray:

@@ -17,7 +17,7 @@ from stjax.data import input_pipeline
 from stjax.evaluation import statistics
 from stjax.ops import ridge
 from stjax.ops.elementwise import compiler_options
-from stjax.state import State, weights_of
+from stjax.state import State, moving, weights_of
 from stjax.training.job import Job
 from stjax.views import Batch
 
@@ -43,13 +43,13 @@ def solve(job: Job, state: State, mesh: Mesh) -> tuple[State, ridge.Ridge]:
     _, params, statistics_ = models.split(model)
     solved = {"params": params, "statistics": statistics_}
     if "average" in state:
-        solved["average"] = jax.tree.map(jnp.copy, weights_of(solved))
+        solved["average"] = jax.tree.map(jnp.copy, moving(solved))
     return state | parallel.put_replicated(solved, mesh), found
 
 
 def features(job: Job, state: State, mesh: Mesh) -> np.ndarray:
     """[N, D] float32 of the training spots, as the heads see them; the whole of it on every host."""
-    view, whole = views.get(job.fold.view), parallel.replicated(mesh)
+    view, whole = views.of(job.fold), parallel.replicated(mesh)
 
     def of_batch(state: State, batch: Batch) -> jax.Array:
         (inputs,) = view.inputs(batch, job.fold, None).values()

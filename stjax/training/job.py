@@ -90,7 +90,8 @@ def prepare(config: Config, folder: Path, mesh: jax.sharding.Mesh) -> Job:
     """
     protocol = protocols.get_protocol(config.protocol)
     config = checked(config, protocol, folder, mesh)
-    dataset, view = PatchDataset.open(dataset_path(config)), views.get(models.view_of(config.model.module))
+    dataset = PatchDataset.open(dataset_path(config))
+    view = views.get(models.view_of(config.model.module)).of_features(config.features)
     view.check_dataset(dataset, config.model.module)
     in_one_step = config.fit == configs.CLOSED_FORM
     if in_one_step and not view.one_spot:
@@ -99,6 +100,7 @@ def prepare(config: Config, folder: Path, mesh: jax.sharding.Mesh) -> Job:
         )
     known = (folder / workdir.DATA).exists()
     fold = known_fold(folder, dataset) if known else make_fold(config, view, protocol, dataset)
+    view = views.of(fold) if known else view  # which knows what it was trained on
     view.check_spots(dataset, protocol, fold.split)
     chosen = Selection(dataset, fold.split.train, protocol, train=True, sizes_um=configs.spot_sizes(config))
     train, val = view.open(chosen, fold.panel), None

@@ -68,7 +68,7 @@ def overview(state: State, config: Config) -> str:
 
 def print_data(fold: Fold, dataset: PatchDataset, items: dict[str, Items | None]) -> None:
     """What the run learns from, and what a reader of its figures must know."""
-    view = views.get(fold.view)
+    view = views.of(fold)
     if fold.synthetic:
         print("The data is SYNTHETIC (stjax's demo): its figures say nothing about real tissue.")
     for part in ("train", "val", "test"):

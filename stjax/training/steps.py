@@ -63,7 +63,7 @@ def train_step_of(
     Args:
         fold: whose statistics may be traced arrays, as `seed` and `aux_weight` may be.
     """
-    optimizer, loss_function, view = make_optimizer(config), loss_of_config(config), views.get(fold.view)
+    optimizer, loss_function, view = make_optimizer(config), loss_of_config(config), views.of(fold)
     backbone_scale = config.backbone_learning_rate_scale
 
     def loss_of(
@@ -158,7 +158,7 @@ def eval_step_of(
     graphdef: Any, config: Config, fold: Fold, protocol: Protocol, *, aux_weight: Any
 ) -> Callable[[State, Batch], tuple[jax.Array, dict[str, jax.Array]]]:
     """`make_eval_step`'s as a pure function, of a fold as in `train_step_of`."""
-    loss_function, view = loss_of_config(config), views.get(fold.view)
+    loss_function, view = loss_of_config(config), views.of(fold)
 
     def eval_step(state: State, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         outputs = forward(view, graphdef, weights_of(state), batch, fold, protocol)

@@ -57,7 +57,7 @@ def train(runs: Sequence[tuple[Config, Any]]) -> None:
         jobs = [job for job in jobs if not job.meta["finished"]]
         if not jobs:
             return
-        if not (view := views.get(jobs[0].fold.view)).stacks:
+        if not (view := views.of(jobs[0].fold)).stacks:
             raise InputError(f"--mode=together is not for models of {view.items}; use --mode=processes")
         if jobs[0].config.fit == CLOSED_FORM:
             raise InputError("--mode=together shares steps, of which a closed form has one; use --mode=sequential")

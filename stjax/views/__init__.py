@@ -7,10 +7,10 @@ names the view that its model takes. Nothing outside asks which view it is: it a
 """
 
 import abc
-import dataclasses
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
@@ -19,144 +19,46 @@ import numpy as np
 
 from data_prep import csr
 from data_prep.errors import InputError
-from data_prep.spots import Spots
+from stjax.data.items import Batch, Items, Windows
 from stjax.data.panel import Panel
 from stjax.protocols import Protocol
 from stjax.splits import Split
 from stjax.symmetries import turn
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from jax.sharding import Mesh
+
     from data_prep.dataset import PatchDataset, SectionTable
     from data_prep.section import Section
     from data_prep.slide import Slide
     from stjax.data.fold import Fold
     from stjax.data.selection import Selection
+    from stjax.features.embedder import Embedder
 
-Batch = dict[str, Any]
-"""Arrays with a leading axis over items. Of training and validation: `counts` [B, S, G] float32 of the panel's genes,
-or of its main genes; `total` [B, S, 1] float32 counts of all genes; `mask` [B, S], 0 where there is no spot and else
-its weight; and what the view's `Windows` add: `image` [B, H, W, 3] uint8, ..."""
 Outputs = dict[str, jax.Array]
 
 
-def get(name: str) -> "View":
-    """The view of a name. Raises InputError when there is none."""
+def get(name: str, facts: Mapping[str, Any] = MappingProxyType({})) -> "View":
+    """The view of a name. Raises InputError when there is none.
+
+    Args:
+        facts: of the fold whose items it gives, where there is one.
+    """
     if name not in names():
         raise InputError(f"there is no view {name!r}; this version of stjax knows {', '.join(names())}")
-    return importlib.import_module(f"stjax.views.{name}").View()
+    return importlib.import_module(f"stjax.views.{name}").View(facts)
+
+
+def of(fold: "Fold") -> "View":
+    """The view of a fold's items."""
+    return get(fold.view, fold.facts)
 
 
 def names() -> list[str]:
     """Of all views."""
     return sorted(entry.name for entry in pkgutil.iter_modules(__path__))
-
-
-class Windows:
-    """Items as far as predicting needs them: which spots lie in each.
-
-    Attributes:
-        start: [items + 1] where each item's spots begin, among all spots in item order.
-    """
-
-    def __init__(self, start: np.ndarray):
-        self.start = np.asarray(start, np.int64)
-
-    def __len__(self) -> int:
-        return len(self.start) - 1
-
-    @property
-    def most_spots(self) -> int:
-        """S, room for the spots of any item."""
-        return int(np.diff(self.start).max(initial=1))
-
-    def rows(self, item: int) -> slice:
-        """The spots of an item."""
-        return slice(int(self.start[item]), int(self.start[item + 1]))
-
-    def inputs(self, images: np.ndarray, index: Sequence[int] | np.ndarray, size: int) -> Batch:
-        """What a model is told of some items; missing ones, up to `size`, are zeros.
-
-        Args:
-            images: [b, H, W, 3] uint8 of the items `index`.
-        """
-        del index
-        missing = size - len(images)
-        return {"image": np.pad(images, [(0, missing)] + [(0, 0)] * (images.ndim - 1)) if missing else images}
-
-
-@dataclasses.dataclass(eq=False)
-class Items:
-    """The items of some sections of a data set with the spots that a protocol uses, addressable by position.
-
-    Attributes:
-        images: of the items, by position.
-        windows: the items' spots.
-        describe: names an item, for messages.
-        panel: whose genes the counts are of, or of its main genes alone.
-        absent: [G] bool, genes of the panel that the data set lacks: they have no counts.
-        counts: [N, G] float32 raw counts, CSR.
-        weight: [N] float32, what each spot counts in training.
-        left_out: spots of these sections that are not used: few counts, a white patch, no pixel, or not drawn.
-        spots: [N], all in item order, in full-resolution pixels of their slides.
-        size_um, total, white, section, slide_section: [N] of the spots: across, float32 counts of all genes, how much
-            of the patch is white, the section, and a section of the data set on the same slide.
-    """
-
-    images: Any
-    windows: Windows
-    describe: Callable[[int], str]
-    panel: Panel
-    absent: np.ndarray
-    counts: Any
-    weight: np.ndarray
-    left_out: int
-    spots: Spots
-    size_um: np.ndarray
-    total: np.ndarray
-    white: np.ndarray
-    section: np.ndarray
-    slide_section: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    @property
-    def num_spots(self) -> int:
-        """N."""
-        return len(self.total)
-
-    def batch(self, images: np.ndarray, index: np.ndarray, *, size: int) -> Batch:
-        """A batch of `size` items; missing ones, and missing spots of an item, are zeros under a zero mask."""
-        start, most = self.windows.start, self.windows.most_spots
-        count = start[index + 1] - start[index]
-        place = np.repeat(np.arange(len(index)), count)  # [R] of each spot, its item's place in the batch ...
-        slot = np.arange(len(place)) - np.repeat(np.cumsum(count) - count, count)  # ... and its own in the item
-        rows = np.repeat(start[index], count) + slot
-        batch = self.windows.inputs(images, index, size) | {
-            "counts": np.zeros((size, most, self.counts.shape[1]), np.float32),
-            "total": np.zeros((size, most, 1), np.float32),
-            "mask": np.zeros((size, most), np.float32),
-        }
-        batch["counts"][place, slot] = self.counts[rows].toarray()
-        batch["total"][place, slot, 0] = self.total[rows]
-        batch["mask"][place, slot] = self.weight[rows]
-        return batch
-
-    def main_sums(self) -> np.ndarray:
-        """[M] counts of each main gene over all spots."""
-        return np.asarray(self.counts.sum(axis=0)).ravel()[: self.panel.num_main]
-
-    def main_counts(self, rows: Any = slice(None)) -> np.ndarray:
-        """[R, M] float64 of the spots at `rows`: raw counts of the main genes, NaN for those not in the data."""
-        counts = self.counts[rows][:, : self.panel.num_main].toarray().astype(np.float64)
-        counts[:, self.absent[: self.panel.num_main]] = np.nan
-        return counts
-
-    def main_expression(self, protocol: Protocol, rows: Any = slice(None)) -> np.ndarray:
-        """[R, M] float64 of the spots at `rows`: measured expression in the protocol's units, NaN for genes that the
-        data set lacks."""
-        total = self.total[rows].astype(np.float64)[:, None]
-        return protocol.transform(self.main_counts(rows), total, self.panel.num_genes)
 
 
 class Measured(NamedTuple):
@@ -197,6 +99,7 @@ class View(abc.ABC):
         any_size: whether items hold spots of any size, those asked for: else each is as the data set has it.
         one_spot: whether an item holds one spot, in its middle, which no other item says anything of.
         maps: whether a model can be asked for a map of the whole slide.
+        encoded: whether an item of a data set is what an encoder made of its image, which is made of a slide's anew.
         stacks: whether several runs may be trained in one program: batches are alike in shape.
         ridge_spots: of a training section and size, at most, that the baselines are fitted to; 0: all.
         kinds: {what an exported function may give: what its numbers mean}.
@@ -210,16 +113,39 @@ class View(abc.ABC):
     any_size: ClassVar[bool]
     one_spot: ClassVar[bool]
     maps: ClassVar[bool] = False
+    encoded: ClassVar[bool] = False
     stacks: ClassVar[bool] = False
     ridge_spots: ClassVar[int] = 0
     kinds: ClassVar[Mapping[str, str]]
+
+    def __init__(self, facts: Mapping[str, Any] = MappingProxyType({})):
+        """
+        Args:
+            facts: of the fold whose items it gives, where there is one.
+        """
+        self.facts = facts
 
     @property
     def name(self) -> str:
         """As `get` takes it."""
         return type(self).__module__.rpartition(".")[2]
 
+    @property
+    def encoder(self) -> str:
+        """Name of the encoder that made the items, as `stjax.encoders` has it; "" where none did."""
+        return ""
+
     # ------------------------------------------------------------------------------------------- from a data set
+
+    def of_features(self, name: str) -> "View":
+        """This view of the features that a config names. Raises InputError where items are no features, or none are
+        named."""
+        if name:
+            raise InputError(
+                f"config.features is {name!r}, but the model is one of {self.items}; leave it empty, or choose a model "
+                "of features (configs/probe_linear.py)"
+            )
+        return self
 
     def check_dataset(self, dataset: "PatchDataset", module: str) -> None:
         """Raises InputError for a data set that models of `module` cannot be trained on."""
@@ -271,6 +197,11 @@ class View(abc.ABC):
         del chosen
         return fold
 
+    def statistics(self, fold: "Fold") -> tuple[np.ndarray, ...]:
+        """What `fit` measured on the training spots beside what every fold has, and the model is built with."""
+        del fold
+        return ()
+
     def prepare(self, fold: "Fold", items: Items) -> None:
         """Makes items fit the programs compiled for a fold."""
         del fold, items
@@ -279,6 +210,18 @@ class View(abc.ABC):
         """Raises InputError when `fold.facts`, as read from the file `name`, are not this view's."""
         if fold.facts:
             raise InputError(f"{name}: facts of {self.items} are none that this version of stjax knows")
+
+    def embedder(self, fold: "Fold", kind: str, weights: "Path | None", mesh: "Mesh") -> "Embedder | None":
+        """What makes of windows cut from a slide the features that a model of this kind, a key of `kinds`, takes; None
+        where it takes the windows.
+
+        Args:
+            weights: file of the encoder's.
+
+        Raises:
+            InputError: the encoder's weights are not given, or are others than those the model was trained with.
+        """
+        del fold, kind, weights, mesh
 
     def trained_sizes_um(self, fold: "Fold") -> tuple[float, ...]:
         """The sizes of the spots that a model was trained on, where it can be asked for others."""
@@ -338,18 +281,16 @@ class View(abc.ABC):
     def exported(self, graphdef: Any, fold: "Fold", protocol: Protocol) -> Callable[..., jax.Array]:
         """The function of {"params", "statistics"} and of what `signature` says that a model is exported as."""
 
-    def signature(self, fold: "Fold", items: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """What the exported function takes beside the weights, in the order of `taken`.
+    def signature(self, fold: "Fold", kind: str, items: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """What the exported function takes beside the weights.
 
         Args:
+            kind: what it gives.
             items: how many; a symbol of any number.
         """
+        del kind
         side = fold.image_size_px
         return (jax.ShapeDtypeStruct((items, side, side, 3), np.uint8),)
-
-    def taken(self, batch: Batch) -> tuple[Any, ...]:
-        """The arrays of a batch that the exported function takes."""
-        return (batch["image"],)
 
     @abc.abstractmethod
     def given(self, fold: "Fold", kind: str) -> tuple[int, ...]:
@@ -362,7 +303,7 @@ class View(abc.ABC):
         """What `expression.predicted` says of the spots of a batch, by an exported function.
 
         Args:
-            call: the function, with its weights, of what `taken` gives.
+            call: the function, with its weights, of what `signature` says.
             kind: what it gives.
             turned: give the mean over the eight symmetries, which the function does not by itself.
         """

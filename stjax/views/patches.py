@@ -118,11 +118,15 @@ class View(views.View):
     def exported(self, graphdef: Any, fold: "Fold", protocol: Protocol) -> Callable[..., jax.Array]:
         from stjax import forward
 
-        def function(state: dict[str, Any], images: jax.Array) -> jax.Array:
-            found = forward.forward(self, graphdef, state, {"image": images}, fold, protocol)
+        def function(state: dict[str, Any], given: jax.Array) -> jax.Array:
+            found = forward.forward(self, graphdef, state, self.batch_of(given), fold, protocol)
             return expression.to_expression(found, fold, protocol)[:, 0]
 
         return function
+
+    def batch_of(self, given: jax.Array) -> views.Batch:
+        """What an exported function is given, as a batch."""
+        return {"image": given}
 
     def given(self, fold: "Fold", kind: str) -> tuple[int, ...]:
         return (fold.panel.num_main,)

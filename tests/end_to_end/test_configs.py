@@ -1,6 +1,6 @@
 """Every shipped config of a model of patches trains two steps, saves, resumes, evaluates and predicts.
 
-Those of tiles (PixNet) have `test_tiles.py`.
+Those of tiles (PixNet) have `test_tiles.py`, those of features `test_probe.py`.
 """
 
 import gc
@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from data_prep import build, demo
-from stjax import checkpoint, parallel, predict, train
+from stjax import checkpoint, models, parallel, predict, train
 from stjax.config import built_in
 from stjax.models import weights
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "default"))
-OF_PATCHES = [name for name in CONFIGS if not name.startswith("pixnet")]
+OF_PATCHES = [name for name in CONFIGS if models.view_of(built_in(name).model.module) == "patches"]
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ class MeanColour:
 
     @property
     def view(self):
-        return views.get(self.fold.view)
+        return views.of(self.fold)
 
     @property
     def protocol(self):

@@ -194,7 +194,7 @@ def function_of(run, model, *, side, **changes):
     run = dataclasses.replace(run, fold=dataclasses.replace(run.fold, image_size_px=side, **changes))
     graphdef, params, statistics = models.split(model)
     state = {"params": params, "statistics": statistics}
-    function = exported_function(run, graphdef, state)
+    function = exported_function(run, graphdef, state, kind=run.view.kind_of(model))
     return function, dict(zip(model_folder.names(state), jax.tree.leaves(state), strict=True))
 
 
@@ -300,3 +300,14 @@ def test_every_backbone_exports_for_every_platform_and_batch_size(module, varian
     atol = (1e-5 if dtype == "float32" else 0.02) * np.abs(expected).max()
     np.testing.assert_allclose(function.call(arrays, images), expected, atol=atol)
     assert function.call(arrays, images[:1]).shape == (1, run.fold.panel.num_main)
+
+
+def test_options_of_encoders_are_refused_of_models_without(trained, tmp_path):
+    for says, options in (
+        ("without an encoder in front; leave out --head_only", {"head_only": True}),
+        ("without an encoder; leave out --weights", {"weights": tmp_path / "weights.pth"}),
+    ):
+        with pytest.raises(InputError, match=says) as caught:
+            export.export(trained[0], tmp_path / "out", **options)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "out").exists()

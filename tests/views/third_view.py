@@ -93,7 +93,7 @@ class View(Patches):
 
         return function
 
-    def signature(self, fold: Any, items: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+    def signature(self, fold: Any, kind: str, items: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
         side = fold.image_size_px
         images = jax.ShapeDtypeStruct((items, SPOTS, side, side, 3), np.uint8)
         return images, jax.ShapeDtypeStruct((items, SPOTS, NEIGHBOURS), np.int32)

@@ -1,0 +1,22 @@
+"""A linear layer on features that stjax embed made with an encoder, `--config.features=NAME`."""
+
+from typing import Any
+
+from stjax.config import built_in
+
+
+def get_config() -> Any:
+    """The default with this model."""
+    config = built_in("default")
+    config.model.module = "probe"
+    config.model.variant = "linear"
+    config.model.aux = False  # it would share nothing with the main head
+    del config.model.options["rematerialise"]
+    config.batch_size = 64
+    config.num_epochs = 50
+    config.optimizer = "adamw"
+    config.learning_rate = 1e-3
+    config.weight_decay = 1e-2
+    config.schedule = "cosine"
+    config.augment = False
+    return config

@@ -1,0 +1,15 @@
+"""Ridge regression in closed form on features that stjax embed made with an encoder, `--config.features=NAME`.
+
+Its penalty is chosen on training patients that are held out (docs/evaluation.md).
+"""
+
+from typing import Any
+
+from stjax.config import built_in
+
+
+def get_config() -> Any:
+    """The linear probe, solved in one step."""
+    config = built_in("probe_linear")
+    config.fit = "closed_form"
+    return config

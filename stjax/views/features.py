@@ -1,0 +1,244 @@
+"""Features: an item is what an encoder made of the patch around a spot, read from a data set's features/<name>.
+
+Windows cut from a slide go through the encoder first, on the device, as a part of the model (`Trained.on_slides`).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from data_prep import json_files
+from data_prep.dataset import PatchDataset, SectionTable
+from data_prep.errors import InputError
+from stjax import views
+from stjax.data.images import Images
+from stjax.data.panel import Panel
+from stjax.data.selection import Selection
+from stjax.encoders import ENCODERS
+from stjax.features.store import Features
+from stjax.protocols import Protocol
+from stjax.splits import Split
+from stjax.symmetries import turn
+from stjax.views import patches
+from stjax.views.patches import EXPRESSION
+
+if TYPE_CHECKING:
+    from stjax.data.fold import Fold
+    from stjax.features.embedder import Embedder
+
+OF_FEATURES = "expression_of_features"
+KNOWN = ("encoder", "weights_sha256", "pooling", "width", "compute", "px")  # of features, what a model must know
+_REMEDY = "restore it, or train in a new work directory"
+FACTS = {
+    "features": json_files.NAME,
+    "encoder": json_files.TEXT,
+    "weights_sha256": json_files.TEXT,
+    "pooling": json_files.TEXT,
+    "width": json_files.SIZE_PX,
+    "compute": json_files.TEXT,
+    "px": json_files.SIZE_PX,
+    "mean": json_files.numbers(),
+    "std": json_files.numbers(0),
+}
+_BLOCK = 4096  # vectors whose statistics are taken at a time
+
+
+class Vectors:
+    """Feature vectors [D] float32 of the patches of some spots, by position.
+
+    Attributes:
+        patches: those patches.
+    """
+
+    def __init__(self, parts: Sequence[np.ndarray], patches: Images):
+        """
+        Args:
+            parts: [R, D] of each of the sections whose records `patches` counts through.
+        """
+        self.patches, self._parts = patches, parts
+        self._first = np.cumsum([0, *(len(part) for part in parts)])
+
+    def __len__(self) -> int:
+        return len(self.patches)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        record = self.patches.record[index]
+        part = int(np.searchsorted(self._first, record, side="right")) - 1
+        return np.asarray(self._parts[part][record - self._first[part]], np.float32)
+
+    def statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """[D] float64 mean and deviation; 1 where all are the same."""
+        blocks = [range(start, min(start + _BLOCK, len(self))) for start in range(0, len(self), _BLOCK)]
+
+        def mean_of(function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+            each = (function(np.stack([self[i] for i in block]).astype(np.float64)).sum(axis=0) for block in blocks)
+            return sum(each, np.zeros(())) / len(self)
+
+        mean = mean_of(lambda values: values)
+        std = np.sqrt(mean_of(lambda values: (values - mean) ** 2))
+        return mean, np.where(std > 1e-6 * np.maximum(np.abs(mean), 1e-6), std, 1.0)
+
+
+class FeatureWindows(views.Windows):
+    """Spots whose items are feature vectors."""
+
+    def inputs(self, images: np.ndarray, index: Sequence[int] | np.ndarray, size: int) -> views.Batch:
+        """As `Windows.inputs`, of vectors [b, D]."""
+        return {"features": super().inputs(images, index, size)["image"]}
+
+
+class View(patches.View):
+    """Features of the patches of a data set, or of those cut around the spots of a slide."""
+
+    items = "features"
+    what = "patches, one spot in the middle of each, through an encoder,"
+    encoded = True
+    kinds = {  # noqa: RUF012
+        EXPRESSION: "expression of the spot in the middle of each patch",
+        OF_FEATURES: "expression of a spot, of the features that the encoder makes of the patch around it",
+    }
+
+    def __init__(self, facts: Mapping[str, Any] = MappingProxyType({})):
+        super().__init__(facts)
+        self._opened: dict[Path, Features] = {}  # of data sets
+
+    @property
+    def encoder(self) -> str:
+        return self.facts.get("encoder", "")
+
+    # ------------------------------------------------------------------------------------------- from a data set
+
+    def of_features(self, name: str) -> "View":
+        if not name:
+            raise InputError(
+                "config.features names no features: give the name of a folder in the data set's features/, which stjax "
+                "embed makes"
+            )
+        return View({"features": name})
+
+    def check_spots(self, dataset: PatchDataset, protocol: Protocol, split: Split) -> None:
+        super().check_spots(dataset, protocol, split)
+        if protocol.test_symmetries:
+            raise InputError(
+                f"protocol {protocol.name} predicts means over the eight symmetries of a patch, features are of one; "
+                "choose another --config.protocol"
+            )
+
+    def used(self, chosen: Selection) -> tuple[list[SectionTable], list[np.ndarray]]:
+        tables, kept = super().used(chosen)
+        found = self._features(chosen.dataset)
+        there = [found.known(name)[table.record_of_spot] for name, table in zip(chosen.sections, tables, strict=True)]
+        for name, known in zip(chosen.sections, there, strict=True):
+            if not known.any():
+                raise InputError(
+                    f"{found.path}: no spot of section {name} has features; leave the section out, or embed it"
+                )
+        return tables, [rows & known for rows, known in zip(kept, there, strict=True)]
+
+    def open(self, chosen: Selection, panel: Panel) -> views.Items:
+        items, found = super().open(chosen, panel), self._features(chosen.dataset)
+        items.images = Vectors([found.sections[name] for name in chosen.sections], items.images)
+        items.windows = FeatureWindows(items.windows.start)
+        return items
+
+    def _features(self, dataset: PatchDataset) -> Features:
+        """Those of a data set. Raises InputError where it has none of this name, or others than were trained on."""
+        if dataset.path not in self._opened:
+            name = self.facts["features"]
+            found = Features.open(dataset, name)
+            if found.context > 1:
+                raise InputError(
+                    f"{found.path}: of {found.context} x {found.context} windows around each spot, a probe is of one; "
+                    "embed the data set without --context"
+                )
+            for key in KNOWN:
+                if self.facts.get(key, found.key[key]) != found.key[key]:
+                    raise InputError(
+                        f"{found.path}: {key} is {found.key[key]}, of the features that the model was trained on "
+                        f"{self.facts[key]}; embed the data set as those were, or train a new model"
+                    )
+            self._opened[dataset.path] = found
+        return self._opened[dataset.path]
+
+    def fit(self, fold: "Fold", protocol: Protocol, train: views.Items, val: views.Items | None) -> "Fold":
+        return self._fitted(fold, train, next(iter(self._opened.values())))
+
+    def refit(self, fold: "Fold", chosen: Selection) -> "Fold":
+        return self._fitted(fold, self.open(chosen, fold.panel), self._features(chosen.dataset))
+
+    def _fitted(self, fold: "Fold", train: views.Items, found: Features) -> "Fold":
+        mean, std = train.images.statistics()
+        known = {"features": self.facts["features"], **{key: found.key[key] for key in KNOWN}}
+        return dataclasses.replace(fold, facts=known | {"mean": mean.tolist(), "std": std.tolist()})
+
+    def statistics(self, fold: "Fold") -> tuple[np.ndarray, ...]:
+        return np.array(fold.facts["mean"]), np.array(fold.facts["std"])
+
+    def check_facts(self, fold: "Fold", name: str) -> None:
+        facts = json_files.require(fold.facts, FACTS, f"{name}: facts of features", remedy=_REMEDY)
+        lengths = {len(facts["mean"]), len(facts["std"]), facts["width"]}
+        if len(lengths) > 1 or min(facts["std"]) <= 0:
+            raise InputError(f"{name}: statistics of {facts['width']} features that are no such; {_REMEDY}")
+
+    def colours(self, items: views.Items, item: int, image: np.ndarray) -> np.ndarray:
+        return super().colours(items, item, items.images.patches[item])
+
+    # --------------------------------------------------------------------------------------------- from a bare slide
+
+    def embedder(self, fold: "Fold", kind: str, weights: Path | None, mesh: Mesh) -> "Embedder | None":
+        if kind != OF_FEATURES:
+            return None
+        from stjax.features.embedder import Embedder  # with Flax, which not every exported model needs
+
+        name, wanted = fold.facts["encoder"], fold.facts["weights_sha256"]
+        packaged = name in ENCODERS and ENCODERS[name].package
+        if weights is None and not packaged and wanted and not wanted.startswith("random:"):
+            raise InputError(
+                f"a model of features of {name} predicts images with that encoder's weights; give their file, SHA-256 "
+                f"{wanted[:12]}..., with --weights (stjax encoders {name} says how to get it)"
+            )
+        return Embedder.of_facts(fold.facts, weights, mesh=mesh)
+
+    # ------------------------------------------------------------------------------------------------ on the device
+
+    def model_options(self, fold: "Fold") -> dict[str, Any]:
+        mean, std = self.statistics(fold)
+        return {"feature_mean": mean, "feature_std": std}
+
+    def inputs(self, batch: views.Batch, fold: "Fold", parts: jax.Array | None) -> dict[str, Any]:
+        if "features" in batch:  # of patches as they lie: nothing is left to turn
+            return {"features": batch["features"]}
+        return {"images": batch["image"] if parts is None else turn(batch["image"], parts)}
+
+    # ---------------------------------------------------------------------------------------------------- exported
+
+    def kind_of(self, model: Any) -> str:
+        return OF_FEATURES if model.front is None else EXPRESSION
+
+    def batch_of(self, given: jax.Array) -> views.Batch:
+        return super().batch_of(given) if given.ndim > 2 else {"features": given}
+
+    def signature(self, fold: "Fold", kind: str, items: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+        if kind == OF_FEATURES:
+            return (jax.ShapeDtypeStruct((items, fold.facts["width"]), np.float32),)
+        return super().signature(fold, kind, items)
+
+    def predicted(
+        self,
+        call: Callable[..., jax.Array],
+        batch: views.Batch,
+        fold: "Fold",
+        protocol: Protocol,
+        kind: str,
+        *,
+        turned: bool,
+    ) -> views.Outputs:
+        if "features" in batch:
+            return {"expression": call(batch["features"])[:, None]}
+        return super().predicted(call, batch, fold, protocol, kind, turned=turned)
