@@ -87,14 +87,16 @@ def fit(
 ) -> Ridge:
     """Fits targets to features, with the penalty whose models predict held-out groups best.
 
-    The intercept is not penalised. Means and deviations of a fold's model are those of its own training samples.
+    The intercept is not penalised. A fold's model has the means of its own training samples. Deviations are those of
+    all samples, so that a penalty asks the same in every fold: a feature that hardly varies within a fold would else
+    be blown up there, and what is held out be predicted from it.
 
     Args:
         x: [N, D] features of any floating type; may be memory-mapped.
         y: [N, G] targets, in units in which their errors count the same.
         groups: [N] labels; samples of a group are held out together. Groups are dealt to at most `FOLDS` folds.
         penalties: positive, of which one is chosen; a single one is taken as it is.
-        standardise: penalise the coefficients of features of unit deviation, not of the features as they are.
+        standardise: penalise the coefficients of features of unit deviation over all samples, not of them as they are.
 
     Raises:
         InputError: features or targets that are not finite, or of other samples, or one group and several penalties.
@@ -150,11 +152,12 @@ def _primal(
     """The solutions on all samples, and the error of every penalty [P] on each fold; none of one fold."""
     parts = [_sums(x, y, np.flatnonzero(folds == fold), centre) for fold in range(folds.max() + 1)]
     total = jax.tree.map(lambda *each: sum(each), *parts)
+    inverse = _inverse_scale(jnp.diagonal(total.xx) / total.count, centre[0], standardise=standardise)
     errors = []
     for held in parts if len(parts) > 1 else ():
-        factors = _factors(jax.tree.map(jnp.subtract, total, held), centre[0], standardise=standardise)
+        factors = _factors(jax.tree.map(jnp.subtract, total, held), inverse)
         errors.append(np.asarray(_errors_of_sums(factors, held, penalties)))
-    return _factors(total, centre[0], standardise=standardise), errors
+    return _factors(total, inverse), errors
 
 
 def _sums(x: Any, y: np.ndarray, rows: np.ndarray, centre: tuple[np.ndarray, ...]) -> _Sums:
@@ -181,12 +184,11 @@ def _added(
     return jax.tree.map(jnp.add, sums, block)
 
 
-@jax.jit(static_argnames="standardise")
-def _factors(sums: _Sums, x_centre: jax.Array, *, standardise: bool) -> _Factors:
-    """The solutions on the samples of some sums."""
+@jax.jit
+def _factors(sums: _Sums, inverse: jax.Array) -> _Factors:
+    """The solutions on the samples of some sums, for features multiplied with [D]."""
     x_mean, y_mean = sums.x / sums.count, sums.y / sums.count
     products, with_targets, _ = _about(sums, x_mean, y_mean)
-    inverse = _inverse_scale(jnp.diagonal(products) / sums.count, x_centre + x_mean, standardise=standardise)
     values, vectors = jnp.linalg.eigh(inverse[:, None] * products * inverse[None])
     projected = vectors.T @ (inverse[:, None] * with_targets)
     return _Factors(inverse[:, None] * vectors, jnp.maximum(values, 0), projected, x_mean, y_mean)
@@ -201,7 +203,7 @@ def _about(sums: _Sums, x_mean: jax.Array, y_mean: jax.Array) -> tuple[jax.Array
     return products, with_targets, squares
 
 
-def _inverse_scale(variance: jax.Array, mean: jax.Array, *, standardise: bool) -> jax.Array:
+def _inverse_scale(variance: Any, mean: np.ndarray, *, standardise: bool) -> jax.Array:
     """[D] what features are multiplied with: 0 for one that does not vary."""
     varies = variance > _ROUNDING**2 * (jnp.square(mean) + variance)
     return jnp.where(varies, jax.lax.rsqrt(jnp.where(varies, variance, 1)) if standardise else 1.0, 0.0)
@@ -234,20 +236,19 @@ def _dual(
 ) -> tuple[_Factors, list[np.ndarray]]:
     """As `_primal`. Samples that do not count are zeros, so that one program does for all folds."""
     x, y = np.asarray(x, np.float64) - centre[0], y - centre[1]
+    inverse = _inverse_scale(np.mean(np.square(x), axis=0), centre[0], standardise=standardise)
     errors = []
     for fold in range(folds.max() + 1) if folds.any() else ():
-        factors = _dual_factors(x, y, folds != fold, centre[0], standardise=standardise)
+        factors = _dual_factors(x, y, folds != fold, inverse)
         errors.append(np.asarray(_errors_of_samples(factors, x, y, folds == fold, penalties)))
-    return _dual_factors(x, y, np.ones(len(y), bool), centre[0], standardise=standardise), errors
+    return _dual_factors(x, y, np.ones(len(y), bool), inverse), errors
 
 
-@jax.jit(static_argnames="standardise")
-def _dual_factors(x: jax.Array, y: jax.Array, used: jax.Array, x_centre: jax.Array, *, standardise: bool) -> _Factors:
-    """The solutions on the samples [N, D] and [N, G] that are used [N]."""
+@jax.jit
+def _dual_factors(x: jax.Array, y: jax.Array, used: jax.Array, inverse: jax.Array) -> _Factors:
+    """The solutions on the samples [N, D] and [N, G] that are used [N], for features multiplied with [D]."""
     x_mean, y_mean = (jnp.mean(part, axis=0, where=used[:, None]) for part in (x, y))
     x, y = (jnp.where(used[:, None], part - mean[None], 0) for part, mean in ((x, x_mean), (y, y_mean)))
-    variance = jnp.square(x).sum(axis=0) / jnp.sum(used)
-    inverse = _inverse_scale(variance, x_centre + x_mean, standardise=standardise)
     scaled = x * inverse[None]
     values, vectors = jnp.linalg.eigh(scaled @ scaled.T)
     basis = inverse[:, None] * (scaled.T @ vectors)

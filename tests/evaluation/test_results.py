@@ -1,5 +1,7 @@
 import re
 
+import pytest
+
 from stjax import crossval
 from stjax.evaluation import results, under_protocols
 
@@ -40,3 +42,31 @@ def test_the_table_of_folds_keeps_columns_apart(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(re.split(r" {2,}", lines[2])) == 1 + len(names)
     assert lines[2].startswith("fold 0 seed 123456  123456789012.500  ")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [
+        ({"ridge_colour": 0.3}, ["the colour of the patch"]),
+        ({"ridge_colour": 0.29}, []),
+        ({"ridge_colour": 0.29, "ridge_features": 0.31}, ["its features"]),
+        ({"ridge_colour": 0.29, "ridge_features": 0.30001}, []),  # the model is that ridge, in float32
+    ],
+)
+def test_a_model_that_no_more_than_ties_with_a_ridge_is_told_so(theirs, said, capsys):
+    counts = dict.fromkeys(
+        ("genes", "genes_constant_prediction", "genes_constant_in_a_section", "genes_constant_truth"), 0
+    )
+    methods = {name: counts | {"pcc_median": value} for name, value in {"model": 0.3, **theirs}.items()}
+    about = {
+        "features": "uni", "encoder": "UNI", "penalty": 1000.0, "held_out": "spatial_blocks",
+        "remark": "the best penalty, 1000, is the largest of those tried",
+    }  # fmt: skip
+    result = {"resampled": None, "synthetic": False, "methods": methods, "genes_not_in_the_data": 0, "audit": []}
+    results.print_notes(result | {"ridge_features": about if "ridge_features" in theirs else None})
+    out = capsys.readouterr().out
+    assert re.findall(r"does NOT beat a ridge regression on (.*)\.", out) == said
+    assert ("features: of UNI (features/uni), penalty 1000, chosen on spatial blocks held out" in out) == (
+        "ridge_features" in theirs
+    )
+    assert ("note: ridge on features: the best penalty" in out) == ("ridge_features" in theirs)
