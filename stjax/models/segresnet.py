@@ -29,7 +29,7 @@ class Spec:
     groups: int = 8
 
 
-POOLINGS = ("mean",)
+POOLINGS = ("mean of each stage",)
 # differs from the package: it estimates stains and percentiles on each slide, which an image of one spot is too small
 # for (on those of her2st, Macenko's eosin is not repeatable). These are the means of what its way finds on the four
 # her2st sections C2 to C5: white, unit optical densities (natural logarithm) of eosin and haematoxylin, percentiles.
@@ -86,13 +86,14 @@ class Block(nnx.Module):
 
 
 class SegResNet(nnx.Module):
-    """Stages of blocks, each after a convolution that doubles the channels; `features` is the last one's mean."""
+    """Stages of blocks, each after a convolution that doubles the channels; `features` are the means over the image of
+    all, one after the other: a network that was made to segment has no embedding of its own."""
 
     dropout_rate = 0.0
 
     def __init__(self, spec: Spec, *, dtype: Any, rematerialise: bool, rngs: nnx.Rngs):
         self.dtype, self.rematerialise = dtype, rematerialise
-        self.num_features = spec.width * 2 ** (len(spec.blocks) - 1)
+        self.num_features = spec.width * (2 ** len(spec.blocks) - 1)
         self.steps, self.stages = nnx.List(), nnx.List()
         for stage, count in enumerate(spec.blocks):
             width = spec.width * 2**stage
@@ -118,7 +119,8 @@ class SegResNet(nnx.Module):
             for block in blocks:
                 x = run(block, x, train=train, rematerialise=self.rematerialise)
             outputs.append(x)
-        return {"stages": tuple(outputs), "features": global_average(x)}
+        features = jnp.concatenate([global_average(each) for each in outputs], axis=-1)
+        return {"stages": tuple(outputs), "features": features}
 
 
 def of_encoder(encoder: Encoder, *, image_size_px: int, pooling: str, **options: Any) -> SegResNet:

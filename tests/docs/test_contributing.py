@@ -68,7 +68,7 @@ def run(clone, *arguments, cache, check=True):
 
 def test_there_is_an_example_of_each_kind():
     assert list(SECTIONS) == [
-        "A backbone", "A reader", "A loss", "A metric", "A protocol", "An output format"
+        "A backbone", "An encoder", "A reader", "A loss", "A metric", "A protocol", "An output format"
     ]  # fmt: skip
 
 
@@ -162,6 +162,20 @@ def test_the_new_backbone_trains_and_is_exported(applied, cache, tmp_path):
     assert (tmp_path / "run" / "evaluation" / "stjax" / "metrics.json").is_file()
     run(clone, "-m", "stjax.export", f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'exported'}", cache=cache)
     assert (tmp_path / "exported" / "backbone.safetensors").stat().st_size
+
+
+def test_the_new_encoder_is_listed_and_has_a_network(applied, cache):
+    clone = applied("An encoder")
+    assert "download checkpoint.ckpt from the page above" in run(
+        clone, "-m", "stjax.encoders", "our_b16", cache=cache
+    ).stdout.replace("\n" + " " * 12, " ")
+    script = (
+        "from flax import nnx; from stjax.models import encoder; "
+        "print(nnx.eval_shape(lambda: encoder.build('our_b16', rngs=nnx.Rngs(0))).num_features)"
+    )
+    assert run(clone, "-c", script, cache=cache).stdout.split() == ["768"]
+    run(clone, "-m", "tests.docs.encoder_table", cache=cache)
+    assert "| `our_b16` |" in (clone / "docs" / "encoders.md").read_text()
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import yaml
 from data_prep import readers
 from stjax import cli, protocols, views
 from stjax.config import built_in
-from tests.docs import protocol_tables
+from tests.docs import encoder_table, protocol_tables
 from tests.docs.run_tutorial import PAGE as TUTORIAL
 from tests.docs.run_tutorial import ROOT, blocks, differences
 
@@ -66,6 +66,10 @@ def test_every_page_is_in_the_navigation_and_every_entry_is_a_page():
 def test_the_page_of_protocols_is_what_the_code_does():
     assert protocol_tables.PAGE.read_text() == protocol_tables.written(protocol_tables.PAGE.read_text())
     assert protocol_tables.fields_shown() == {field.name for field in dataclasses.fields(protocols.Protocol)}
+
+
+def test_the_page_of_encoders_has_every_one():
+    assert encoder_table.PAGE.read_text() == encoder_table.written(encoder_table.PAGE.read_text())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)

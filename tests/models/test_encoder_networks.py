@@ -246,7 +246,7 @@ def test_shells_file_gives_what_onnxruntime_makes_of_it(monkeypatch):
     network, _ = encoder.load("shell", weights.locate("lavlab-shell"))
     monkeypatch.setattr(segresnet, "stain_channels", lambda x: x)
     given = np.random.default_rng(0).random((2, 64, 96, 3)).astype(np.float32)
-    wanted = np.load(DATA / "shell_onnxruntime.npz")["features"]  # 1.32.0, of the input of `up_samples.0.0.conv`
+    wanted = np.load(DATA / "shell_onnxruntime.npz")["features"]  # 1.32.0, of what the next stage takes
     np.testing.assert_allclose(run(network, given)["features"], wanted, atol=2e-6 * np.abs(wanted).max())
 
 

@@ -154,7 +154,7 @@ def _segresnet(network: Any, tensors: dict[str, Any], images: Any) -> Outputs:
             y = F.conv2d(norm(x), tensors[f"{block}.conv1.conv.weight"], padding=1)
             x = x + F.conv2d(norm(y), tensors[f"{block}.conv2.conv.weight"], padding=1)
         stages.append(x.permute(0, 2, 3, 1))
-    return stages, x.mean(dim=(2, 3))
+    return stages, torch.cat([stage.mean(dim=(1, 2)) for stage in stages], dim=-1)
 
 
 def _vgg(network: Any, tensors: dict[str, Any], images: Any) -> Outputs:

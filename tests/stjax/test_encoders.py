@@ -49,7 +49,7 @@ RELEASED = {
     "ciga_resnet18": (11.18, 512),
     "ciga_resnet50": (23.51, 2048),
     "resnet50_imagenet": (23.51, 1024),
-    "shell": (1.469, 128),  # the encoding half
+    "shell": (1.469, 240),  # the encoding half
     "hed_vgg16": (14.715, 512),
     "efficientnet_lite0": (3.371, 1280),
     "efficientnet_lite1": (4.136, 1280),
