@@ -13,6 +13,7 @@ principal components), as published.
 import argparse
 import dataclasses
 import difflib
+import functools
 import json
 import textwrap
 from collections.abc import Mapping
@@ -147,6 +148,17 @@ class Encoder:
     def features(self) -> int:
         """Length of its embedding."""
         return self.embedding or self.network["width"] * (2 if self.pooling == "class+mean" else 1)
+
+    @property
+    def terms(self) -> str:
+        """Its licence, and what that allows, in a line."""
+        access = "; access to it is granted by its authors" if self.gated else ""
+        return f"{self.title} is under {self.licence}: {LICENCES[self.licence]}{access}"
+
+    @property
+    def restricted(self) -> bool:
+        """Whether its licence keeps some from using it, or for something."""
+        return self.gated or LICENCES[self.licence].startswith("research alone")
 
 
 def _huggingface(name: str) -> str:
@@ -402,6 +414,13 @@ def find(name: str) -> Encoder:
     near = difflib.get_close_matches(name.lower().replace("-", "_"), ENCODERS, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else "stjax encoders lists them"
     raise InputError(f"there is no encoder {name[:60]!r}; {hint}")
+
+
+@functools.cache
+def say_terms(name: str) -> None:
+    """Prints, once, what is asked of those who use an encoder; nothing of one that is free for all, or unknown."""
+    if name in ENCODERS and ENCODERS[name].restricted:
+        print(f"note: {ENCODERS[name].terms}")
 
 
 def main(arguments: list[str]) -> None:

@@ -9,7 +9,6 @@ from data_prep import json_files
 from data_prep.errors import InputError
 from stjax import encoders, models
 from stjax.evaluation.methods import METHODS, label
-from stjax.features.embedder import restricted
 from stjax.findings import OK, VERDICTS, check_title
 from stjax.models import tuning
 from stjax.progress import Progress
@@ -137,7 +136,7 @@ def encoder_of(run: Run) -> dict[str, Any] | None:
         "pooling": facts.get("pooling", ""),
         "licence": licence or ("none, as its weights are random" if random else "not known to stjax"),
         "terms": encoders.LICENCES.get(licence, ""),
-        "restricted": bool(licence) and encoder is not None and restricted(encoder),
+        "restricted": bool(licence) and encoder is not None and encoder.restricted,
         "included": not run.view.encoded or run.alone is not None,
     }
 

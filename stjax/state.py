@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 from stjax import models, optim, parallel, views
 from stjax.config import Config
 from stjax.data.fold import Fold
-from stjax.encoders import LICENCES
 from stjax.models import tuning, weights
 from stjax.protocols import get_protocol
 
@@ -77,7 +76,7 @@ def init_state(config: Config, fold: Fold, *, mesh: Mesh, abstract: bool = False
         model = make_model(config, fold, rngs=rngs, blank=loads)
         if (encoder := models.published(config.model.module, config.model.variant)) and not abstract:
             starts = "" if loads else "; no --config.init_from is given, so that its weights are random"
-            print(f"{encoder.title} is under {encoder.licence}: {LICENCES[encoder.licence]}{starts}")
+            print(f"{encoder.terms}{starts}")
         if loads:
             print(f"{config.init_from}: {weights.load(model.backbone, weights.locate(config.init_from))}")
         graphdef, params, statistics = models.split(model)

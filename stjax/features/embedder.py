@@ -88,7 +88,7 @@ class Embedder:
         if weights is None:
             network = networks.build(name, rngs=nnx.Rngs(seed or 0), image_size_px=encoder.px, **options)
             return cls(name, network, weights_sha256=f"{RANDOM}{seed}", **facts)
-        _say_licence(name)
+        encoders.say_terms(name)
         network, report = networks.load(name, weights, **options)
         print(f"{encoder.title}: {report}")
         return cls(name, network, weights_sha256=_sha256(weights), **facts)
@@ -221,20 +221,6 @@ def _resized(x: jax.Array, side: int) -> jax.Array:
     if x.shape[1] == side:
         return x
     return jnp.clip(jax.image.resize(x, (x.shape[0], side, side, 3), "cubic", antialias=True), 0, 1)
-
-
-@functools.cache
-def _say_licence(name: str) -> None:
-    """Once an encoder, where not everyone may use it for everything."""
-    encoder = encoders.find(name)
-    if restricted(encoder):
-        access = "; access to it is granted by its authors" if encoder.gated else ""
-        print(f"note: {encoder.title} is under {encoder.licence}: {encoders.LICENCES[encoder.licence]}{access}")
-
-
-def restricted(encoder: encoders.Encoder) -> bool:
-    """Whether a licence keeps some from using an encoder, or for something."""
-    return encoder.gated or encoders.LICENCES[encoder.licence].startswith("research alone")
 
 
 def seen_px(encoder: encoders.Encoder, size_px: int, *, tiles: bool) -> int:

@@ -20,6 +20,7 @@ from data_prep import files, json_files
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from data_prep.json_files import Each, Lacking, Maybe
+from stjax import encoders
 
 FOLDER, META, PROGRESS = "features", "features.json", "progress.json"
 FORMAT_VERSION = 1
@@ -128,6 +129,8 @@ class Features:
                     arrays[section["name"]] = array
         if key["context"] > 1 and set(found[MASK]) != set(ours):
             raise InputError(f"{path / META}: masks of its windows are missing; {_REMEDY}")
+        if not key["weights_sha256"].startswith("random:"):
+            encoders.say_terms(key["encoder"])
         return cls(path, key, found[VECTORS], found[MASK], found[MAPS])
 
 

@@ -146,9 +146,3 @@ def test_encoders_of_every_kind_embed_patches_and_tiles(name, mesh):
     shapes = [jax.ShapeDtypeStruct((2, side, side, 3), np.uint8) for side in (224, 448)]
     assert jax.eval_shape(found.function, found.state, shapes[0]).shape == (2, width) == (2, found.width)
     assert jax.eval_shape(found.maps, found.state, shapes[1]).shape[:3] in {(2, n, n) for n in (14, 28, 56)}
-
-
-def test_licences_that_not_everyone_may_use_are_restricted():
-    restricted = {name for name, each in encoders.ENCODERS.items() if embedding.restricted(each)}
-    assert {"uni", "h_optimus_0", "phikon", "kaiko_s16"} <= restricted
-    assert not {NAME, "hibou_b", "dinov2_s", "midnight_12k"} & restricted

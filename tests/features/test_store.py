@@ -1,5 +1,6 @@
 """Features on disk: what they are of, resumed to the same bytes, refused where they are not a data set's."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,11 +9,13 @@ import pytest
 from data_prep import files, json_files
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
+from stjax import encoders
 from stjax.features import making
 from stjax.features.making import Options, embed
 from stjax.features.store import Features, Writer
 from tests.end_to_end.test_kill_results import digests
 from tests.features.conftest import NAME, own
+from tests.mutated_json import reseal
 
 RANDOM = Options(NAME, seed=1, batch_size=16)
 
@@ -31,6 +34,20 @@ def test_vectors_are_those_of_each_record_in_order(dataset, mesh):
         images = np.stack([source[i]["image"] for i in range(len(source))])
         np.testing.assert_allclose(vectors, embedder.function(embedder.state, images), atol=1e-5)
     assert again.key["um_per_px"] == {section["name"]: 0.5 for section in dataset.sections}
+
+
+def test_whoever_opens_them_is_told_the_terms_of_their_encoder(dataset, mesh, monkeypatch, capsys):
+    path = embed(dataset, "mine", RANDOM, mesh=mesh).path
+    monkeypatch.setitem(encoders.ENCODERS, NAME, dataclasses.replace(encoders.find(NAME), gated=True))
+    encoders.say_terms.cache_clear()
+    Features.open(dataset, "mine")
+    assert capsys.readouterr().out.count("note: Tiny is under MIT") == 0  # random weights are nobody's
+    reseal(path / "features.json", lambda meta: meta["key"].update(weights_sha256="0" * 64))
+    for _ in range(2):
+        Features.open(dataset, "mine")
+    assert (
+        capsys.readouterr().out.count("note: Tiny is under MIT: any use; keep its notice; access to it is granted") == 1
+    )
 
 
 def test_made_again_they_are_there_already_and_of_something_else_refused(dataset, mesh, capsys):

@@ -126,3 +126,19 @@ def test_listing_imports_nothing_heavy():
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "virchow2" in printed
+
+
+def test_licences_that_not_everyone_may_use_are_restricted():
+    restricted = {name for name, each in encoders.ENCODERS.items() if each.restricted}
+    assert {"uni", "h_optimus_0", "phikon", "kaiko_s16", "gpfm"} <= restricted
+    assert not {"hibou_b", "dinov2_s", "midnight_12k", "efficientnet_lite0"} & restricted
+
+
+def test_terms_of_restricted_encoders_are_said_once(capsys):
+    encoders.say_terms.cache_clear()
+    for name in ("uni", "uni", "dinov2_s", "somebody's"):
+        encoders.say_terms(name)
+    assert capsys.readouterr().out == (
+        "note: UNI is under CC-BY-NC-ND-4.0: research alone, no commercial use; weights changed by training may not be "
+        "passed on; access to it is granted by its authors\n"
+    )
