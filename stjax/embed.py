@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> None:
 
 def _embed(dataset: "PatchDataset", given: argparse.Namespace) -> None:
     from stjax import distributed, parallel
-    from stjax.features import making
+    from stjax.inference import embedding
 
     mesh = parallel.make_mesh()
     with contextlib.ExitStack() as stack:
@@ -67,8 +67,8 @@ def _embed(dataset: "PatchDataset", given: argparse.Namespace) -> None:
             stack.enter_context(contextlib.redirect_stdout(None))
         name = given.name or given.encoder + "_random" * given.random + f"_context{given.context}" * (given.context > 1)
         options = {option: getattr(given, option) for option in _OPTIONS}
-        options = making.Options(given.encoder, seed=given.seed if given.random else None, **options)
-        print(making.embed(dataset, name, options, mesh=mesh).path)
+        options = embedding.Options(given.encoder, seed=given.seed if given.random else None, **options)
+        print(embedding.embed(dataset, name, options, mesh=mesh).path)
 
 
 def _parser() -> cli.Parser:

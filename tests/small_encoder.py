@@ -7,7 +7,7 @@ from flax import nnx
 
 from data_prep.dataset import PatchDataset
 from stjax import encoders, parallel
-from stjax.features import making
+from stjax.inference import embedding
 from stjax.models import encoder as networks
 from stjax.models import weights
 
@@ -33,5 +33,5 @@ def write_weights(path: Path, *, seed: int) -> Path:
 
 def embed(data: Path, name: str, file: Path | None, **given: Any) -> None:
     """Makes features of a data set with the small encoder."""
-    options = making.Options(NAME, weights=file, **given)
-    making.embed(PatchDataset.open(data), name, options, mesh=parallel.make_mesh())
+    options = embedding.Options(NAME, weights=file, **given)
+    embedding.embed(PatchDataset.open(data), name, options, mesh=parallel.make_mesh())

@@ -14,9 +14,9 @@ from data_prep.spots import Spots
 from stjax.features import exchange, importing
 from stjax.features.exchange import FeatureFile
 from stjax.features.importing import Options, import_features
-from stjax.features.making import Options as Making
-from stjax.features.making import embed
 from stjax.features.store import Features
+from stjax.inference.embedding import Options as Making
+from stjax.inference.embedding import embed
 from stjax.models import encoder as networks
 from stjax.models import weight_files
 from tests.features.conftest import NAME
@@ -110,7 +110,7 @@ def test_a_spot_has_the_features_of_the_tile_that_holds_its_centre(dataset, tmp_
 
 def test_of_tiles_that_overlap_the_nearest_counts_and_outside_of_all_is_none():
     corners = np.array([[0, 0], [50, 0], [300, 300]], float)
-    file = FeatureFile(None, np.zeros((3, 4), np.float32), corner_xy=corners, side_px=100)
+    file = FeatureFile(Path("tiles.h5"), np.zeros((3, 4), np.float32), corner_xy=corners, side_px=100)
     spots = Spots.discs([[60, 50], [90, 50], [150, 0], [151, 50], [400, 400], [401, 400]], 1.0)
     np.testing.assert_array_equal(importing.rows_of(file, spots), [0, 1, 1, -1, 2, -1])
 

@@ -10,9 +10,9 @@ from data_prep import files, json_files
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from stjax import encoders
-from stjax.features import making
-from stjax.features.making import Options, embed
 from stjax.features.store import Features, Writer
+from stjax.inference import embedding
+from stjax.inference.embedding import Options, embed
 from tests.end_to_end.test_kill_results import digests
 from tests.features.conftest import NAME, own
 from tests.mutated_json import reseal
@@ -24,7 +24,7 @@ def test_vectors_are_those_of_each_record_in_order(dataset, mesh):
     found = embed(dataset, "mine", RANDOM, mesh=mesh)
     again = Features.open(dataset, "mine")
     assert (again.encoder, again.width, again.context, again.key) == (NAME, 32, 1, found.key)
-    embedder = making.Embedder.of_facts(again.key, None, mesh=mesh)
+    embedder = embedding.Embedder.of_facts(again.key, None, mesh=mesh)
     for section in dataset.sections:
         vectors = again.sections[section["name"]]
         assert vectors.shape == (section["records"], 32)
@@ -159,7 +159,7 @@ def test_a_folder_of_something_else_is_left_alone(dataset, mesh):
 def test_tiles_have_maps(tiles, tmp_path, mesh):
     dataset = own(tiles, tmp_path)
     found = embed(dataset, "mine", Options(NAME, seed=1, batch_size=2, maps=True), mesh=mesh)
-    embedder = making.Embedder.of_facts(found.key, None, mesh=mesh)
+    embedder = embedding.Embedder.of_facts(found.key, None, mesh=mesh)
     name = dataset.sections[0]["name"]
     image = dataset.source((name,))[0]["image"][None]
     assert found.maps[name].shape == (dataset.sections[0]["records"], 26, 26, 32)
