@@ -74,6 +74,7 @@ PER_HEAD = {
         "model.options.tune": "frozen",
         "model.options.width": 32,
         "model.options.aggregation": "mean",
+        "loss": "mse_pcc",
     },
 }
 COLUMNS = ("data", "head", "encoder", "pcc_mean", "low", "high", "minus_ridge", "minus_low", "minus_high", "spots")
