@@ -27,6 +27,7 @@ def build(
     image_size_px: int = 224,
     rematerialise: bool = False,
     pooling: str = "",
+    grid: int = 0,
     blank: bool = False,
 ) -> Any:
     """The network of the encoder `variant`, a name of `encoders.ENCODERS`, with random weights.
@@ -34,13 +35,14 @@ def build(
     Args:
         image_size_px: not used; images are brought to the encoder's own size, see `as_seen`.
         pooling: another than the encoder's own, see the `of_encoder` of its module.
+        grid: side of the grid of positions that its weights have, of those known for it; 0 for the usual one.
         blank: with arrays that take no memory, for weights to be loaded into.
 
     Raises:
-        InputError: another variant or pooling.
+        InputError: another variant, pooling or grid.
     """
     del image_size_px
-    encoder = encoders.find(variant)
+    encoder = _with_grid(encoders.find(variant), grid)
     options = {"image_size_px": encoder.px, "pooling": pooling, "dtype": dtype, "rematerialise": rematerialise}
     if not blank:
         return _network(encoder, **options, rngs=rngs)
@@ -80,8 +82,7 @@ def load(variant: str, path: Path, *, dtype: Any = jnp.float32, pooling: str = "
         InputError: an unknown encoder, or a file that is damaged, refused, or of another network.
     """
     encoder = encoders.find(variant)
-    if encoder.grids:
-        encoder = dataclasses.replace(encoder, network={**encoder.network, "grid": _grid(encoder, path)})
+    encoder = _with_grid(encoder, _grid(encoder, path) if encoder.grids else 0)
     model = nnx.eval_shape(
         lambda: _network(
             encoder, image_size_px=encoder.px, pooling=pooling, dtype=dtype, rematerialise=False, rngs=nnx.Rngs(0)
@@ -101,12 +102,23 @@ def _network(encoder: encoders.Encoder, *, pooling: str, **options: Any) -> Any:
     return module.of_encoder(encoder, pooling=pooling, **options)
 
 
-def _grid(encoder: encoders.Encoder, path: Path) -> int | None:
-    """The side of the grid that a file's positions are for, of those that the encoder's files may have."""
+def _with_grid(encoder: encoders.Encoder, side: int) -> encoders.Encoder:
+    """An encoder whose positions are for another grid, of those that its files may have; 0 for the usual one."""
+    if not side or side == (usual := encoder.network.get("grid")):
+        return encoder
+    if side not in encoder.grids:
+        known = " or ".join(map(str, (usual, *encoder.grids))) if usual else "none to choose"
+        raise InputError(f"config.model.options.grid is {side}; of {encoder.title} there is {known}")
+    return dataclasses.replace(encoder, network={**encoder.network, "grid": side})
+
+
+def _grid(encoder: encoders.Encoder, path: Path) -> int:
+    """The side of the grid that a file's positions are for, of those that the encoder's files may have; 0 of any other:
+    then it does not fit, which is said when it is read."""
     with weight_files.opened(path) as stored:
         sides = {
             math.isqrt(tensor.shape[1])  # class token and registers are fewer than a grid's next side takes
             for name, tensor in stored.items()
             if name.endswith(("pos_embed", "position_embeddings")) and len(tensor.shape) == 3
         }
-    return next((side for side in encoder.grids if side in sides), encoder.network["grid"])
+    return next((side for side in encoder.grids if side in sides), 0)

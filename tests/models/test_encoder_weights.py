@@ -18,7 +18,7 @@ from flax import nnx
 from data_prep.errors import InputError
 from stjax import encoders
 from stjax.models import encoder as networks
-from stjax.models import weight_files
+from stjax.models import weight_files, weights
 from tests.models.test_hostile_weights import tensor
 from tests.models.test_hostile_weights import text as pickled
 
@@ -312,6 +312,19 @@ def test_a_grid_that_the_encoder_allows_is_taken_as_the_file_has_it(small, tmp_p
     for grid in (9, 4):
         model, _ = networks.load(name, write(tmp_path, released("timm", "plain", grid=grid)))
         assert model.positions.shape == (1 + grid * grid, 12)
+
+
+def test_a_network_to_be_trained_is_built_for_a_grid_that_is_asked_for(small, tmp_path, monkeypatch):
+    name = small("plain", grid=9)
+    monkeypatch.setitem(encoders.ENCODERS, name, dataclasses.replace(encoders.ENCODERS[name], grids=(4,)))
+    path = write(tmp_path, released("timm", "plain", grid=4))
+    model = networks.build(name, rngs=nnx.Rngs(0), grid=4)
+    weights.load(model, path)
+    assert model.positions.shape == (17, 12)
+    with pytest.raises(InputError, match=r"pos_embed has shape 1 x 17 x 12, expected 1 x 82 x 12"):
+        weights.load(networks.build(name, rngs=nnx.Rngs(0)), path)
+    with pytest.raises(InputError, match=r"options\.grid is 5; of UNI there is 9 or 4"):
+        networks.build(name, rngs=nnx.Rngs(0), grid=5)
 
 
 def write_pth(path, tensors, *, key):
