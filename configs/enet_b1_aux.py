@@ -1,11 +1,9 @@
 """EfficientNet-b1 with AuxNet (BrST-Net, Sci Rep 2023, Table 1); `--config.model.aux=False` drops AuxNet."""
 
-from typing import Any
-
-from stjax.config import built_in
+from stjax.config import Config, built_in
 
 
-def get_config() -> Any:
+def get_config() -> Config:
     """The default with this model."""
     config = built_in("default")
     config.model.variant = "b1"

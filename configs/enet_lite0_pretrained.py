@@ -1,11 +1,9 @@
 """EfficientNet-Lite0 from its ImageNet weights (the extra `pretrained`), with AuxNet."""
 
-from typing import Any
-
-from stjax.config import built_in
+from stjax.config import Config, built_in
 
 
-def get_config() -> Any:
+def get_config() -> Config:
     """The default with this model."""
     config = built_in("default")
     config.model.variant = "lite0"

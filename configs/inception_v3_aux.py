@@ -1,11 +1,9 @@
 """Inception-v3, its own auxiliary classifier off, with AuxNet (BrST-Net, Sci Rep 2023, Table 1)."""
 
-from typing import Any
-
-from stjax.config import built_in
+from stjax.config import Config, built_in
 
 
-def get_config() -> Any:
+def get_config() -> Config:
     """The default with this model."""
     config = built_in("default")
     config.model.module = "inception"

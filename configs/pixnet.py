@@ -3,12 +3,10 @@
 Its data set is made of tiles: python -m data_prep.build --tile-size-px 1024 ...
 """
 
-from typing import Any
-
-from stjax.config import built_in
+from stjax.config import Config, built_in
 
 
-def get_config() -> Any:
+def get_config() -> Config:
     """The default with this model, its protocol and its loss."""
     config = built_in("default")
     config.protocol = "pixnet"

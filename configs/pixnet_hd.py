@@ -3,12 +3,10 @@
 Its data set: python -m data_prep.build --layout visium_hd --tile-size-px 512 --min-counts 0 ...
 """
 
-from typing import Any
-
-from stjax.config import built_in
+from stjax.config import Config, built_in
 
 
-def get_config() -> Any:
+def get_config() -> Config:
     """PixNet with every bin size, each weighing the same."""
     config = built_in("pixnet")
     config.spot_sizes_um = "2,8,16"

@@ -1,11 +1,9 @@
 """A narrow PixNet on a small demo data set of tiles: a minute on a CPU. For tests and for trying things out."""
 
-from typing import Any
-
-from stjax.config import built_in
+from stjax.config import Config, built_in
 
 
-def get_config() -> Any:
+def get_config() -> Config:
     """PixNet with a narrow encoder and decoder."""
     config = built_in("pixnet")
     config.model.variant = "efficientnet_tiny"

@@ -1,12 +1,10 @@
 """ST-Net: DenseNet-121 under its own protocol, which the paper starts from ImageNet weights: give them with
 `--config.init_from=densenet121.safetensors`."""
 
-from typing import Any
-
-from stjax.config import built_in
+from stjax.config import Config, built_in
 
 
-def get_config() -> Any:
+def get_config() -> Config:
     """The default with this model."""
     config = built_in("default")
     config.model.module = "densenet"

@@ -1,11 +1,9 @@
 """A narrow EfficientNet on a small demo data set: seconds on a CPU. For tests and for trying things out."""
 
-from typing import Any
-
-from stjax.config import built_in
+from stjax.config import Config, built_in
 
 
-def get_config() -> Any:
+def get_config() -> Config:
     """The default with this model."""
     config = built_in("default")
     config.model.variant = "tiny"

@@ -227,14 +227,10 @@ def _skipped(found: dict[str, str], options: plan.Options, names: Sequence[str])
     return {name: lack for name, lack in asked.items() if name not in names}
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> cli.Parser:
     """The command line."""
-    made = cli.Parser(
-        "python -m data_prep.build",
-        description="Build a data set from sections. " + str(__doc__).split("\n\n")[1],
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    description = "Build a data set from sections. " + str(__doc__).split("\n\n")[1]
+    made = cli.Parser("python -m data_prep.build", description=description, epilog=EXAMPLES)
     made.add_argument("--source", required=True, type=Path, metavar="DIR", help="the sections' folder")
     made.add_argument("--out", required=True, type=Path, metavar="DIR", help="the data set's folder")
     made.add_argument("--layout", default="auto", help="auto, or one of " + ", ".join(readers.layout_names()))

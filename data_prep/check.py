@@ -9,7 +9,6 @@ um_per_px, the image's own scale and whether it shows cells, depth. Across secti
 patient under two names, patients in two folds. Exit code 1 when there are errors; a build stops on the same.
 """
 
-import argparse
 import collections
 import dataclasses
 import json
@@ -226,10 +225,8 @@ def print_report(report: dict[str, Any]) -> None:
             print(section["overlay"])
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(
-        prog="python -m data_prep.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _parser() -> cli.Parser:
+    parser = cli.Parser("python -m data_prep.check", description=__doc__)
     parser.add_argument("--source", type=Path, required=True, help="the data set's folder")
     parser.add_argument("--layout", default="auto", help=f"auto or one of {', '.join(readers.layout_names())}")
     parser.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")

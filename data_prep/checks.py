@@ -84,13 +84,9 @@ class Found:
             for problem in self.problems
         ]
 
-    def to_json(self) -> dict[str, Any]:
-        """For `from_json`."""
-        return dataclasses.asdict(self)
-
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Found":
-        """What `to_json` gave."""
+        """What `dataclasses.asdict` made of one."""
         problems = tuple(Problem(**problem) for problem in values.pop("problems"))
         return dataclasses.replace(cls(**values), problems=problems)
 
@@ -103,7 +99,9 @@ def examine(section: Section, image: slide.Slide, small: np.ndarray) -> Found:
         small: uint8 [h, w, 3], a thumbnail of it.
     """
     share, turned = orientation.check(section, small, small.shape[1] / image.width)
-    problems = [*_counted(section), *placed(section, image), *(Problem("orientation", *found) for found in turned)]
+    problems = [*placed(section, image), *(Problem("orientation", *found) for found in turned)]
+    if not section.counts.count_nonzero():
+        problems.insert(0, Problem("counts", ERROR, "every count is zero; check that this is the right count table"))
     digest = hashlib.sha256()
     for part in (section.counts.data, section.counts.indices, section.counts.indptr):
         digest.update(np.ascontiguousarray(part).data)
@@ -121,12 +119,6 @@ def examine(section: Section, image: slide.Slide, small: np.ndarray) -> Found:
         on_tissue=round(share, 3),
         problems=tuple(problems),
     )
-
-
-def _counted(section: Section) -> list[Problem]:
-    if section.counts.count_nonzero():
-        return []
-    return [Problem("counts", ERROR, "every count is zero; check that this is the right count table")]
 
 
 def placed(section: Section, image: slide.Slide) -> list[Problem]:

@@ -96,10 +96,12 @@ def when_interrupted(say: Callable[[], str]) -> Iterator[None]:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, which refuses an option given twice: of two values the last would count without a word."""
+    """argparse's, which refuses an option given twice: of two values the last would count without a word. It shows
+    the description as it is."""
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def __init__(self, prog: str, **kwargs: Any):
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(prog, **kwargs)
         self.given: set[str] = set()
         for name in (None, "store"):
             self.register("action", name, _StoreOnce)

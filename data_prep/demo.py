@@ -5,14 +5,13 @@ python -m data_prep.demo --out demo --patients 6 --seed 1
 python -m data_prep.demo --out demo --layout visium_hd      # 2, 8 and 16 um bins of the same cells
 """
 
-import argparse
 import dataclasses
 import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -83,29 +82,18 @@ class Recipe:
     seed: int = 0
 
 
-def make_demo(
-    out: str | Path,
-    *,
-    layout: str = "her2st",
-    patients: int = 4,
-    sections_per_patient: int = 2,
-    spots: int = 104,
-    um_per_px: float = 1.4,
-    counts_per_spot: float = 9000.0,
-    seed: int = 0,
-    workers: int | None = None,
-) -> Path:
+def make_demo(out: str | Path, *, workers: int | None = None, **options: Any) -> Path:
     """Write a synthetic data set to the folder `out` and return it; the folder appears only when complete.
 
     Args:
         out: must not exist, or be empty.
-        layout, patients, sections_per_patient, spots, um_per_px, counts_per_spot, seed: see `Recipe`.
         workers: threads; by default one per core.
+        options: the fields of `Recipe`.
 
     Raises:
         InputError: `out` is in use, or a number is out of range.
     """
-    recipe = Recipe(layout, patients, sections_per_patient, spots, um_per_px, counts_per_spot, seed)
+    recipe = Recipe(**options)
     _check(recipe)
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -134,7 +122,7 @@ def make_section(recipe: Recipe, life: Biology, patient: int, section: int) -> D
     bare = DemoSection(patient, section, image, recipe.um_per_px, life.genes, tissue, rng)
     array = LAYOUTS[recipe.layout].array
     if array == "bins":
-        density = depth / (np.pi * SPOT_RADIUS_UM**2)  # reads per um2, as many as a legacy spot would catch
+        density = depth / (np.pi * SPOT_RADIUS_UM**2)  # counts per um2, as many as a legacy spot would catch
         gene, xy_um = demo_tissue.sample_molecules(rng, tissue.cells, life, density * area)
         return dataclasses.replace(bare, molecule_gene=gene, molecule_xy_um=xy_um)
     if array == "hexagonal":
@@ -232,21 +220,15 @@ def _write(root: Path, recipe: Recipe, workers: int) -> None:
 
 def main(arguments: list[str]) -> None:
     """The command line."""
-    defaults = Recipe()
-    parser = cli.Parser(
-        prog="python -m data_prep.demo",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.Parser("python -m data_prep.demo", description=__doc__, epilog=EXAMPLES)
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must not exist or be empty")
-    parser.add_argument("--layout", default=defaults.layout, help=f"one of {', '.join(sorted(LAYOUTS))}")
-    parser.add_argument("--patients", type=int, default=defaults.patients)
-    parser.add_argument("--sections-per-patient", type=int, default=defaults.sections_per_patient)
-    parser.add_argument("--spots", type=int, default=defaults.spots, help="about how many per section")
-    parser.add_argument("--um-per-px", type=float, default=defaults.um_per_px)
-    parser.add_argument("--counts-per-spot", type=float, default=defaults.counts_per_spot)
-    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument("--layout", default=Recipe.layout, help=f"one of {', '.join(sorted(LAYOUTS))}")
+    parser.add_argument("--patients", type=int, default=Recipe.patients)
+    parser.add_argument("--sections-per-patient", type=int, default=Recipe.sections_per_patient)
+    parser.add_argument("--spots", type=int, default=Recipe.spots, help="about how many per section")
+    parser.add_argument("--um-per-px", type=float, default=Recipe.um_per_px)
+    parser.add_argument("--counts-per-spot", type=float, default=Recipe.counts_per_spot)
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--workers", type=int, help="threads; one per core by default")
     given = parser.parse_args(arguments)
     system_errors.check_folder(given.out, "--out")

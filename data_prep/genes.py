@@ -1,7 +1,6 @@
 """Gene names of a file: Ensembl ids and symbols side by side, whichever of the two the file has."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import scipy.sparse
@@ -10,7 +9,6 @@ from data_prep.gene_reference import (
     GeneReference,
     find_species,
     is_ensembl,
-    own_reference,
     shipped_reference,
     strip_version,
 )
@@ -134,24 +132,3 @@ def merge_duplicates(
     kept = first[order]
     note = f"{len(genes) - len(keys)} duplicate gene columns summed into their first"
     return GeneTable(genes.ensembl_id[kept], genes.symbol[kept]), scipy.sparse.csr_array(counts @ gather), (note,)
-
-
-def name_columns(
-    names: Sequence[str],
-    counts: scipy.sparse.csr_array,
-    *,
-    symbols: Sequence[str] | None = None,
-    gene_table_path: Path | None = None,
-    resolve_aliases: bool = False,
-) -> tuple[GeneTable, scipy.sparse.csr_array, tuple[str, ...]]:
-    """Gene table, counts [S, G] with one column per gene, and notes, from a file's own column names.
-
-    Args:
-        names, symbols, resolve_aliases: see `gene_table`.
-        counts: [S, columns] counts.
-        gene_table_path: the user's own table in place of the shipped ones, see `gene_reference.own_reference`.
-    """
-    reference = None if gene_table_path is None else own_reference(gene_table_path)
-    named, notes = gene_table(names, symbols=symbols, reference=reference, resolve_aliases=resolve_aliases)
-    named, counts, merge_notes = merge_duplicates(named, counts)
-    return named, counts, notes + merge_notes

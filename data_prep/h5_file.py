@@ -19,8 +19,7 @@ def create(path: Path) -> Iterator[h5py.File]:
     Raises:
         OSError: it could not be written, as the system says why.
     """
-    with path.open("w+b", buffering=0) as raw:
-        file = _Remembering(raw)
+    with _Remembering(path, "w+") as file:
         try:
             with h5py.File(file, "w") as content:
                 yield content
@@ -43,45 +42,25 @@ def write_anndata(path: Path, table: anndata.AnnData) -> None:
             write_elem(file, name, dict(getattr(table, name)), dataset_kwargs=options)
 
 
-class _Remembering(io.RawIOBase):
+class _Remembering(io.FileIO):
     """A file that keeps the first error of writing to itself, and from then on takes everything: what HDF5 does to end
     goes well."""
 
-    def __init__(self, raw: io.FileIO):
-        self._raw = raw
-        self.error: OSError | None = None
+    error: OSError | None = None
 
-    def write(self, data: Any) -> int:
+    def write(self, data: Any, /) -> int:
         view = memoryview(data).cast("B")
         done = 0
         try:
             while self.error is None and done < len(view):
-                done += self._raw.write(view[done:]) or 0
+                done += super().write(view[done:]) or 0
         except OSError as error:
             self.error = error
         return len(view)
 
-    def readinto(self, buffer: Any) -> int:
-        return self._raw.readinto(buffer) or 0
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._raw.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._raw.tell()
-
-    def truncate(self, size: int | None = None) -> int:
+    def truncate(self, size: int | None = None, /) -> int:
         try:
-            return self._raw.truncate(size)
+            return super().truncate(size)
         except OSError as error:
             self.error = self.error or error
             return size or 0
-
-    def readable(self) -> bool:
-        return True
-
-    def writable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True

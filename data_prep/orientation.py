@@ -31,12 +31,12 @@ def check(section: Section, small: np.ndarray, scale: float) -> tuple[float, lis
     Returns:
         The share of spots on tissue, and what is wrong: ("error" or "warning", text).
 
-    The score of an orientation is the share of spots on tissue plus 0.3 times the correlation of a spot's reads (log)
+    The score of an orientation is the share of spots on tissue plus 0.3 times the correlation of a spot's counts (log)
     with how dark the slide is around it: the share alone cannot tell the orientations of round tissue apart.
     """
     step = -(-len(section.spots.xy) // _SAMPLE)
     xy = section.spots.xy[::step] * scale
-    reads = np.log1p(np.asarray(section.counts.sum(axis=1), dtype=np.float64)[::step])
+    depth = np.log1p(np.asarray(section.counts.sum(axis=1), dtype=np.float64)[::step])
     grey = tissue.to_grey(small)
     dark = (grey <= tissue.otsu_threshold(np.bincount(grey.ravel(), minlength=256))).astype(np.float32)
     pitch = scipy.spatial.KDTree(xy).query(xy, k=2)[0][:, 1] if len(xy) > 1 else np.zeros(1)
@@ -44,7 +44,7 @@ def check(section: Section, small: np.ndarray, scale: float) -> tuple[float, lis
     near = scipy.ndimage.uniform_filter(dark, width) > 0.25
     mask = np.asarray(scipy.ndimage.binary_fill_holes(near), dtype=bool)  # fat is tissue too
     density = scipy.ndimage.uniform_filter(255 - grey.astype(np.float32), max(3, width // 2))
-    fits = {turned: _fit(mask, density, xy, reads, turned) for turned in _ORIENTATIONS}
+    fits = {turned: _fit(mask, density, xy, depth, turned) for turned in _ORIENTATIONS}
     share, score = fits.pop((False, False, False))
     best = max(fits, key=lambda turned: fits[turned][1])
     text = f"{share:.0%} of the spots lie on tissue, {fits[best][0]:.0%} {_ORIENTATIONS[best]}"
@@ -53,7 +53,7 @@ def check(section: Section, small: np.ndarray, scale: float) -> tuple[float, lis
     if share >= 0.3 and len(xy) < _FEW:
         return share, []
     if margin > 0.12 + chance and fits[best][0] >= share and len(xy) >= _FEW:
-        text = f"flipped or transposed coordinates? {text}, where reads follow the staining better"
+        text = f"flipped or transposed coordinates? {text}, where counts follow the staining better"
         return share, [("error", text)]
     if share < 0.3:
         return share, [("warning", f"few spots on tissue ({text}): do image and spots belong together?")]
@@ -61,14 +61,14 @@ def check(section: Section, small: np.ndarray, scale: float) -> tuple[float, lis
 
 
 def _fit(
-    mask: np.ndarray, density: np.ndarray, xy: np.ndarray, reads: np.ndarray, turned: tuple[bool, bool, bool]
+    mask: np.ndarray, density: np.ndarray, xy: np.ndarray, depth: np.ndarray, turned: tuple[bool, bool, bool]
 ) -> tuple[float, float]:
     """Share on tissue and score of points (x, y) [N, 2] once swapped and mirrored; outside is no tissue.
 
     Args:
         mask, density: [h, w] where tissue is, and how dark.
         xy: [N, 2] in their pixels.
-        reads: [N] log reads.
+        depth: [N] log counts.
         turned: swap x and y, mirror x, mirror y.
     """
     swap, mirror_x, mirror_y = turned
@@ -77,6 +77,6 @@ def _fit(
     row = np.floor(mask.shape[0] - 1 - y if mirror_y else y).astype(int)
     inside = (column >= 0) & (column < mask.shape[1]) & (row >= 0) & (row < mask.shape[0])
     share = float(mask[row[inside], column[inside]].sum() / len(xy))
-    around, depth = density[row[inside], column[inside]], reads[inside]
+    around, depth = density[row[inside], column[inside]], depth[inside]
     known = inside.sum() > 10 and np.std(around) > 0 and np.std(depth) > 0
     return share, share + 0.3 * (float(np.corrcoef(around, depth)[0, 1]) if known else 0.0)

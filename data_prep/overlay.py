@@ -28,7 +28,7 @@ def draw(section: Section, thumbnail: np.ndarray, scale: float) -> Image.Image:
         image = Image.fromarray(pixels)
     else:
         _outlines(section, image, colours, scale)
-    text = f"{section.name}: {len(section.spots)} spots, {section.um_per_px:.3g} um/px; colour: reads, log scale"
+    text = f"{section.name}: {len(section.spots)} spots, {section.um_per_px:.3g} um/px; colour: counts, log scale"
     pen = ImageDraw.Draw(image)
     pen.text((8, 6), text + ("; SYNTHETIC" if section.synthetic else ""), fill=(0, 0, 0))
     return image
@@ -49,7 +49,7 @@ def _outlines(section: Section, image: Image.Image, colours: np.ndarray, scale: 
 
 
 def _colours(total: np.ndarray) -> np.ndarray:
-    """[S, 3] uint8: viridis over log reads, from the 2nd to the 98th percentile."""
+    """[S, 3] uint8: viridis over log counts, from the 2nd to the 98th percentile."""
     level = np.log1p(total)
     low, high = np.percentile(level, [2, 98])
     return (colormaps["viridis"]((level - low) / max(high - low, 1e-9))[:, :3] * 255).astype(np.uint8)

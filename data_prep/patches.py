@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from data_prep import slide_base
-from data_prep.tissue import BLUR_MARGIN_PX, Slide, Transform
+from data_prep.slide_base import Slide
+from data_prep.tissue import BLUR_MARGIN_PX, Transform
 
 _CACHE_BYTES = 24 << 20  # less than `data_prep.slide_tiff`, or OpenSlide, keeps of decoded tiles: 32 MB
 
@@ -54,7 +54,7 @@ def cut_window(
     return np.asarray(resized), region
 
 
-def reading_order(slide: slide_base.Slide, xy: np.ndarray, *, window_px: float) -> np.ndarray:
+def reading_order(slide: Slide, xy: np.ndarray, *, window_px: float) -> np.ndarray:
     """[N] the order of windows in which a slide's tiles or strips are each decoded about once.
 
     Strips, as wide as the slide, are gone through row by row. Tiles are gone through in bands, each from left to right,

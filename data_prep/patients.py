@@ -14,7 +14,6 @@ ORIGINS = {
     GUESSED: "guessed, as nothing states it",
     UNKNOWN: "not recorded, by a version of stjax that did not",
 }
-STATED = (FILE, USER, CONVENTION)
 
 
 def summary(origin_of: Mapping[str, str]) -> str:

@@ -149,27 +149,6 @@ def fingerprint(path: Path, *, times: bool, but: Path | None = None) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Frames:
-    """Where the records of a section lie on its slide, and which of its spots each holds.
-
-    Attributes:
-        members: R arrays of row numbers in the section; every kept spot is in exactly one.
-        origin_xy, px_scale, context_px, removed: see `Framed`.
-    """
-
-    origin_xy: np.ndarray
-    members: list[np.ndarray]
-    px_scale: float
-    context_px: int
-    removed: dict[str, int]
-
-    @property
-    def rows(self) -> np.ndarray:
-        """[S] int64: the kept spots, in record order."""
-        return np.concatenate([*self.members, np.zeros(0, np.int64)]).astype(np.int64)
-
-
-@dataclasses.dataclass(frozen=True)
 class SectionPlan:
     """What a section brings to the data set.
 
@@ -195,8 +174,8 @@ class SectionPlan:
 
 def frame_section(
     section: Section, image: slide.Slide, options: Options, *, transform: tissue.Transform | None
-) -> Frames:
-    """Choose the spots of a section and lay out its records.
+) -> Framed:
+    """Choose the spots of a section, lay out its records, and keep of it what they hold.
 
     Args:
         transform: stain normalisation; used only when white records are to be removed.
@@ -220,28 +199,25 @@ def frame_section(
         reach = float(section.spots.reach_px()[rows].max(initial=0)) / px_scale
         context_px = tiles.context_px(section.name, options.size_px, reach, options.context_px)
         origin_xy, members = tiles.lay_out(xy, rows, size_px=options.size_px, context_px=context_px, px_scale=px_scale)
-    frames = Frames(origin_xy, members, px_scale, context_px, removed | {"white": 0})
-    return frames if options.max_white_fraction >= 1 else _without_white(frames, image, options, transform)
-
-
-def _without_white(frames: Frames, image: slide.Slide, options: Options, transform: tissue.Transform | None) -> Frames:
-    threshold = tissue.otsu_threshold(tissue.grey_histogram(image, transform=transform))
-    keep = [
-        tissue.white_fraction(
-            patches.cut_window(image, origin, size_px=options.size_px, px_scale=frames.px_scale, transform=transform)[
-                1
-            ],
-            threshold,
-        )
-        <= options.max_white_fraction
-        for origin in frames.origin_xy
-    ]
-    white = sum(len(members) for members, kept in zip(frames.members, keep, strict=True) if not kept)
-    return dataclasses.replace(
-        frames,
-        origin_xy=frames.origin_xy[np.array(keep, bool)],
-        members=[members for members, kept in zip(frames.members, keep, strict=True) if kept],
-        removed=frames.removed | {"white": white},
+    keep = np.ones(len(members), bool)
+    if options.max_white_fraction < 1:
+        threshold = tissue.otsu_threshold(tissue.grey_histogram(image, transform=transform))
+        cut = {"size_px": options.size_px, "px_scale": px_scale, "transform": transform}
+        for record, origin in enumerate(origin_xy):
+            region = patches.cut_window(image, origin, **cut)[1]
+            keep[record] = tissue.white_fraction(region, threshold) <= options.max_white_fraction
+    kept = [rows for rows, stays in zip(members, keep, strict=True) if stays]
+    removed["white"] = sum(map(len, members)) - sum(map(len, kept))
+    rows = np.concatenate([*kept, np.zeros(0, np.int64)]).astype(np.int64)
+    genes = len(section.genes)
+    selected = counts.select(section.counts, rows, column_of=np.arange(genes, dtype=np.int32), columns=genes)
+    return Framed(
+        section=dataclasses.replace(section, spots=section.spots[rows], counts=selected),
+        origin_xy=origin_xy[keep],
+        record_start=np.cumsum([0, *map(len, kept)]),
+        px_scale=float(px_scale),
+        context_px=context_px,
+        removed=removed,
     )
 
 
@@ -258,12 +234,11 @@ def plan_section(
     check_section(section)
     with slide.open_slide(section.image_path) as image:
         transform = stain_transform(options, image, target) if options.max_white_fraction < 1 else None
-        frames = frame_section(section, image, options, transform=transform)
+        framed = frame_section(section, image, options, transform=transform)
         found = checks.examine(section, image, image.thumbnail(checks.THUMBNAIL_PX))
     if options.um_per_px is not None:
         resampled = checks.resampled(section.um_per_px, options.um_per_px)
         found = dataclasses.replace(found, problems=(*found.problems, *resampled))
-    framed = _framed(section, frames)
     gene_sums, gene_spots = counts.column_totals(framed.section.counts, np.arange(len(framed.section.spots)))
     made = SectionPlan(
         name=name,
@@ -273,23 +248,10 @@ def plan_section(
         spots=len(framed.section.spots),
         records=len(framed),
         read=len(section.spots),
-        removed=frames.removed,
+        removed=framed.removed,
         found=found,
     )
     return made, framed
-
-
-def _framed(section: Section, frames: Frames) -> Framed:
-    genes = len(section.genes)
-    kept = counts.select(section.counts, frames.rows, column_of=np.arange(genes, dtype=np.int32), columns=genes)
-    return Framed(
-        section=dataclasses.replace(section, spots=section.spots[frames.rows], counts=kept),
-        origin_xy=frames.origin_xy,
-        record_start=np.cumsum([0, *(len(members) for members in frames.members)]),
-        px_scale=float(frames.px_scale),
-        context_px=frames.context_px,
-        removed=frames.removed,
-    )
 
 
 def check_section(section: Section) -> None:
@@ -317,8 +279,7 @@ def fit_stain_target(source: Path, reader: readers.Reader, options: Options) -> 
 
 def stain_transform(options: Options, image: slide.Slide, target: stain.Profile | None) -> stain.Normaliser | None:
     """Stain normalisation of one slide; None for "none"."""
-    standardise: Any = options.stain_standardise
-    return stain.fit_transform_for(options.stain, image, target, standardise=standardise)
+    return stain.fit_transform_for(options.stain, image, target, standardise=options.stain_standardise)
 
 
 def choose_genes(plans: Sequence[SectionPlan], *, min_spot_fraction: float) -> tuple[GeneTable, dict[str, int]]:

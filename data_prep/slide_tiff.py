@@ -1,6 +1,7 @@
 """TIFF and OME-TIFF slides through `tifffile`: only the tiles or strips a region touches are decoded."""
 
 import contextlib
+import functools
 import importlib.util
 import logging
 import lzma
@@ -77,8 +78,9 @@ class TiffSlide(Slide):
 
     def _take_over(self, page: Any) -> None:
         """Has a page's tiles unpacked here where tifffile would do so without a limit."""
-        if (unpack := _BOUNDED.get(page.compression)) is None:
+        if page.compression not in _BOUNDED:
             return
+        unpack = functools.partial(_unpack, _BOUNDED[page.compression])
         if page.fillorder == 2:  # bits from right to left
             page.fillorder = 1
             self._bounded[page.offset] = lambda data, most: unpack(data.translate(_REVERSED), most)
@@ -247,28 +249,21 @@ def _own_pages(pixels: np.ndarray) -> np.ndarray:
     return copy
 
 
-def _inflate(data: bytes, most: int) -> bytes:
-    """Deflate's stream, unpacked to at most `most` bytes."""
-    stream = zlib.decompressobj()
-    return _whole(stream.decompress(data, most + 1), most, stream.eof)
-
-
-def _unpack_lzma(data: bytes, most: int) -> bytes:
-    stream = lzma.LZMADecompressor(memlimit=_LZMA_BYTES)
-    return _whole(stream.decompress(data, most + 1), most, stream.eof)
-
-
-def _whole(unpacked: bytes, most: int, ended: bool) -> bytes:
+def _unpack(begin: Callable[[], Any], data: bytes, most: int) -> bytes:
+    """Packed data, unpacked to at most `most` bytes by the stream that `begin` gives."""
+    stream = begin()
+    unpacked = stream.decompress(data, most + 1)
     if len(unpacked) > most:
         raise ValueError("a tile or strip unpacks to more than its pixels")
-    if not ended:
+    if not stream.eof:
         raise ValueError("a tile or strip is incomplete")
     return unpacked
 
 
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _Decompress = Callable[[bytes, int], bytes]
+_LZMA = functools.partial(lzma.LZMADecompressor, memlimit=_LZMA_BYTES)
 # Codecs whose decoders in tifffile unpack without a limit; those of imagecodecs have one.
-_BOUNDED: dict[int, _Decompress] = (
-    {} if importlib.util.find_spec("imagecodecs") else {8: _inflate, 32946: _inflate, 34925: _unpack_lzma}
+_BOUNDED: dict[int, Callable[[], Any]] = (
+    {} if importlib.util.find_spec("imagecodecs") else {8: zlib.decompressobj, 32946: zlib.decompressobj, 34925: _LZMA}
 )

@@ -159,8 +159,8 @@ class Spots:
         if not len(self.ring_spot):
             return Spots(*chosen)
         first, stop = (np.searchsorted(self.ring_spot, rows, side) for side in ("left", "right"))
-        spot, ring = _ranges(first, stop)
-        _, vertex = _ranges(self.ring_start[ring], self.ring_start[ring + 1])
+        spot, ring = ranges(first, stop)
+        _, vertex = ranges(self.ring_start[ring], self.ring_start[ring + 1])
         start = np.cumsum(np.append(0, np.diff(self.ring_start)[ring]))
         return Spots(*chosen, spot, start, self.ring_xy[vertex])
 
@@ -292,9 +292,9 @@ def _rings(outline: Outline) -> tuple[np.ndarray, ...]:
     return tuple(np.asarray(ring, np.float64) for ring in rings)
 
 
-def _ranges(first: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def ranges(first: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Whole numbers first <= k < stop of every pair, one after the other: the pair's position, and k."""
-    count = stop - first
+    count = np.maximum(stop - first, 0)
     owner = np.repeat(np.arange(len(count)), count)
     return owner, np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count) + first[owner]
 

@@ -17,7 +17,7 @@ import importlib
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +29,6 @@ from data_prep.slide import Slide, open_slide
 from data_prep.stain_vectors import CONCENTRATION_PENALTY, concentrations, macenko_stains, vahadane_stains
 
 METHODS = ("vahadane", "macenko", "reinhard", "staintools")
-Standardise = Literal["both", "target", "none"]
 
 MIN_TISSUE_PIXELS = 500  # fewer cannot tell two stains apart
 _TISSUE_LUMINOSITY = 0.8
@@ -270,11 +269,7 @@ def _fit_stains(
 
 
 def fit_transform_for(
-    method: str,
-    slide: Slide | str | Path,
-    target: Profile | Slide | str | Path | None,
-    *,
-    standardise: Standardise = "both",
+    method: str, slide: Slide | str | Path, target: Profile | Slide | str | Path | None, *, standardise: str = "both"
 ) -> Normaliser | None:
     """Fit what maps a slide's colours to a target's.
 
@@ -282,8 +277,8 @@ def fit_transform_for(
         method: one of `METHODS`, or "none".
         slide: the slide to normalise.
         target: the slide to look like; its `Profile`, when many slides share it, is fitted once with `fit_profile`.
-        standardise: whose luminosity is standardised. "both" as staintools' documentation asks; "target" as BrST-Net's
-            code does.
+        standardise: whose luminosity is standardised, "both", "target" or "none": "both" as staintools' documentation
+            asks, "target" as BrST-Net's code does.
 
     Returns:
         A function uint8 [h, w, 3] -> uint8 [h, w, 3] for any region of the slide, or None for "none".

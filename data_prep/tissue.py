@@ -5,26 +5,16 @@ training patches that are at least half bright; the integer arithmetic here is O
 """
 
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
+
+from data_prep.slide_base import Slide
 
 Transform = Callable[[np.ndarray], np.ndarray]  # stain normalisation: uint8 [h, w, 3] -> uint8 [h, w, 3]
 
 BLUR_MARGIN_PX = 2
 STRIP_PIXELS = 4_000_000  # what one strip may hold, so that memory does not grow with the slide
 MAX_HISTOGRAM_PIXELS = 250_000_000  # larger slides are sampled in evenly spaced strips
-
-
-class Slide(Protocol):
-    """What this module needs of `data_prep.slide.Slide`."""
-
-    width: int
-    height: int
-
-    def read_region(self, x: int, y: int, width: int, height: int) -> np.ndarray:
-        """uint8 [height, width, 3]."""
-        ...
 
 
 def to_grey(image: np.ndarray) -> np.ndarray:

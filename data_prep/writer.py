@@ -87,7 +87,7 @@ def save_plan(out: Path, made: plan.SectionPlan, framed: Framed) -> None:
             symbol=made.genes.symbol,
             gene_sums=made.gene_sums,
             gene_spots=made.gene_spots,
-            rest=json.dumps(numbers | {"removed": made.removed, "found": made.found.to_json()}),
+            rest=json.dumps(numbers | {"removed": made.removed, "found": dataclasses.asdict(made.found)}),
         )
 
 
@@ -155,13 +155,13 @@ def _write_files(task: Task, folder: Path) -> tuple[dict[str, Any], dict[str, Pa
     }
     with slide.open_slide(framed.section.image_path) as image:
         transform = plan.stain_transform(task.options, image, task.target)
-        table = _table(framed, task)
+        selected, totals = plan.counts_over(framed.section, task.genes), counts.row_totals(framed.section.counts)
         nothing = scipy.sparse.csr_array(framed.section.counts.shape, dtype=np.int32)
         section = dataclasses.replace(framed.section, counts=nothing)  # the table has them; gigabytes in Visium HD
         framed = dataclasses.replace(framed, section=section)
         threshold = tissue.otsu_threshold(tissue.grey_histogram(image, transform=transform))
         figures: list[tuple[Any, ...]] = []
-        stream = _records(framed, image, table, threshold, transform, task.options, figures)
+        stream = _records(framed, image, totals, threshold, transform, task.options, figures)
         with contextlib.closing(
             cli.progress(stream, total=len(framed), description=task.name, unit=task.options.kind)
         ) as progress:
@@ -174,8 +174,14 @@ def _write_files(task: Task, folder: Path) -> tuple[dict[str, Any], dict[str, Pa
         thumbnail = transform(thumbnail)
     _save_jpeg(folder / "thumbnail.jpg", thumbnail)
     white, mean, mean_square = (np.array(column) for column in zip(*figures, strict=True))
-    table = dataclasses.replace(
-        table, white_fraction=white.astype(np.float32), channel_mean=mean, channel_mean_square=mean_square
+    table = SectionTable(
+        counts=selected,
+        spots=section.spots,
+        total_counts=totals,
+        record_of_spot=np.repeat(np.arange(len(framed), dtype=np.int32), np.diff(framed.record_start)),
+        white_fraction=white.astype(np.float32),
+        channel_mean=mean,
+        channel_mean_square=mean_square,
     )
     table.save(folder / "table.npz")
     of_slide = {
@@ -239,23 +245,10 @@ def _entry(task: Task, framed: Framed, table: SectionTable, of_slide: dict[str, 
     }
 
 
-def _table(framed: Framed, task: Task) -> SectionTable:
-    """Spots and counts over the data set's genes; the figures of the records are not known yet."""
-    return SectionTable(
-        counts=plan.counts_over(framed.section, task.genes),
-        spots=framed.section.spots,
-        total_counts=counts.row_totals(framed.section.counts),
-        record_of_spot=np.repeat(np.arange(len(framed), dtype=np.int32), np.diff(framed.record_start)),
-        white_fraction=np.zeros(0, np.float32),
-        channel_mean=np.zeros((0, 3)),
-        channel_mean_square=np.zeros((0, 3)),
-    )
-
-
 def _records(
     framed: Framed,
     image: slide.Slide,
-    table: SectionTable,
+    totals: np.ndarray,
     threshold: int,
     transform: tissue.Transform | None,
     options: plan.Options,
@@ -282,8 +275,8 @@ def _records(
                 "origin_xy": origin,
                 "px_scale": px_scale,
                 "white_fraction": white,
-                "total_counts": table.total_counts[start:stop],
-                **records.spot_arrays(table.spots[start:stop].within(origin, px_scale)),
+                "total_counts": totals[start:stop],
+                **records.spot_arrays(section.spots[start:stop].within(origin, px_scale)),
             }
         )
 

@@ -89,7 +89,7 @@ class Model:
     @property
     def units(self) -> str:
         """What the predictions are in: the protocol and its target transform."""
-        return f"{self.model.fold.protocol}: {self.model.protocol.target}"
+        return self.model.units
 
     @property
     def um_per_px(self) -> float:
@@ -203,9 +203,8 @@ class Prediction:
         predicted = np.isin(spots.id, found.spots.id)
         expression = np.full((len(predicted), len(columns)), np.nan, np.float32)
         expression[predicted] = found.expression[:, columns]
-        units = f"{model.fold.protocol}: {model.protocol.target}"
         genes = tuple(model.fold.panel.labels[columns].tolist())
-        return cls(expression, genes, spots, predicted, units, found.um_per_px, found, model)
+        return cls(expression, genes, spots, predicted, model.units, found.um_per_px, found, model)
 
     def __len__(self) -> int:
         return len(self.expression)

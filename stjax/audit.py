@@ -11,7 +11,6 @@ and where something cannot be told, as patients that nothing states. `stjax.eval
 them into metrics.json. A check that finds nothing is no proof: it cannot see one patient under two unlike names.
 """
 
-import argparse
 import dataclasses
 import sys
 import zlib
@@ -39,8 +38,10 @@ from stjax.splits import Split
 SAME_PICTURE = 0.98  # correlation of 32 x 32 px: copies, scaled and compressed anew, 0.9998; other sections below 0.85
 SAME_SPOTS = 0.5  # of a section's spots with the very counts of a training spot
 _SIDE_PX = 32
-_TELLING_READS = 200  # spots with fewer may well have the same counts by chance
+_TELLING_COUNTS = 200  # spots with fewer may well have the same counts by chance
 _TOLERANCE = 1e-9
+
+Verdict = tuple[str, str]  # of `stjax.findings`, and what was found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +63,6 @@ class Audited:
     trained_on: PatchDataset | None
     scored_on: PatchDataset
     sections: Sequence[str]
-
-    @classmethod
-    def of(
-        cls, run: workdir.Run, scored_on: PatchDataset, sections: Sequence[str], *, trained_on: PatchDataset | None
-    ) -> "Audited":
-        """A run that is loaded."""
-        return cls(run.folder, run.config, run.fold, run.protocol, run.step, trained_on, scored_on, sections)
 
     @property
     def same_data(self) -> bool:
@@ -94,9 +88,7 @@ class Audited:
 
 def main(arguments: list[str]) -> None:
     """The command line."""
-    parser = cli.Parser(
-        prog="python -m stjax.audit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser("python -m stjax.audit", description=__doc__)
     parser.add_argument("--workdir", required=True, type=Path, help="a run of stjax.train")
     parser.add_argument("--data_dir", default="", help="another data set that is scored")
     parser.add_argument("--sections", default="", help="comma-separated; default the run's held-out sections")
@@ -133,46 +125,48 @@ def opened(data: Fold) -> PatchDataset | None:
 
 def audit(run: Audited) -> list[Finding]:
     """Every check, in the order of the report."""
-    return [
-        sections_are_held_out(run),
-        patients_are_apart(run),
-        validation_is_apart(run),
-        images_are_apart(run),
-        *panel_is_of_training(run),
-        stain_target_is_of_training(run),
-        checkpoint_is_not_chosen_on_test(run),
-        starting_weights(run),
-    ]
+    genes, statistics = panel_is_of_training(run)
+    found = {
+        "sections": sections_are_held_out(run),
+        "patients": patients_are_apart(run),
+        "validation": validation_is_apart(run),
+        "duplicates": images_are_apart(run),
+        "gene_panel": genes,
+        "statistics": statistics,
+        "stain_target": stain_target_is_of_training(run),
+        "checkpoint": checkpoint_is_not_chosen_on_test(run),
+        "starting_weights": starting_weights(run),
+    }
+    return [Finding(check, *verdict) for check, verdict in found.items()]
 
 
-def sections_are_held_out(run: Audited) -> Finding:
+def sections_are_held_out(run: Audited) -> Verdict:
     """No section scored is trained on."""
-    check = "sections"
     if not run.same_data:
-        return Finding(check, OK, "another data set than the run's is scored")
+        return OK, "another data set than the run's is scored"
     if both := sorted(set(run.sections) & set(run.fold.split.train)):
-        return Finding(check, LEAK, f"{', '.join(both)}: scored, and trained on")
-    return Finding(check, OK, f"none of {', '.join(run.sections)} is trained on")
+        return LEAK, f"{', '.join(both)}: scored, and trained on"
+    return OK, f"none of {', '.join(run.sections)} is trained on"
 
 
-def patients_are_apart(run: Audited) -> Finding:
+def patients_are_apart(run: Audited) -> Verdict:
     """No patient scored is trained on."""
-    return _apart(run, "patients", run.scored_on.patients(run.sections), run.trained_patients, "scored", "in training")
+    return _apart(run, run.scored_on.patients(run.sections), run.trained_patients, "scored", "in training")
 
 
-def validation_is_apart(run: Audited) -> Finding:
+def validation_is_apart(run: Audited) -> Verdict:
     """No patient, image or counts that the checkpoint is chosen on are trained on."""
-    check, split, dataset = "validation", run.fold.split, run.trained_on
+    split, dataset = run.fold.split, run.trained_on
     if not split.val:
-        return Finding(check, OK, "there is none")
+        return OK, "there is none"
     if dataset is None:
-        return Finding(check, UNKNOWN, "whose the validation sections are is gone with the data set")
+        return UNKNOWN, "whose the validation sections are is gone with the data set"
     if found := _duplicates(dataset, split.val, dataset, split.train):
-        return Finding(check, LEAK, "; ".join(found))
-    return _apart(run, check, dataset.patients(split.val), run.trained_patients, "validated on", "in training")
+        return LEAK, "; ".join(found)
+    return _apart(run, dataset.patients(split.val), run.trained_patients, "validated on", "in training")
 
 
-def _apart(run: Audited, check: str, theirs: Patients, ours: Patients, used: str, where: str) -> Finding:
+def _apart(run: Audited, theirs: Patients, ours: Patients, used: str, where: str) -> Verdict:
     """Whether no patient is both among `theirs`, which are `used` for something, and `ours`, which are `where`."""
     names = sorted({patient for patient, _ in theirs.values()})
     shared, texts = [], []
@@ -189,22 +183,21 @@ def _apart(run: Audited, check: str, theirs: Patients, ours: Patients, used: str
     origins |= {f"{name} ({used})" if name in ours else name: origin for name, (_, origin) in theirs.items()}
     unknown, detail = not_stated(origins), "; ".join(dict.fromkeys(texts))
     if not texts:
-        return Finding(check, UNKNOWN if unknown else OK, unknown or f"{used} {', '.join(names)}, none of them {where}")
+        return UNKNOWN if unknown else OK, unknown or f"{used} {', '.join(names)}, none of them {where}"
     if unknown and not run.same_data:  # the names may be the same by chance
-        return Finding(check, UNKNOWN, f"{detail}, but {unknown}")
-    return Finding(check, CHOSEN if set(shared) <= run.chosen else LEAK, detail)
+        return UNKNOWN, f"{detail}, but {unknown}"
+    return CHOSEN if set(shared) <= run.chosen else LEAK, detail
 
 
-def images_are_apart(run: Audited) -> Finding:
+def images_are_apart(run: Audited) -> Verdict:
     """No image or counts scored, nor a copy, are trained on or validate."""
-    check = "duplicates"
     if run.trained_on is None:
-        return Finding(check, UNKNOWN, "the training images are gone")
+        return UNKNOWN, "the training images are gone"
     ours = (*run.fold.split.train, *run.fold.split.val)
     theirs = [name for name in run.sections if not (run.same_data and name in ours)]
     if found := _duplicates(run.scored_on, theirs, run.trained_on, ours):
-        return Finding(check, LEAK, "; ".join(found))
-    return Finding(check, OK, f"no image or counts of {len(theirs)} sections are among the {len(ours)} of training")
+        return LEAK, "; ".join(found)
+    return OK, f"no image or counts of {len(theirs)} sections are among the {len(ours)} of training"
 
 
 def _duplicates(dataset: PatchDataset, theirs: Sequence[str], training: PatchDataset, ours: Sequence[str]) -> list[str]:
@@ -225,10 +218,10 @@ def _duplicates(dataset: PatchDataset, theirs: Sequence[str], training: PatchDat
 
 
 def _telling_spots(table: SectionTable, dataset: PatchDataset) -> set[int]:
-    """A number for the counts of each spot that has enough reads to be known by them."""
+    """A number for the counts of each spot that has enough of them to be known by them."""
     pairs = zip(dataset.genes.ensembl_id, dataset.genes.symbol, strict=True)
     weights = np.array([zlib.crc32((ensembl_id or symbol).encode()) for ensembl_id, symbol in pairs], np.uint64)
-    telling: Any = table.counts[table.total_counts >= _TELLING_READS]
+    telling: Any = table.counts[table.total_counts >= _TELLING_COUNTS]
     return set((telling.astype(np.uint64) @ weights).tolist())  # sums wrap around: any 64 bits do
 
 
@@ -247,27 +240,24 @@ def _likeness(picture: np.ndarray, other: np.ndarray) -> float:
     return max(float(np.sum(each * other)) for each in turned)
 
 
-def panel_is_of_training(run: Audited) -> list[Finding]:
-    """Genes and statistics are those of the training sections alone."""
-    genes, statistics = "gene_panel", "statistics"
+def panel_is_of_training(run: Audited) -> list[Verdict]:
+    """Genes, and statistics, are those of the training sections alone."""
     if run.trained_on is None:
-        return [Finding(check, UNKNOWN, "the training data is gone") for check in (genes, statistics)]
+        return [(UNKNOWN, "the training data is gone")] * 2
     fold = run.fold
     fitted = _fitted(run, fold.split)
     everything = dataclasses.replace(fold.split, train=(*fold.split.train, *fold.split.val, *fold.split.test))
     with_test = dataclasses.replace(fold.split, train=(*fold.split.train, *fold.split.test))
     result = []
-    for check, same in ((genes, _same_genes), (statistics, _same_statistics)):
+    for same in (_same_genes, _same_statistics):
         if same(fitted, fold):
-            result.append(Finding(check, OK, f"that of {', '.join(fold.split.train)} alone"))
-        elif check == genes and run.protocol.panel_scope == "all":
-            result.append(
-                Finding(check, LEAK, f"protocol {run.protocol.name} ranks genes on test patients, as published")
-            )
+            result.append((OK, f"that of {', '.join(fold.split.train)} alone"))
+        elif same is _same_genes and run.protocol.panel_scope == "all":
+            result.append((LEAK, f"protocol {run.protocol.name} ranks genes on test patients, as published"))
         elif any(same(_fitted(run, split), fold) for split in (with_test, everything)):
-            result.append(Finding(check, LEAK, "fitted on the held-out sections too"))
+            result.append((LEAK, "fitted on the held-out sections too"))
         else:
-            result.append(Finding(check, UNKNOWN, "not what the training sections give"))
+            result.append((UNKNOWN, "not what the training sections give"))
     return result
 
 
@@ -309,36 +299,35 @@ def _same_statistics(fitted: Fold, saved: Fold) -> bool:
     )
 
 
-def stain_target_is_of_training(run: Audited) -> Finding:
+def stain_target_is_of_training(run: Audited) -> Verdict:
     """The slide that stains are normalised to is not one of those scored."""
-    check = "stain_target"
     if run.fold.stain_target is None:
-        return Finding(check, OK, "stains are not normalised")
+        return OK, "stains are not normalised"
     image = run.fold.stain_target["image_sha256"]
     if same := [name for name in run.sections if run.scored_on.section(name)["image"]["sha256"] == image]:
-        return Finding(check, LEAK, f"stains are normalised to the slide of {', '.join(same)}, which is scored")
-    return Finding(check, OK, f"{run.fold.stain_target['image']} is not scored")
+        return LEAK, f"stains are normalised to the slide of {', '.join(same)}, which is scored"
+    return OK, f"{run.fold.stain_target['image']} is not scored"
 
 
-def checkpoint_is_not_chosen_on_test(run: Audited) -> Finding:
+def checkpoint_is_not_chosen_on_test(run: Audited) -> Verdict:
     """The checkpoint was chosen on patients that are not scored, or not chosen at all."""
-    check, split = "checkpoint", run.fold.split
+    split = run.fold.split
     if not split.val:
-        return Finding(check, OK, f"step {run.step} is the last: none was chosen")
+        return OK, f"step {run.step} is the last: none was chosen"
     if run.same_data and (both := sorted(set(split.val) & set(run.sections))):
-        return Finding(check, LEAK, f"{', '.join(both)}: scored, and the checkpoint was chosen on it")
+        return LEAK, f"{', '.join(both)}: scored, and the checkpoint was chosen on it"
     if run.trained_on is None:
-        return Finding(check, UNKNOWN, "whose the validation sections are is gone with the data set")
+        return UNKNOWN, "whose the validation sections are is gone with the data set"
     theirs, ours = run.scored_on.patients(run.sections), run.trained_on.patients(split.val)
-    found = _apart(run, check, theirs, ours, "scored", "the checkpoint was chosen on them")
-    if found.verdict != OK:
+    found = _apart(run, theirs, ours, "scored", "the checkpoint was chosen on them")
+    if found[0] != OK:
         return found
     steps = _validation_losses(run.folder)
     if not steps:
-        return Finding(check, UNKNOWN, "logs/train.jsonl does not say how it was chosen")
+        return UNKNOWN, "logs/train.jsonl does not say how it was chosen"
     if run.step != min(steps, key=lambda step: steps[step]):
-        return Finding(check, UNKNOWN, f"step {run.step} is not the one of lowest validation loss in logs/train.jsonl")
-    return Finding(check, OK, f"step {run.step} has the lowest loss on {', '.join(split.val)}")
+        return UNKNOWN, f"step {run.step} is not the one of lowest validation loss in logs/train.jsonl"
+    return OK, f"step {run.step} has the lowest loss on {', '.join(split.val)}"
 
 
 def _validation_losses(folder: Path) -> dict[int, float]:
@@ -347,14 +336,14 @@ def _validation_losses(folder: Path) -> dict[int, float]:
     return {entry["step"]: entry["val_loss"] for entry in entries if entry.get("val_loss") is not None}
 
 
-def starting_weights(run: Audited) -> Finding:
+def starting_weights(run: Audited) -> Verdict:
     """Where training began."""
     begun = run.config.get("init_from", "")
     if not begun:
-        return Finding("starting_weights", OK, "random")
+        return OK, "random"
     if Path(begun).suffix:
-        return Finding("starting_weights", UNKNOWN, f"{Path(begun).name}: what it was trained on is not known here")
-    return Finding("starting_weights", OK, f"{begun}, from ImageNet")
+        return UNKNOWN, f"{Path(begun).name}: what it was trained on is not known here"
+    return OK, f"{begun}, from ImageNet"
 
 
 if __name__ == "__main__":

@@ -80,9 +80,7 @@ def main(arguments: list[str]) -> None:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line's options. Raises InputError for a case, model or number that there is not."""
-    parser = cli.Parser(
-        prog="python -m stjax.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser("python -m stjax.bench", description=__doc__)
     parser.add_argument("--what", default="train", help=f"comma-separated: {', '.join(CASES)} (default train)")
     parser.add_argument("--models", default="efficientnet_b0", help=f"comma-separated: {', '.join(MODELS)}")
     parser.add_argument("--batch_size", type=int, default=0, help="images a step (default: each model's own, 4 or 8)")
@@ -142,16 +140,8 @@ def model_cases(options: argparse.Namespace, *, train: bool) -> Iterator[Row]:
         method, compiled, compile_seconds = _jax_method(
             module, variant, batch_size=batch_size, image_size_px=size, dtype=options.dtype, train=train
         )
-        beside = bench_torch.methods(
-            torch_name,
-            batch_size=batch_size,
-            image_size_px=size,
-            dtype=options.dtype,
-            train=train,
-            outputs=OUTPUTS,
-            compiled=options.torch_compile,
-            gpu=jax.devices()[0].platform != "cpu",
-        )
+        gpu = jax.devices()[0].platform != "cpu"
+        beside = bench_torch.methods(torch_name, options, batch_size=batch_size, train=train, outputs=OUTPUTS, gpu=gpu)
         seconds = interleave({**beside, "stjax": method}, rounds=options.rounds, description=name)
         work = batch_size * flops.of_backbone(module, variant, image_size_px=size) * (3 if train else 1)
         memory = compiled.memory_analysis()

@@ -71,7 +71,6 @@ class Member:
     seed: int
     folder: Path
     config: Config
-    overrides: tuple[str, ...]
 
 
 def main(arguments: list[str]) -> None:
@@ -140,10 +139,11 @@ def crossval(
     split, count = folds_of(config)
     if unknown := [fold for fold in folds if fold >= count]:
         raise InputError(f"--folds names {unknown[0]}; the data has folds 0 to {count - 1} under {config.protocol}")
+    seeds = seeds or [config.seed]
     members = [
-        member(config, folder, fold, seed, several=len(seeds) > 1)
+        member(config, folder, f"fold_{fold}", seed, seeds, fold=fold)
         for fold in (folds or range(count))
-        for seed in (seeds or [config.seed])
+        for seed in seeds
     ]
     with contextlib.ExitStack() as stack:
         if distributed.is_writer():  # it holds the folder for all
@@ -152,10 +152,8 @@ def crossval(
         result = {"protocol": config.protocol, "choice": choice, "mode": mode, "runs": [row(each) for each in members]}
         if choice == "published":
             epochs = published_epochs(members)
-            retrained = [
-                on_all_patients(config, folder, seed, split, epochs, several=len(seeds) > 1)
-                for seed in (seeds or [config.seed])
-            ]
+            on_all = {"num_epochs": epochs, "test_sections": ",".join(split.test)}
+            retrained = [member(config, folder, "all_patients", seed, seeds, **on_all) for seed in seeds]
             train_all(retrained, "sequential", 1, 0, command)
             result |= {"published_epochs": epochs, "retrained": [row(each) for each in retrained]}
         result["summary"] = summary(result["runs"])
@@ -192,22 +190,12 @@ def folds_of(config: Config) -> tuple[splits.Split, int]:
     return split, count
 
 
-def member(config: Config, folder: Path, fold: int, seed: int, *, several: bool) -> Member:
-    """The run of one fold and seed."""
+def member(config: Config, folder: Path, name: str, seed: int, seeds: Sequence[int], **settings: Any) -> Member:
+    """The run of one of some seeds, with settings of its own: of one fold, or of all patients but the held-out ones."""
     own = config.copy_and_resolve_references()
-    own.fold, own.seed = fold, seed
-    name = f"fold_{fold}" + (f"_seed_{seed}" if several else "")
-    return Member(fold, seed, folder / name, own, (f"--config.fold={fold}", f"--config.seed={seed}"))
-
-
-def on_all_patients(
-    config: Config, folder: Path, seed: int, split: splits.Split, epochs: int, *, several: bool
-) -> Member:
-    """The run that trains on all sections but the held-out ones, for a given number of epochs."""
-    own = config.copy_and_resolve_references()
-    own.seed, own.num_epochs, own.test_sections = seed, epochs, ",".join(split.test)
-    name = "all_patients" + (f"_seed_{seed}" if several else "")
-    return Member(None, seed, folder / name, own, ())
+    own.update(settings | {"seed": seed})
+    name += f"_seed_{seed}" if len(seeds) > 1 else ""
+    return Member(settings.get("fold"), seed, folder / name, own)
 
 
 def train_all(
@@ -252,7 +240,8 @@ def in_processes(members: Sequence[Member], processes: int, gpus_per_process: in
         if gpus_per_process:
             own = range(place * gpus_per_process, (place + 1) * gpus_per_process)
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, own))
-        line = [sys.executable, "-m", "stjax.train", *command, f"--workdir={each.folder}", *each.overrides]
+        own = [f"--workdir={each.folder}", f"--config.fold={each.fold}", f"--config.seed={each.seed}"]
+        line = [sys.executable, "-m", "stjax.train", *command, *own]
         with subprocess.Popen(
             line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
         ) as process:  # in a group of its own, which Ctrl-C does not reach: it is told to save

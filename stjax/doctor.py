@@ -9,7 +9,6 @@ examples:
   python -m stjax.doctor --json > doctor.json
 """
 
-import argparse
 import dataclasses
 import functools
 import json
@@ -52,11 +51,14 @@ class Finding:
     remedy: str = ""
 
 
+def _judged(name: str, found: str, remedy: str, status: str) -> Finding:
+    """A finding, with its remedy unless it is ok."""
+    return Finding(name, status, found, "" if status == OK else remedy)
+
+
 def main(arguments: list[str]) -> None:
     """The command line."""
-    parser = cli.Parser(
-        prog="python -m stjax.doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser("python -m stjax.doctor", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON, for programs and for issues")
     parser.add_argument("--quick", action="store_true", help="leave out the two training steps")
     given = parser.parse_args(arguments)
@@ -96,11 +98,8 @@ def examine(*, quick: bool = False) -> Iterator[Finding]:
 def python() -> Iterator[Finding]:
     """The interpreter and the machine."""
     found = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
-    oldest = ".".join(map(str, OLDEST_PYTHON))
-    if sys.version_info < OLDEST_PYTHON:
-        yield Finding("python", FAIL, found, f"stjax needs Python {oldest} or newer")
-    else:
-        yield Finding("python", OK, found)
+    remedy = f"stjax needs Python {'.'.join(map(str, OLDEST_PYTHON))} or newer"
+    yield _judged("python", found, remedy, FAIL if sys.version_info < OLDEST_PYTHON else OK)
 
 
 def packages() -> Iterator[Finding]:
@@ -108,21 +107,17 @@ def packages() -> Iterator[Finding]:
     yield Finding("stjax", OK, metadata.version("stjax"))
     lacking = [f"{need} (found {found or 'none'})" for need, found in _needs("") if not _meets(need, found)]
     versions = ", ".join(f"{name} {version}" for name in _SHOWN if (version := _version(name)))
-    if lacking:
-        yield Finding("packages", FAIL, f"missing or too old: {', '.join(lacking)}", "pip install --upgrade stjax")
-    else:
-        yield Finding("packages", OK, versions)
+    found = f"missing or too old: {', '.join(lacking)}" if lacking else versions
+    yield _judged("packages", found, "pip install --upgrade stjax", FAIL if lacking else OK)
 
 
 def extras() -> Iterator[Finding]:
     """Optional parts, installed or not."""
     for extra in sorted(metadata.metadata("stjax").get_all("Provides-Extra") or ()):
         lacking = [need.name for need, found in _needs(extra) if not _meets(need, found)]
-        if lacking:
-            remedy = f"for what needs it: pip install 'stjax[{extra}]'"
-            yield Finding(f"extra {extra}", NOTE, f"not installed, lacks {', '.join(lacking)}", remedy)
-        else:
-            yield Finding(f"extra {extra}", OK, "installed")
+        found = f"not installed, lacks {', '.join(lacking)}" if lacking else "installed"
+        remedy = f"for what needs it: pip install 'stjax[{extra}]'"
+        yield _judged(f"extra {extra}", found, remedy, NOTE if lacking else OK)
 
 
 def memory() -> Iterator[Finding]:
@@ -133,10 +128,8 @@ def memory() -> Iterator[Finding]:
         return
     gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB
     found = f"{cores} cores, {gib:.1f} GiB of memory"
-    if gib < _LEAST_MEMORY_GIB:
-        yield Finding("machine", WARN, found, "train with smaller batches (--config.micro_batch)")
-    else:
-        yield Finding("machine", OK, found)
+    remedy = "train with smaller batches (--config.micro_batch)"
+    yield _judged("machine", found, remedy, WARN if gib < _LEAST_MEMORY_GIB else OK)
 
 
 def disk() -> Iterator[Finding]:
@@ -155,10 +148,8 @@ def disk() -> Iterator[Finding]:
             found += f", {sum(file.stat().st_size for file in folder.rglob('*') if file.is_file()) / _GIB:.1f} GiB used"
         if not os.access(there, os.W_OK):
             yield Finding(name, FAIL, f"{there} cannot be written", setting)
-        elif free < _LEAST_DISK_GIB:
-            yield Finding(name, WARN, found, setting)
         else:
-            yield Finding(name, OK, found)
+            yield _judged(name, found, setting, WARN if free < _LEAST_DISK_GIB else OK)
 
 
 def devices() -> Iterator[Finding]:
@@ -170,11 +161,10 @@ def devices() -> Iterator[Finding]:
 
     found = parallel.all_devices()
     text = f"{len(found)} x {found[0].device_kind} ({jax.default_backend()})"
-    if jax.default_backend() == "cpu" and Path("/proc/driver/nvidia/version").exists():
-        remedy = "for the GPU: pip install 'stjax[gpu]', and leave JAX_PLATFORMS unset"
-        yield Finding("devices", WARN, f"{text}, though this machine has an NVIDIA GPU", remedy)
-    else:
-        yield Finding("devices", OK, text)
+    unused = jax.default_backend() == "cpu" and Path("/proc/driver/nvidia/version").exists()
+    text += ", though this machine has an NVIDIA GPU" * unused
+    remedy = "for the GPU: pip install 'stjax[gpu]', and leave JAX_PLATFORMS unset"
+    yield _judged("devices", text, remedy, WARN if unused else OK)
     matrix = np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32)
     wanted = matrix.astype(np.float64) @ matrix
     for device in jax.local_devices():
@@ -213,10 +203,9 @@ def training() -> Iterator[Finding]:
     found = f"losses {losses[0]:.3f} and {losses[1]:.3f}, {time.perf_counter() - started:.0f} s"
     if not (np.all(np.isfinite(losses)) and losses[0] != losses[1] and np.all(np.isfinite(before))):
         yield Finding("two training steps", FAIL, found, "expected two finite losses that differ; report this output")
-    elif not same:
-        yield Finding("two training steps", FAIL, f"{found}; the checkpoint differs", "check the disk")
     else:
-        yield Finding("two training steps", OK, f"{found}; the checkpoint holds what was saved")
+        found += "; the checkpoint holds what was saved" if same else "; the checkpoint differs"
+        yield _judged("two training steps", found, "check the disk", OK if same else FAIL)
 
 
 def _settings() -> tuple[Any, Any, Any]:

@@ -18,8 +18,8 @@ model was not trained at is scored beside a lookup of the nearest spot of the tr
 and `--beside=RUN` adds a model of patches, applied to a patch around every spot.
 """
 
-import argparse
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,40 +47,33 @@ SYMMETRIES_HELP = "predict the mean over the eight symmetries of the square: eig
 
 def main(arguments: list[str]) -> None:
     """The command line."""
-    parser = cli.Parser(
-        prog="python -m stjax.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser("python -m stjax.evaluate", description=__doc__)
     parser.add_argument("--workdir", required=True, type=Path, help="a run of stjax.train")
     parser.add_argument("--data_dir", default="", help="score on another data set than the run's own")
     parser.add_argument(
         "--protocol", default="", help="`all`: besides, score the same prediction under every protocol that fits"
     )
-    parser.add_argument("--sections", default="", help="comma-separated; default the run's held-out sections")
-    parser.add_argument("--spot-size-um", default="", help="of tiles: sizes to score, default those of training")
+    parser.add_argument("--sections", type=names, default=(), help="comma-separated; default the run's held-out ones")
+    sizes = functools.partial(numbers, name="--spot-size-um")
+    help_of_sizes = "of tiles: sizes to score, default those of training"
+    parser.add_argument("--spot-size-um", dest="sizes_um", type=sizes, default=(), help=help_of_sizes)
     parser.add_argument(
         "--max-spots", type=int, default=MAX_SPOTS, help=f"of tiles: of a section and size, at random ({MAX_SPOTS})"
     )
     parser.add_argument("--beside", type=Path, help="of tiles: a run of a model of patches, scored on the same spots")
-    parser.add_argument("--ensemble", default="", help="comma-separated runs: score the mean of this run and those")
+    help_of_ensemble = "comma-separated runs: score the mean of this run and those"
+    parser.add_argument("--ensemble", type=_folders, default=(), help=help_of_ensemble)
     parser.add_argument("--features", default="", help="folder of the features that a ridge beside the model is of")
     parser.add_argument(
         "--demo-truth", type=Path, help="raw demo folder: score against its cells, without counting noise"
     )
     parser.add_argument("--symmetries", action="store_true", help=SYMMETRIES_HELP)
-    given = parser.parse_args(arguments)
-    options = Options(
-        data_dir=given.data_dir,
-        protocol=given.protocol,
-        sections=names(given.sections),
-        sizes_um=numbers(given.spot_size_um, "--spot-size-um"),
-        max_spots=given.max_spots,
-        beside=given.beside,
-        ensemble=[Path(name) for name in names(given.ensemble)],
-        symmetries=given.symmetries,
-        features=given.features,
-        demo_truth=given.demo_truth,
-    )
-    evaluate(given.workdir, options)
+    given = vars(parser.parse_args(arguments))
+    evaluate(given.pop("workdir"), Options(**given))
+
+
+def _folders(text: str) -> list[Path]:
+    return [Path(name) for name in names(text)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,10 +221,10 @@ def figures(
         targets = comparison.targets(run, found, training, scores)
         calibration, why = conformal.calibrate(runs, sizes_um=asked.sizes_um, max_spots=options.max_spots)
     tested, columns = credibility.figures(task, found, scores, calibration, why)
-    audits = [
-        audit.audit(audit.Audited.of(each, asked.dataset, asked.sections, trained_on=audit.opened(each.fold)))
-        for each in runs
-    ]
+    audits = []
+    for each in runs:
+        about = (each.folder, each.config, each.fold, each.protocol, each.step, audit.opened(each.fold))
+        audits.append(audit.audit(audit.Audited(*about, asked.dataset, asked.sections)))
     result = {
         **head(run, asked, found),
         "truth": "counts" if options.demo_truth is None else "demo_cells",

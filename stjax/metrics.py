@@ -169,30 +169,27 @@ def rmse_per_gene(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.sqrt(np.square(np.asarray(prediction, np.float64) - truth).mean(axis=0))
 
 
-def pooled(
-    figure: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    predictions: Sequence[np.ndarray],
-    truths: Sequence[np.ndarray],
-    patients: Sequence[str],
-    *,
-    pooling: str,
-) -> np.ndarray:
+Maps = Sequence[np.ndarray]  # one [S, G] a section
+Figure = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of [S, G] predictions and truths, [G]
+
+
+def pooled(figure: Figure, predictions: Maps, truths: Maps, patients: Sequence[str], *, pooling: str) -> np.ndarray:
     """A figure of each gene over sections, pooled the protocol's way.
 
     Args:
-        figure: of [S, G] predictions and truths, [G].
         predictions, truths: one [S, G] a section.
         patients: whose section each is.
         pooling: "pooled" (all spots together), "section_median" (median of the sections' figures) or "patient_median"
             (each patient's sections pooled, median of the patients' figures).
     """
-    each = np.stack(
-        [
-            figure(np.concatenate([predictions[i] for i in group]), np.concatenate([truths[i] for i in group]))
-            for group in _sections_of_groups(patients, pooling)
-        ]
-    )  # [groups, G]
-    return median_of_known(each)
+    return median_of_known(of_groups(figure, predictions, truths, patients, pooling=pooling))
+
+
+def of_groups(figure: Figure, predictions: Maps, truths: Maps, patients: Sequence[str], *, pooling: str) -> np.ndarray:
+    """[groups, G] a figure of each gene over every group of sections whose spots are pooled; as `pooled` takes them."""
+    groups = _sections_of_groups(patients, pooling)
+    joined = [[np.concatenate([each[i] for i in group]) for each in (predictions, truths)] for group in groups]
+    return np.stack([figure(prediction, truth) for prediction, truth in joined])
 
 
 def pooled_pcc(

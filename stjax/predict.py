@@ -49,9 +49,7 @@ MOST_MAPS = 12  # of genes that --genes names; else the one that varies most is 
 @cli.when_interrupted(lambda: "finished sections are kept; the same command goes on")
 def main(arguments: list[str]) -> None:
     """The command line."""
-    parser = cli.Parser(
-        prog="python -m stjax.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser("python -m stjax.predict", description=__doc__)
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--workdir", type=Path, help="a run of stjax.train")
     model.add_argument("--model", type=Path, help="a folder that stjax.export wrote")

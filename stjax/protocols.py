@@ -109,128 +109,7 @@ def _recipe(optimizer: str, *, steady: Mapping[str, Any] = WITHOUT, **settings: 
 # stjax's own, also of protocols whose source trains no network.
 OWN_RECIPE = _recipe("adamw", learning_rate=1e-3, weight_decay=1e-2, schedule="cosine", num_epochs=30, steady=STEADY)
 
-brstnet_paper = Protocol(
-    name="brstnet_paper",
-    source=(
-        "Rahaman et al., Breast cancer histopathology image-based gene expression prediction using spatial "
-        "transcriptomics data and deep learning, Sci Rep 2023, text. Differs: mean squared error, because the "
-        "cross-entropy the text names is not defined on real-valued targets; genes selected on training patients. "
-        "The text gives no settings of ReduceLROnPlateau: factor 0.1, patience 5 epochs."
-    ),
-    stain="vahadane",
-    target="log1p_counts",
-    standardise_main=True,
-    standardise_aux=False,
-    panel_scope="train",
-    min_spot_fraction=0.0,
-    white_filter_scope="all",
-    max_white_fraction=0.5,
-    image_std="pooled",
-    pooling="section_median",
-    test_patients=("BC23903",),
-    recipe=_recipe(
-        "sgd",
-        learning_rate=1e-3,
-        weight_decay=1e-6,
-        schedule="plateau",
-        early_stopping_patience=20,
-        num_epochs=200,
-        aux_weight=40.0,
-    ),
-)
-
-brstnet_code = Protocol(
-    name="brstnet_code",
-    source=(
-        "The code published with BrST-Net; genes are ranked over all patients, test included, as published. It "
-        "averages the best epochs of four figures over folds and retrains on all training patients for that many, as "
-        "stjax.crossval does; one fold alone (stjax.train) uses the checkpoint of its lowest validation loss."
-    ),
-    stain="vahadane",
-    target="log1p_counts",
-    standardise_main=True,
-    standardise_aux=False,
-    panel_scope="all",
-    min_spot_fraction=0.1,
-    white_filter_scope="train",
-    max_white_fraction=0.5,
-    image_std="mean_of_images",
-    pooling="pooled",
-    test_patients=("BC23450", "BC23903"),
-    recipe=_recipe("sgd", learning_rate=1e-3, weight_decay=1e-6, schedule="cosine_5_epochs", num_epochs=50),
-)
-
-stnet = Protocol(
-    name="stnet",
-    source=(
-        "He et al., Integrating spatial gene expression and breast tumour morphology via deep learning, Nat Biomed Eng "
-        "2020, and its code. Its loss is summed over the batch of 32 at a rate of 1e-6: the mean at 32e-6."
-    ),
-    target="log_smoothed_share",
-    standardise_main=False,
-    standardise_aux=False,
-    panel_scope="train",
-    min_spot_fraction=0.0,
-    white_filter_scope="train",
-    max_white_fraction=1.0,
-    image_std="pooled",
-    pooling="patient_median",
-    test_patients=(),
-    num_folds=0,
-    test_symmetries=True,
-    head_at_mean=True,
-    recipe=_recipe("sgd", learning_rate=32e-6, weight_decay=0.0, schedule="constant", num_epochs=50),
-)
-
-pixnet = Protocol(
-    name="pixnet",
-    source=(
-        "Zhang, Yang and Pan, PixNet, arXiv 2503.01347, 2025: expression divided by the spot's sum, then log. Reading: "
-        "10,000 reads a spot and log(1 + x), the normalisation of the work it cites. Differs: genes are ranked on "
-        "training patients (the text says across the data set), and the checkpoint is chosen on validation patients."
-    ),
-    target="log1p_library",
-    standardise_main=False,
-    standardise_aux=False,
-    panel_scope="train",
-    min_spot_fraction=0.0,
-    min_counts=0,
-    white_filter_scope="train",
-    max_white_fraction=1.0,
-    image_std="pooled",
-    pooling="pooled",
-    test_patients=(),
-    recipe=_recipe("adam", learning_rate=5e-4, weight_decay=1e-4, schedule="constant", batch_size=8, num_epochs=500),
-)
-
-hest = Protocol(
-    name="hest",
-    source=(
-        "Jaume et al., HEST-1k, NeurIPS 2024, arXiv 2406.16192: HEST-Benchmark, and its code (mahmoodlab/HEST, "
-        "src/hest/bench, and get_k_genes of src/hest/utils.py): the 50 most variable genes among those in at least a "
-        "tenth of the spots, as scanpy ranks them; PCC of all held-out spots together, mean over genes. "
-        "The text says log1p-normalised; the code takes log(1 + counts) and does not divide by the spot's total, as "
-        "here. Differs: genes are ranked on training patients (there on all samples, test included), and kept by their "
-        "share of all training spots (there of every sample's); spots are not masked by tissue; trained end to end "
-        "instead of by ridge regression on frozen features, so `recipe` is stjax's own; the last checkpoint is used."
-    ),
-    target="log1p_counts",
-    standardise_main=False,
-    standardise_aux=False,
-    num_main_genes=50,
-    gene_ranking="variability",
-    panel_scope="train",
-    min_spot_fraction=0.1,
-    min_counts=0,
-    white_filter_scope="train",
-    max_white_fraction=1.0,
-    image_std="pooled",
-    pooling="pooled",
-    test_patients=(),
-    num_folds=0,
-    recipe=OWN_RECIPE,
-)
-
+# The others say what differs from it.
 stjax = Protocol(
     name="stjax",
     source="stjax's own: library-normalised log targets, nothing chosen or fitted outside the training patients.",
@@ -245,6 +124,101 @@ stjax = Protocol(
     pooling="pooled",
     test_patients=(),
     recipe=OWN_RECIPE,
+)
+
+brstnet_paper = dataclasses.replace(
+    stjax,
+    name="brstnet_paper",
+    source=(
+        "Rahaman et al., Breast cancer histopathology image-based gene expression prediction using spatial "
+        "transcriptomics data and deep learning, Sci Rep 2023, text. Differs: mean squared error, because the "
+        "cross-entropy the text names is not defined on real-valued targets; genes selected on training patients. "
+        "The text gives no settings of ReduceLROnPlateau: factor 0.1, patience 5 epochs."
+    ),
+    stain="vahadane",
+    target="log1p_counts",
+    min_spot_fraction=0.0,
+    white_filter_scope="all",
+    max_white_fraction=0.5,
+    pooling="section_median",
+    test_patients=("BC23903",),
+    recipe=_recipe(
+        "sgd",
+        learning_rate=1e-3,
+        weight_decay=1e-6,
+        schedule="plateau",
+        early_stopping_patience=20,
+        num_epochs=200,
+        aux_weight=40.0,
+    ),
+)
+
+brstnet_code = dataclasses.replace(
+    stjax,
+    name="brstnet_code",
+    source=(
+        "The code published with BrST-Net; genes are ranked over all patients, test included, as published. It "
+        "averages the best epochs of four figures over folds and retrains on all training patients for that many, as "
+        "stjax.crossval does; one fold alone (stjax.train) uses the checkpoint of its lowest validation loss."
+    ),
+    stain="vahadane",
+    target="log1p_counts",
+    panel_scope="all",
+    max_white_fraction=0.5,
+    image_std="mean_of_images",
+    test_patients=("BC23450", "BC23903"),
+    recipe=_recipe("sgd", learning_rate=1e-3, weight_decay=1e-6, schedule="cosine_5_epochs", num_epochs=50),
+)
+
+stnet = dataclasses.replace(
+    stjax,
+    name="stnet",
+    source=(
+        "He et al., Integrating spatial gene expression and breast tumour morphology via deep learning, Nat Biomed Eng "
+        "2020, and its code. Its loss is summed over the batch of 32 at a rate of 1e-6: the mean at 32e-6."
+    ),
+    target="log_smoothed_share",
+    standardise_main=False,
+    min_spot_fraction=0.0,
+    pooling="patient_median",
+    num_folds=0,
+    test_symmetries=True,
+    head_at_mean=True,
+    recipe=_recipe("sgd", learning_rate=32e-6, weight_decay=0.0, schedule="constant", num_epochs=50),
+)
+
+pixnet = dataclasses.replace(
+    stjax,
+    name="pixnet",
+    source=(
+        "Zhang, Yang and Pan, PixNet, arXiv 2503.01347, 2025: expression divided by the spot's sum, then log. Reading: "
+        "10,000 reads a spot and log(1 + x), the normalisation of the work it cites. Differs: genes are ranked on "
+        "training patients (the text says across the data set), and the checkpoint is chosen on validation patients."
+    ),
+    standardise_main=False,
+    min_spot_fraction=0.0,
+    min_counts=0,
+    recipe=_recipe("adam", learning_rate=5e-4, weight_decay=1e-4, schedule="constant", batch_size=8, num_epochs=500),
+)
+
+hest = dataclasses.replace(
+    stjax,
+    name="hest",
+    source=(
+        "Jaume et al., HEST-1k, NeurIPS 2024, arXiv 2406.16192: HEST-Benchmark, and its code (mahmoodlab/HEST, "
+        "src/hest/bench, and get_k_genes of src/hest/utils.py): the 50 most variable genes among those in at least a "
+        "tenth of the spots, as scanpy ranks them; PCC of all held-out spots together, mean over genes. "
+        "The text says log1p-normalised; the code takes log(1 + counts) and does not divide by the spot's total, as "
+        "here. Differs: genes are ranked on training patients (there on all samples, test included), and kept by their "
+        "share of all training spots (there of every sample's); spots are not masked by tissue; trained end to end "
+        "instead of by ridge regression on frozen features, so `recipe` is stjax's own; the last checkpoint is used."
+    ),
+    target="log1p_counts",
+    standardise_main=False,
+    num_main_genes=50,
+    gene_ranking="variability",
+    min_counts=0,
+    num_folds=0,
 )
 
 

@@ -11,7 +11,6 @@ examples:
   python -m stjax.report --workdir=runs/with_aux --workdir=runs/without_aux --names=AuxNet,plain --out=compared.html
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,9 +23,7 @@ MAX_MB = 20.0
 
 def main(arguments: list[str]) -> None:
     """The command line."""
-    parser = cli.Parser(
-        prog="python -m stjax.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser("python -m stjax.report", description=__doc__)
     parser.add_argument(
         "--workdir", required=True, action="append", type=Path, help="a scored run; several times: compared"
     )

@@ -67,6 +67,11 @@ class Trained(abc.ABC):
         """
 
     @property
+    def units(self) -> str:
+        """What its predictions are in: the protocol and its target transform."""
+        return f"{self.fold.protocol}: {self.protocol.target}"
+
+    @property
     @abc.abstractmethod
     def model_name(self) -> str:
         """Module and variant, e.g. "efficientnet b0"."""

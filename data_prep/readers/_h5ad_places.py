@@ -34,7 +34,7 @@ def read(file: Any, obs: pd.DataFrame, path: Path) -> tuple[np.ndarray, np.ndarr
         InputError: no coordinates, or some whose order cannot be told.
     """
     named = _pair(obs, _PIXELS)
-    keys = {_letters(name): name for name in file.get("obsm", {})}
+    keys = {letters(name): name for name in file.get("obsm", {})}
     key = next((keys[wanted] for wanted in _KEYS if wanted in keys), None)
     if key is None:
         named = named or _pair(obs, _PLAIN)
@@ -63,14 +63,14 @@ def _table(value: pd.DataFrame, place: str, path: Path) -> tuple[np.ndarray, tup
     """[S, 2] or [S, 3]: by the names of its columns, never by their position, unless they are no names."""
     pair = _pair(value, _PIXELS) or _pair(value, _PLAIN)
     if pair is not None:
-        third = [name for name in value if _letters(name) == "z"]
+        third = [name for name in value if letters(name) == "z"]
         xyz = _numbers(value[[*pair, *third[:1]]], place, path)
         return xyz, (f"x and y are the columns {pair[0]!r} and {pair[1]!r} of {place}",)
     names = ", ".join(map(str, value.columns))
-    if all(re.fullmatch(r"(spatial|xspatial|dim|v)?\d+", _letters(name)) for name in value.columns):
+    if all(re.fullmatch(r"(spatial|xspatial|dim|v)?\d+", letters(name)) for name in value.columns):
         xyz, notes = _array(value.to_numpy(), place, path, len(value))
         return xyz, (f"x and y are the first two columns of {place} ({names}), in that order", *notes)
-    known = {_letters(name) for name in value.columns}
+    known = {letters(name) for name in value.columns}
     what = "places on the array and not in the image" if known & set(_ARRAY) else "no known names"
     raise InputError(
         f"{path}: the columns of {place} are {names or 'none'}, {what}; name them pxl_col_in_fullres (x) and "
@@ -125,11 +125,11 @@ def _picture_scales(file: Any) -> list[tuple[str, float]]:
 
 def _pair(table: pd.DataFrame, pairs: tuple[tuple[str, str], ...]) -> tuple[Any, Any] | None:
     """The columns that are x and y by their names."""
-    columns = {_letters(name): name for name in table.columns}
+    columns = {letters(name): name for name in table.columns}
     return next(((columns[x], columns[y]) for x, y in pairs if x in columns and y in columns), None)
 
 
-def _letters(name: Any) -> str:
+def letters(name: Any) -> str:
     """A name in lower case, without what separates its words."""
     return re.sub(r"[^a-z0-9]", "", str(name).lower())
 

@@ -15,6 +15,7 @@ import pyarrow.compute
 from data_prep.errors import InputError
 from data_prep.readers import _arrays, _h5ad, _matrix
 from data_prep.readers._h5ad_file import as_text, opened, table
+from data_prep.readers._h5ad_places import letters
 
 # What tools and people call the column that names a spot's sample, the likelier first; letters alone are compared
 _THINGS = (
@@ -137,7 +138,7 @@ def _facts(
     with opened(path) as file:
         entries = _h5ad.libraries(file, path)
         obs = table(file, "obs", path)
-    things = {name: match[1] for name in obs if (match := _COLUMN.match(_letters(name)))}
+    things = {name: match[1] for name in obs if (match := _COLUMN.match(letters(name)))}
     known = sorted(things, key=lambda name: _THINGS.index(things[name]))
     others = [name for name in obs if name not in known and len(entries) > 1 and obs[name].dtype.kind == "O"]
     libraries = {name: re.split(r"[/\\]", entry["slide"])[-1] for name, entry in entries.items()}
@@ -197,7 +198,3 @@ def _id_labels(index: Any) -> np.ndarray:
     distinct = bare if len(set(bare)) == len(labels) and "" not in bare else ["_".join(filter(None, p)) for p in parts]
     distinct = distinct if len(set(distinct)) == len(labels) else labels
     return np.array(distinct, dtype=str)[encoded.indices.to_numpy()]
-
-
-def _letters(name: Any) -> str:
-    return re.sub(r"[^a-z0-9]", "", str(name).lower())

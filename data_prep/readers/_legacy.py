@@ -65,7 +65,7 @@ def read_section(
             f"(e.g. {next(iter(spot_row))} against {next(iter(place), 'nothing')}); the two files belong to "
             "different sections or name spots differently"
         )
-    _check_section(name, files.counts, files.spots, spot_row, place, spots["selected"])
+    _check_section(name, files, spot_row, place, spots["selected"])
     _array_fit.check(files.spots, spots["id"], spots["grid_xy"], spots["pixel_xy"])
     pitch = _array_fit.pitch_px(spots["grid_xy"], spots["pixel_xy"])
     um_per_px, source, scale_notes = _sections.scale(
@@ -206,19 +206,14 @@ def _spots_by_genes(path: Path) -> tuple[list[str], list[str], scipy.sparse.csr_
 
 
 def _check_section(
-    name: str,
-    count_path: Path,
-    spot_path: Path,
-    spot_row: dict[str, int],
-    place: dict[str, int],
-    selected: np.ndarray,
+    name: str, files: Files, spot_row: dict[str, int], place: dict[str, int], selected: np.ndarray
 ) -> None:
     """Refuse counts and spots of two sections: on one kind of array they share most names, but each lacks some."""
     chosen = {spot for spot, index in place.items() if selected[index]}
     strays, uncounted = len(spot_row.keys() - place.keys()), len(chosen - spot_row.keys())
     if strays > max(3, _OTHERS * len(spot_row)) and uncounted > max(3, _OTHERS * len(chosen)):
         raise InputError(
-            f"Section {name!r}: {strays} of the {len(spot_row)} spots of {count_path} are not in {spot_path}, and "
+            f"Section {name!r}: {strays} of the {len(spot_row)} spots of {files.counts} are not in {files.spots}, and "
             f"{uncounted} of the {len(chosen)} spots selected there have no counts; the two files belong to different "
             "sections"
         )

@@ -153,7 +153,7 @@ def read_h5(path: Path) -> CountMatrix:
         )
     data, indices, indptr = parts
     matrix = csr.make(data, indices, indptr, shape[::-1], origin=f"{path}")
-    return _finish(path, barcode, gene_id, symbol, kind, matrix, genome=genome)
+    return _finish(CountMatrix(path, barcode, gene_id, symbol, matrix), kind, genome)
 
 
 def _matrix_group(file: Any, path: Path) -> Any:
@@ -221,31 +221,19 @@ def read_mtx(folder: Path, prefix: str = "") -> CountMatrix:
             f"{barcode_path.name} {len(barcode)} barcodes; the three files belong to different runs"
         )
     path = matrix_path if prefix else folder
-    return _finish(path, barcode, gene_id, symbol, kind, matrix.T, notes=notes)
+    return _finish(CountMatrix(path, barcode, gene_id, symbol, matrix.T, notes), kind, None)
 
 
-def _finish(
-    path: Path,
-    barcode: np.ndarray,
-    gene_id: np.ndarray,
-    symbol: np.ndarray,
-    kind: np.ndarray | None,
-    matrix: Any,
-    *,
-    genome: np.ndarray | None = None,
-    notes: tuple[str, ...] = (),
-) -> CountMatrix:
-    """Checks what was read, and leaves out features that are no genes.
+def _finish(read: CountMatrix, kind: np.ndarray | None, genome: np.ndarray | None) -> CountMatrix:
+    """Checks what was read, whose counts may be of any kind, and leaves out features that are no genes.
 
     Args:
-        barcode: [S] str.
-        gene_id, symbol: [G] str.
-        kind: [G] str, the type of each feature, where the file states it.
-        matrix: [S, G].
-        genome: [G] str, the genome of each feature, where the file states it.
+        kind, genome: [G] str, the type and the genome of each feature, where the file states them.
     """
-    check_unique(barcode, path, "barcode")
-    counts = as_counts(matrix, path, lambda row, column: f"barcode {barcode[row]}, feature {gene_id[column]}")
+    path, gene_id, symbol, notes = read.path, read.gene_id, read.symbol, read.notes
+    check_unique(read.barcode, path, "barcode")
+    of_entry = "barcode {}, feature {}".format
+    counts = as_counts(read.counts, path, lambda row, column: of_entry(read.barcode[row], read.gene_id[column]))
     if kind is not None and np.any(kind != GENE_EXPRESSION):
         kept = np.flatnonzero(kind == GENE_EXPRESSION)
         others = ", ".join(
@@ -260,7 +248,7 @@ def _finish(
         counts, gene_id, symbol = counts[:, kept], gene_id[kept], symbol[kept]
         genome = None if genome is None else genome[kept]
     gene_id, symbol, species_notes = _species.one_species(path, gene_id, symbol, genome=genome)
-    return CountMatrix(path, barcode, gene_id, symbol, counts, notes + species_notes)
+    return CountMatrix(path, read.barcode, gene_id, symbol, counts, notes + species_notes)
 
 
 def _decode(values: np.ndarray) -> np.ndarray:

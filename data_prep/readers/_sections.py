@@ -10,6 +10,7 @@ import scipy.sparse
 
 from data_prep import files, genes
 from data_prep.errors import InputError
+from data_prep.gene_reference import own_reference
 from data_prep.section import GeneTable
 from data_prep.slide_base import DEFAULT_SCALE_DOUBT, SLIDE_SUFFIXES, check_stated_scale, is_default_scale
 
@@ -37,19 +38,17 @@ class Reading:
     def name_genes(
         self, names: Sequence[str], counts: scipy.sparse.csr_array, symbols: Sequence[str] | None = None
     ) -> tuple[GeneTable, scipy.sparse.csr_array, tuple[str, ...]]:
-        """Gene table, counts [S, G] and notes, from the names of a file's columns; see `data_prep.genes.name_columns`.
+        """Gene table, counts [S, G] with one column a gene, and notes, from the names of a file's columns.
 
         Args:
             names: [columns] Ensembl ids or symbols; symbols: [columns], where the file has both.
             counts: [S, columns].
         """
-        return genes.name_columns(
-            names,
-            counts,
-            symbols=symbols,
-            gene_table_path=self.gene_table,
-            resolve_aliases=self.resolve_aliases,
-        )
+        reference = None if self.gene_table is None else own_reference(self.gene_table)
+        options = {"reference": reference, "resolve_aliases": self.resolve_aliases}
+        named, notes = genes.gene_table(names, symbols=symbols, **options)
+        named, counts, merge_notes = genes.merge_duplicates(named, counts)
+        return named, counts, notes + merge_notes
 
 
 def choose(found: Mapping[str, str], path: Path, sections: Sequence[str] | None, skip_incomplete: bool) -> list[str]:

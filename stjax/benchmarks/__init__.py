@@ -7,16 +7,7 @@ Row = dict[str, Any]  # {"what", "case", "method", "seconds", "speedup", "temp_b
 Interleave = Callable[..., dict[str, float]]  # `stjax.bench.interleave`
 
 
-def row_of(
-    case: str,
-    method: str,
-    seconds: float,
-    reference: float | None = None,
-    *,
-    temp_bytes: int | None = None,
-    **more: Any,
-) -> Row:
+def row_of(case: str, method: str, seconds: float, reference: float | None = None, **more: Any) -> Row:
     """A row, without what all have of the command; `reference`: the seconds that the speed-up is against."""
     speedup = None if reference is None else reference / seconds
-    row = {"case": case, "method": method, "seconds": seconds, "speedup": speedup, "temp_bytes": temp_bytes}
-    return row | more
+    return {"case": case, "method": method, "seconds": seconds, "speedup": speedup, "temp_bytes": None} | more

@@ -1,5 +1,6 @@
 """PyTorch's side of `stjax.bench`: the same models from torchvision, where both are installed."""
 
+import argparse
 import functools
 import importlib.util
 import os
@@ -48,21 +49,13 @@ def version() -> str:
 
 
 def methods(
-    name: str,
-    *,
-    batch_size: int,
-    image_size_px: int,
-    dtype: str,
-    train: bool,
-    outputs: int,
-    compiled: bool,
-    gpu: bool,
+    name: str, given: argparse.Namespace, *, batch_size: int, train: bool, outputs: int, gpu: bool
 ) -> dict[str, Callable[[], None]]:
     """{"torch": one step, "torch.compile": the same compiled} of a torchvision model with a linear head, channels_last.
 
     Args:
         name: torchvision's.
-        compiled: whether to compile it as well.
+        given: options of `stjax.bench`.
     """
     torchvision = import_torchvision()
     if torchvision is None:
@@ -73,14 +66,14 @@ def methods(
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     options: dict[str, Any] = {"aux_logits": False, "init_weights": False} if name == "inception_v3" else {}
     if name.startswith("vit"):
-        options["image_size"] = image_size_px
+        options["image_size"] = given.image_size_px
     model = getattr(torchvision.models, name)(num_classes=outputs, **options).to(device)
     model = model.to(memory_format=torch.channels_last).train(train)
-    images = torch.randn(batch_size, 3, image_size_px, image_size_px, device=device)
+    images = torch.randn(batch_size, 3, given.image_size_px, given.image_size_px, device=device)
     images = images.to(memory_format=torch.channels_last)
     wanted = torch.randn(batch_size, outputs, device=device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    half = torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
+    half = torch.autocast(device, torch.bfloat16, enabled=given.dtype == "bfloat16")
 
     def method_of(network: Any) -> Callable[[], None]:
         def step() -> None:
@@ -98,6 +91,6 @@ def methods(
         return step
 
     found = {"torch": method_of(model)}
-    if compiled:
+    if given.torch_compile:
         found["torch.compile"] = method_of(torch.compile(model))
     return found

@@ -15,15 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_prep.spots import Spots, ranges
 from stjax.benchmarks import Interleave, Row, row_of
-from stjax.ops.spot_pool import (
-    Spots,
-    pooled_linear,
-    spot_masks,
-    spot_pool_reference,
-    spot_table,
-)
-from stjax.ops.spot_weights import pixel_runs
+from stjax.ops.spot_pool import pooled_linear, spot_pool_reference
+from stjax.ops.spot_table import spot_table
+from stjax.ops.spot_weights import pixel_runs, spot_masks
 
 IMAGE_PX, STRIDE, FEATURES, GENES = 1024, 4, 512, 250
 MASKS, PIXELS = 256, 2_000_000  # up to so many spots through masks, up to so many pixels of spots one by one
@@ -128,9 +124,8 @@ def _through_the_map(spots: Spots, image_px: int) -> tuple[Callable[..., jax.Arr
             pixels = dense_map(features, kernel, bias).reshape(-1, kernel.shape[1])
             return add_up(pixels[runs["pixel"]], runs)
 
-        offset = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
-        pixel = np.repeat(runs.row * image_px + runs.start, length) + offset
-        return segments, _indices(pixel=pixel, spot=np.repeat(runs.spot, length))
+        run, column = ranges(runs.start, runs.stop)
+        return segments, _indices(pixel=runs.row[run] * image_px + column, spot=runs.spot[run])
 
     def differences(features: jax.Array, kernel: jax.Array, bias: jax.Array, runs: Any) -> jax.Array:
         running = jnp.cumsum(dense_map(features, kernel, bias), axis=1)

@@ -9,7 +9,6 @@ needs the extra `stain`, about 100 bytes of memory a pixel and minutes; `--stain
 
 import argparse
 import functools
-import hashlib
 import importlib
 import importlib.util
 import json
@@ -25,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import cli, stain, system_errors
+from data_prep import cli, files, stain, system_errors
 from data_prep.colour import lab_from_rgb
 from data_prep.errors import InputError
 from data_prep.slide import open_slide
@@ -108,22 +107,13 @@ def compare(first: Path, second: Path, source: Path) -> dict[str, float]:
 def main(arguments: list[str]) -> None:
     """Parse the command line, run each method in its own process, print a table, write JSON."""
     description, _, examples = (__doc__ or "").partition("\n\n")
-    parser = cli.Parser(
-        prog="python -m stjax.benchmarks.stain",
-        description=description,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.Parser("python -m stjax.benchmarks.stain", description=description, epilog=examples)
     parser.add_argument("--source", type=Path, required=True, help="the slide to normalise")
     parser.add_argument("--target", type=Path, required=True, help="the slide to look like")
     parser.add_argument("--runs", type=int, default=2, help="runs of stjax, with 1, 2, ... BLAS threads (default 2)")
     parser.add_argument("--staintools-runs", type=int, default=1, help="runs of staintools (default 1; 0: none)")
-    parser.add_argument(
-        "--staintools-seconds",
-        type=int,
-        default=1,
-        help="wall-clock seconds for its dictionary learning (default 1, as built in; more shows where it goes)",
-    )
+    of_learning = "wall-clock seconds for its dictionary learning (default 1, as built in; more shows where it goes)"
+    parser.add_argument("--staintools-seconds", type=int, default=1, help=of_learning)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # one run, in its own process
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
@@ -165,18 +155,11 @@ def _measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         if done.returncode:
             raise InputError(f"the run of {name} ended with exit code {done.returncode}; its message is above")
         run = json.loads(done.stdout.splitlines()[-1])
-        with out.open("rb") as file:
-            run |= {"method": name, "sha256": hashlib.file_digest(file, "sha256").hexdigest(), "out": out}
-        runs.append(run)
+        runs.append(run | {"method": name, "sha256": files.sha256(out), "out": out})
     ours, theirs = runs[: options.runs], runs[options.runs :]
-    differences = {
-        f"stjax - staintools {i}": compare(ours[0]["out"], r["out"], options.source) for i, r in enumerate(theirs)
-    }
-    differences |= {
-        f"staintools 0 - staintools {i}": compare(theirs[0]["out"], r["out"], options.source)
-        for i, r in enumerate(theirs)
-        if i
-    }
+    pairs = [(f"stjax - staintools {i}", ours[0], run) for i, run in enumerate(theirs)]
+    pairs += [(f"staintools 0 - staintools {i}", theirs[0], run) for i, run in enumerate(theirs) if i]
+    differences = {name: compare(one["out"], other["out"], options.source) for name, one, other in pairs}
     with open_slide(options.source) as slide:
         case = f"{slide.width}x{slide.height}"
     reference = min((_total(r) for r in theirs), default=None)

@@ -42,7 +42,7 @@ def demo_dataset(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="making-") as temporary:
         source, prepared = Path(temporary) / "source", Path(temporary) / "prepared"
         demo.make_demo(source, layout=layout, patients=patients, spots=spots)
-        min_counts = 0 if layout == "visium_hd" else 1000  # a bin has few reads
+        min_counts = 0 if layout == "visium_hd" else 1000  # a bin has few counts
         sizes = {"patch_size_px": patch_size_px, "tile_size_px": tile_size_px or None}
         build.build(source, prepared, min_counts=min_counts, **sizes)
         try:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.spots import Spots
+from data_prep.spots import Spots, ranges
 from stjax.data.panel import Panel
 from stjax.protocols import Protocol
 
@@ -93,10 +93,8 @@ class Items:
     def batch(self, images: np.ndarray, index: np.ndarray, *, size: int) -> Batch:
         """A batch of `size` items; missing ones, and missing spots of an item, are zeros under a zero mask."""
         start, most = self.windows.start, self.windows.most_spots
-        count = start[index + 1] - start[index]
-        place = np.repeat(np.arange(len(index)), count)  # [R] of each spot, its item's place in the batch ...
-        slot = np.arange(len(place)) - np.repeat(np.cumsum(count) - count, count)  # ... and its own in the item
-        rows = np.repeat(start[index], count) + slot
+        place, rows = ranges(start[index], start[index + 1])  # [R] of each spot, its item's place in the batch ...
+        slot = rows - start[index][place]  # ... and its own in the item
         batch = self.windows.inputs(images, index, size) | {
             "counts": np.zeros((size, most, self.counts.shape[1]), np.float32),
             "total": np.zeros((size, most, 1), np.float32),

@@ -59,26 +59,17 @@ def permutation(sections: Sequence[Section]) -> tuple[dict[str, Any], dict[str, 
 
 def sign_test(sections: Sequence[Section]) -> tuple[dict[str, Any] | None, str]:
     """ST-Net's test over patients, or None and why there is none."""
-    names, patient = np.unique([section.patient for section in sections], return_inverse=True)
-    genes = sections[0].truth.shape[1]
-    needed = statistics.patients_needed(genes, ALPHA)
-    if len(names) < needed:
+    patients, genes = [section.patient for section in sections], sections[0].truth.shape[1]
+    count, needed = len(set(patients)), statistics.patients_needed(genes, ALPHA)
+    if count < needed:
         return None, (
-            f"{len(names)} patient(s): with fewer than {needed} the sign test over {genes} genes cannot come out below "
+            f"{count} patient(s): with fewer than {needed} the sign test over {genes} genes cannot come out below "
             f"{ALPHA} after Holm's correction"
         )
-    by_patient = [
-        [each for each, index in zip(sections, patient, strict=True) if index == of] for of in range(len(names))
-    ]
-    pcc = [
-        metrics.pearson_per_gene(
-            np.concatenate([each.predictions["model"] for each in of_patient]),
-            np.concatenate([each.truth for each in of_patient]),
-        )
-        for of_patient in by_patient
-    ]
-    corrected = statistics.holm(statistics.sign_test(np.stack(pcc)))
-    return {"patients": len(names), f"genes_below_{ALPHA}": int(np.sum(corrected < ALPHA)), "correction": "Holm"}, ""
+    predictions, truths = [section.predictions["model"] for section in sections], [each.truth for each in sections]
+    pcc = metrics.of_groups(metrics.pearson_per_gene, predictions, truths, patients, pooling="patient_median")
+    corrected = statistics.holm(statistics.sign_test(pcc))
+    return {"patients": count, f"genes_below_{ALPHA}": int(np.sum(corrected < ALPHA)), "correction": "Holm"}, ""
 
 
 def ceiling(task: Task, found: Sequence[Found], pcc: np.ndarray) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -11,7 +11,7 @@ from stjax.data.tile_spots import DISCS_FROM_UM
 from stjax.inference.prepared import Found
 from stjax.workdir import Run
 
-_DEEP = 1e6  # reads
+_DEEP = 1e6  # counts
 
 
 def without_noise(found: Found, run: Run, demo_folder: Path) -> Found:

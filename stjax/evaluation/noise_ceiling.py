@@ -23,7 +23,7 @@ def noise_ceiling(
 ) -> tuple[np.ndarray, int]:
     """PCC of each gene between what was measured and what would be without counting noise, by count thinning.
 
-    Every read goes to one of two halves by a coin: two measurements of the same tissue at half the depth, whose noise
+    Every count goes to one of two halves by a coin: two measurements of the same tissue at half the depth, whose noise
     is independent if counts are Poisson. Their correlation, corrected to full depth (Spearman and Brown), is the
     reliability of the measurement; its square root is the ceiling. What varies beyond counting, from section to section
     or in how well a spot was permeated, counts as signal: the true ceiling is lower where there is such.
@@ -57,7 +57,7 @@ def fraction(pcc: np.ndarray, ceiling: np.ndarray) -> np.ndarray:
 def _halved(rng: np.random.Generator, counts: np.ndarray, total: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Counts [S, M] and totals [S, 1] of both halves."""
     known = np.nan_to_num(counts).astype(np.int64)
-    rest = np.maximum(np.round(total).astype(np.int64) - known.sum(axis=1), 0)  # reads of all other genes
+    rest = np.maximum(np.round(total).astype(np.int64) - known.sum(axis=1), 0)  # counts of all other genes
     first, first_rest = rng.binomial(known, 0.5), rng.binomial(rest, 0.5)
     halves = ((first, first_rest), (known - first, rest - first_rest))
     unknown = np.where(np.isnan(counts), np.nan, 0.0)

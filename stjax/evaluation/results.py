@@ -13,8 +13,7 @@ from stjax.evaluation.methods import METHODS, MODEL, label
 from stjax.findings import CHOSEN, LEAK, Finding, lines
 from stjax.inference.prediction import SectionPrediction
 from stjax.intervals import LEVEL
-from stjax.outputs._map import write_map
-from stjax.outputs.h5ad import write_h5ad
+from stjax.outputs import h5ad, png
 from stjax.tables import write_csv
 
 COLUMNS = {
@@ -59,11 +58,10 @@ def write(
     panel = run.fold.panel
     best = int(per_gene["pcc"].fillna(-2).to_numpy().argmax())
     for prediction in predictions:
-        base = pictures / prediction.section
-        write_h5ad(base.with_name(f"{base.name}.h5ad"), prediction, run, genes=np.arange(panel.num_main))
-        picture = base.with_name(f"{base.name}_{outputs.file_name(panel.labels[best])}.png")
-        write_map(picture, prediction, run, gene=best)
-        written += [base.with_name(f"{base.name}.h5ad"), picture]
+        names = prediction.section, f"{prediction.section}_{outputs.file_name(panel.labels[best])}"
+        for name, form in zip(names, (h5ad, png), strict=True):
+            written.append(pictures / f"{name}{form.SUFFIX}")
+            form.write(written[-1], prediction, run, genes=np.arange(panel.num_main), shown=best)
     return written
 
 
@@ -91,7 +89,7 @@ def print_table(result: Mapping[str, Any]) -> None:
     print_targets(result["targets"])
     for size, figures in result["sizes_um"].items():
         trained = "trained on" if figures["trained_on"] else "not trained on"
-        ratio = "" if figures["total_ratio"] is None else f", expected / measured reads {figures['total_ratio']:.3f}"
+        ratio = "" if figures["total_ratio"] is None else f", expected / measured counts {figures['total_ratio']:.3f}"
         print(f"spots of {size} um ({trained}): {figures['spots']}{ratio}")
         rows = [["", *SIZE_COLUMNS.values()]]
         for method, of in figures["methods"].items():

@@ -255,7 +255,7 @@ def nearest_spots(predictions: Sequence[SectionPrediction], trained_um: Sequence
 
 
 def total_ratio(predictions: Sequence[SectionPrediction], which: Sequence[np.ndarray]) -> float | None:
-    """Expected over measured reads of all the spots chosen; None for models that do not predict reads."""
+    """Expected over measured counts of all the spots chosen; None for models that do not predict counts."""
     expected = [each.predicted_total for each in predictions]
     if any(total is None for total in expected):
         return None

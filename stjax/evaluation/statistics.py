@@ -178,7 +178,7 @@ class Bootstrap:
             cells = self._group == group
             n = (times[:, cells] @ count[cells])[:, None]
             sums = (times[:, cells] @ moments[cells]).reshape(len(n), 5, genes)
-            every.append(_correlation(n, *np.moveaxis(sums, 1, 0), means=means))
+            every.append(_correlation(n, sums, means))
         # A patient drawn twice counts twice in the median over patients, or over sections.
         own = [np.unique(self._unit[self._group == group]) for group in groups]
         if len(groups) > 1 and all(len(units) == 1 for units in own) and self.units.kind == "patients":
@@ -189,17 +189,10 @@ class Bootstrap:
         return pcc, absolute, np.sqrt(square)
 
 
-def _correlation(
-    n: np.ndarray,
-    p: np.ndarray,
-    t: np.ndarray,
-    pp: np.ndarray,
-    tt: np.ndarray,
-    pt: np.ndarray,
-    *,
-    means: tuple[np.ndarray, np.ndarray],
-) -> np.ndarray:
-    """PCC from a number of spots [R, 1] and sums of values, squares and products [R, G], all about `means` [G]."""
+def _correlation(n: np.ndarray, sums: np.ndarray, means: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """[R, G] PCC from a number of spots [R, 1] and sums [R, 5, G] of both values, both squares and products, all about
+    `means` [G]."""
+    p, t, pp, tt, pt = np.moveaxis(sums, 1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         var_p, var_t = pp - p * p / n, tt - t * t / n
         # The squares of the values themselves are at most twice these. They count the digits lost in var_p, too: of

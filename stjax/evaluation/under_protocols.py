@@ -84,7 +84,7 @@ def _under(
     used = [narrowed(each, spots_of(protocol, each), genes) for each in found]
     used = [each for each in used if len(each.depth)]
     if not used:
-        return {"fits": False, "why": f"no spot has its {protocol.min_counts} reads", **head, "methods": {}}
+        return {"fits": False, "why": f"no spot has its {protocol.min_counts} counts", **head, "methods": {}}
     narrow = training._replace(counts=training.counts[:, genes])
     task = Task.own(run, training) if own else Task.of(protocol, run, narrow)
     scores = comparison.score(run, task, used, pooling=protocol.pooling)
@@ -100,7 +100,7 @@ def _deviations(protocol: Protocol, run: Run, found: Sequence[Found], genes: str
         if found[0].prediction.predicted_total is None:
             result.append(f"correlations only: the model predicts {run.protocol.target}, not {protocol.target}")
         else:
-            result.append(f"converted from {run.protocol.target} by the reads that the model expects")
+            result.append(f"converted from {run.protocol.target} by the counts that the model expects")
     stain = run.fold.parameters["stain"]
     if protocol.stain != stain:
         result.append(f"stains: {stain}, not {protocol.stain}")
@@ -110,7 +110,7 @@ def _deviations(protocol: Protocol, run: Run, found: Sequence[Found], genes: str
         result.append("genes ranked on test patients too, as published")
     in_data = run.fold.parameters["min_counts"]
     if in_data > protocol.min_counts:
-        result.append(f"spots with fewer than {in_data} reads are not in the data")
+        result.append(f"spots with fewer than {in_data} counts are not in the data")
     return result
 
 

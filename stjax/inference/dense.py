@@ -133,7 +133,7 @@ def describe(
             "mean": "mean over a spot's pixels * target_std + target_mean = ",
             "additive": "expected counts a pixel; sums over a spot's pixels, then ",
         }[aggregation]
-        + f"{trained.fold.protocol}: {trained.protocol.target}",
+        + trained.units,
         "aggregation": aggregation,
         "target_mean": fold.target_mean[columns].tolist(),
         "target_std": fold.target_std[columns].tolist(),

@@ -28,7 +28,8 @@ _MOST = 10_000_000  # places of a grid
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """A capture array: discs of `spot_um` diameter whose centres are `pitch_um` apart."""
+    """A capture array: discs of `spot_um` diameter whose centres are `pitch_um` apart, in a "square" pattern or a
+    "hexagonal" one: rows 0.87 pitches apart, every other one shifted by half a pitch."""
 
     spot_um: float
     pitch_um: float
@@ -126,22 +127,13 @@ def find_tissue(slide: Slide, *, um_per_px: float, spot_um: float = _CELL_UM * _
 
 
 def lay_grid(
-    slide: Slide,
-    *,
-    um_per_px: float,
-    spot_um: float,
-    pitch_um: float,
-    pattern: str = SQUARE_GRID,
-    min_tissue: float = MIN_TISSUE,
-    window_px: float = 0.0,
+    slide: Slide, array: Array, *, um_per_px: float, min_tissue: float = MIN_TISSUE, window_px: float = 0.0
 ) -> Grid:
     """Spots on the tissue of a slide, on a grid centred in the image.
 
     Args:
+        array: of which the spots are as they would have been laid there.
         um_per_px: the slide's scale.
-        spot_um: diameter of a spot.
-        pitch_um: between the centres of neighbours.
-        pattern: "square", or "hexagonal": rows 0.87 pitches apart, every other one shifted by half a pitch.
         min_tissue: the share of a spot that must be tissue; 0 takes all of the image.
         window_px: side of the window around a spot, full-resolution pixels, that must lie inside the image; the spot
             itself always does.
@@ -150,11 +142,11 @@ def lay_grid(
         InputError: sizes that cannot be, a spot or window wider than the image, or no spot on tissue.
     """
     _check_positive("um_per_px", um_per_px)
-    check(Array(spot_um, pitch_um, pattern), min_tissue=min_tissue)
-    grid = _every_spot(slide, um_per_px, max(spot_um / um_per_px, window_px), pitch_um, pattern)
+    check(array, min_tissue=min_tissue)
+    grid = _every_spot(slide, um_per_px, max(array.spot_um / um_per_px, window_px), array)
     if min_tissue > 0:
-        mask = find_tissue(slide, um_per_px=um_per_px, spot_um=spot_um)
-        share = mask.share(grid.xy, spot_um / um_per_px / 2)
+        mask = find_tissue(slide, um_per_px=um_per_px, spot_um=array.spot_um)
+        share = mask.share(grid.xy, array.spot_um / um_per_px / 2)
         grid = grid.take(share >= min_tissue)
         if not len(grid):
             found = f"at most {share.max():.0%} of a spot is" if mask.mask.any() else "none of the image is"
@@ -180,24 +172,24 @@ def _check_positive(name: str, value: float) -> None:
         raise InputError(f"{name} is {value}, expected a positive number of micrometres")
 
 
-def _every_spot(slide: Slide, um_per_px: float, needed_px: float, pitch_um: float, pattern: str) -> Grid:
+def _every_spot(slide: Slide, um_per_px: float, needed_px: float, array: Array) -> Grid:
     """Every place of the grid whose window of `needed_px` lies inside the image."""
-    pitch = pitch_um / um_per_px
+    pitch = array.pitch_um / um_per_px
     sides = np.array([slide.width, slide.height])
     if needed_px > sides.min():
         raise InputError(
             f"{slide.path}: a window of {needed_px:.0f} px does not fit into the image of {slide.width} x "
             f"{slide.height} px; check the scale ({um_per_px:g} um per px, --um_per_px) and the spots' size"
         )
-    step = pitch * (np.array([0.5, math.sqrt(3) / 2]) if pattern == HEXAGONAL_GRID else np.ones(2))  # x, y
+    step = pitch * (np.array([0.5, math.sqrt(3) / 2]) if array.pattern == HEXAGONAL_GRID else np.ones(2))  # x, y
     columns, rows = counts = ((sides - needed_px) / step).astype(np.int64) + 1
     if columns * rows > _MOST:
         raise InputError(
-            f"{slide.path}: a pitch of {pitch_um:g} um gives {columns:,} x {rows:,} spots, expected at most {_MOST:,}; "
-            "give a larger --pitch-um, or predict the whole slide with --dense"
+            f"{slide.path}: a pitch of {array.pitch_um:g} um gives {columns:,} x {rows:,} spots, expected at most "
+            f"{_MOST:,}; give a larger --pitch-um, or predict the whole slide with --dense"
         )
     row, column = (index.ravel() for index in np.indices((rows, columns)))
-    if pattern == HEXAGONAL_GRID:
+    if array.pattern == HEXAGONAL_GRID:
         there = (row + column) % 2 == 0
         row, column = row[there], column[there]
     xy = (sides - (counts - 1) * step) / 2 + np.stack([column, row], axis=1) * step

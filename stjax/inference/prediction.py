@@ -22,8 +22,8 @@ class SectionPrediction:
         slide: what tells slides apart, the SHA-256 of the image.
         expression: [S, M] float32, in the protocol's expression units.
         truth: [S, M] or None; NaN for genes that the section's data lacks.
-        total: [S] measured reads; NaN where nothing was measured.
-        predicted_total: [S] expected reads, of models that predict them.
+        total: [S] measured counts; NaN where nothing was measured.
+        predicted_total: [S] expected counts, of models that predict them.
         synthetic: whether the tissue is the demo's.
         data_sha256: of the data set's manifest or, for a raw section, of its image.
         thumbnail: [h, w, 3] uint8 picture of the slide; thumbnail_scale: its pixels per full-resolution pixel.
@@ -66,7 +66,7 @@ def provenance(model: Trained, *, data_sha256: str, synthetic: bool) -> dict[str
         synthetic: whether that is the demo's tissue.
     """
     return {
-        "units": f"{model.fold.protocol}: {model.protocol.target}",
+        "units": model.units,
         "protocol": model.fold.protocol,
         "target": model.protocol.target,
         "protocol_sha256": model.fold.protocol_hash,

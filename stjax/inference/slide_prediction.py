@@ -175,7 +175,7 @@ def _as_prediction(
 
 
 def _measured(model: Trained, section: Section, rows: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
-    """[S, M] measured expression, None of a bare slide, and [S] reads, then NaN."""
+    """[S, M] measured expression, None of a bare slide, and [S] total counts, then NaN."""
     if section.layout == SLIDES:
         return None, np.full(len(rows), np.nan)
     panel = model.fold.panel

@@ -83,16 +83,9 @@ def place_spots(
     section: Section, slide: Slide, array: grid.Array, *, min_tissue: float, window_px: float
 ) -> tuple[Section, grid.Grid]:
     """A bare slide's section with spots on its tissue. See `grid.lay_grid`."""
-    spots = grid.lay_grid(
-        slide,
-        um_per_px=section.um_per_px,
-        spot_um=array.spot_um,
-        pitch_um=array.pitch_um,
-        pattern=array.pattern,
-        min_tissue=min_tissue,
-        window_px=window_px,
-    )
-    radius = array.spot_um / 2 / section.um_per_px
+    um_per_px = section.um_per_px
+    spots = grid.lay_grid(slide, array, um_per_px=um_per_px, min_tissue=min_tissue, window_px=window_px)
+    radius = array.spot_um / 2 / um_per_px
     placed = dataclasses.replace(
         section,
         counts=scipy.sparse.csr_array((len(spots), 0), dtype=np.int32),

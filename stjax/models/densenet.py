@@ -52,7 +52,6 @@ class DenseLayer(nnx.Module):
 
     def __call__(self, x: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
         """[B, H, W, inputs] to [B, H, W, inputs + growth]."""
-        del key
         return written_out(jnp.concatenate([x, self.grow(self.squeeze(x, train=train), train=train)], axis=-1))
 
 
@@ -87,7 +86,6 @@ class DenseNet(nnx.Module):
             "stages": the dense blocks' outputs, four [B, h, w, C] at strides 4, 8, 16, 32, the last one normalised and
             rectified; "features": [B, D] float32.
         """
-        del key
         x = max_pool(self.stem(x.astype(self.dtype), train=train), size=3, stride=2, padding=1)
         outputs = []
         for index, layers in enumerate(self.stages):

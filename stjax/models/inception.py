@@ -128,7 +128,6 @@ class MixedBlock(nnx.Module):
 
     def __call__(self, x: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
         """[B, H, W, inputs] to [B, h, w, outputs]."""
-        del key
         found = []
         for layers, fork in zip(self.branches, self.forks, strict=True):
             y = x
@@ -176,7 +175,6 @@ class Inception(nnx.Module):
             "stages": [B, h, w, C] after each half of the stem and each of three stages, at strides of about 2, 4, 8,
             16, 32; "features": [B, D] float32.
         """
-        del key
         x, outputs = x.astype(self.dtype), []
         for layers in self.stem:
             for layer in layers:

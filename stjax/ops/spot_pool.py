@@ -23,42 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from data_prep.errors import InputError
-from data_prep.spots import Spots
-from stjax.ops.spot_table import (
-    Layout,
-    Rows,
-    SpotTable,
-    TableCache,
-    layout_of,
-    merge_layouts,
-    spot_matrix,
-    spot_table,
-    stack_tables,
-    table_of_matrix,
-)
-from stjax.ops.spot_weights import spot_masks
-
-__all__ = [
-    "ADDITIVE",
-    "AGGREGATIONS",
-    "MEAN",
-    "STRIDE",
-    "SUM",
-    "Layout",
-    "SpotTable",
-    "Spots",
-    "TableCache",
-    "layout_of",
-    "merge_layouts",
-    "pooled_linear",
-    "spot_masks",
-    "spot_matrix",
-    "spot_pool",
-    "spot_pool_reference",
-    "spot_table",
-    "stack_tables",
-    "table_of_matrix",
-]
+from stjax.ops.spot_table import Rows, SpotTable
 
 STRIDE = 4  # pixels along a cell of the feature grid
 SUM, MEAN, ADDITIVE = "sum", "mean", "additive"  # what a map over a spot's pixels is put together by

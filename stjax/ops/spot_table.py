@@ -16,7 +16,7 @@ import numpy as np
 import scipy.sparse
 
 from data_prep.errors import InputError
-from data_prep.spots import Spots
+from data_prep.spots import Spots, ranges
 from stjax.ops.spot_weights import pooling_matrix
 
 Groups = tuple[tuple[int, int], ...]  # (width, rows) of each group of rows, ascending in width
@@ -238,9 +238,8 @@ def _fill(matrix: scipy.sparse.csr_array, groups: Groups, total: int, dtype: Any
         count = entries[chosen]
         # What pads a row repeats its first entry, which is at hand.
         index[:, : len(chosen)][:, count > 0] = matrix.indices[matrix.indptr[chosen[count > 0]]]
-        at = np.repeat(np.arange(len(chosen)), count)
-        entry = np.arange(len(at)) - np.repeat(np.cumsum(count) - count, count)
-        source = matrix.indptr[chosen][at] + entry
+        at, source = ranges(matrix.indptr[chosen], matrix.indptr[chosen + 1])
+        entry = source - matrix.indptr[chosen][at]
         index[entry, at], weight[entry, at] = matrix.indices[source], matrix.data[source]
         indices.append(index)
         weights.append(weight)

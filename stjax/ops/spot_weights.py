@@ -17,7 +17,7 @@ import numpy as np
 import scipy.sparse
 
 from data_prep.errors import InputError
-from data_prep.spots import DISC, SQUARE, Spots
+from data_prep.spots import DISC, SQUARE, Spots, ranges
 
 _CHUNK = 1 << 21  # terms summed at a time; bounds the memory, about 100 bytes a term
 
@@ -49,13 +49,6 @@ def pixel_runs(spots: Spots, image_hw: tuple[int, int]) -> Runs:
     return Runs(spot[order], row[order], start[order], stop[order])
 
 
-def _between(first: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whole numbers first <= k < stop of every pair, one after the other: the pair's position, and k."""
-    count = np.maximum(stop - first, 0)
-    owner = np.repeat(np.arange(len(count)), count)
-    return owner, np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count) + first[owner]
-
-
 def _whole(values: np.ndarray, limit: int) -> np.ndarray:
     return np.clip(values, -1, limit + 1).astype(np.int64)  # clipped first: a float may exceed every integer type
 
@@ -65,7 +58,7 @@ def _disc_runs(spots: Spots, image_hw: tuple[int, int]) -> Runs:
     (x, y), r = spots.xy[which].T, spots.size_px[which]
     height, width = image_hw
     first, stop = _whole(np.ceil(y - r), height), _whole(np.floor(y + r) + 1, height)
-    owner, row = _between(np.maximum(first, 0), np.minimum(stop, height))
+    owner, row = ranges(np.maximum(first, 0), np.minimum(stop, height))
     x, y, r = x[owner], y[owner], r[owner]
 
     def inside(column: np.ndarray) -> np.ndarray:
@@ -84,7 +77,7 @@ def _square_runs(spots: Spots, image_hw: tuple[int, int]) -> Runs:
     (x, y), half = spots.xy[which].T, spots.size_px[which] / 2
     height, width = image_hw
     first, stop = _whole(np.ceil(y - half), height), _whole(np.ceil(y + half), height)
-    owner, row = _between(np.maximum(first, 0), np.minimum(stop, height))
+    owner, row = ranges(np.maximum(first, 0), np.minimum(stop, height))
     left, right = _whole(np.ceil(x - half), width), _whole(np.ceil(x + half), width)
     return Runs(which[owner], row, left[owner], right[owner])
 
@@ -93,7 +86,7 @@ def _polygon_runs(spots: Spots, image_hw: tuple[int, int]) -> Runs:
     of_edge, edges = _edges(spots)
     height, width = image_hw
     low, high = _whole(np.ceil(edges[:, 1]), height), _whole(np.ceil(edges[:, 3]), height)
-    owner, row = _between(np.maximum(low, 0), np.minimum(high, height))
+    owner, row = ranges(np.maximum(low, 0), np.minimum(high, height))
     column = np.ceil(_crossing(edges[owner], row))
     order = np.lexsort((column, row, of_edge[owner]))  # every row of a spot holds an even number of crossings
     spot, row, column = of_edge[owner][order], row[order], _whole(column[order], width)
@@ -212,7 +205,7 @@ def _matrix(runs: Runs, spots: int, rows: _Axis, columns: _Axis) -> scipy.sparse
     begin = np.cumsum(size) - size
 
     window = np.searchsorted(present, runs.spot)  # [R] position among the present
-    owner, column = _between(low, high + 1)  # every run's cells along its row
+    owner, column = ranges(low, high + 1)  # every run's cells along its row
     across = columns.sum(runs.start[owner], runs.stop[owner], column)
     window, row = window[owner], runs.row[owner]
     below = np.minimum(rows.low[row] + 1, rows.cells - 1)

@@ -19,16 +19,13 @@ _PICTURE_PX = 1000
 _VECTOR_SPOTS = 20_000  # more are drawn as pixels in an SVG too, which else takes longer to open than to predict
 
 
-def write_map(path: Path, prediction: SectionPrediction, model: Trained, *, gene: int) -> None:
-    """Draws one gene over the part of the slide with spots: truth, where known, and prediction, on one colour scale.
-
-    Args:
-        path: the file, whose ending says its kind.
-        gene: column of the main panel.
+def write(path: Path, prediction: SectionPrediction, model: Trained, *, genes: np.ndarray, shown: int) -> None:
+    """See `stjax.outputs`. Draws the gene `shown` over the part of the slide with spots: truth, where known, and
+    prediction, on one colour scale; the file's ending says its kind.
     """
     with whole(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "stjax"}):  # the same bytes every time
         undated: dict[str, Any] = {"metadata": {"Date": None}} if path.suffix == ".svg" else {}
-        _figure(prediction, model, gene).savefig(temporary, dpi=110, **undated)
+        _figure(prediction, model, shown).savefig(temporary, dpi=110, **undated)
 
 
 def _figure(prediction: SectionPrediction, model: Trained, gene: int) -> Figure:

@@ -14,5 +14,4 @@ SUFFIX = ".csv"
 
 def write(path: Path, prediction: SectionPrediction, model: Trained, *, genes: np.ndarray, shown: int) -> None:
     """See `stjax.outputs`."""
-    del shown
     write_csv(path, table(prediction, model, genes), float_format="%.7g")

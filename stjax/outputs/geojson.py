@@ -22,7 +22,6 @@ _DIGITS = 7  # of a measurement: all that float32 has
 
 def write(path: Path, prediction: SectionPrediction, model: Trained, *, genes: np.ndarray, shown: int) -> None:
     """See `stjax.outputs`. A line a spot, so that memory does not grow with the file."""
-    del shown
     origin = about(prediction, model)
     names = model.fold.panel.labels[genes].tolist()
     with whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:

@@ -20,16 +20,6 @@ LOWRES_PX = 600  # longer side, as Space Ranger's
 
 def write(path: Path, prediction: SectionPrediction, model: Trained, *, genes: np.ndarray, shown: int) -> None:
     """See `stjax.outputs`."""
-    del shown
-    write_h5ad(path, prediction, model, genes=genes)
-
-
-def write_h5ad(path: Path, prediction: SectionPrediction, model: Trained, *, genes: np.ndarray) -> None:
-    """Writes one section, whole or not at all.
-
-    Args:
-        genes: columns of the main panel to write.
-    """
     with whole(path) as temporary:
         h5_file.write_anndata(temporary, to_anndata(prediction, model, genes=genes))
 

@@ -17,7 +17,6 @@ SUFFIX = ".parquet"
 
 def write(path: Path, prediction: SectionPrediction, model: Trained, *, genes: np.ndarray, shown: int) -> None:
     """See `stjax.outputs`."""
-    del shown
     origin = about(prediction, model)
     columns = pa.Table.from_pandas(table(prediction, model, genes), preserve_index=False)
     metadata = {**(columns.schema.metadata or {}), b"stjax": json.dumps(origin).encode()}

@@ -28,7 +28,6 @@ _REGION, _SPOT = "region", "spot"
 
 def write(path: Path, prediction: SectionPrediction, model: Trained, *, genes: np.ndarray, shown: int) -> None:
     """See `stjax.outputs`."""
-    del shown
     with whole(path) as temporary:
         to_spatialdata(prediction, model, genes=genes).write(temporary)
 

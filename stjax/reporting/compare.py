@@ -24,6 +24,7 @@ from stjax.reporting.sections import Section
 
 FEWEST_PATIENTS = 6
 RESAMPLES = 1000
+LEVELS = ("genes", "spots", "patients")
 _SAME = 1e-4  # truths that differ by less are the same measurement
 
 
@@ -49,13 +50,11 @@ class Level:
 
 @dataclasses.dataclass
 class Pair:
-    """Two runs, by their labels, and the three tests between them."""
+    """Two runs, by their labels, and the tests between them over "genes", "spots" and "patients"."""
 
     first: str
     second: str
-    genes: Level
-    spots: Level
-    patients: Level
+    levels: dict[str, Level]
 
 
 # Of a section: its patient, [S, 2] places and [S, G] truth of spots, and two runs' [S, G] predictions.
@@ -65,28 +64,30 @@ Paired = tuple[str, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 def compare(runs: Sequence[RunResults]) -> list[Pair]:
     """Every pair of runs, tested where what they were scored on is the same."""
     pairs = [_pair(a, b) for a, b in itertools.combinations(runs, 2)]
-    for get in (lambda pair: pair.genes, lambda pair: pair.spots, lambda pair: pair.patients):
-        _holm([get(pair) for pair in pairs])
+    for name in LEVELS:
+        _holm([pair.levels[name] for pair in pairs])
     return pairs
 
 
 def _pair(a: RunResults, b: RunResults) -> Pair:
+    pair = Pair(a.label, b.label, {})
     if why := _differ(a, b):
-        return Pair(a.label, b.label, Level(why=why), Level(why=why), Level(why=why))
+        return dataclasses.replace(pair, levels={name: Level(why=why) for name in LEVELS})
     columns_a, columns_b = _common_genes(a, b)
     pcc_a, pcc_b = a.genes["pcc"].to_numpy()[columns_a], b.genes["pcc"].to_numpy()[columns_b]
-    genes = _signed_rank(pcc_a - pcc_b)
-    sections: list[Paired] = []
+    pair.levels["genes"] = _signed_rank(pcc_a - pcc_b)
+    why, sections = "", []
     if len(a.sections) < len(a.metrics["sections"]) or len(b.sections) < len(b.metrics["sections"]):
         why = "not tested: predictions of some sections are missing"
-        return Pair(a.label, b.label, genes, Level(why=why), Level(why=why))
-    for x, y in zip(a.sections, b.sections, strict=True):
+    for x, y in () if why else zip(a.sections, b.sections, strict=True):
         paired = _pair_spots(x, y, columns_a, columns_b)
         if isinstance(paired, str):
-            return Pair(a.label, b.label, genes, Level(why=paired), Level(why=paired))
+            why = paired
+            break
         sections.append(paired)
-    spots = _resampled(sections, pooling=a.metrics["pcc_pooling"])
-    return Pair(a.label, b.label, genes, spots, _over_patients(sections))
+    pair.levels["spots"] = Level(why=why) if why else _resampled(sections, pooling=a.metrics["pcc_pooling"])
+    pair.levels["patients"] = Level(why=why) if why else _over_patients(sections)
+    return pair
 
 
 def _differ(a: RunResults, b: RunResults) -> str:
@@ -172,20 +173,17 @@ def _median(pcc: np.ndarray) -> np.ndarray:
 
 def _over_patients(sections: Sequence[Paired]) -> Level:
     """An exact sign test on the patients' median PCCs."""
-    patients = sorted({patient for patient, *_ in sections})
-    if len(patients) < FEWEST_PATIENTS:
-        why = f"not tested: scored patients are {len(patients)}, at least {FEWEST_PATIENTS} are needed"
-        return Level("patients", len(patients), why=why)
-    differences = []
-    for patient in patients:
-        members = [arrays for each, _, *arrays in sections if each == patient]
-        truth, *predictions = (np.concatenate(part) for part in zip(*members, strict=True))
-        first, second = (_median(metrics.pearson_per_gene(each, truth)) for each in predictions)
-        differences.append(float(first - second))
+    patients, _, truths, *predictions = (list(part) for part in zip(*sections, strict=True))
+    if (count := len(set(patients))) < FEWEST_PATIENTS:
+        why = f"not tested: scored patients are {count}, at least {FEWEST_PATIENTS} are needed"
+        return Level("patients", count, why=why)
+    rule = {"pooling": "patient_median"}
+    pcc = [metrics.of_groups(metrics.pearson_per_gene, each, truths, patients, **rule) for each in predictions]
+    differences = (_median(pcc[0]) - _median(pcc[1])).tolist()
     differing = [value for value in differences if value]
     wins = sum(value > 0 for value in differing)
     p = float(stats.binomtest(wins, len(differing)).pvalue) if differing else 1.0
-    return Level("patients", len(patients), wins, float(np.median(differences)), p=p)
+    return Level("patients", count, wins, float(np.median(differences)), p=p)
 
 
 def _holm(levels: Sequence[Level]) -> None:

@@ -12,7 +12,7 @@ _YES_OR_NO: dict[Any, str] = {True: "yes", False: "no"}
 _REASONS = {
     "outside_image": "outside the image",
     "window_outside_image": "window crosses the border",
-    "low_counts": "too few reads",
+    "low_counts": "too few counts",
     "white": "too white",
 }
 

@@ -103,10 +103,9 @@ def comparison(runs: Sequence[RunResults]) -> str:
     text = _CHART + table(head, rows, caption="The runs", text=(1, 2))
     head = ["paired over", "difference of PCC", f"{statistics.LEVEL:.0%} interval", "p (Holm)", ""]
     for pair in compare.compare(runs):
-        levels = ((pair.genes, "genes"), (pair.spots, "spots"), (pair.patients, "patients"))
         tests = [
             [unit, number(level.difference), interval([level.low, level.high]) or DASH, _p(level.p), _outcome(level)]
-            for level, unit in levels
+            for unit, level in pair.levels.items()
         ]
         text += table(head, tests, caption=f"Paired tests: {pair.first} minus {pair.second}", text=(4,))
     return text + (

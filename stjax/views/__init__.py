@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from stjax.features.embedder import Embedder
 
 Outputs = dict[str, jax.Array]
+Function = Callable[..., jax.Array]  # exported
 
 
 def get(name: str, facts: Mapping[str, Any] = MappingProxyType({})) -> "View":
@@ -157,11 +158,9 @@ class View(abc.ABC):
 
     def check_spots(self, dataset: "PatchDataset", protocol: Protocol, split: Split) -> None:
         """Raises InputError when the protocol uses no spot of the sections to validate or to test on."""
-        del dataset, protocol, split
 
     def white(self, table: "SectionTable") -> np.ndarray | None:
         """[S] how white the image around each spot is, by which a protocol may leave it out; None: it never does."""
-        del table
 
     def used(self, chosen: "Selection") -> tuple[list["SectionTable"], list[np.ndarray]]:
         """The sections' tables, and [S] bool of each: its spots that are used, of any size."""
@@ -189,22 +188,18 @@ class View(abc.ABC):
 
     def fit(self, fold: "Fold", protocol: Protocol, train: Items, val: Items | None) -> "Fold":
         """A fold with what this view must know of the items it is trained on."""
-        del protocol, train, val
         return fold
 
     def refit(self, fold: "Fold", chosen: "Selection") -> "Fold":
         """A fold with the statistics that `fit` would give it, of its training spots."""
-        del chosen
         return fold
 
     def statistics(self, fold: "Fold") -> tuple[np.ndarray, ...]:
         """What `fit` measured on the training spots beside what every fold has, and the model is built with."""
-        del fold
         return ()
 
     def prepare(self, fold: "Fold", items: Items) -> None:
         """Makes items fit the programs compiled for a fold."""
-        del fold, items
 
     def check_facts(self, fold: "Fold", name: str) -> None:
         """Raises InputError when `fold.facts`, as read from the file `name`, are not this view's."""
@@ -221,11 +216,9 @@ class View(abc.ABC):
         Raises:
             InputError: the encoder's weights are not given, or are others than those the model was trained with.
         """
-        del fold, kind, weights, mesh
 
     def trained_sizes_um(self, fold: "Fold") -> tuple[float, ...]:
         """The sizes of the spots that a model was trained on, where it can be asked for others."""
-        del fold
         return ()
 
     def groups(self, sections: Sequence[str]) -> list[tuple[str, ...]]:
@@ -249,7 +242,6 @@ class View(abc.ABC):
         Args:
             px_scale: full-resolution pixels per pixel of the model.
         """
-        del fold, px_scale
         return 0.0
 
     @abc.abstractmethod
@@ -278,7 +270,7 @@ class View(abc.ABC):
         """What a model's exported function gives, a key of `kinds`."""
 
     @abc.abstractmethod
-    def exported(self, graphdef: Any, fold: "Fold", protocol: Protocol) -> Callable[..., jax.Array]:
+    def exported(self, graphdef: Any, fold: "Fold", protocol: Protocol) -> Function:
         """The function of {"params", "statistics"} and of what `signature` says that a model is exported as."""
 
     def signature(self, fold: "Fold", kind: str, items: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
@@ -288,7 +280,6 @@ class View(abc.ABC):
             kind: what it gives.
             items: how many; a symbol of any number.
         """
-        del kind
         side = fold.image_size_px
         return (jax.ShapeDtypeStruct((items, side, side, 3), np.uint8),)
 
@@ -298,7 +289,7 @@ class View(abc.ABC):
 
     @abc.abstractmethod
     def predicted(
-        self, call: Callable[..., jax.Array], batch: Batch, fold: "Fold", protocol: Protocol, kind: str, *, turned: bool
+        self, call: Function, batch: Batch, fold: "Fold", protocol: Protocol, kind: str, *, turned: bool
     ) -> Outputs:
         """What `expression.predicted` says of the spots of a batch, by an exported function.
 

@@ -1,6 +1,5 @@
 """Patches: an item is a patch of the slide, with one spot in its middle. BrST-Net, ST-Net, and any backbone."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -115,7 +114,7 @@ class View(views.View):
     def kind_of(self, model: Any) -> str:
         return EXPRESSION
 
-    def exported(self, graphdef: Any, fold: "Fold", protocol: Protocol) -> Callable[..., jax.Array]:
+    def exported(self, graphdef: Any, fold: "Fold", protocol: Protocol) -> views.Function:
         from stjax import forward
 
         def function(state: dict[str, Any], given: jax.Array) -> jax.Array:
@@ -132,14 +131,7 @@ class View(views.View):
         return (fold.panel.num_main,)
 
     def predicted(
-        self,
-        call: Callable[..., jax.Array],
-        batch: views.Batch,
-        fold: "Fold",
-        protocol: Protocol,
-        kind: str,
-        *,
-        turned: bool,
+        self, call: views.Function, batch: views.Batch, fold: "Fold", protocol: Protocol, kind: str, *, turned: bool
     ) -> views.Outputs:
         if not turned:
             return {"expression": call(batch["image"])[:, None]}

@@ -21,21 +21,9 @@ from stjax.data import tile_spots
 from stjax.data.images import Images
 from stjax.data.panel import Panel
 from stjax.data.selection import Selection
-from stjax.ops.spot_pool import (
-    ADDITIVE,
-    MEAN,
-    STRIDE,
-    SUM,
-    Layout,
-    SpotTable,
-    TableCache,
-    layout_of,
-    merge_layouts,
-    spot_matrix,
-    spot_pool,
-    stack_tables,
-    table_of_matrix,
-)
+from stjax.ops import spot_table as tables
+from stjax.ops.spot_pool import ADDITIVE, MEAN, STRIDE, SUM, spot_pool
+from stjax.ops.spot_table import Layout, SpotTable, merge_layouts
 from stjax.protocols import Protocol
 from stjax.symmetries import mean_over_symmetries, turn, turn_back
 
@@ -80,11 +68,11 @@ class TileWindows(views.Windows):
             size_px: side of the tiles.
         """
         super().__init__(np.cumsum([0, *map(len, spots)]))
-        self.spots, self._size_px, self._cache = spots, size_px, TableCache()
+        self.spots, self._size_px, self._cache = spots, size_px, tables.TableCache()
 
         def measured(spots: Spots) -> tuple[Layout, np.ndarray]:
             matrix, count = self._matrix(spots)
-            return layout_of(matrix), count
+            return tables.layout_of(matrix), count
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             found = pool.map(measured, spots)
@@ -101,15 +89,15 @@ class TileWindows(views.Windows):
     def inputs(self, images: np.ndarray, index: Sequence[int] | np.ndarray, size: int) -> views.Batch:
         """The images, and the spots' pooling tables."""
         found = [self._cache.get(int(i), lambda i=i: self._table(self.spots[i])) for i in index]
-        spots = stack_tables(found + [self._table(self.spots[0][:0])] * (size - len(found)))
+        spots = tables.stack_tables(found + [self._table(self.spots[0][:0])] * (size - len(found)))
         return super().inputs(images, index, size) | {"spots": spots}
 
     def _matrix(self, spots: Spots) -> tuple[Any, np.ndarray]:
         side, grid = self._size_px, self._size_px // STRIDE
-        return spot_matrix(spots, image_hw=(side, side), grid_hw=(grid, grid), outside="zero")
+        return tables.spot_matrix(spots, image_hw=(side, side), grid_hw=(grid, grid), outside="zero")
 
     def _table(self, spots: Spots) -> SpotTable:
-        return table_of_matrix(*self._matrix(spots), layout=self.layout)
+        return tables.table_of_matrix(*self._matrix(spots), layout=self.layout)
 
 
 class View(views.View):
@@ -256,7 +244,7 @@ class View(views.View):
     def kind_of(self, model: Any) -> str:
         return model.head.aggregation
 
-    def exported(self, graphdef: Any, fold: "Fold", protocol: Protocol) -> Callable[..., jax.Array]:
+    def exported(self, graphdef: Any, fold: "Fold", protocol: Protocol) -> views.Function:
         """The map, which whoever calls it pools over spots."""
         from flax import nnx
 
@@ -276,14 +264,7 @@ class View(views.View):
         return (side, side, fold.panel.num_main + (kind == ADDITIVE))
 
     def predicted(
-        self,
-        call: Callable[..., jax.Array],
-        batch: views.Batch,
-        fold: "Fold",
-        protocol: Protocol,
-        kind: str,
-        *,
-        turned: bool,
+        self, call: views.Function, batch: views.Batch, fold: "Fold", protocol: Protocol, kind: str, *, turned: bool
     ) -> views.Outputs:
         images = batch["image"]
         found = (

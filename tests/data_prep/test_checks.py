@@ -126,7 +126,7 @@ def test_few_spots_say_nothing_of_orientation(section: Section, rows: np.ndarray
 def test_what_is_found_survives_json(section: Section) -> None:
     with slide.open_slide(section.image_path) as image:
         result = checks.examine(section, image, image.thumbnail(100))
-    assert Found.from_json(result.to_json()) == result
+    assert Found.from_json(dataclasses.asdict(result)) == result
     assert (result.width, result.height, result.name) == (900, 900, "A1")
 
 

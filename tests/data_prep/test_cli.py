@@ -23,7 +23,7 @@ def ended(main, monkeypatch, capsys):
 
 
 def parser():
-    made = cli.Parser(prog="command")
+    made = cli.Parser("command")
     made.add_argument("--workdir", type=Path)
     made.add_argument("--names", action="append")
     made.add_argument("--quick", action="store_true")

@@ -24,7 +24,7 @@ from stjax.inference.dense_format import CELL_PX
 from stjax.inference.dense_map import DenseMap
 from stjax.inference.dense_writer import MapWriter
 from stjax.models import pixnet, resnet
-from stjax.ops.spot_pool import spot_table, stack_tables
+from stjax.ops.spot_table import spot_table, stack_tables
 from stjax.protocols import get_protocol
 from stjax.workdir import Run
 from tests.inference.fake_predictor import made_fold

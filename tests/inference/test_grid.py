@@ -29,9 +29,8 @@ def slide(tmp_path):
         yield opened
 
 
-def lay(slide, **options):
-    given = {"um_per_px": 2.0, "spot_um": 40.0, "pitch_um": 80.0} | options
-    return grid.lay_grid(slide, **given)
+def lay(slide, *, spot_um=40.0, pitch_um=80.0, pattern="square", um_per_px=2.0, **options):
+    return grid.lay_grid(slide, grid.Array(spot_um, pitch_um, pattern), um_per_px=um_per_px, **options)
 
 
 def test_spots_lie_on_tissue_and_only_there(slide):
@@ -64,9 +63,7 @@ def test_square_grid_has_the_pitch_asked_for_and_is_centred(slide):
 @pytest.mark.parametrize("name", ["visium", "st"])
 def test_presets_have_the_published_pitch_and_neighbours(slide, name):
     array = grid.PRESETS[name]
-    spots = grid.lay_grid(
-        slide, um_per_px=2.0, spot_um=array.spot_um, pitch_um=array.pitch_um, pattern=array.pattern, min_tissue=0.0
-    )
+    spots = grid.lay_grid(slide, array, um_per_px=2.0, min_tissue=0.0)
     apart = np.linalg.norm(spots.xy[:, None] - spots.xy[None], axis=2) * 2.0
     middle = np.argmin(np.linalg.norm(spots.xy - [450, 350], axis=1))
     assert np.isclose(apart[middle], array.pitch_um, rtol=1e-9).sum() == {"visium": 6, "st": 4}[name]

@@ -9,7 +9,9 @@ from data_prep.spots import Spots
 from stjax import losses, models
 from stjax.models import pixnet
 from stjax.models.pixnet import PixNet, Upsample
-from stjax.ops.spot_pool import spot_masks, spot_pool_reference, spot_table, stack_tables
+from stjax.ops.spot_pool import spot_pool_reference
+from stjax.ops.spot_table import spot_table, stack_tables
+from stjax.ops.spot_weights import spot_masks
 
 SIDE, GENES = 64, 5
 SPOTS = Spots.discs([[20.5, 30.5], [46, 12.7], [63.5, 63.5]], [14, 3, 9])

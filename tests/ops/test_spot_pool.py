@@ -10,7 +10,7 @@ from data_prep.errors import InputError
 from data_prep.spots import Spots
 from stjax.ops import spot_pool as ops
 from stjax.ops import spot_table as tables
-from stjax.ops.spot_weights import pixel_runs
+from stjax.ops.spot_weights import pixel_runs, spot_masks
 
 HOLED = [np.array([[3, 3], [38, 5], [30, 44], [5, 40.5]]), np.array([[12, 12], [25, 12], [25, 30], [12, 30.0]])]
 IMAGE, GRID = (48, 44), (12, 11)
@@ -52,12 +52,12 @@ def both_ways(pool, features, gradient):
 )
 def test_pool_equals_the_dense_map_values_and_gradients(image_hw, grid_hw, dtype, tolerance, aggregation):
     spots = mixed_spots()
-    masks = ops.spot_masks(spots, image_hw)
+    masks = spot_masks(spots, image_hw)
     rng = np.random.default_rng(1)
     with jax.enable_x64(dtype is np.float64):
         features = jnp.asarray(rng.standard_normal((*grid_hw, 5)), dtype)
         gradient = jnp.asarray(rng.standard_normal((len(spots), 5)), dtype)
-        table = ops.spot_table(spots, image_hw=image_hw, grid_hw=grid_hw, outside="zero", dtype=dtype)
+        table = tables.spot_table(spots, image_hw=image_hw, grid_hw=grid_hw, outside="zero", dtype=dtype)
         fast = functools.partial(ops.spot_pool, table=table, aggregation=aggregation)
         plain = functools.partial(ops.spot_pool_reference, masks=jnp.asarray(masks), aggregation=aggregation)
         found = jax.jit(functools.partial(both_ways, fast))(features, gradient)
@@ -73,7 +73,7 @@ def test_runs_are_the_pixels_of_the_masks():
     painted = np.zeros((len(spots), *IMAGE), int)
     for spot, row, start, stop in zip(*runs, strict=True):
         painted[spot, row, start:stop] += 1
-    np.testing.assert_array_equal(painted, ops.spot_masks(spots, IMAGE))
+    np.testing.assert_array_equal(painted, spot_masks(spots, IMAGE))
     assert np.all(np.diff(runs.spot) >= 0)
 
 
@@ -81,23 +81,23 @@ def test_disc_takes_the_pixels_of_the_papers_equation():
     rows, columns = np.mgrid[:40, :40]
     for x, y, r in ((20, 20, 13), (20.1, 19.7, 0.9), (0.1, 5, 4.9), (12, 12, 0)):
         inside = (columns - x) ** 2 + (rows - y) ** 2 <= r**2
-        table = ops.spot_table(by_centres(Spots.discs([[x, y]], r)), image_hw=(40, 40), grid_hw=(10, 10))
+        table = tables.spot_table(by_centres(Spots.discs([[x, y]], r)), image_hw=(40, 40), grid_hw=(10, 10))
         assert table.count[0] == inside.sum()
 
 
 def test_squares_that_touch_share_no_pixel_and_leave_none():
     pitch, side = 7.3, 6
     centres = (np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2) + 0.5) * pitch - 0.4
-    masks = ops.spot_masks(by_centres(Spots.squares(centres, pitch)), (43, 43))
+    masks = spot_masks(by_centres(Spots.squares(centres, pitch)), (43, 43))
     np.testing.assert_array_equal(masks.sum(axis=0), 1)
 
 
 def test_polygons_that_touch_share_no_pixel_and_rings_may_turn_either_way():
     square = np.array([[2.0, 2], [30, 2], [30, 30], [2, 30]])
     cut = np.array([[2.0, 2], [30, 2], [30, 30]]), np.array([[30.0, 30], [2, 30], [2, 2]])
-    whole, *halves = ops.spot_masks(by_centres(Spots.polygons([square, *cut])), IMAGE)
+    whole, *halves = spot_masks(by_centres(Spots.polygons([square, *cut])), IMAGE)
     np.testing.assert_array_equal(sum(half.astype(int) for half in halves), whole)
-    plain, turned = (ops.spot_masks(Spots.polygons([[HOLED[0], HOLED[1][::step]]]), IMAGE) for step in (1, -1))
+    plain, turned = (spot_masks(Spots.polygons([[HOLED[0], HOLED[1][::step]]]), IMAGE) for step in (1, -1))
     np.testing.assert_array_equal(turned, plain)
 
 
@@ -116,7 +116,7 @@ def test_large_spots_run_in_blocks_of_bounded_memory(monkeypatch):
 
 
 def test_a_tile_without_spots_pools_to_nothing_and_has_a_zero_gradient():
-    table = ops.spot_table(Spots.discs(np.zeros((0, 2)), 3), image_hw=IMAGE, grid_hw=GRID)
+    table = tables.spot_table(Spots.discs(np.zeros((0, 2)), 3), image_hw=IMAGE, grid_hw=GRID)
     features = jnp.ones((*GRID, 5))
     value, vjp = jax.vjp(lambda f: ops.spot_pool(f, table, aggregation="mean"), features)
     assert value.shape == (0, 5)
@@ -136,12 +136,12 @@ def crowded_spots():
 
 def test_grouped_rows_equal_the_dense_map():
     spots = crowded_spots()
-    table = ops.spot_table(spots, image_hw=(128, 128), grid_hw=(32, 32))
+    table = tables.spot_table(spots, image_hw=(128, 128), grid_hw=(32, 32))
     assert len(table.by_spot.index) > 1
     assert len(table.by_cell.index) > 1
     features = jax.random.normal(jax.random.key(0), (32, 32, 3))
     gradient = jax.random.normal(jax.random.key(1), (len(spots), 3))
-    masks = jnp.asarray(ops.spot_masks(spots, (128, 128)))
+    masks = jnp.asarray(spot_masks(spots, (128, 128)))
     found = jax.jit(functools.partial(both_ways, lambda f: ops.spot_pool(f, table)))(features, gradient)
     expected = jax.jit(functools.partial(both_ways, lambda f: ops.spot_pool_reference(f, masks)))(features, gradient)
     for one, other in zip(found, expected, strict=True):
@@ -151,7 +151,7 @@ def test_grouped_rows_equal_the_dense_map():
 def test_full_matrix_of_accelerators_equals_the_gathers():
     rng = np.random.default_rng(3)
     spots = Spots.discs(rng.uniform(0, 128, (20, 2)), rng.uniform(30, 60, 20))
-    table = ops.spot_table(spots, image_hw=(128, 128), grid_hw=(32, 32))
+    table = tables.spot_table(spots, image_hw=(128, 128), grid_hw=(32, 32))
     assert ops._suits_dense(table.by_spot)
     x = jax.random.normal(jax.random.key(0), (32 * 32, 4))
     dy = jax.random.normal(jax.random.key(1), (20, 4))
@@ -172,16 +172,16 @@ def test_tiles_of_one_layout_stack_and_share_a_program():
         Spots.concatenate([Spots.squares(rng.uniform(0, 44, (50, 2)), 2), Spots.discs([[20, 20]], 20)]),
     ]
     matrices = [tables.spot_matrix(spots, image_hw=IMAGE, grid_hw=GRID) for spots in tiles]
-    layout = ops.merge_layouts([ops.layout_of(matrix) for matrix, _ in matrices])
+    layout = tables.merge_layouts([tables.layout_of(matrix) for matrix, _ in matrices])
     each = [tables.table_of_matrix(*pair, layout=layout) for pair in matrices]
-    stacked = ops.stack_tables(each)
+    stacked = tables.stack_tables(each)
     features = jax.random.normal(jax.random.key(0), (4, *GRID, 3))
     gradient = jax.random.normal(jax.random.key(1), (4, layout.spots, 3))
     values, changes = jax.jit(lambda f, t, g: both_ways(lambda f: ops.spot_pool(f, t), f, g))(
         features, stacked, gradient
     )
     for tile, spots in enumerate(tiles):
-        own = ops.spot_table(spots, image_hw=IMAGE, grid_hw=GRID)
+        own = tables.spot_table(spots, image_hw=IMAGE, grid_hw=GRID)
         count = len(spots)
         expected = both_ways(lambda f, own=own: ops.spot_pool(f, own), features[tile], gradient[tile, :count])
         assert_close(values[tile, :count], expected[0], 1e-6)
@@ -196,11 +196,11 @@ def test_cache_makes_a_table_once_and_forgets_the_least_recently_used():
     def get(key):
         def make():
             made.append(key)
-            return ops.spot_table(Spots.discs([[9, 9]], 4), image_hw=IMAGE, grid_hw=GRID)
+            return tables.spot_table(Spots.discs([[9, 9]], 4), image_hw=IMAGE, grid_hw=GRID)
 
         return cache.get(key, make)
 
-    cache = ops.TableCache()
+    cache = tables.TableCache()
     assert get("a") is get("a")
     cache.max_bytes = 2 * cache.bytes
     for key in ("b", "a", "c", "a", "b"):
@@ -215,7 +215,9 @@ def test_batch_stays_split_over_devices():
         pytest.skip("one device: nothing to split over")
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    table = ops.stack_tables([ops.spot_table(Spots.discs([[5, 6], [20, 30]], 5), image_hw=IMAGE, grid_hw=GRID)] * 4)
+    table = tables.stack_tables(
+        [tables.spot_table(Spots.discs([[5, 6], [20, 30]], 5), image_hw=IMAGE, grid_hw=GRID)] * 4
+    )
     features = jax.random.normal(jax.random.key(0), (4, *GRID, 3))
     step = jax.jit(jax.value_and_grad(lambda f, t: jnp.sum(jnp.sin(ops.spot_pool(f, t)))))
     value, gradient = step(features, table)
@@ -228,7 +230,7 @@ def test_batch_stays_split_over_devices():
 
 def test_results_are_the_same_bits_every_time():
     spots = crowded_spots()
-    table = ops.spot_table(spots, image_hw=(128, 128), grid_hw=(32, 32))
+    table = tables.spot_table(spots, image_hw=(128, 128), grid_hw=(32, 32))
     features = jax.random.normal(jax.random.key(0), (32, 32, 8))
     step = jax.jit(jax.value_and_grad(lambda f: jnp.sum(ops.spot_pool(f, table) ** 2)))
     first = step(features)
@@ -242,8 +244,8 @@ def test_results_are_the_same_bits_every_time():
 def test_pooled_linear_equals_the_map_of_genes(count, aggregation):
     rng = np.random.default_rng(5)
     spots = Spots.discs(rng.uniform(-3, 50, (count, 2)), 3)
-    table = ops.spot_table(spots, image_hw=IMAGE, grid_hw=GRID, outside="zero")
-    masks = jnp.asarray(ops.spot_masks(spots, IMAGE))
+    table = tables.spot_table(spots, image_hw=IMAGE, grid_hw=GRID, outside="zero")
+    masks = jnp.asarray(spot_masks(spots, IMAGE))
     keys = jax.random.split(jax.random.key(0), 3)
     arguments = (
         jax.random.normal(keys[0], (*GRID, 6)),
@@ -267,7 +269,7 @@ def test_pooled_linear_equals_the_map_of_genes(count, aggregation):
 
 
 def test_half_precision_features_are_summed_in_float32():
-    table = ops.spot_table(Spots.discs([[20, 20]], 15), image_hw=IMAGE, grid_hw=GRID)
+    table = tables.spot_table(Spots.discs([[20, 20]], 15), image_hw=IMAGE, grid_hw=GRID)
     features = jnp.full((*GRID, 2), 1 / 3, jnp.bfloat16)
     value, vjp = jax.vjp(lambda f: ops.spot_pool(f, table), features)
     assert value.dtype == jnp.float32
@@ -278,20 +280,20 @@ def test_half_precision_features_are_summed_in_float32():
 def test_spots_beside_the_image_are_refused_unless_asked_for():
     spots = by_centres(Spots.discs([[10, 10], [-20, 10], [10, 500]], 3))
     with pytest.raises(InputError, match=r"outside the image of 44 x 48 px: spots '1', '2' of 3"):
-        ops.spot_table(spots, image_hw=IMAGE, grid_hw=GRID)
-    assert ops.spot_table(spots, image_hw=IMAGE, grid_hw=GRID, outside="zero").count.tolist() == [29, 0, 0]
+        tables.spot_table(spots, image_hw=IMAGE, grid_hw=GRID)
+    assert tables.spot_table(spots, image_hw=IMAGE, grid_hw=GRID, outside="zero").count.tolist() == [29, 0, 0]
     with pytest.raises(InputError, match="choose raise or zero"):
-        ops.spot_table(spots, image_hw=IMAGE, grid_hw=GRID, outside="drop")
+        tables.spot_table(spots, image_hw=IMAGE, grid_hw=GRID, outside="drop")
 
 
 def test_tables_of_another_grid_or_layout_are_refused():
-    table = ops.spot_table(Spots.discs([[10, 10]], 3), image_hw=IMAGE, grid_hw=GRID)
+    table = tables.spot_table(Spots.discs([[10, 10]], 3), image_hw=IMAGE, grid_hw=GRID)
     with pytest.raises(InputError, match=r"grid_hw=\(5, 5\)"):
         ops.spot_pool(jnp.zeros((5, 5, 2)), table)
     with pytest.raises(InputError, match="choose sum or mean"):
         ops.spot_pool(jnp.zeros((*GRID, 2)), table, aggregation="max")
     with pytest.raises(InputError, match="must not be finer"):
-        ops.spot_table(Spots.discs([[1, 1]], 3), image_hw=(4, 4), grid_hw=(8, 8))
+        tables.spot_table(Spots.discs([[1, 1]], 3), image_hw=(4, 4), grid_hw=(8, 8))
     matrix, count = tables.spot_matrix(Spots.discs([[10, 10]] * 3, 6), image_hw=IMAGE, grid_hw=GRID)
     for layout in (
         tables.Layout(2, 132, ((99, 2),), ((9, 132),)),

@@ -5,6 +5,8 @@ import pytest
 
 from data_prep.spots import Spots
 from stjax.ops import spot_pool as ops
+from stjax.ops import spot_table as tables
+from stjax.ops.spot_weights import spot_masks
 
 torch = pytest.importorskip("torch", reason="the oracle of this parity test")
 
@@ -24,7 +26,7 @@ def test_pool_equals_torch_interpolate_and_boolean_mask(dtype, tolerance):
         Spots.polygons([[[[3, 3], [50, 5], [30, 60], [5, 40.5]], [[12, 12], [25, 12], [25, 30], [12, 30]]]]),
     ]
     spots = Spots.concatenate(parts).within((-0.5, -0.5), 1.0)  # whole coordinates become centres of pixels
-    masks = ops.spot_masks(spots, IMAGE)
+    masks = spot_masks(spots, IMAGE)
     features, gradient = (
         rng.standard_normal((*GRID, 5)).astype(dtype),
         rng.standard_normal((len(spots), 5)).astype(dtype),
@@ -36,7 +38,7 @@ def test_pool_equals_torch_interpolate_and_boolean_mask(dtype, tolerance):
     sums.backward(torch.tensor(gradient))
 
     with jax.enable_x64(dtype == "float64"):
-        table = ops.spot_table(spots, image_hw=IMAGE, grid_hw=GRID, outside="zero", dtype=dtype)
+        table = tables.spot_table(spots, image_hw=IMAGE, grid_hw=GRID, outside="zero", dtype=dtype)
         ours, vjp = jax.vjp(lambda x: ops.spot_pool(x, table), jnp.asarray(features))
         change = vjp(jnp.asarray(gradient))[0]
     for found, expected in ((ours, sums.detach()), (change, theirs.grad[0].permute(1, 2, 0))):

@@ -20,29 +20,34 @@ def pair(tmp_path, first, second, **both):
 def test_levels_agree_with_their_definitions(tmp_path):
     found, (a, b) = pair(tmp_path, {"noise": 0.5}, {"noise": 1.0, "seed": 5}, spots=100)
     difference = (a.genes["pcc"] - b.genes["pcc"]).dropna()
-    assert (found.genes.n, found.genes.wins) == (29, int((difference > 0).sum()))  # one gene is constant
-    assert found.genes.p == pytest.approx(stats.wilcoxon(difference).pvalue)
-    assert found.spots.difference == pytest.approx(a.genes["pcc"].median() - b.genes["pcc"].median(), abs=1e-6)
-    assert found.spots.low < found.spots.difference < found.spots.high
-    assert found.spots.low > 0
-    assert found.spots.p < 0.01
-    assert found.patients.p is None
-    assert "at least 6 are needed" in found.patients.why
+    assert (found.levels["genes"].n, found.levels["genes"].wins) == (
+        29,
+        int((difference > 0).sum()),
+    )  # one gene is constant
+    assert found.levels["genes"].p == pytest.approx(stats.wilcoxon(difference).pvalue)
+    assert found.levels["spots"].difference == pytest.approx(
+        a.genes["pcc"].median() - b.genes["pcc"].median(), abs=1e-6
+    )
+    assert found.levels["spots"].low < found.levels["spots"].difference < found.levels["spots"].high
+    assert found.levels["spots"].low > 0
+    assert found.levels["spots"].p < 0.01
+    assert found.levels["patients"].p is None
+    assert "at least 6 are needed" in found.levels["patients"].why
 
 
 def test_equal_models_are_not_told_apart(tmp_path):
     p = []
     for seed in range(6):
         found, _ = pair(tmp_path / str(seed), {"seed": 10 + seed}, {"seed": 20 + seed}, spots=49, truth_seed=seed)
-        p.append(found.spots.p)
+        p.append(found.levels["spots"].p)
     assert np.median(p) > 0.1
 
 
 def test_patients_are_compared_where_there_are_enough(tmp_path):
     many = {"sections": tuple("ABCDEFG"), "patients": tuple("abcdefg"), "spots": 30}
     found, _ = pair(tmp_path, {"noise": 0.3}, {"noise": 1.5, "seed": 3}, **many)
-    assert (found.patients.n, found.patients.wins) == (7, 7)
-    assert found.patients.p == pytest.approx(2 / 2**7)
+    assert (found.levels["patients"].n, found.levels["patients"].wins) == (7, 7)
+    assert found.levels["patients"].p == pytest.approx(2 / 2**7)
 
 
 def test_median_over_sections_is_resampled_as_it_is_pooled(tmp_path):
@@ -86,15 +91,15 @@ def test_what_is_not_comparable_is_not_tested(tmp_path, change, why):
     path = runs[1] / "evaluation" / "stjax" / "metrics.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     found = compare.compare(read.read_runs(runs))[0]
-    for level in (found.genes, found.spots, found.patients):
+    for level in found.levels.values():
         assert level.p is None
         assert why in level.why
 
 
 def test_other_measurements_are_not_paired(tmp_path):
     found, _ = pair(tmp_path, {}, {"truth_seed": 9})
-    assert found.genes.p is not None
-    assert "measured expression of the spots differs" in found.spots.why
+    assert found.levels["genes"].p is not None
+    assert "measured expression of the spots differs" in found.levels["spots"].why
 
 
 def test_p_values_are_corrected_over_the_pairs(tmp_path):
@@ -109,4 +114,4 @@ def test_p_values_are_corrected_over_the_pairs(tmp_path):
     order = np.argsort(raw)
     expected = np.empty(3)
     expected[order] = np.minimum(1, np.maximum.accumulate(np.array(raw)[order] * [3, 2, 1]))
-    assert [pair.genes.p for pair in compare.compare(results)] == pytest.approx(expected.tolist())
+    assert [pair.levels["genes"].p for pair in compare.compare(results)] == pytest.approx(expected.tolist())

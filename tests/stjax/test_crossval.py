@@ -22,7 +22,7 @@ def config_of(dataset, **values):
 
 
 def member(folder, fold=0):
-    return crossval.Member(fold, 0, folder, None, ())
+    return crossval.Member(fold, 0, folder, None)
 
 
 def logged(folder, epochs):

@@ -14,7 +14,8 @@ from stjax.data import input_pipeline, tile_spots
 from stjax.data.fit import fit
 from stjax.data.selection import Selection
 from stjax.data.tile_spots import rounded
-from stjax.ops.spot_pool import merge_layouts, spot_pool
+from stjax.ops.spot_pool import spot_pool
+from stjax.ops.spot_table import merge_layouts
 from stjax.views.tiles import size_weights
 
 SIDE, VIEW = 128, views.get("tiles")
