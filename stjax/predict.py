@@ -15,7 +15,6 @@ examples:
   python -m stjax.predict --workdir=runs/pixnet --source=raw/her2st --out=predictions --sections=C5 --dense
 """
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -82,16 +81,21 @@ def main(arguments: list[str]) -> None:
     maps.add_argument("--dense", action="store_true", help="also the map of the whole slide, of a model of tiles")
     maps.add_argument("--tile_px", type=int, default=TILE_PX, help=f"side of the tiles of --dense ({TILE_PX})")
     given = parser.parse_args(arguments)
-    written = predict(
-        given.workdir or given.model,
-        given.source,
-        given.out,
-        layout=given.layout,
-        sections=names(given.sections),
-        um_per_px=given.um_per_px,
-        shard=parse_shard(given.shard),
-        options=_options(given),
+    changed = {"spot_um": given.spot_um, "pitch_um": given.pitch_um, "pattern": given.pattern}
+    array = {name: value for name, value in changed.items() if value is not None}
+    options = Options(
+        formats=names(given.formats),
+        genes=names(given.genes),
+        array=dataclasses.replace(grid.PRESETS[given.spots], **array),
+        min_tissue=given.min_tissue,
+        tile_px=given.tile_px if given.dense else None,
+        symmetries=given.symmetries,
+        overwrite=given.overwrite,
+        weights=given.weights,
     )
+    source = {"layout": given.layout, "sections": names(given.sections), "um_per_px": given.um_per_px}
+    folder, shard = given.workdir or given.model, parse_shard(given.shard)
+    written = predict(folder, given.source, given.out, **source, shard=shard, options=options)
     print("results:")
     for path in written:
         print(path)
@@ -149,7 +153,7 @@ def predict(
         InputError: no trained model, nothing to predict, a gene or format that is not known, results of something else
             in `out`, or sections that cannot be predicted; the others are done by then.
     """
-    job = Job.of(folder, out, options)
+    job = SectionWriter.of(folder, out, options)
     aliases = job.model.fold.parameters["resolve_aliases"]
     found = open_source(source, layout=layout, sections=sections, um_per_px=um_per_px, resolve_aliases=aliases)
     mine = found.shard(shard)
@@ -172,26 +176,8 @@ def predict(
     return written
 
 
-def _options(given: argparse.Namespace) -> Options:
-    """The command line's."""
-    changed = {"spot_um": given.spot_um, "pitch_um": given.pitch_um, "pattern": given.pattern}
-    array = dataclasses.replace(
-        grid.PRESETS[given.spots], **{name: value for name, value in changed.items() if value is not None}
-    )
-    return Options(
-        formats=names(given.formats),
-        genes=names(given.genes),
-        array=array,
-        min_tissue=given.min_tissue,
-        tile_px=given.tile_px if given.dense else None,
-        symmetries=given.symmetries,
-        overwrite=given.overwrite,
-        weights=given.weights,
-    )
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
-class Job:
+class SectionWriter:
     """What to do with each section; see `predict`.
 
     Attributes:
@@ -208,7 +194,7 @@ class Job:
     columns: np.ndarray
 
     @classmethod
-    def of(cls, folder: Path, out: Path, options: Options) -> "Job":
+    def of(cls, folder: Path, out: Path, options: Options) -> "SectionWriter":
         """Raises InputError for a folder without a trained model, and for options that do not suit it."""
         writers = outputs.get_formats(options.formats)
         if not writers and not options.tile_px:

@@ -24,7 +24,7 @@ BATCHES = (64, 4096)
 _FEW = 5  # draws of the reference
 
 
-def sections() -> list[scoring.Section]:
+def sections() -> list[scoring.ScoredSection]:
     """Spots on a square lattice, predictions that are related to the truth."""
     rng = np.random.default_rng(0)
     side = int(np.sqrt(SPOTS))
@@ -33,7 +33,7 @@ def sections() -> list[scoring.Section]:
     for _ in range(SECTIONS):
         truth = rng.normal(size=(len(xy), GENES))
         predictions = {method: truth + rng.normal(size=truth.shape) for method in METHODS}
-        result.append(scoring.Section("patient", xy, truth, predictions))
+        result.append(scoring.ScoredSection("patient", xy, truth, predictions))
     return result
 
 

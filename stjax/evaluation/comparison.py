@@ -10,7 +10,7 @@ import numpy as np
 from stjax import baselines, metrics
 from stjax.evaluation import scoring, statistics
 from stjax.evaluation.methods import MODEL
-from stjax.evaluation.scoring import Scores, Section
+from stjax.evaluation.scoring import ScoredSection, Scores
 from stjax.features.store import Features
 from stjax.inference.prepared import Found, Training
 from stjax.ops import ridge
@@ -106,7 +106,7 @@ class Task:
         return self.protocol.transform(np.maximum(counts, 0), reads, self.num_genes), True
 
 
-def sections_of(run: Run, task: Task, found: Sequence[Found]) -> tuple[list[Section], set[str]]:
+def sections_of(run: Run, task: Task, found: Sequence[Found]) -> tuple[list[ScoredSection], set[str]]:
     """The sections as `scoring.score` takes them, with model and baselines fitted to the task.
 
     Returns:
@@ -136,7 +136,7 @@ def sections_of(run: Run, task: Task, found: Sequence[Found]) -> tuple[list[Sect
             predictions["patch_model"] = each.beside
         if own_units and of_nearest is not None:
             predictions["nearest_spot"] = of_nearest
-        result.append(Section(each.prediction.patient, xy, truth, predictions))
+        result.append(ScoredSection(each.prediction.patient, xy, truth, predictions))
     return result, set() if in_units else {MODEL}
 
 

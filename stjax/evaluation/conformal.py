@@ -102,15 +102,8 @@ def calibrate(runs: Sequence[Run], *, sizes_um: Sequence[float], max_spots: int)
 
 def travelling(calibration: Calibration, run: Run) -> Intervals:
     """Intervals as they go with the run's model."""
-    return Intervals(
-        half_width=calibration.half_width,
-        level=calibration.level,
-        patients=len(calibration.patients),
-        guaranteed=calibration.guaranteed,
-        spot_size_um=calibration.spot_size_um,
-        symmetries=run.protocol.test_symmetries,
-        model_sha256=run.model_sha256,
-    )
+    known: dict[str, Any] = vars(calibration) | {"patients": len(calibration.patients)}
+    return Intervals(**known, symmetries=run.protocol.test_symmetries, model_sha256=run.model_sha256)
 
 
 def with_intervals(found: Found, calibration: Calibration) -> Found:

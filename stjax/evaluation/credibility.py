@@ -10,7 +10,7 @@ from stjax.evaluation import statistics
 from stjax.evaluation.comparison import Task
 from stjax.evaluation.conformal import Calibration, report
 from stjax.evaluation.noise_ceiling import fraction, noise_ceiling
-from stjax.evaluation.scoring import Scores, Section
+from stjax.evaluation.scoring import ScoredSection, Scores
 from stjax.inference.prepared import Found
 
 ALPHA = 0.05
@@ -38,7 +38,7 @@ def figures(
     return result, columns
 
 
-def permutation(sections: Sequence[Section]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def permutation(sections: Sequence[ScoredSection]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The permutation test of the model's prediction, for metrics.json and, [M] each, for per_gene.csv."""
     p = statistics.permutation_p(
         [section.predictions["model"] for section in sections],
@@ -57,7 +57,7 @@ def permutation(sections: Sequence[Section]) -> tuple[dict[str, Any], dict[str, 
     return result, {"p_value": p, "p_holm": corrected}
 
 
-def sign_test(sections: Sequence[Section]) -> tuple[dict[str, Any] | None, str]:
+def sign_test(sections: Sequence[ScoredSection]) -> tuple[dict[str, Any] | None, str]:
     """ST-Net's test over patients, or None and why there is none."""
     patients, genes = [section.patient for section in sections], sections[0].truth.shape[1]
     count, needed = len(set(patients)), statistics.patients_needed(genes, ALPHA)

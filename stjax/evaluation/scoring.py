@@ -45,7 +45,7 @@ def _mean(values: np.ndarray) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Section:
+class ScoredSection:
     """What is scored of a section.
 
     Attributes:
@@ -65,10 +65,10 @@ class Section:
         """Windows of its spots."""
         return map_metrics.Neighbours.of(self.xy)
 
-    def __getitem__(self, rows: Any) -> "Section":
+    def __getitem__(self, rows: Any) -> "ScoredSection":
         """Some of its spots, by mask or positions."""
         predictions = {method: values[rows] for method, values in self.predictions.items()}
-        return Section(self.patient, self.xy[rows], self.truth[rows], predictions)
+        return ScoredSection(self.patient, self.xy[rows], self.truth[rows], predictions)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ class Scores:
         units: what was drawn; None where nothing was.
     """
 
-    sections: Sequence[Section]
+    sections: Sequence[ScoredSection]
     summaries: dict[str, dict[str, Any]]
     per_gene: dict[str, dict[str, np.ndarray]]
     draws: dict[str, tuple[Draws, ...]]
@@ -100,7 +100,7 @@ class Scores:
 
 
 def score(
-    sections: Sequence[Section],
+    sections: Sequence[ScoredSection],
     *,
     std: np.ndarray,
     pooling: str,
@@ -149,7 +149,7 @@ def score(
 class _Maps:
     """Sections as maps: what all methods share of the thorough figures."""
 
-    def __init__(self, sections: Sequence[Section], pooling: str):
+    def __init__(self, sections: Sequence[ScoredSection], pooling: str):
         self._sections, self._pooling = sections, pooling
         self._patients, self._truths = [each.patient for each in sections], [each.truth for each in sections]
         self._ranks = metrics.pooled_ranks(self._truths, self._patients, pooling=pooling)
@@ -173,7 +173,7 @@ class _Maps:
         }
 
 
-def _ssim(sections: Sequence[Section], predictions: Sequence[np.ndarray]) -> np.ndarray:
+def _ssim(sections: Sequence[ScoredSection], predictions: Sequence[np.ndarray]) -> np.ndarray:
     """[M] mean over the sections that have one, weighted by spots."""
     values = np.stack(
         [

@@ -29,7 +29,7 @@ class Found(NamedTuple):
         prediction: as the model predicts them.
         colours: [S, D] statistics of their colour.
         counts: [S, M] measured raw counts; NaN for genes that the data lacks.
-        depth: [S] reads that the counts are of: the spot's total.
+        depth: [S] the spot's counts of all genes.
         white: [S] how much of the patch is white; 0 of tiles.
         beside: [S, M] what a model of patches predicts.
         features: [S, D] of their patches, of an encoder; None where the data set has none. NaN of a spot without.

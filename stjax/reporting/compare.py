@@ -20,7 +20,7 @@ from scipy import stats
 from stjax import metrics
 from stjax.evaluation import statistics
 from stjax.reporting.read import RunResults
-from stjax.reporting.sections import Section
+from stjax.reporting.sections import DrawnSection
 
 FEWEST_PATIENTS = 6
 RESAMPLES = 1000
@@ -119,7 +119,7 @@ def _common_genes(a: RunResults, b: RunResults) -> tuple[np.ndarray, np.ndarray]
     return first, second
 
 
-def _pair_spots(x: Section, y: Section, columns_x: np.ndarray, columns_y: np.ndarray) -> Paired | str:
+def _pair_spots(x: DrawnSection, y: DrawnSection, columns_x: np.ndarray, columns_y: np.ndarray) -> Paired | str:
     """The spots of a section that both runs were scored on, or why there are none to pair."""
     if x.truth is None or y.truth is None:
         return "not tested: nothing is measured in the spots"

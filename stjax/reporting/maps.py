@@ -20,7 +20,7 @@ from PIL import Image
 from data_prep import cli
 from stjax import metrics
 from stjax.reporting.read import RunResults
-from stjax.reporting.sections import Section
+from stjax.reporting.sections import DrawnSection
 
 MAX_SPOTS = 6000
 THUMBNAIL_PX = 1024
@@ -91,7 +91,7 @@ def _pack(runs: Sequence[RunResults], *, bits: int, genes: int) -> Packed:
     return Packed(store, packed, bits, of_genes, left_out)
 
 
-def _section(section: Section, genes: np.ndarray, *, bits: int, store: Store) -> dict[str, Any]:
+def _section(section: DrawnSection, genes: np.ndarray, *, bits: int, store: Store) -> dict[str, Any]:
     spots = np.arange(len(section.spots))
     if len(spots) > MAX_SPOTS:
         spots = np.sort(np.random.default_rng(0).choice(spots, MAX_SPOTS, replace=False))

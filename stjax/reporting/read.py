@@ -16,7 +16,7 @@ from stjax.evaluation.methods import METHODS, MODEL
 from stjax.findings import VERDICTS
 from stjax.reporting import sections as sections_of
 from stjax.reporting.folders import without_folders
-from stjax.reporting.sections import Section
+from stjax.reporting.sections import DrawnSection
 from stjax.tables import unquoted
 
 _AGAIN = "score the run again with python -m stjax.evaluate --workdir={}"
@@ -90,7 +90,7 @@ class RunResults:
     manifest: dict[str, Any] | None
     manifest_note: str
     protocols: dict[str, Any]
-    sections: tuple[Section, ...]
+    sections: tuple[DrawnSection, ...]
     notes: tuple[str, ...]
 
     @property
@@ -216,7 +216,7 @@ def _read_manifest(data: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
 
 def _read_sections(
     workdir: Path, metrics: dict[str, Any], genes: pd.DataFrame
-) -> tuple[tuple[Section, ...], tuple[str, ...]]:
+) -> tuple[tuple[DrawnSection, ...], tuple[str, ...]]:
     """The sections that were scored, and notes on those that are not there or are of another model."""
     sections, notes = [], []
     for name in metrics["sections"]:

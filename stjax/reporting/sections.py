@@ -17,7 +17,7 @@ from data_prep.spots import Spots
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Section:
+class DrawnSection:
     """A section's spots, as `evaluate` wrote them.
 
     Attributes:
@@ -39,7 +39,7 @@ class Section:
     um_per_px: float
 
 
-def read(path: Path, name: str, genes: pd.DataFrame, *, remedy: str) -> tuple[Section, dict[str, Any]]:
+def read(path: Path, name: str, genes: pd.DataFrame, *, remedy: str) -> tuple[DrawnSection, dict[str, Any]]:
     """An .h5ad's content, genes in the order of the table and NaN where the file lacks one; and what it says of the
     checkpoint and the data it was made with.
 
@@ -76,7 +76,7 @@ class _Reader:
     file: Any
     path: Path
 
-    def section(self, name: str, genes: pd.DataFrame) -> Section:
+    def section(self, name: str, genes: pd.DataFrame) -> DrawnSection:
         picture = f"uns/spatial/{name}"
         spots, symbols = self._names("obs"), self._names("var")
         columns = self._columns(symbols, genes)
@@ -91,7 +91,7 @@ class _Reader:
             else None
             for key in ("truth", "lower", "upper")
         }
-        return Section(
+        return DrawnSection(
             name=name,
             patient="" if patient is None else str(patient[0]),
             spots=Spots.discs(xy, self._positive(f"{picture}/scalefactors/spot_diameter_fullres") / 2, spots),

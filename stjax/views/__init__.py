@@ -158,9 +158,11 @@ class View(abc.ABC):
 
     def check_spots(self, dataset: "PatchDataset", protocol: Protocol, split: Split) -> None:
         """Raises InputError when the protocol uses no spot of the sections to validate or to test on."""
+        del dataset, protocol, split
 
     def white(self, table: "SectionTable") -> np.ndarray | None:
         """[S] how white the image around each spot is, by which a protocol may leave it out; None: it never does."""
+        del table
 
     def used(self, chosen: "Selection") -> tuple[list["SectionTable"], list[np.ndarray]]:
         """The sections' tables, and [S] bool of each: its spots that are used, of any size."""
@@ -200,6 +202,7 @@ class View(abc.ABC):
 
     def prepare(self, fold: "Fold", items: Items) -> None:
         """Makes items fit the programs compiled for a fold."""
+        del fold, items
 
     def check_facts(self, fold: "Fold", name: str) -> None:
         """Raises InputError when `fold.facts`, as read from the file `name`, are not this view's."""
@@ -216,6 +219,7 @@ class View(abc.ABC):
         Raises:
             InputError: the encoder's weights are not given, or are others than those the model was trained with.
         """
+        del fold, kind, weights, mesh
 
     def trained_sizes_um(self, fold: "Fold") -> tuple[float, ...]:
         """The sizes of the spots that a model was trained on, where it can be asked for others."""

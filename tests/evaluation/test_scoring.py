@@ -3,7 +3,7 @@ import pytest
 
 from stjax import metrics
 from stjax.evaluation import results, scoring
-from stjax.evaluation.scoring import Section
+from stjax.evaluation.scoring import ScoredSection
 
 
 def make_sections(seed=0, sections=2, genes=4, side=9):
@@ -15,7 +15,7 @@ def make_sections(seed=0, sections=2, genes=4, side=9):
         truth = rng.normal(size=(side * side, genes)) + 5
         noise = rng.normal(size=truth.shape)
         methods = {"model": truth + noise, "ridge_colour": truth + 2 * noise, "mean": 0 * truth + 5}
-        result.append(Section("ab"[section % 2], xy, truth, methods))
+        result.append(ScoredSection("ab"[section % 2], xy, truth, methods))
     return result
 
 
@@ -47,7 +47,9 @@ def test_predictions_in_other_units_have_correlations_and_no_errors():
 
 def test_a_method_without_all_sections_is_left_out():
     sections = make_sections()
-    one = Section("a", sections[0].xy, sections[0].truth, sections[0].predictions | {"patch_model": sections[0].truth})
+    one = ScoredSection(
+        "a", sections[0].xy, sections[0].truth, sections[0].predictions | {"patch_model": sections[0].truth}
+    )
     assert "patch_model" not in scoring.score([one, sections[1]], std=np.ones(4), pooling="pooled").summaries
 
 
@@ -106,7 +108,7 @@ def test_genes_without_variation_are_counted_by_whose_it_is():
     for each in truths:
         each[:, 4] = np.nan  # the data lacks it
     xy = [np.stack([np.arange(30) % 6, np.arange(30) // 6], axis=1).astype(float)] * 2
-    sections = [Section("a", *of, {"model": p}) for *of, p in zip(xy, truths, predictions, strict=True)]
+    sections = [ScoredSection("a", *of, {"model": p}) for *of, p in zip(xy, truths, predictions, strict=True)]
     for pooling, counts, known in (
         ("pooled", (1, 1, 2), [False, False, True, True, False]),
         ("section_median", (2, 1, 1), [False, False, True, False, False]),

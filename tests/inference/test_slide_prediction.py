@@ -477,10 +477,12 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(form, slide_path, tmp_p
 
 
 def test_a_map_alone_is_warned_of_its_slide_too(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(predict.Job, "write_dense", lambda job, *_: job.out)
+    monkeypatch.setattr(predict.SectionWriter, "write_dense", lambda job, *_: job.out)
     path = save_tiff(tmp_path / "S1.tif", picture(), um_per_px=2.5)
     source = open_source(path, layout="auto", sections=(), um_per_px=None, resolve_aliases=False)
-    job = predict.Job(MeanColour(), None, tmp_path, predict.Options(tile_px=64), writers={}, columns=np.arange(3))
+    job = predict.SectionWriter(
+        MeanColour(), None, tmp_path, predict.Options(tile_px=64), writers={}, columns=np.arange(3)
+    )
     job.run(source, "S1")
     assert "warning: S1.tif: the image has 2.5 um per px, 5 times coarser than 0.5" in capsys.readouterr().out
 

@@ -56,7 +56,7 @@ def test_median_over_sections_is_resampled_as_it_is_pooled(tmp_path):
         path = run / "evaluation" / "stjax" / "metrics.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"pcc_pooling": "section_median"}))
     results = read.read_runs(runs)
-    found = compare.compare(results)[0].spots
+    found = compare.compare(results)[0].levels["spots"]
     medians = []
     for run in results:
         each = [
@@ -74,8 +74,8 @@ def test_spots_in_another_order_are_paired(tmp_path):
         adata = anndata.read_h5ad(path)
         adata[np.random.default_rng(0).permutation(adata.n_obs)].copy().write_h5ad(path)
     after = compare.compare(read.read_runs([first, second]))[0]
-    assert after.spots.difference == pytest.approx(before.spots.difference, abs=1e-9)
-    assert after.spots.p == before.spots.p
+    assert after.levels["spots"].difference == pytest.approx(before.levels["spots"].difference, abs=1e-9)
+    assert after.levels["spots"].p == before.levels["spots"].p
 
 
 @pytest.mark.parametrize(

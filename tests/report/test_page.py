@@ -134,7 +134,7 @@ def test_what_must_be_seen_is_said(one, tmp_path):
     assert "For research. Not a medical device; not for diagnosis." in one.visible
     assert "SYNTHETIC" not in one.visible
     assert "No leak found." in one.visible
-    assert "5 too few reads".replace("5 ", "") in one.visible
+    assert "5 too few counts".replace("5 ", "") in one.visible
     assert "section B9 left out: image not found <i>" in one.visible
     assert "does not fit: another target" in one.visible
     assert "divided into 65,534 steps" in one.visible

@@ -174,18 +174,18 @@ def test_one_process_at_a_time_writes_a_report(tmp_path: Path, monkeypatch: pyte
 
 
 def test_one_process_at_a_time_predicts_a_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: dict[str, Any] = {field.name: None for field in dataclasses.fields(predict.Job)}
+    given: dict[str, Any] = {field.name: None for field in dataclasses.fields(predict.SectionWriter)}
     given["out"] = tmp_path / "out"
-    job, said = predict.Job(**given), []
+    job, said = predict.SectionWriter(**given), []
     source: Any = SimpleNamespace(read=lambda name: name, bare=False)
 
-    def meanwhile(_job: predict.Job, _section: Any, name: str, **_: Any) -> list[Path]:
+    def meanwhile(_job: predict.SectionWriter, _section: Any, name: str, **_: Any) -> list[Path]:
         if name == "A1":
             said.append(refusal("second", lambda: job.run(source, "A1")))
             job.run(source, "A2")  # another section may
         return []
 
-    monkeypatch.setattr(predict.Job, "write_section", meanwhile)
+    monkeypatch.setattr(predict.SectionWriter, "write_section", meanwhile)
     job.run(source, "A1")
     assert "another process is predicting A1 into" in said[0]
     assert not list((tmp_path / "out").iterdir())
