@@ -14,6 +14,7 @@ from stjax.intervals import Intervals
 from stjax.progress import Progress
 from stjax.protocols import get_protocol
 from stjax.splits import Split
+from stjax.trained import Trained
 
 FINISHED = Progress(30, 30, True)
 UM, SIZE_PX = 1.0, 32
@@ -59,6 +60,7 @@ class MeanColour:
     averaging: bool = False
     intervals: Intervals | None = None
     progress: Progress = FINISHED
+    units = Trained.units
 
     @property
     def view(self):
