@@ -3,12 +3,10 @@
 Its weights are yours to get (`python -m stjax.encoders kaiko_s16` says where): --config.init_from=vits16.pth
 """
 
-from typing import Any
-
-from stjax.config import built_in
+from stjax.config import Config, built_in
 
 
-def get_config() -> Any:
+def get_config() -> Config:
     """The default with an encoder of `stjax.encoders`."""
     config = built_in("default")
     config.model.module = "encoder"

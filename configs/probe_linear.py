@@ -1,11 +1,9 @@
 """A linear layer on features that stjax embed made with an encoder, `--config.features=NAME`."""
 
-from typing import Any
-
-from stjax.config import built_in
+from stjax.config import Config, built_in
 
 
-def get_config() -> Any:
+def get_config() -> Config:
     """The default with this model."""
     config = built_in("default")
     config.model.module = "probe"

@@ -1,11 +1,9 @@
 """A perceptron with AuxNet on features that stjax embed made with an encoder, `--config.features=NAME`."""
 
-from typing import Any
-
-from stjax.config import built_in
+from stjax.config import Config, built_in
 
 
-def get_config() -> Any:
+def get_config() -> Config:
     """The linear probe's, with 512 hidden units that main head and AuxNet share."""
     config = built_in("probe_linear")
     config.model.variant = "mlp"

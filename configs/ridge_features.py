@@ -3,12 +3,10 @@
 Its penalty is chosen on training patients that are held out (docs/evaluation.md).
 """
 
-from typing import Any
-
-from stjax.config import built_in
+from stjax.config import Config, built_in
 
 
-def get_config() -> Any:
+def get_config() -> Config:
     """The linear probe, solved in one step."""
     config = built_in("probe_linear")
     config.fit = "closed_form"
