@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from stjax import encoders
 from stjax.benchmarks import pytorch as bench_torch
-from stjax.models import swin
+from stjax.models import encoder, swin, weights
 from tests.models import small_encoders
 from tests.parity import torch_encoders
 
@@ -49,6 +50,21 @@ def test_encoder_equals_its_twin(name, precision, tmp_path):
     apart = [float(np.max(np.abs(np.asarray(ours) - theirs)) / np.max(np.abs(theirs))) for ours, theirs in pairs]
     print(f"\n{name} {precision}: stages {max(apart[:-1]):.1e}, features {apart[-1]:.1e}")
     assert max(apart) < WITHIN[precision]
+
+
+@pytest.mark.parametrize("name", ["ctranspath", "conch", "conch_v1_5"])
+def test_full_network_has_the_names_and_shapes_of_its_twin(name):
+    import torch
+
+    of = encoders.ENCODERS[name]
+    network = nnx.eval_shape(lambda: encoder.build(name, rngs=nnx.Rngs(0)))
+    leaves = weights._leaves(network)
+    names = weights._names(network, leaves)[of.families[-1]]
+    ours = {each[0]: weights._expected(path, leaves[path].shape, 1) for path, each in names.items()}
+    make = torch_encoders.swin_module if name == "ctranspath" else torch_encoders.conch_module
+    with torch.device("meta"):
+        theirs = {key: tuple(value.shape) for key, value in make(network, of.px).state_dict().items()}
+    assert ours == {key: shape for key, shape in theirs.items() if not key.endswith(weights._RECOMPUTED)}
 
 
 @pytest.mark.parametrize("grid", [(10, 17), (7, 16), (5, 9)])

@@ -33,7 +33,8 @@ def run(name: str, network: Any, tensors: dict[str, np.ndarray], precision: str)
     return {"stages": [stage.numpy() for stage in stages], "features": features.numpy()}
 
 
-def _swin(network: Any, tensors: dict[str, Any], images: Any) -> Outputs:
+def swin_module(network: Any, side: int) -> Any:
+    """timm's Swin transformer on CTransPath's stem, of the sizes of our network, for images of `side` px."""
     import timm
     import torch
 
@@ -50,7 +51,7 @@ def _swin(network: Any, tensors: dict[str, Any], images: Any) -> Outputs:
         def forward(self, x: Any) -> Any:
             return self.norm(self.proj(x).permute(0, 2, 3, 1))
 
-    side, width = images.shape[1], network.embed.kernel.shape[3]
+    width = network.embed.kernel.shape[3]
     model = timm.models.swin_transformer.SwinTransformer(
         img_size=side,
         embed_dim=width,
@@ -60,6 +61,11 @@ def _swin(network: Any, tensors: dict[str, Any], images: Any) -> Outputs:
         num_classes=0,
     )
     model.patch_embed = Stem(width)
+    return model
+
+
+def _swin(network: Any, tensors: dict[str, Any], images: Any) -> Outputs:
+    model = swin_module(network, images.shape[1])
     later = {  # timm has it at the start of the next stage
         key.replace(f"layers.{s}.downsample", f"layers.{s + 1}.downsample"): value
         for key, value in tensors.items()
@@ -76,14 +82,15 @@ def _swin(network: Any, tensors: dict[str, Any], images: Any) -> Outputs:
     return stages, model.norm(x).mean(dim=(1, 2))
 
 
-def _conch(network: Any, tensors: dict[str, Any], images: Any) -> Outputs:
+def conch_module(network: Any, side: int) -> Any:
+    """timm's transformer and the pooler, of the sizes of our network, by the names of its files."""
     import timm
     import torch
 
     spec, first = network.trunk.spec, network.version == "1"
     context, width = spec.width, network.num_features
     trunk = timm.models.vision_transformer.VisionTransformer(
-        img_size=images.shape[1],
+        img_size=side,
         patch_size=spec.patch_px,
         embed_dim=context,
         depth=spec.layers,
@@ -105,9 +112,17 @@ def _conch(network: Any, tensors: dict[str, Any], images: Any) -> Outputs:
     visual, whole = torch.nn.Module(), torch.nn.Module()
     visual.trunk, visual.attn_pool_contrast, visual.ln_contrast = trunk, pool, torch.nn.LayerNorm(width)
     whole.visual = visual
-    (whole if first else visual).to(images.dtype).load_state_dict(tensors, strict=True)
-    whole.to(images.dtype).eval()
+    return whole if first else visual
 
+
+def _conch(network: Any, tensors: dict[str, Any], images: Any) -> Outputs:
+    import torch
+
+    first, side = network.version == "1", images.shape[1] // network.trunk.patch_px
+    whole = conch_module(network, images.shape[1]).to(images.dtype).eval()
+    whole.load_state_dict(tensors, strict=True)
+    visual = whole.visual if first else whole
+    trunk, pool = visual.trunk, visual.attn_pool_contrast
     stages: list[Any] = []
     for block in trunk.blocks:
         block.register_forward_hook(lambda *call: stages.append(call[2]))
@@ -120,7 +135,6 @@ def _conch(network: Any, tensors: dict[str, Any], images: Any) -> Outputs:
         q, k, v = (part.unflatten(-1, (8, -1)).transpose(1, 2) for part in parts)
         pooled = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         pooled = pool.to_out(pooled)
-    side = images.shape[1] // spec.patch_px
     return [stage[:, 1:].unflatten(1, (side, side)) for stage in stages], visual.ln_contrast(pooled[:, 0])
 
 
