@@ -74,7 +74,7 @@ def predict_dense(
     if trained.protocol.test_symmetries:
         print("note: the dense map is of the slide as it is, not a mean over symmetries as the protocol's predictions")
     px_scale, transform = scale_and_stain(trained, slide, um_per_px)
-    source = ScaledSlide(slide, px_scale, transform, multiple=model.strides[-1])
+    source = ScaledSlide(slide, px_scale, transform, multiple=model.layout.unit_px)
     columns = np.arange(trained.fold.panel.num_main) if genes is None else np.asarray(genes)
     plan = Plan.of(model, (source.height, source.width), tile_px)
     description = describe(trained, model, slide, source, plan, columns, um_per_px=um_per_px, synthetic=synthetic)
@@ -244,7 +244,7 @@ class Plan:
     @classmethod
     def of(cls, model: PixNet, image_hw: tuple[int, int], tile_px: int) -> "Plan":
         """Raises InputError when a tile of `tile_px` is too small for the model's halo, or there is no halo."""
-        margins, unit = halo(model), model.strides[-1]
+        margins, unit = halo(model), model.layout.unit_px
         most = (tile_px - 2 * margins[0]) // unit * unit
         if most < unit:
             raise InputError(
@@ -258,14 +258,15 @@ class Plan:
 
 def halo(model: PixNet) -> tuple[int, ...]:
     """Px around a tile's core that its values depend on: of the image, of each decoder stage's input, and 0."""
-    reach = encoder_reach(model.encode, model.strides)
+    windows = model.layout.window_px  # these lie alike in every tile, and are whole ones
+    reach = (0,) * len(model.strides) if windows else encoder_reach(model.encode, model.strides)
     margins, widest = [0], 0
     skips = list(zip(model.strides, reach, strict=True))[:-1]
     for stage, (stride, skip_reach) in zip(reversed(model.stages), skips, strict=True):
         spread = sum(layer.kernel.shape[0] // 2 for layer in (stage.conv1, stage.conv2))
         margins.append(_up(margins[-1] + spread * stride, 2 * stride))
         widest = max(widest, margins[-1] + skip_reach)
-    image = _up(max(widest, margins[-1] + reach[-1]), model.strides[-1])
+    image = _up(max(widest, margins[-1] + reach[-1]), model.layout.unit_px)
     return (image, *reversed(margins))
 
 
@@ -286,7 +287,8 @@ def encoder_reach(encode: Callable[..., Sequence[jax.Array]], strides: Sequence[
         if cells[0] == 0 or cells[-1] == len(touched) - 1:
             raise InputError(
                 "the model's encoder looks at the whole tile (squeeze-and-excite, attention), so a dense map would "
-                "show the tiles; train with --config.model.variant=resnet18, resnet50, resnet101 or densenet121"
+                "show the tiles; train with --config.model.variant=resnet18, resnet50, resnet101 or densenet121, or "
+                "let it see windows: --config.model.options.window_px=256"
             )
         reach.append(int(max(first - stride * cells[0], stride * (cells[-1] + 1) - last)))
     return tuple(reach)

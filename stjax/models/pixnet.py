@@ -24,10 +24,14 @@ import numpy as np
 from flax import nnx
 
 from data_prep.errors import InputError
+from stjax.encoders import ENCODERS, Encoder
+from stjax.models import encoder as networks
 from stjax.models.heads import linear
-from stjax.models.layers import Conv, LayerNorm, constant, kaiming_normal, unknown_variant
+from stjax.models.layers import Conv, LayerNorm, constant, unknown_variant
+from stjax.models.pyramids import COARSEST, Layout, SimplePyramid, Upsample, layout_of
+from stjax.models.tuning import is_frozen
 from stjax.ops.elementwise import relu, written_out
-from stjax.ops.spot_pool import ADDITIVE, AGGREGATIONS, STRIDE, SpotTable, pooled_linear, spot_pool
+from stjax.ops.spot_pool import ADDITIVE, AGGREGATIONS, SpotTable, pooled_linear, spot_pool
 
 BACKBONES = {  # variant: module and variant of the encoder
     "resnet18": ("resnet", "18"),
@@ -39,24 +43,8 @@ BACKBONES = {  # variant: module and variant of the encoder
     "vit_b16": ("vit", "b16"),
 }
 VIEW = "tiles"
-_PROBE_PX = 64  # side of the image by which a backbone's stages are known
+_CONVOLUTIONAL = ("resnet", "vgg", "efficientnet")  # modules of encoders without attention or statistics of the image
 _SOFTPLUS_ONE = float(np.log(np.e - 1))  # softplus of it is 1
-
-
-class Upsample(nnx.Module):
-    """Transposed convolution, kernel 2 and stride 2: one matrix product and a rearrangement."""
-
-    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
-        # An output pixel sees one tap: its fan is that of a 1 x 1 convolution.
-        kernel = kaiming_normal(rngs.params(), (1, 1, inputs, 4 * outputs)) * np.float32(2.0)
-        self.kernel = nnx.Param(kernel.reshape(inputs, 2, 2, outputs))
-        self.bias = nnx.Param(constant(0, outputs))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, h, w, inputs] to [B, 2 h, 2 w, outputs]."""
-        b, h, w, _ = x.shape
-        y = jnp.einsum("bhwi,ipqo->bhpwqo", x, self.kernel[...].astype(x.dtype))
-        return y.reshape(b, 2 * h, 2 * w, -1) + self.bias[...].astype(x.dtype)[None, None, None]
 
 
 class DecoderStage(nnx.Module):
@@ -74,28 +62,6 @@ class DecoderStage(nnx.Module):
         """[B, h, w, width] and [B, 2 h, 2 w, skip] to [B, 2 h, 2 w, width]."""
         x = self.up(x) + self.delta[...].astype(x.dtype) * self.project(skip)
         return written_out(self.conv2(relu(self.conv1(self.norm(x)))))
-
-
-class SimplePyramid(nnx.Module):
-    """Strides 4, 8, 16 and 32 from a transformer's last tokens at stride 16: two transposed convolutions, one, none,
-    and max pooling (Li et al. 2022, "Exploring plain vision transformer backbones for object detection", figure 2)."""
-
-    def __init__(self, channels: int, *, rngs: nnx.Rngs):
-        half, quarter = channels // 2, channels // 4
-        self.up8 = Upsample(channels, half, rngs=rngs)
-        self.up4a, self.norm, self.up4b = (
-            Upsample(channels, half, rngs=rngs),
-            LayerNorm(half, eps=1e-6),
-            Upsample(half, quarter, rngs=rngs),
-        )
-        self.channels = (quarter, half, channels, channels)
-
-    def __call__(self, tokens: jax.Array) -> tuple[jax.Array, ...]:
-        """[B, h, w, C] to [B, 4 h, 4 w, C / 4], [B, 2 h, 2 w, C / 2], [B, h, w, C] and [B, h / 2, w / 2, C]."""
-        b, h, w, c = tokens.shape
-        pooled = jnp.max(tokens.reshape(b, h // 2, 2, w // 2, 2, c), axis=(2, 4))
-        fine = self.up4b(jax.nn.gelu(self.norm(self.up4a(tokens))))
-        return fine, self.up8(tokens), tokens, pooled
 
 
 class MapHead(nnx.Module):
@@ -153,15 +119,26 @@ class PixNet(nnx.Module):
 
     Attributes:
         backbone: gives "stages".
-        levels: which of the stages make the pyramid, finest first; None for a transformer.
+        layout: how these make the pyramid.
         strides: of the pyramid, finest first.
     """
 
-    def __init__(self, backbone: Any, head: Any, *, width: int, dtype: Any, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        backbone: Any,
+        head: Any,
+        *,
+        width: int,
+        dtype: Any,
+        pyramid: str = "simple",
+        window_px: int = 0,
+        published: bool = False,
+        rngs: nnx.Rngs,
+    ):
         self.backbone, self.head, self.dtype = backbone, head, dtype
-        levels, channels, self.strides = _pyramid(backbone)
-        self.levels = levels
-        self.pyramid = None if levels else SimplePyramid(channels[0], rngs=rngs)
+        self.layout = layout_of(backbone, pyramid=pyramid, window_px=window_px, published=published)
+        self.strides, channels, tokens = self.layout.strides, self.layout.channels, self.layout.tokens
+        self.pyramid = SimplePyramid(channels[0], stride=tokens, rngs=rngs) if tokens else None
         channels = channels if self.pyramid is None else self.pyramid.channels
         self.bottom = Conv(channels[-1], width, 1, bias=True, rngs=rngs)
         self.stages = nnx.List(DecoderStage(width, skip, rngs=rngs) for skip in reversed(channels[:-1]))
@@ -169,23 +146,19 @@ class PixNet(nnx.Module):
     def encode(
         self, images: jax.Array, *, train: bool, key: jax.Array | None = None, frozen_backbone: bool = False
     ) -> tuple[jax.Array, ...]:
-        """[B, H, W, 3] normalised images, sides multiples of the coarsest stride, to the pyramid, finest first:
+        """[B, H, W, 3] normalised images, sides multiples of `layout.unit_px`, to the pyramid, finest first:
         [B, H / stride, W / stride, C] of each of `strides`.
 
         Raises:
             InputError: another size of image.
         """
-        if any(side % self.strides[-1] for side in images.shape[1:3]):
-            raise InputError(
-                f"images are {images.shape[2]} x {images.shape[1]} px, expected multiples of {self.strides[-1]}, the "
-                "encoder's coarsest stride; cut tiles of such a size with --tile-size-px"
-            )
-        stages = self.backbone(images, train=train and not frozen_backbone, key=key)["stages"]
-        if frozen_backbone:
-            stages = jax.lax.stop_gradient(stages)
-        if self.levels is None:
-            return self.pyramid(stages[-1])  # pyright: ignore[reportOptionalCall]
-        return tuple(stages[level] for level in self.levels)
+        if any(side % self.layout.unit_px for side in images.shape[1:3]):
+            raise InputError(f"images are {images.shape[2]} x {images.shape[1]} px, {_expected(self.layout)}")
+        frozen = frozen_backbone or is_frozen(self.backbone)
+        maps = self.layout.maps(self.backbone, images, train=train and not frozen, key=key)
+        if frozen:
+            maps = jax.lax.stop_gradient(maps)
+        return maps if self.pyramid is None else self.pyramid(maps)
 
     def features(self, images: jax.Array, **options: Any) -> jax.Array:
         """The decoder's features [B, H / 4, W / 4, width]; images and options are those of `encode`."""
@@ -224,24 +197,31 @@ class PixNet(nnx.Module):
         return self.head.gene_map(self.features(images, train=False))
 
 
-def _pyramid(backbone: Any) -> tuple[tuple[int, ...] | None, tuple[int, ...], tuple[int, ...]]:
-    """Stages at strides 4, 8, ..., the last at each, with their channels and strides; no stages for a transformer."""
-    probe = jax.ShapeDtypeStruct((1, _PROBE_PX, _PROBE_PX, 3), jnp.float32)
-    stages = jax.eval_shape(lambda x: backbone(x, train=False, key=None)["stages"], probe)
-    shapes = [stage.shape for stage in stages]
-    last = {_PROBE_PX // height: level for level, (_, height, _, _) in enumerate(shapes) if _PROBE_PX % height == 0}
-    if list(last) == [16]:
-        return None, (shapes[-1][-1],), (4, 8, 16, 32)
-    strides = [STRIDE]
-    while strides[-1] * 2 in last:
-        strides.append(strides[-1] * 2)
-    if STRIDE not in last or len(strides) < 2:
-        sizes = ", ".join(str(height) for _, height, _, _ in shapes)
-        raise InputError(
-            f"PixNet needs features of 1/4, 1/8, ... of the image's side; this backbone's are {sizes} of {_PROBE_PX} px"
+def _expected(layout: Layout) -> str:
+    """Of which size tiles are to be."""
+    unit = layout.unit_px
+    if not layout.window_px:
+        return (
+            f"expected multiples of {unit}, the encoder's coarsest stride; cut tiles of such a size with --tile-size-px"
         )
-    levels = tuple(last[stride] for stride in strides)
-    return levels, tuple(shapes[level][-1] for level in levels), tuple(strides)
+    return (
+        f"expected multiples of {unit}, the windows that the encoder sees; cut tiles of such a size with "
+        "--tile-size-px, or give other windows with --config.model.options.window_px"
+    )
+
+
+def published(variant: str) -> Encoder | None:
+    """The published encoder of a variant; None for one of `BACKBONES`."""
+    return None if variant in BACKBONES else ENCODERS.get(variant)
+
+
+def own_window_px(encoder: Encoder) -> int:
+    """Side of a tile's windows that an encoder sees as it was trained to, 0 where it sees no further than its
+    convolutions reach."""
+    if encoder.module in _CONVOLUTIONAL:
+        return 0
+    side = encoder.px * 16 // 14 if encoder.network.get("patch_px") == 14 else encoder.px
+    return -(-side // COARSEST) * COARSEST
 
 
 def build(
@@ -256,33 +236,48 @@ def build(
     pixels_per_spot: float = 1.0,
     base_rates: np.ndarray | None = None,
     rematerialise: bool = False,
+    pyramid: str = "simple",
+    window_px: int = 0,
+    blank: bool = False,
 ) -> PixNet:
-    """PixNet over the encoder `variant`, a key of `BACKBONES`.
+    """PixNet over the encoder `variant`, a key of `BACKBONES` or a name of `encoders.ENCODERS`.
 
     Args:
         num_main: M, genes.
-        image_size_px: side of the tiles; only a transformer's positions depend on it.
+        image_size_px: side of the tiles; only the positions of a transformer of `BACKBONES` depend on it.
         aggregation: "sum" (the paper), "mean", or "additive" (rates under a count likelihood, `losses`).
         width: of the decoder; the paper's is 512.
         pixels_per_spot: constant divisor of "sum", best the mean number of pixels of the training spots.
         base_rates: [M + 1] of "additive", mean counts a pixel of each gene and of all others together.
         rematerialise: compute the encoder's inner results anew for the gradient instead of keeping them.
+        pyramid: of a transformer, "simple" (of its last tokens) or "taps" (of four blocks).
+        window_px: side of the windows of a tile that the encoder sees; 0 is what a published encoder was trained on,
+            where it looks at the whole image, and else the tile.
+        blank: make no weights of a published encoder, as those of a file follow.
 
     Raises:
-        InputError: another variant or aggregation, or an encoder without a pyramid.
+        InputError: another variant, aggregation or pyramid, an encoder without one, or tiles of no whole windows.
     """
-    if variant not in BACKBONES:
-        raise InputError(unknown_variant("pixnet", variant, BACKBONES))
+    encoder = published(variant)
+    if variant not in BACKBONES and encoder is None:
+        raise InputError(f"{unknown_variant('pixnet', variant, BACKBONES)}, and what `stjax encoders` lists")
     if aggregation not in AGGREGATIONS:
         raise InputError(f"config.model.options.aggregation is {aggregation!r}; choose {', '.join(AGGREGATIONS)}")
     if width < 1 or not pixels_per_spot > 0:
         raise InputError(f"width is {width} and pixels_per_spot {pixels_per_spot}; expected positive numbers")
-    module, of_module = BACKBONES[variant]
-    backbone = importlib.import_module(f"stjax.models.{module}").build(
-        of_module, dtype=dtype, rngs=rngs, image_size_px=image_size_px, rematerialise=rematerialise
-    )
+    options = {"dtype": dtype, "rngs": rngs, "image_size_px": image_size_px, "rematerialise": rematerialise}
+    if encoder is None:
+        module, of_module = BACKBONES[variant]
+        backbone = importlib.import_module(f"stjax.models.{module}").build(of_module, **options)
+    else:
+        backbone = networks.build(variant, blank=blank, **options)
+        window_px = window_px or own_window_px(encoder)
     if aggregation == ADDITIVE:
         head = AdditiveHead(width, num_main, base_rates=base_rates, rngs=rngs)
     else:
         head = MapHead(width, num_main, aggregation=aggregation, pixels_per_spot=pixels_per_spot, rngs=rngs)
-    return PixNet(backbone, head, width=width, dtype=dtype, rngs=rngs)
+    of_pyramid = {"pyramid": pyramid, "window_px": window_px, "published": encoder is not None}
+    model = PixNet(backbone, head, width=width, dtype=dtype, **of_pyramid, rngs=rngs)
+    if window_px and image_size_px % window_px:
+        raise InputError(f"tiles are {image_size_px} px, {_expected(model.layout)}")
+    return model

@@ -75,7 +75,7 @@ def tune(
         raise InputError(f"config.model.options.tune is {how!r}; choose one of {', '.join(HOW)}")
     if how == "all":
         return
-    trunk = getattr(network, "trunk", network)  # of a network with a pooler of its own
+    trunk = trunk_of(network)
     every = trunk.blocks if hasattr(trunk, "blocks") else trunk.stages
     if not 0 <= blocks <= len(every):
         raise InputError(f"config.model.options.blocks is {blocks}; this encoder has {len(every)}")
@@ -93,6 +93,11 @@ def tune(
             raise InputError(f"config.model.options.rank is {rank} and alpha {alpha}; expected positive numbers")
         chosen = every[len(every) - (blocks or len(every)) :]
         _add_updates(chosen, targets, rank=rank, alpha=alpha, rngs=rngs)
+
+
+def trunk_of(network: Any) -> Any:
+    """The part of a network that has blocks or stages: all of it, but for one with a pooler of its own."""
+    return getattr(network, "trunk", network)
 
 
 def _add_updates(blocks: Iterable[Any], targets: str, **options: Any) -> None:

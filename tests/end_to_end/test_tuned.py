@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,8 +10,11 @@ import pytest
 from flax import nnx
 
 from data_prep import build, demo
+from data_prep.slide import open_slide
 from stjax import checkpoint, encoders, export, parallel, predict, train
 from stjax.config import built_in
+from stjax.inference.dense import predict_dense
+from stjax.inference.dense_map import DenseMap
 from stjax.models import weight_files
 from stjax.trained import load
 from stjax.workdir import Run
@@ -32,11 +36,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def small():
-    """A shrunken encoder, and one device."""
+    """Shrunken encoders, of patches of 8 px, and of 14 px where a window is 64 px of a tile; and one device."""
     entry = dataclasses.replace(encoders.ENCODERS["uni"], network=SMALL | FORMS[FORM], px=32)
+    network = SMALL | FORMS[FORM] | {"patch_px": 14}
     make_mesh = parallel.make_mesh
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(encoders.ENCODERS, "small", entry)
+        patch.setitem(encoders.ENCODERS, "small_14", dataclasses.replace(entry, network=network, px=56))
         patch.setattr(parallel, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
         yield
 
@@ -78,9 +84,8 @@ def test_frozen_weights_keep_their_bits_and_have_nothing_of_the_optimiser(run, f
     assert all("['update']" in place for place in of_backbone)
 
 
-def test_a_killed_run_ends_with_the_bits_of_one_that_was_not_and_needs_the_weights_no_more(
-    run, folder, tmp_path, monkeypatch
-):
+def killed_and_resumed(config, folder, monkeypatch):
+    """Trains until the first checkpoint is saved, and again to the end, without the weights file."""
     save, saves = checkpoint.save, []
 
     def stop_after_one(*arguments):
@@ -90,20 +95,30 @@ def test_a_killed_run_ends_with_the_bits_of_one_that_was_not_and_needs_the_weigh
             raise KeyboardInterrupt
 
     monkeypatch.setattr(checkpoint, "save", stop_after_one)
-    weights = folder / "w.safetensors"
+    weights = Path(config.init_from)
     with pytest.raises(KeyboardInterrupt):
-        train.train(settings(folder), tmp_path / "run")
-    moved = weights.rename(folder / "elsewhere.safetensors")
+        train.train(config, folder)
+    moved = weights.rename(weights.with_name("elsewhere.safetensors"))
     try:
-        train.train(settings(folder), tmp_path / "run")
+        train.train(config, folder)
     finally:
         moved.rename(weights)
     assert len(saves) == 2
-    expected, found = saved(run), saved(tmp_path / "run")
+
+
+def assert_same_bits(run, other):
+    expected, found = saved(run), saved(other)
     assert expected.keys() == found.keys()
     for place, array in expected.items():
         assert array.dtype == found[place].dtype, place
         np.testing.assert_array_equal(found[place], array, err_msg=place)
+
+
+def test_a_killed_run_ends_with_the_bits_of_one_that_was_not_and_needs_the_weights_no_more(
+    run, folder, tmp_path, monkeypatch
+):
+    killed_and_resumed(settings(folder), tmp_path / "run", monkeypatch)
+    assert_same_bits(run, tmp_path / "run")
 
 
 def test_the_images_are_normalised_as_the_encoder_was_and_not_as_the_data_is(run):
@@ -135,3 +150,34 @@ def test_the_export_holds_merged_weights_and_says_how_the_encoder_was_trained(ru
         assert "CC-BY-NC-ND-4.0: research alone" in (tmp_path / "model" / name).read_text()
     predict.predict(tmp_path / "model", folder / "raw", tmp_path / "out", sections=["B1"])
     assert (tmp_path / "out" / "B1.h5ad").exists()
+
+
+def test_pixnet_over_an_encoder_is_trained_killed_resumed_exported_and_gives_maps(tmp_path, monkeypatch):
+    demo.make_demo(tmp_path / "raw", layout="visium_hd", patients=2, sections_per_patient=1, spots=3)
+    build.build(tmp_path / "raw", tmp_path / "data", tile_size_px=128, context_px=32, min_counts=0, image_format="raw")
+    tensors = {name: array.astype(np.float16) for name, array in released("timm", FORM, patch=14).items()}
+    weight_files.write_safetensors(tmp_path / "w.safetensors", tensors, metadata={})
+    config = built_in("pixnet_encoder")
+    values = {"data_dir": str(tmp_path / "data"), "batch_size": 4, "eval_batch_size": 4, "num_epochs": 2}
+    config.update(values | {"learning_rate": 1e-3, "spot_sizes_um": "40", "init_from": str(tmp_path / "w.safetensors")})
+    config.model.variant = "small_14"
+    config.model.options.update({"width": 8, "tune": "lora", "rank": 2})
+    train.train(config, tmp_path / "whole")
+    killed_and_resumed(config, tmp_path / "run", monkeypatch)
+    assert_same_bits(tmp_path / "whole", tmp_path / "run")
+
+    export.export(tmp_path / "run", tmp_path / "model")
+    card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
+    assert "* Encoder: UNI, low-rank updates (LoRA, rank 2" in card
+    path = next(path for path in (tmp_path / "raw").rglob("*") if path.suffix in (".png", ".jpg", ".tif"))
+    maps = []
+    for name, tile_px in (("run", 320), ("model", 1536)):
+        trained = load(tmp_path / name)
+        with open_slide(path) as slide:
+            out = tmp_path / f"{name}.ome.zarr"
+            predict_dense(trained, slide, out, um_per_px=trained.fold.um_per_px, tile_px=tile_px)
+        maps.append(DenseMap.open(out).array[:])
+    scale = np.abs(maps[0]).max()
+    np.testing.assert_allclose(maps[0], maps[1], atol=1e-5 * scale)
+    predict.predict(tmp_path / "model", tmp_path / "raw", tmp_path / "out", sections=["B1_016um"])
+    assert (tmp_path / "out" / "B1_016um.h5ad").exists()

@@ -34,7 +34,7 @@ WIDTH, HEIGHT = 763, 491  # of the slide, full-resolution px
 MARGINS = (192, 64, 32, 8, 0)  # of `make_run`'s model
 
 
-def make_run(aggregation="mean", *, variant="resnet18", devices=2, seed=0, module="pixnet"):
+def make_run(aggregation="mean", *, variant="resnet18", devices=2, seed=0, module="pixnet", **options):
     """A run as training leaves it: random weights, a ResNet of one thin block a stage."""
     rng = np.random.default_rng(seed)
     panel = Panel(
@@ -50,9 +50,8 @@ def make_run(aggregation="mean", *, variant="resnet18", devices=2, seed=0, modul
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resnet, "_WIDTHS", (8, 12, 16, 24))
         patch.setitem(resnet.SPECS, "18", resnet.Spec((1, 1, 1, 1), bottleneck=False))
-        model = pixnet.build(
-            variant, num_main=GENES, width=16, aggregation=aggregation, pixels_per_spot=50.0, rngs=nnx.Rngs(seed)
-        )
+        options |= {"width": 16, "aggregation": aggregation, "pixels_per_spot": 50.0}
+        model = pixnet.build(variant, num_main=GENES, rngs=nnx.Rngs(seed), **options)
     graphdef, params, statistics = models.split(model)
     mesh = parallel.make_mesh(jax.devices()[:devices])
     weights = parallel.put_replicated({"params": params, "statistics": statistics}, mesh)
