@@ -13,7 +13,11 @@ __all__ = ["slide_path", "small_encoders"]  # fixtures
 
 @pytest.mark.parametrize(
     ("variant", "options"),
-    [*((name, {}) for name in TOKENS), ("t14", {"pyramid": "taps"}), ("efficientnet_tiny", {"window_px": WINDOW})],
+    [
+        *((name, {}) for name in (*TOKENS, "swin")),
+        ("t14", {"pyramid": "taps"}),
+        ("efficientnet_tiny", {"window_px": WINDOW}),
+    ],
 )
 def test_tiles_give_the_map_of_the_whole_image(slide_path, tmp_path, variant, options):
     run = make_run(variant=variant, **options)

@@ -10,7 +10,7 @@ from flax import nnx
 
 from data_prep.errors import InputError
 from stjax import encoders, models
-from stjax.models import pixnet, pyramids, tuning
+from stjax.models import pixnet, pyramids, resnet, tuning
 from tests.models.test_encoder_weights import SMALL
 from tests.models.test_pixnet import table
 
@@ -21,13 +21,18 @@ WINDOW = 64
 
 @pytest.fixture(scope="module", autouse=True)
 def small_encoders():
-    """Shrunken ones of each stride."""
+    """Shrunken ones of tokens of each stride, and of stages: a ResNet and a Swin transformer."""
     with pytest.MonkeyPatch.context() as patch:
         made_small(patch)
         yield
 
 
 def made_small(patch):
+    patch.setattr(resnet, "_WIDTHS", (8, 12, 16, 24))
+    patch.setitem(resnet.SPECS, "18", resnet.Spec((1, 1, 1, 1), bottleneck=False))
+    network = {"width": 16, "blocks": (1, 2, 1, 1), "heads": (1, 2, 2, 4), "window": 2}
+    swin = dataclasses.replace(encoders.ENCODERS["ctranspath"], network=network, embedding=128, px=64)
+    patch.setitem(encoders.ENCODERS, "swin", swin)
     for name, (patch_px, px) in TOKENS.items():
         network = SMALL | {"layers": 4, "patch_px": patch_px, "grid": px // patch_px, "layer_scale": True}
         entry = dataclasses.replace(encoders.ENCODERS["uni"], network=network, px=px)
@@ -69,6 +74,16 @@ def test_each_window_is_seen_by_itself(variant, pyramid):
             part = level.shape[2]
             found = of_whole[:, :, number * part : (number + 1) * part]
             np.testing.assert_allclose(found, level, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("variant", "window_px"), [("ciga_resnet18", 0), ("swin", WINDOW)])
+def test_stages_are_the_levels_of_encoders_that_have_them(variant, window_px):
+    model = build(variant)
+    assert (model.layout.window_px, model.layout.tokens, model.pyramid) == (window_px, 0, None)
+    x = images(WINDOW, WINDOW)
+    stages = model.backbone(x, train=False)["stages"]
+    for level, stage in zip(model.encode(x, train=False), stages, strict=True):
+        np.testing.assert_allclose(level, stage, rtol=1e-5, atol=1e-5)
 
 
 def test_what_the_encoder_sees_of_a_window_is_what_it_was_trained_on():
@@ -194,5 +209,18 @@ def test_images_of_other_sizes_than_whole_windows_are_refused():
 
 
 def test_windows_of_an_encoder_are_the_images_it_was_trained_on():
-    of = {name: pixnet.own_window_px(encoders.ENCODERS[name]) for name in ("uni", "h0_mini", "lunit_s8", "t14")}
-    assert of == {"uni": 224, "h0_mini": 256, "lunit_s8": 224, "t14": WINDOW}
+    names = ("uni", "h0_mini", "lunit_s8", "t14", "conch", "ctranspath", "shell", "hed_vgg16", "efficientnet_lite1")
+    assert [pixnet.own_window_px(encoders.ENCODERS[name]) for name in names] == [
+        224, 256, 224, WINDOW, 448, 224, 128, 0, 0
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["kaiko_s8", "conch", "ctranspath", "resnet50_imagenet", "shell", "hed_vgg16"])
+def test_one_of_each_kind_of_network_makes_four_levels(name):
+    side = pixnet.own_window_px(encoders.ENCODERS[name]) or 256
+
+    def levels():
+        options = {"num_main": 1, "width": 4, "aggregation": "mean", "image_size_px": side}
+        return pixnet.build(name, **options, rngs=nnx.Rngs(0)).encode(jnp.zeros((1, side, side, 3)), train=False)
+
+    assert [side // level.shape[1] for level in jax.eval_shape(levels)] == [4, 8, 16, 32]
