@@ -1,6 +1,7 @@
 """Probes: heads on the features of an encoder that is not trained. A linear one, and a perceptron of one hidden layer.
 
-Features are standardised by their mean and deviation over the training spots, which the model holds as constants.
+Features are standardised by their mean and deviation over the training spots, which the model holds as constants, and
+bounded: of one that hardly varies there, another slide may be a thousand deviations off.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from stjax.models.tuning import Frozen
 
 VIEW = "features"
 VARIANTS = ("linear", "mlp")
+BOUND = 10.0  # deviations of a feature from its mean, at most
 
 
 class Trunk(nnx.Module):
@@ -36,7 +38,7 @@ class Trunk(nnx.Module):
     def __call__(self, x: jax.Array, *, train: bool, key: jax.Array | None = None) -> dict[str, jax.Array]:
         """[B, D] to {"features": [B, num_features]}."""
         del train, key
-        x = (x - self.mean[...][None]) / self.std[...][None]
+        x = jnp.clip((x - self.mean[...][None]) / self.std[...][None], -BOUND, BOUND)
         return {"features": x if self.hidden is None else jax.nn.gelu(self.hidden(x), approximate=False)}
 
 

