@@ -37,7 +37,7 @@ KNOWN = ("encoder", "weights_sha256", "pooling", "width", "compute", "px")  # of
 _REMEDY = "restore it, or train in a new work directory"
 FACTS = {
     "features": json_files.NAME,
-    "encoder": json_files.TEXT,
+    "encoder": json_files.NAME,
     "weights_sha256": json_files.TEXT,
     "pooling": json_files.TEXT,
     "width": json_files.SIZE_PX,

@@ -13,7 +13,7 @@ from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from stjax import api, audit, checkpoint, crossval, evaluate, export, parallel, predict, train
 from stjax.config import built_in
-from stjax.features import making
+from stjax.inference import embedding
 from stjax.trained import load
 from tests.small_encoder import NAME, embed, write_weights
 
@@ -213,8 +213,8 @@ def test_the_ridge_in_closed_form_predicts_slides_as_well(demo_data, small_encod
 )
 def test_weights_of_a_package_need_no_file(demo_data, tmp_path):
     source, data = demo_data
-    options = making.Options("efficientnet_lite0", any_scale=True)
-    making.embed(PatchDataset.open(data), "lite0", options, mesh=parallel.make_mesh())
+    options = embedding.Options("efficientnet_lite0", any_scale=True)
+    embedding.embed(PatchDataset.open(data), "lite0", options, mesh=parallel.make_mesh())
     config = settings("probe_mlp", data, "", features="lite0")
     train.train(config, tmp_path / "run")
     check_slide(tmp_path / "run", source, tmp_path / "out", atol=1e-4)
