@@ -112,6 +112,17 @@ def test_an_exported_head_needs_the_encoders_weights(run, exported, demo_data, s
     assert size["whole"] > size["head"] + 50_000
 
 
+def test_the_command_line_predicts_means_over_symmetries_by_a_head(run, exported, demo_data, small_encoder, tmp_path):
+    section = load(run).fold.split.test[0]
+    options = [f"--source={demo_data[0]}", f"--sections={section}", "--symmetries", "--formats=h5ad"]
+    predict.main([f"--model={exported / 'head'}", f"--out={tmp_path / 'head'}", f"--weights={small_encoder}", *options])
+    predict.main([f"--workdir={run}", f"--out={tmp_path / 'run'}", *options])
+    head, whole = (anndata.read_h5ad(tmp_path / name / f"{section}.h5ad") for name in ("head", "run"))
+    np.testing.assert_allclose(head.X, whole.X, atol=1e-5)
+    assert np.asarray(head.layers["symmetry_sd"]).max() > 1e-3
+    assert head.uns["stjax"]["model_sha256"] == whole.uns["stjax"]["model_sha256"]
+
+
 def test_a_licence_that_restricts_is_said_and_written_down(run, exported, tmp_path, capsys):
     export.export(run, tmp_path / "whole")
     said = capsys.readouterr().out
