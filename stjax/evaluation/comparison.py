@@ -13,6 +13,7 @@ from stjax.evaluation.methods import MODEL
 from stjax.evaluation.scoring import ScoredSection, Scores
 from stjax.features.store import Features
 from stjax.inference.prepared import Found, Training
+from stjax.models.probe import BOUND
 from stjax.ops import ridge
 from stjax.protocols import Protocol
 from stjax.targets import INVERSES
@@ -71,7 +72,20 @@ class Task:
         if len(np.unique(groups)) < 2:
             return None
         targets = (self.targets(training)[known] - self.mean) / self.std
-        return ridge.fit(training.features[known], targets, groups)
+        return ridge.fit(self._bounded(training.features[known]), targets, groups)
+
+    @functools.cached_property
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """[D] the least and largest that features are taken for: so many deviations about the training spots' mean."""
+        features = self.training.features if self.training is not None else None
+        assert features is not None
+        known = np.asarray(features[np.isfinite(features).all(axis=1)], np.float64)
+        mean, reach = known.mean(axis=0), BOUND * metrics.scale_of(known)
+        return mean - reach, mean + reach
+
+    def _bounded(self, features: np.ndarray) -> np.ndarray:
+        """Features [N, D] as probes see them: one that hardly varied in training may be a thousand deviations off."""
+        return np.clip(np.asarray(features, np.float64), *self._bounds)
 
     def about_features(self, features: Features | None) -> dict[str, Any] | None:
         """What metrics.json says of the ridge on features; None where there is none."""
@@ -86,7 +100,8 @@ class Task:
         if self.ridge_features is None or found.features is None:
             return None
         known = np.isfinite(found.features).all(axis=1, keepdims=True)  # [S, 1]
-        predicted = self.ridge_features.predict(np.where(known, found.features, 0)) * self.std + self.mean
+        features = self._bounded(np.where(known, found.features, 0))
+        predicted = self.ridge_features.predict(features) * self.std + self.mean
         return np.where(known, predicted, self.train_mean)
 
     def measured(self, found: Found) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,9 +12,10 @@ from sklearn.preprocessing import StandardScaler
 
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from stjax import evaluate, metrics, workdir
+from stjax import evaluate, metrics, protocols, workdir
 from stjax.data.selection import Selection
 from stjax.evaluation import statistics
+from stjax.evaluation.comparison import Task
 from stjax.features import store
 from stjax.inference import prepared
 from stjax.ops import ridge
@@ -173,3 +175,21 @@ def test_blocks_are_held_out_of_one_patient_and_patients_of_several():
     assert len(set(of_blocks)) == 12
     for group in set(of_blocks):
         assert len(set(section[of_blocks == group])) == 1
+
+
+def test_a_spot_a_thousand_deviations_off_is_predicted_as_one_ten_off():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(60, 4))
+    counts, total = rng.poisson(np.exp(2 + features[:, :3])), np.full(60, 1000.0)
+    patient = np.repeat(["A", "B", "C"], 20)
+    training = prepared.Training(
+        np.zeros((60, 1)), counts, total, patient, patient, rng.random((60, 2)), features.astype(np.float32)
+    )
+    task = Task(protocols.get_protocol("stjax"), 10, np.zeros(3), np.ones(3), np.zeros(3), training)
+    ends = features.mean(axis=0) + 10 * features.std(axis=0)
+    far, bound = (
+        task.by_features(SimpleNamespace(features=np.where(np.arange(4) == 0, each, features[:5])))
+        for each in (1000, ends)
+    )
+    np.testing.assert_allclose(far, bound, rtol=1e-5)
+    assert np.ptp(task.ridge_features.coef[0]) > 0.01
