@@ -110,15 +110,15 @@ class Task:
 
     def converted(self, run: Run, found: Found) -> tuple[np.ndarray, bool]:
         """[S, M] the model's prediction, and whether it is in the protocol's units. It is where the model was trained
-        for the same target, or predicts how many reads a spot has: no test spot's measured total is ever used."""
+        for the same target, or predicts how many counts a spot has: no test spot's measured total is ever used."""
         expression, total = found.prediction.expression, found.prediction.predicted_total
         if self.protocol.target == run.protocol.target:
             return expression, True
         if total is None:
             return expression, False
-        reads = np.asarray(total, np.float64)[:, None]
-        counts = INVERSES[run.protocol.target](np.asarray(expression, np.float64), reads, self.num_genes)
-        return self.protocol.transform(np.maximum(counts, 0), reads, self.num_genes), True
+        depth = np.asarray(total, np.float64)[:, None]
+        counts = INVERSES[run.protocol.target](np.asarray(expression, np.float64), depth, self.num_genes)
+        return self.protocol.transform(np.maximum(counts, 0), depth, self.num_genes), True
 
 
 def sections_of(run: Run, task: Task, found: Sequence[Found]) -> tuple[list[ScoredSection], set[str]]:
