@@ -78,6 +78,10 @@ class MeanColour:
         assert batch["image"].shape == (self.batch_size, SIZE_PX, SIZE_PX, 3)
         return {"expression": jnp.mean(jnp.asarray(batch["image"], jnp.float32), axis=(1, 2))[:, None]}
 
+    @property
+    def on_slides(self):
+        return self
+
     def over_symmetries(self):
         return dataclasses.replace(self, averaging=True)
 

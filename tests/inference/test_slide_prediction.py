@@ -62,7 +62,7 @@ def model(monkeypatch):
     class Loaded:
         run = MeanColour()
 
-    monkeypatch.setattr(trained, "load", lambda _: Loaded.run)
+    monkeypatch.setattr(trained, "load", lambda *_, **__: Loaded.run)
     return Loaded
 
 
@@ -433,7 +433,7 @@ def test_formats_are_known_by_their_endings_too(slide_path, tmp_path):
 
 @pytest.mark.usefixtures("model")
 def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_predicted(slide_path, tmp_path, monkeypatch):
-    monkeypatch.setattr(trained, "load", lambda _: pytest.fail("loaded the model first"))
+    monkeypatch.setattr(trained, "load", lambda *_, **__: pytest.fail("loaded the model first"))
     (tmp_path / "file").write_text("")
     for out, said in (
         (tmp_path / "file", "is no folder"),
