@@ -64,4 +64,4 @@ def by_scikit_learn(x: np.ndarray, y: np.ndarray, patients: np.ndarray) -> tuple
     )
     search.fit(scaler.fit_transform(x.astype(np.float64)), y)
     fitted: Any = search.best_estimator_
-    return fitted.coef_.T / scaler.scale_[:, None], float(fitted.alpha)
+    return fitted.coef_.T / np.asarray(scaler.scale_)[:, None], float(fitted.alpha)

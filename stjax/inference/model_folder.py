@@ -191,7 +191,7 @@ class Exported(Trained):
 class _InFront(NamedTuple):
     """An exported function of features, with what makes these of images before it."""
 
-    exported: export.Exported
+    exported: "export.Exported | _InFront"
     function: Callable[[Any, jax.Array], jax.Array]
 
     def call(self, weights: Mapping[str, Any], images: jax.Array) -> jax.Array:

@@ -38,8 +38,8 @@ class Pooler(nnx.Module):
     def __init__(self, context: int, width: int, *, rngs: nnx.Rngs):
         self.query = nnx.Param(normal(rngs.params(), (1, width), 1.0))
         self.norm_query, self.norm_context = LayerNorm(width, eps=_EPS), LayerNorm(context, eps=_EPS)
-        for name, inputs in (("query", width), ("key", context), ("value", context)):
-            setattr(self, f"{name}_kernel", nnx.Param(xavier_uniform(rngs.params(), (inputs, width))))
+        kernels = (nnx.Param(xavier_uniform(rngs.params(), (inputs, width))) for inputs in (width, context, context))
+        self.query_kernel, self.key_kernel, self.value_kernel = kernels
         self.biases = nnx.Param(constant(0, 3 * width))  # of query, key and value
         self.out = Linear(width, width, init=xavier_uniform, rngs=rngs)
 

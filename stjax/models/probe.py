@@ -85,6 +85,8 @@ class Probe(PatchModel):
         """[B, D] features, or [B, H, W, 3] uint8 where an encoder is in front, to {"main": [B, 1, M], "aux": [B, 1, A]
         where there is one}, float32."""
         if features is None:
+            assert self.front is not None  # `Trained.on_slides` puts it there before images come
+            assert images is not None
             features = self.front(images)
         return super().__call__(features, train=train, key=key, frozen_backbone=frozen_backbone)
 
@@ -124,6 +126,8 @@ def build(
         {"hidden": hidden, "dropout": dropout} if variant == "mlp" else {"hidden": 0, "dropout": 0.0}
     )
     trunk = Trunk(feature_mean, feature_std, **sizes, rngs=rngs)
+    if variant == "linear" and main_mean is None:  # from nothing: a random map of a thousand features is all noise
+        main_mean = np.zeros(num_main)
     return Probe(trunk, num_main=num_main, num_aux=num_aux, main_mean=main_mean, rngs=rngs)
 
 

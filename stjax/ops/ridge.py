@@ -137,7 +137,7 @@ def folds_of(groups: np.ndarray) -> np.ndarray:
     return fold[member]
 
 
-def _device() -> jax.Device:
+def _device() -> Any:
     """One with float64: not a TPU's."""
     own = jax.local_devices()[0]
     return jax.local_devices(backend="cpu")[0] if own.platform == "tpu" else own

@@ -78,7 +78,11 @@ def test_a_fold_of_before_views_is_read(view):
 @pytest.mark.parametrize(
     ("of", "changes", "said"),
     [
-        ("patches", {"view": "cells"}, "there is no view 'cells'; this version of stjax knows patches, tiles"),
+        (
+            "patches",
+            {"view": "cells"},
+            "there is no view 'cells'; this version of stjax knows features, patches, tiles",
+        ),
         ("patches", {"view": "tiles"}, "facts of tiles"),
         ("tiles", {"view": "patches"}, "facts of patches are none that this version of stjax knows"),
         ("tiles", {"facts": FACTS | {"sizes_um": "all"}}, "sizes_um"),

@@ -135,7 +135,7 @@ def test_genes_of_any_name_make_a_file_name(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------- two writers
 
 
-def fake_run(*_: Any) -> Any:
+def fake_run(*_: Any, **__: Any) -> Any:
     return SimpleNamespace(progress=Progress(finished=True))
 
 
@@ -149,7 +149,7 @@ def test_a_second_export_into_a_folder_waits_for_nothing_and_harms_nothing(
             (folder / name).write_text(name)
         refused.append(refusal("second", lambda: export.export(tmp_path, out)) if not refused else "")
 
-    monkeypatch.setattr(export.workdir.Run, "load", fake_run)
+    monkeypatch.setattr(export, "_to_export", fake_run)
     monkeypatch.setattr(export, "write", write)
     export.export(tmp_path, out)
     assert "another process is writing" in refused[0]
@@ -215,7 +215,7 @@ def test_a_model_is_not_sealed_nor_loaded_without_a_file_it_needs(
         for name in set(REQUIRED) - {lacking}:
             (folder / name).write_text(name)
 
-    monkeypatch.setattr(export.workdir.Run, "load", fake_run)
+    monkeypatch.setattr(export, "_to_export", fake_run)
     monkeypatch.setattr(export, "write", write)
     with pytest.raises(InputError, match=f"{lacking} was not written"):
         export.export(tmp_path, tmp_path / "model")
