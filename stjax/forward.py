@@ -7,7 +7,7 @@ import jax
 from jax.sharding import Mesh
 
 from stjax import models, parallel
-from stjax.expression import predicted
+from stjax.models.expression import predicted
 from stjax.ops.elementwise import compiler_options
 from stjax.protocols import Protocol
 from stjax.symmetries import mean_over_symmetries

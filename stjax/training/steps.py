@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 from stjax import losses, models, optim, parallel, views
 from stjax.config import Config
 from stjax.data.fold import Fold
-from stjax.expression import to_expression
 from stjax.forward import forward
+from stjax.models.expression import to_expression
 from stjax.ops.elementwise import compiler_options
 from stjax.protocols import Protocol
 from stjax.state import State, make_optimizer, moving, weights_of

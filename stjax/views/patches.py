@@ -11,10 +11,11 @@ from data_prep.errors import InputError
 from data_prep.section import Section
 from data_prep.slide import Slide
 from data_prep.spots import Spots
-from stjax import baselines, expression, views
+from stjax import baselines, views
 from stjax.data.images import Images
 from stjax.data.panel import Panel
 from stjax.data.selection import Selection
+from stjax.models import expression
 from stjax.protocols import Protocol
 from stjax.splits import Split
 from stjax.symmetries import mean_over_symmetries, turn

@@ -16,11 +16,12 @@ from data_prep.json_files import Kind
 from data_prep.section import Section
 from data_prep.slide import Slide
 from data_prep.spots import Spots
-from stjax import baselines, expression, metrics, views
+from stjax import baselines, metrics, views
 from stjax.data import tile_spots
 from stjax.data.images import Images
 from stjax.data.panel import Panel
 from stjax.data.selection import Selection
+from stjax.models import expression
 from stjax.ops import spot_table as tables
 from stjax.ops.spot_pool import ADDITIVE, MEAN, STRIDE, SUM, spot_pool
 from stjax.ops.spot_table import Layout, SpotTable, merge_layouts

@@ -18,12 +18,12 @@ from data_prep.slide import open_slide
 from data_prep.spots import Spots
 from stjax import models, parallel, views
 from stjax.data.panel import Panel
-from stjax.expression import to_expression
 from stjax.inference import dense, dense_map
 from stjax.inference.dense_format import CELL_PX
 from stjax.inference.dense_map import DenseMap
 from stjax.inference.dense_writer import MapWriter
 from stjax.models import pixnet, resnet
+from stjax.models.expression import to_expression
 from stjax.ops.spot_table import spot_table, stack_tables
 from stjax.protocols import get_protocol
 from stjax.workdir import Run

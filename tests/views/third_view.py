@@ -12,7 +12,8 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from data_prep import patches
-from stjax import baselines, expression, forward, views
+from stjax import baselines, forward, views
+from stjax.models import expression
 from stjax.views.patches import View as Patches
 
 SPOTS, NEIGHBOURS = 512, 4
