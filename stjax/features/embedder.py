@@ -61,6 +61,7 @@ class Embedder:
         pooling: str = "",
         mesh: Mesh,
         seed: int | None = None,
+        wanted_sha256: str = "",
     ) -> Self:
         """An encoder with the weights of a file or of its Python package, or random ones. Says once what its licence
         asks for.
@@ -69,9 +70,10 @@ class Embedder:
             dtype: to compute in, a key of `models.DTYPES`.
             pooling: another than the encoder's own.
             seed: of random weights, in place of a file.
+            wanted_sha256: what the file's must be, where features were made with it.
 
         Raises:
-            InputError: no such encoder, dtype or pooling; no file, or one that is damaged or of another network.
+            InputError: no such encoder, dtype or pooling; no file, or another, damaged, or of another network.
         """
         encoder = encoders.find(name)
         if dtype not in models.DTYPES:
@@ -88,10 +90,16 @@ class Embedder:
         if weights is None:
             network = networks.build(name, rngs=nnx.Rngs(seed or 0), image_size_px=encoder.px, **options)
             return cls(name, network, weights_sha256=f"{RANDOM}{seed}", **facts)
+        sha256 = _sha256(weights) if weights.is_file() else ""
+        if wanted_sha256 and sha256 not in ("", wanted_sha256):
+            raise InputError(
+                f"{weights}: not the weights that the features were made with: its SHA-256 begins with {sha256[:12]}, "
+                f"expected {wanted_sha256[:12]}"
+            )
         encoders.say_terms(name)
         network, report = networks.load(name, weights, **options)
         print(f"{encoder.title}: {report}")
-        return cls(name, network, weights_sha256=_sha256(weights), **facts)
+        return cls(name, network, weights_sha256=sha256, **facts)
 
     @classmethod
     def of_facts(cls, facts: Mapping[str, Any], weights: Path | None, *, mesh: Mesh) -> Self:
@@ -110,14 +118,7 @@ class Embedder:
         options = {"dtype": facts["compute"], "pooling": facts["pooling"], "mesh": mesh}
         if wanted.startswith(RANDOM):
             return cls.open(name, None, seed=int(wanted.removeprefix(RANDOM)), **options)
-        if weights is None and (package := encoders.find(name).package):
-            weights = locate(package)
-        if weights is not None and weights.is_file() and (found := _sha256(weights)) != wanted:
-            raise InputError(
-                f"{weights}: not the weights that the features were made with: its SHA-256 begins with {found[:12]}, "
-                f"expected {wanted[:12]}"
-            )
-        return cls.open(name, weights, **options)
+        return cls.open(name, weights, wanted_sha256=wanted, **options)
 
     def key(self) -> dict[str, Any]:
         """What of it changes its vectors, plain values."""

@@ -16,6 +16,7 @@ from flax import nnx
 
 from stjax.encoders import Encoder
 from stjax.models.layers import Conv, ConvNorm, LayerNorm, Linear, normal, run, wide
+from stjax.models.vit_names import TIMM_BLOCK, Layers, of_block
 from stjax.ops.elementwise import written_out
 
 
@@ -181,26 +182,20 @@ def of_encoder(encoder: Encoder, *, image_size_px: int, pooling: str, **options:
     return Swin(Spec(**encoder.network), **options)
 
 
-def weight_names(model: Swin) -> dict[str, dict[str, str]]:
+_BLOCK = TIMM_BLOCK | {"attention.offsets": "attn.relative_position_bias_table"}
+
+
+def weight_names(model: Swin) -> dict[str, Layers]:
     """Where released weights keep each layer: {source: {layer of stjax: layer of the source}}.
 
     timm moved what leads from one stage to the next from the end of the one to the start of the other.
     """
-    names = {"embed": "patch_embed.proj.6", "embed_norm": "patch_embed.norm", "norm": "norm"}
+    names: Layers = {"embed": "patch_embed.proj.6", "embed_norm": "patch_embed.norm", "norm": "norm"}
     for i in range(len(model.stem)):
         names |= {f"stem.{i}.conv": f"patch_embed.proj.{3 * i}", f"stem.{i}.norm": f"patch_embed.proj.{3 * i + 1}"}
     for s, blocks in enumerate(model.stages):
         for b in range(len(blocks)):
-            ours, theirs = f"stages.{s}.{b}", f"layers.{s}.blocks.{b}"
-            names |= {
-                f"{ours}.norm1": f"{theirs}.norm1",
-                f"{ours}.attention.qkv": f"{theirs}.attn.qkv",
-                f"{ours}.attention.out": f"{theirs}.attn.proj",
-                f"{ours}.attention.offsets": f"{theirs}.attn.relative_position_bias_table",
-                f"{ours}.norm2": f"{theirs}.norm2",
-                f"{ours}.mlp1": f"{theirs}.mlp.fc1",
-                f"{ours}.mlp2": f"{theirs}.mlp.fc2",
-            }
+            names |= of_block(f"stages.{s}.{b}", f"layers.{s}.blocks.{b}", _BLOCK)
     found = {}
     for source, later in (("CTransPath", 0), ("timm", 1)):
         merges = {

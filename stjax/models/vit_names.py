@@ -64,19 +64,30 @@ def folded(model: Any, names: Mapping[str, tuple[str, ...]], given: Mapping[str,
     }
 
 
+TIMM_BLOCK = {  # layers of a block: here, and timm's
+    "norm1": "norm1",
+    "attention.qkv": "attn.qkv",
+    "attention.out": "attn.proj",
+    "gamma1": "ls1.gamma",
+    "norm2": "norm2",
+    "mlp1": "mlp.fc1",
+    "mlp2": "mlp.fc2",
+    "gamma2": "ls2.gamma",
+}
+
+
+def of_block(ours: str, theirs: str, parts: Mapping[str, str]) -> Layers:
+    """The names of a block's layers, of the block `ours` here and `theirs` in a file."""
+    return {f"{ours}.{here}": f"{theirs}.{there}" for here, there in parts.items()}
+
+
 def _torchvision(layers: int) -> Layers:
     names: Layers = {"embed": "conv_proj", "token": "class_token", "norm": "encoder.ln"}
     names["positions"] = "encoder.pos_embedding"
+    parts = {"norm1": "ln_1", "attention.qkv": "self_attention.in_proj", "attention.out": "self_attention.out_proj"}
+    parts |= {"norm2": "ln_2", "mlp1": "mlp.0", "mlp2": "mlp.3"}
     for i in range(layers):
-        ours, theirs = f"blocks.{i}", f"encoder.layers.encoder_layer_{i}"
-        names |= {
-            f"{ours}.norm1": f"{theirs}.ln_1",
-            f"{ours}.attention.qkv": f"{theirs}.self_attention.in_proj",
-            f"{ours}.attention.out": f"{theirs}.self_attention.out_proj",
-            f"{ours}.norm2": f"{theirs}.ln_2",
-            f"{ours}.mlp1": f"{theirs}.mlp.0",
-            f"{ours}.mlp2": f"{theirs}.mlp.3",
-        }
+        names |= of_block(f"blocks.{i}", f"encoder.layers.encoder_layer_{i}", parts)
     return names
 
 
@@ -85,17 +96,7 @@ def timm(spec: Any) -> Layers:
     names: Layers = {"embed": "patch_embed.proj", "token": "cls_token", "positions": "pos_embed", "norm": "norm"}
     names["registers"] = "reg_token"
     for i in range(spec.layers):
-        block = f"blocks.{i}"
-        names |= {
-            f"{block}.norm1": f"{block}.norm1",
-            f"{block}.attention.qkv": f"{block}.attn.qkv",
-            f"{block}.attention.out": f"{block}.attn.proj",
-            f"{block}.gamma1": f"{block}.ls1.gamma",
-            f"{block}.norm2": f"{block}.norm2",
-            f"{block}.mlp1": f"{block}.mlp.fc1",
-            f"{block}.mlp2": f"{block}.mlp.fc2",
-            f"{block}.gamma2": f"{block}.ls2.gamma",
-        }
+        names |= of_block(f"blocks.{i}", f"blocks.{i}", TIMM_BLOCK)
     return names
 
 
@@ -121,28 +122,22 @@ def _transformers(layers: int) -> Layers:
 
 def _transformers_vit(layers: int) -> Layers:
     names = _transformers(layers)
+    parts = {
+        "norm1": "layernorm_before",
+        "norm2": "layernorm_after",
+        "mlp1": "intermediate.dense",
+        "mlp2": "output.dense",
+    }
     for i in range(layers):
-        ours, theirs = f"blocks.{i}", f"encoder.layer.{i}"
-        names |= {
-            f"{ours}.norm1": f"{theirs}.layernorm_before",
-            f"{ours}.norm2": f"{theirs}.layernorm_after",
-            f"{ours}.mlp1": f"{theirs}.intermediate.dense",
-            f"{ours}.mlp2": f"{theirs}.output.dense",
-        }
+        names |= of_block(f"blocks.{i}", f"encoder.layer.{i}", parts)
     return names
 
 
 def _transformers_dinov2(spec: Any) -> Layers:
     names = _transformers(spec.layers) | {"registers": "embeddings.register_tokens"}
     first, second = ("weights_in", "weights_out") if spec.gated else ("fc1", "fc2")
+    parts = {"norm1": "norm1", "gamma1": "layer_scale1.lambda1", "mlp1": f"mlp.{first}"}
+    parts |= {"norm2": "norm2", "gamma2": "layer_scale2.lambda1", "mlp2": f"mlp.{second}"}
     for i in range(spec.layers):
-        ours, theirs = f"blocks.{i}", f"encoder.layer.{i}"
-        names |= {
-            f"{ours}.norm1": f"{theirs}.norm1",
-            f"{ours}.gamma1": f"{theirs}.layer_scale1.lambda1",
-            f"{ours}.norm2": f"{theirs}.norm2",
-            f"{ours}.mlp1": f"{theirs}.mlp.{first}",
-            f"{ours}.mlp2": f"{theirs}.mlp.{second}",
-            f"{ours}.gamma2": f"{theirs}.layer_scale2.lambda1",
-        }
+        names |= of_block(f"blocks.{i}", f"encoder.layer.{i}", parts)
     return names
