@@ -9,6 +9,7 @@ from data_prep import json_files
 from data_prep.errors import InputError
 from stjax import encoders, models
 from stjax.evaluation.methods import METHODS, label
+from stjax.features.store import RANDOM
 from stjax.findings import OK, VERDICTS, check_title
 from stjax.models import tuning
 from stjax.progress import Progress
@@ -125,7 +126,7 @@ def encoder_of(run: Run) -> dict[str, Any] | None:
         encoder = encoders.ENCODERS.get(run.view.encoder)
     elif encoder is None:
         return None
-    random = run.view.encoded and facts["weights_sha256"].startswith("random:")
+    random = run.view.encoded and facts["weights_sha256"].startswith(RANDOM)
     licence = "" if encoder is None or random else encoder.licence
     return {
         "name": run.view.encoder or settings.variant,

@@ -15,12 +15,11 @@ from jax.sharding import Mesh
 from data_prep import files
 from data_prep.errors import InputError
 from stjax import encoders, models, parallel
-from stjax.features.store import MAPS, VECTORS
+from stjax.features.store import MAPS, RANDOM, VECTORS
 from stjax.models import encoder as networks
 from stjax.models.weights import locate
 from stjax.ops.elementwise import compiler_options
 
-RANDOM = "random:"  # and a seed: what stands for the hash of weights that are in no file
 SCALE_LIMIT = 1.25  # how far an image's scale may be off what an encoder was trained at
 CPU_BATCH, GPU_BATCH = 8, 128  # images a step and device
 _SAME_SCALE = 1.02

@@ -24,6 +24,7 @@ from stjax import encoders
 
 FOLDER, META, PROGRESS = "features", "features.json", "progress.json"
 FORMAT_VERSION = 1
+RANDOM = "random:"  # and a seed: what stands for the hash of weights that are in no file
 DTYPES = ("float16", "float32")
 VECTORS, MASK, MAPS = "vectors", "mask", "maps"
 _SUFFIXES = {VECTORS: ".npy", MASK: ".mask.npy", MAPS: ".maps.npy"}
@@ -129,7 +130,7 @@ class Features:
                     arrays[section["name"]] = array
         if key["context"] > 1 and set(found[MASK]) != set(ours):
             raise InputError(f"{path / META}: masks of its windows are missing; {_REMEDY}")
-        if not key["weights_sha256"].startswith("random:"):
+        if not key["weights_sha256"].startswith(RANDOM):
             encoders.say_terms(key["encoder"])
         return cls(path, key, found[VECTORS], found[MASK], found[MAPS])
 

@@ -21,7 +21,7 @@ from stjax.data.images import Images
 from stjax.data.panel import Panel
 from stjax.data.selection import Selection
 from stjax.encoders import ENCODERS
-from stjax.features.store import Features
+from stjax.features.store import RANDOM, Features
 from stjax.protocols import Protocol
 from stjax.splits import Split
 from stjax.symmetries import turn
@@ -198,7 +198,7 @@ class View(patches.View):
 
         name, wanted = fold.facts["encoder"], fold.facts["weights_sha256"]
         packaged = name in ENCODERS and ENCODERS[name].package
-        if weights is None and not packaged and wanted and not wanted.startswith("random:"):
+        if weights is None and not packaged and wanted and not wanted.startswith(RANDOM):
             raise InputError(
                 f"a model of features of {name} predicts images with that encoder's weights; give their file, SHA-256 "
                 f"{wanted[:12]}..., with --weights (stjax encoders {name} says how to get it)"
