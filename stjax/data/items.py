@@ -45,8 +45,13 @@ class Windows:
             images: [b, H, W, 3] uint8 of the items `index`.
         """
         del index
-        missing = size - len(images)
-        return {"image": np.pad(images, [(0, missing)] + [(0, 0)] * (images.ndim - 1)) if missing else images}
+        return {"image": filled(images, size)}
+
+
+def filled(images: np.ndarray, size: int) -> np.ndarray:
+    """Items [b, ...] with zeros behind, `size` in all: every batch is one program's."""
+    missing = size - len(images)
+    return np.pad(images, [(0, missing)] + [(0, 0)] * (images.ndim - 1)) if missing else images
 
 
 @dataclasses.dataclass(eq=False)

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from data_prep import files
 from data_prep.errors import InputError
 from stjax import encoders, models, parallel
+from stjax.data.items import filled
 from stjax.features.store import MAPS, RANDOM, VECTORS
 from stjax.models import encoder as networks
 from stjax.models.weights import locate
@@ -209,11 +210,6 @@ def _sha256(weights: Path) -> str:
     beside = weights.with_name(f"{weights.name}.data")
     parts = [files.sha256(path) for path in (weights, beside) if path.is_file()]
     return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
-
-
-def filled(images: np.ndarray, size: int) -> np.ndarray:
-    """Images [b, H, W, 3] with zeros behind, `size` in all: every batch is one program's."""
-    return np.pad(images, [(0, size - len(images)), (0, 0), (0, 0), (0, 0)])
 
 
 def _resized(x: jax.Array, side: int) -> jax.Array:

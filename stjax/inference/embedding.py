@@ -15,7 +15,8 @@ from data_prep import cli, files
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from stjax import distributed, encoders, parallel
-from stjax.features.embedder import Embedder, check_scale, filled, seen_px
+from stjax.data.items import filled
+from stjax.features.embedder import Embedder, check_scale, seen_px
 from stjax.features.images import Images, Windows, find_slides, items_of
 from stjax.features.store import FOLDER, MAPS, MASK, VECTORS, Features, Writer, patches_sha256
 from stjax.inference import stream
