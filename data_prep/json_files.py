@@ -10,7 +10,7 @@ import json
 import math
 import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -267,7 +267,7 @@ def _lines(values: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(parts) + "\n}"
 
 
-def digest(values: Mapping[str, Any]) -> str:
+def digest(values: Mapping[str, Any] | Sequence[Any]) -> str:
     """SHA-256 of plain values, whatever the order of their keys."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

@@ -16,8 +16,6 @@ examples:
 """
 
 import dataclasses
-import hashlib
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import cli, files, system_errors
+from data_prep import cli, files, json_files, system_errors
 from data_prep.errors import InputError
 from data_prep.section import Section
 from data_prep.slide import Slide, open_slide
@@ -244,7 +242,7 @@ class SectionWriter:
         of = {} if self.model.progress.finished else {"trained": str(self.model.progress)}
         return of | {
             "model_sha256": self.model.model_sha256,
-            "training_sha256": hashlib.sha256(json.dumps(learned, sort_keys=True).encode()).hexdigest(),
+            "training_sha256": json_files.digest(learned),
             "mean_over_symmetries": self.model.protocol.test_symmetries,
             "intervals": None if (intervals := self.model.intervals) is None else intervals.to_json(),
             "genes": fold.panel.labels[self.columns].tolist(),

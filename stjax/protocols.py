@@ -5,14 +5,13 @@ source publishes, used where the config leaves a field at None. Sources are cite
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from data_prep import json_files
 from data_prep.errors import InputError
 from stjax.targets import RANKINGS, TRANSFORMS
 
@@ -78,7 +77,7 @@ class Protocol:
             del fields["gene_ranking"]
         # These came later, and say how training is kept steady, not what is learnt or scored; config.json has them.
         fields["recipe"] = {name: value for name, value in self.recipe.items() if name not in WITHOUT}
-        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+        return json_files.digest(fields)
 
     def uses(self, total: np.ndarray, white: np.ndarray | None = None, *, train: bool) -> np.ndarray:
         """[S] bool: the spots that are trained (or, not `train`, tested) on.

@@ -1,7 +1,6 @@
 """Moves weights between a backbone and the files of torchvision, timm and others, by name, all or nothing."""
 
 import dataclasses
-import hashlib
 import importlib
 import importlib.util
 import itertools
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from data_prep import files
 from data_prep.errors import InputError
 from stjax import encoders
 from stjax.models import tuning, weight_files
@@ -74,9 +74,8 @@ def locate(name: str) -> Path:
     for path, digest in paths.items():
         if not path.is_file():
             raise InputError(f"{path} is not there: {package.install}")
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                raise InputError(f"{path} is not the published file: {package.install}, again")
+        if files.sha256(path) != digest:
+            raise InputError(f"{path} is not the published file: {package.install}, again")
     return next(iter(paths))
 
 
