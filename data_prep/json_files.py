@@ -4,7 +4,6 @@ Nothing that a file says is used before `require` has seen its type and range, s
 that names the file, the place in it, what is there and what was expected.
 """
 
-import functools
 import hashlib
 import json
 import math
@@ -279,24 +278,24 @@ def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unsealed(values: dict[str, Any], name: str, *, remedy: str) -> dict[str, Any]:
-    """What was `sealed`, or plain values as older versions wrote them, of which a note says that changes would show.
+    """What was `sealed`.
 
     Args:
         values: of the file `name`.
 
     Raises:
-        InputError: they have changed since they were sealed.
+        InputError: they have changed since, or were never sealed.
     """
     if SEAL not in values:
-        _note_unsealed(name)
-        return values
+        raise InputError(
+            f"{name}: has no hash of itself (key {SEAL!r}): it was edited, or written before stjax kept one; {remedy}"
+        )
     content = {key: value for key, value in values.items() if key != SEAL}
     if values[SEAL] != digest(content):
         raise InputError(f"{name}: has changed since it was written (its hash is another); {remedy}")
     return content
 
 
-@functools.cache
-def _note_unsealed(name: str) -> None:
-    """Once a file."""
-    print(f"note: {name} was written by a version that did not seal it: whether it has changed since cannot be told")
+def read_sealed(path: Path, *, remedy: str) -> dict[str, Any]:
+    """The values that a file holds `sealed`. Raises InputError as `read` and `unsealed` do."""
+    return unsealed(read(path, remedy=remedy), str(path), remedy=remedy)

@@ -229,7 +229,7 @@ def load(path: Path) -> Config:
     if not path.exists():
         lacks = f"it has no {path.name}" if path.parent.is_dir() else "there is no such folder"
         raise InputError(f"{path.parent} is no work directory: {lacks}; train one first")
-    values = json_files.unsealed(json_files.read(path, remedy=remedy), str(path), remedy=remedy)
+    values = json_files.read_sealed(path, remedy=remedy)
     defaults = built_in("default")
     json_files.require(values, _kinds(defaults), str(path), remedy=remedy)
     try:

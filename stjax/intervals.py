@@ -73,7 +73,7 @@ class Intervals:
         path = folder / FILE
         if not files.is_there(path):
             return None
-        content = json_files.unsealed(json_files.read(path, remedy=_REMEDY), str(path), remedy=_REMEDY)
+        content = json_files.read_sealed(path, remedy=_REMEDY)
         json_files.require(content, INTERVALS, str(path), remedy=_REMEDY)
         return cls.from_json(content)
 

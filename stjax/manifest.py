@@ -48,12 +48,11 @@ def verify(
         InputError: a file is missing, added or changed, naming it.
     """
     name, remedy = f"{what} {folder} has no readable {MANIFEST}", "copy the folder again"
-    manifest = json_files.read(folder / MANIFEST, remedy=f"{name}; {remedy}")
-    json_files.require(manifest, {"files": _FILES, json_files.SEAL: json_files.TEXT}, name, remedy=remedy)
+    values = json_files.read(folder / MANIFEST, remedy=f"{name}; {remedy}")
+    manifest = json_files.unsealed(values, f"{what} {folder} is damaged: {MANIFEST}", remedy=remedy)
+    json_files.require(manifest, {"files": _FILES}, name, remedy=remedy)
     # The hash is of values: comparing the text finds changes that spell the same ones.
-    intact = (folder / MANIFEST).read_bytes() == _dump(manifest).encode()
-    digest = manifest.pop(json_files.SEAL)
-    if not intact or digest != json_files.digest(manifest):
+    if (folder / MANIFEST).read_bytes() != _dump(values).encode():
         raise InputError(f"{what} {folder} is damaged: {MANIFEST} has changed since it was written")
     expected = manifest["files"]
     if missing := [name for name in required if name not in expected]:

@@ -192,7 +192,7 @@ def load_fold(workdir: Path) -> Fold:
                 "give the work directory it was exported from"
             )
         raise InputError(f"{workdir} is no work directory: it has no {DATA}; train one first")
-    content = json_files.unsealed(json_files.read(path, remedy=_REMEDY), str(path), remedy=_REMEDY)
+    content = json_files.read_sealed(path, remedy=_REMEDY)
     fold = Fold.from_json(content, str(path))
     views.of(fold).check_facts(fold, str(path))
     return fold

@@ -142,7 +142,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
         others = names(path.parent.parent)
         known = f"there are {', '.join(others[:5])}" if others else "make them with stjax embed"
         raise InputError(f"{path}: no features there; {known}")
-    meta = json_files.unsealed(json_files.read(path / META, remedy=_REMEDY), str(path / META), remedy=_REMEDY)
+    meta = json_files.read_sealed(path / META, remedy=_REMEDY)
     return json_files.require(meta, _META, str(path / META), remedy=_REMEDY)
 
 

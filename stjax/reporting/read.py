@@ -133,7 +133,7 @@ def read_run(workdir: Path, label: str, *, protocol: str = "") -> RunResults:
     if (workdir / "model.stablehlo").exists():
         raise InputError(f"{workdir} is an exported model, which has no results; give the work directory of its run")
     again = _AGAIN.format(workdir)
-    config, data = _unsealed(workdir / "config.json", _RETRAIN), _unsealed(workdir / "data.json", _RETRAIN)
+    config, data = (json_files.read_sealed(workdir / name, remedy=_RETRAIN) for name in ("config.json", "data.json"))
     json_files.require(data, _DATA, str(workdir / "data.json"), remedy=_RETRAIN)
     folder = _evaluation(workdir, protocol or data.get("protocol", ""), asked=bool(protocol))
     path = folder / "metrics.json"
@@ -161,10 +161,6 @@ def read_run(workdir: Path, label: str, *, protocol: str = "") -> RunResults:
         notes=notes,
         **without_folders(content, known=(workdir, Path(str(data.get("data_dir", ""))))),
     )
-
-
-def _unsealed(path: Path, remedy: str) -> dict[str, Any]:
-    return json_files.unsealed(json_files.read(path, remedy=remedy), str(path), remedy=remedy)
 
 
 def _read_protocols(path: Path, remedy: str) -> dict[str, Any]:

@@ -262,13 +262,13 @@ def test_a_manifest_that_was_edited_is_refused(copy):
     PatchDataset.open(copy)
 
 
-def test_a_manifest_from_before_there_were_seals_is_read_with_a_note(copy, capsys):
+def test_a_manifest_without_its_hash_is_refused(copy):
     manifest = copy / "manifest.json"
     content = json.loads(manifest.read_text())
-    del content["sha256"]
-    manifest.write_text(json.dumps(content))
-    assert PatchDataset.open(copy, verify=True).manifest == content
-    assert "manifest.json was written by a version that did not seal it" in capsys.readouterr().out
+    for changed in ({"sha256 ": content.pop("sha256")}, {}):
+        manifest.write_text(json.dumps(content | changed))
+        with pytest.raises(InputError, match=r"manifest.json: has no hash of itself .*build it again"):
+            PatchDataset.open(copy)
 
 
 def test_any_manifest_is_read_or_refused_in_one_line(copy):

@@ -115,14 +115,17 @@ def test_a_missing_key_is_named() -> None:
         json_files.require(values, EXPECTED, "a.json", remedy="make it anew")
 
 
-def test_a_seal_tells_a_change_and_lets_older_files_be(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_seal_tells_a_change_and_its_own_absence(tmp_path: Path) -> None:
     values = {"b": [1.5, 2], "a": "é"}
     made = json_files.sealed(values)
     assert json_files.unsealed(dict(made), "a.json", remedy="") == values
     for changed in (made | {"a": "e"}, made | {"more": 1}, made | {"sha256": 3}):
         with pytest.raises(InputError, match=r"a.json: has changed since it was written.*; make it anew"):
             json_files.unsealed(changed, "a.json", remedy="make it anew")
-    assert not capsys.readouterr().out
-    for _ in range(2):
-        assert json_files.unsealed(values, "old.json", remedy="") == values
-    assert capsys.readouterr().out.count("note: old.json was written by a version that did not seal it") == 1
+    path = tmp_path / "b.json"
+    json_files.write(path, made)
+    assert json_files.read_sealed(path, remedy="") == values
+    for without in (values, values | {"sha257": made["sha256"]}):
+        json_files.write(path, without)
+        with pytest.raises(InputError, match=r"b.json: has no hash of itself \(key 'sha256'\).*; make it anew"):
+            json_files.read_sealed(path, remedy="make it anew")

@@ -21,14 +21,16 @@ from data_prep import files, json_files
 from data_prep.build import build
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from stjax import checkpoint, evaluate, export, manifest, outputs, predict, report, views
+from stjax import checkpoint, evaluate, export, intervals, manifest, outputs, predict, report, views
 from stjax.inference.dense_map import DenseMap
 from stjax.inference.model_folder import REQUIRED
 from stjax.inference.records import Record
 from stjax.progress import Progress
 from stjax.reporting import page, read
 from stjax.tables import quoted, unquoted, write_csv
+from stjax.workdir import Run
 from tests.data_prep.tiny_source import write_source
+from tests.fuzz.make_run import ARCHIVE
 from tests.inference.test_dense import ramps
 from tests.mutated_json import mutants, refusal, reseal
 from tests.report.made_run import make_run
@@ -262,6 +264,15 @@ def test_a_report_refuses_edited_settings_and_data(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"{name}: has changed since it was written"):
             report.report([run], tmp_path / "report.html")
         (run / name).write_text(text)
+
+
+@pytest.mark.parametrize("name", [*checkpoint.RUN_FILES, intervals.FILE])
+def test_a_run_whose_files_lack_their_hash_is_refused(tmp_path: Path, name: str) -> None:
+    """As it would be for an edit to pass for what an older version wrote."""
+    shutil.unpack_archive(ARCHIVE, tmp_path)
+    (tmp_path / name).write_text((tmp_path / name).read_text().replace('"sha256":', '"sha257":'))
+    with pytest.raises(InputError, match=f"{name}: has no hash of itself"):
+        assert Run.load(tmp_path).intervals
 
 
 # ------------------------------------------------------------------------------------------ any JSON in its place

@@ -22,10 +22,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_settings_that_came_later_are_at_their_defaults(trained, tmp_path):
     saved = json.loads((trained[0] / "config.json").read_text())
-    del saved["sha256"]  # nor did it seal them
-    del saved["step_timeout_s"], saved["model"]["options"], saved["demo"]["spots"]
+    del saved["sha256"], saved["step_timeout_s"], saved["model"]["options"], saved["demo"]["spots"]
     saved["learning_rate"] = 0.125
-    (tmp_path / "config.json").write_text(json.dumps(saved))
+    json_files.write(tmp_path / "config.json", json_files.sealed(saved))
     config = configs.load(tmp_path / "config.json")
     assert (config.step_timeout_s, config.model.options.rematerialise, config.demo.spots) == (0, False, 104)
     assert (config.learning_rate, config.model.variant) == (0.125, "tiny")

@@ -15,7 +15,7 @@ KNOWN = Intervals(np.array([0.5, np.nan, 2.0]), 0.9, 3, False, 100.0, False, "a"
 
 
 def test_they_come_back_as_they_were(tmp_path):
-    (tmp_path / FILE).write_text(json.dumps(KNOWN.to_json(), allow_nan=False))
+    KNOWN.save(tmp_path)
     found = Intervals.load(tmp_path)
     assert found is not None
     np.testing.assert_array_equal(found.half_width, KNOWN.half_width)
