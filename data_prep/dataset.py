@@ -155,15 +155,16 @@ class RecordSource:
     Opens its files on first use, once per process; see `data_prep.records` for what a record holds.
     """
 
-    def __init__(self, shards: Sequence[tuple[Path, int]], *, size_px: int | None = None):
+    def __init__(self, shards: Sequence[tuple[Path, int, str]], *, size_px: int | None = None):
         """
         Args:
-            shards: file and number of records of each.
+            shards: file, number of records and section of each.
             size_px: side that every image must have; any by default.
         """
         self._size_px = size_px
-        self._paths = [str(path) for path, _ in shards]
-        self._ends = np.cumsum([count for _, count in shards])
+        self._paths = [str(path) for path, _, _ in shards]
+        self._ends = np.cumsum([count for _, count, _ in shards])
+        self._sections = [section for _, _, section in shards]
         self._readers: list[Any] = [None] * len(shards)
 
     def __len__(self) -> int:
@@ -176,16 +177,18 @@ class RecordSource:
         """The record, with or without its image.
 
         Raises:
-            InputError: it cannot be read, or is damaged; its shard is named.
+            InputError: it cannot be read, is damaged, or is another section's; its shard is named.
         """
-        data = self.read(index)
+        data, shard = self.read(index), self._shard(index)
         try:
             record = records.decode_record(data, image=image)
             if self._size_px is not None and {int(record["height"]), int(record["width"])} != {self._size_px}:
                 raise ValueError(f"{record['height']} x {record['width']} px, expected {self._size_px} a side")
+            if record["section"] != self._sections[shard]:
+                found, expected = files.shown(record["section"]), files.shown(self._sections[shard])
+                raise ValueError(f"of section {found}, expected {expected}")
         except ValueError as error:
-            path = self._paths[int(np.searchsorted(self._ends, index, side="right"))]
-            raise InputError(f"{path}: record {index} is damaged ({error}); {_REMEDY}") from None
+            raise InputError(f"{self._paths[shard]}: record {index} is damaged ({error}); {_REMEDY}") from None
         return record
 
     def read(self, index: int) -> bytes:
@@ -197,11 +200,14 @@ class RecordSource:
         index = index.__index__()
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
-        shard = int(np.searchsorted(self._ends, index, side="right"))
+        shard = self._shard(index)
         try:
             return self._reader(shard).read([index - (int(self._ends[shard - 1]) if shard else 0)])[0]
         except (RuntimeError, ValueError, IndexError, OSError) as error:
             raise InputError(f"{self._paths[shard]}: record {index} cannot be read ({error}); {_REMEDY}") from error
+
+    def _shard(self, index: int) -> int:
+        return int(np.searchsorted(self._ends, index, side="right"))
 
     def _reader(self, shard: int) -> Any:
         reader = self._readers[shard]
@@ -291,8 +297,8 @@ class PatchDataset:
 
     def source(self, names: Sequence[str]) -> RecordSource:
         """Records of the named sections in that order; within one, in the order of its table."""
-        shards = [shard for name in names for shard in self.section(name)["shards"]]
-        files_ = [(self.path / shard["file"], shard["records"]) for shard in shards]
+        shards = [(name, shard) for name in names for shard in self.section(name)["shards"]]
+        files_ = [(self.path / shard["file"], shard["records"], name) for name, shard in shards]
         return RecordSource(files_, size_px=self.size_px)
 
 

@@ -345,7 +345,21 @@ def test_a_damaged_record_is_named_with_its_shard(copy):
         writer.write(record[: len(record) // 2])
     writer.close()
     with pytest.raises(InputError, match=rf"{shard.name}: record 0 is damaged"):
-        RecordSource([(shard, len(held))])[0]
+        RecordSource([(shard, len(held), "A1")])[0]
+
+
+@pytest.mark.parametrize("image", [True, False])
+def test_a_shard_of_another_section_is_refused(copy, image):
+    """Though it is as large: opening a data set compares sizes, and hashes only when asked to."""
+    dataset = PatchDataset.open(copy)
+    source = dataset.source(["A1", "A2"])
+    count, first = len(source), len(dataset.source(["A1"]))
+    theirs, ours = (copy / dataset.section(name)["shards"][0]["file"] for name in ("A1", "A2"))
+    shutil.copy(theirs, ours)
+    assert source.record(0, image=image)["section"] == "A1"
+    assert count > first
+    with pytest.raises(InputError, match=rf"{ours.name}: record {first} is damaged \(of section 'A1', expected 'A2'"):
+        source.record(first, image=image)
 
 
 def test_a_table_of_other_genes_is_refused(copy):

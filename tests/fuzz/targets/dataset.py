@@ -69,7 +69,9 @@ class Resealed(Dataset):
 
 
 class Unverified(Dataset):
-    """As training opens it, which trusts the sizes of shards: they have checksums of their own."""
+    """As training opens it: of shards, hashes are compared only where `verify` asks for it, as they are gigabytes. Each
+    has checksums of its own, and each record says its section and size, so that damage and mixed-up files are told all
+    the same; a shard that somebody writes anew, with records of that section, is what `verify` is for."""
 
     verify = False
     only = ("*.array_record*", "*.array_record*", "*.json", "*.npz")
