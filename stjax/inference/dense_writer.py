@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.storage import MemoryStore
 
 from data_prep import files, json_files
 from data_prep.errors import InputError
@@ -108,20 +109,27 @@ class MapWriter:
 
     def _open_array(self) -> Any:
         folder = self.path / LEVEL
-        if self.done:
-            whole = {self._shard(tile) for tile in range(self.done)}
-            for file in (folder / "c").rglob("*"):
-                if file.is_file() and file not in whole:
-                    file.unlink()
-            array = open_level(self.path, mode="r+")
-            if array.shape != self.shape or array.shards[1:] != self.core:
-                raise InputError(f"{folder} is damaged (an array of {array.shape}, expected {self.shape}); {REMEDY}")
-            return array
-        shutil.rmtree(folder, ignore_errors=True)
+        if not self.done:
+            shutil.rmtree(folder, ignore_errors=True)
+            return self._make_array(folder)
+        whole = {self._shard(tile) for tile in range(self.done)}
+        for file in (folder / "c").rglob("*"):
+            if file.is_file() and file not in whole:
+                file.unlink()
+        array = open_level(self.path, mode="r+")
+        found, expected = (each.metadata.to_dict() for each in (array, self._make_array(MemoryStore())))
+        if differing := [key for key in sorted(found | expected) if found.get(key) != expected.get(key)]:
+            raise InputError(
+                f"{folder / META} is not that of the map begun here: {', '.join(differing)} differ; {REMEDY}"
+            )
+        return array
+
+    def _make_array(self, store: Path | MemoryStore) -> Any:
+        """An empty array: chunks of a few channels, compressed, and a shard for each tile."""
         groups = -(-self.shape[0] // CHUNK_CHANNELS)
         chunk = (-(-self.shape[0] // groups), *(_divisor(cells) for cells in self.core))
         return zarr.create_array(
-            folder,
+            store,
             shape=self.shape,
             chunks=chunk,
             shards=(groups * chunk[0], *self.core),

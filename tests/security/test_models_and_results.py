@@ -145,6 +145,30 @@ def test_a_map_packed_otherwise_is_refused(tmp_path: Path, change: Callable[[Any
         DenseMap.open(path) if stop is None else ramps(path)
 
 
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda content: inner(content)["codecs"][1]["configuration"].update(blocksize=2**31 - 1), "codecs"),
+        (lambda content: inner(content)["codecs"][1]["configuration"].update(typesize=1), "codecs"),
+        (lambda content: inner(content)["codecs"][1]["configuration"].update(clevel=9), "codecs"),
+        (lambda content: inner(content).update(chunk_shape=[1, 8, 16]), "codecs"),
+        (lambda content: content["chunk_grid"]["configuration"].update(chunk_shape=[2, 16, 16]), "chunk_grid"),
+        (lambda content: content.update(shape=[2, 30, 64]), "shape"),
+        (lambda content: content.update(dimension_names=["c", "x", "y"]), "dimension_names"),
+        (lambda content: content.update(attributes={"offset": 1}), "attributes"),
+    ],
+)
+def test_an_unfinished_map_is_gone_on_with_as_it_was_begun(
+    tmp_path: Path, change: Callable[[Any], Any], what: str
+) -> None:
+    path = ramps(tmp_path / "map", stop=3)
+    content = json.loads((path / "0" / "zarr.json").read_text())
+    change(content)
+    (path / "0" / "zarr.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"0/zarr.json is not that of the map begun here: {what} differ; remove"):
+        ramps(path)
+
+
 # --------------------------------------------------------------------------------------------------------- models
 
 
