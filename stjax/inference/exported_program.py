@@ -1,8 +1,9 @@
 """The StableHLO function of a model folder: read, looked over, and taken through everything but the compiler before it
 is believed. It is a program of somebody's: it may compute what it likes, but reaches nothing outside of itself."""
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,21 @@ def check_takes(
         kind: what it gives, see `View.kinds`.
     """
     view = views.of(fold)
-    try:
+    with running(name, remedy=remedy):
         shapes = {key: jax.ShapeDtypeStruct(array.shape, array.dtype) for key, array in arrays.items()}
         found: Any = jax.jit(exported.call).lower(shapes, *view.signature(fold, kind, 1)).out_info
         shape = tuple(found.shape)
-    except Exception as error:  # of any kind, as the function is another's
-        raise InputError(f"{name}: does not take the folder's weights and images ({error}); {remedy}") from None
     if shape != (expected := (1, *view.given(fold, kind))):
         raise InputError(f"{name}: gives {shape}, expected {expected}; {remedy}")
+
+
+@contextlib.contextmanager
+def running(name: str, *, remedy: str) -> Iterator[None]:
+    """Within it the function is traced, refined for a batch, compiled or called: whatever jax, MLIR and XLA raise of
+    it, of all kinds as it is another's, becomes one `InputError`, which begins with `name`."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:160] or type(error).__name__
+        remedy = "give it more memory" if "RESOURCE_EXHAUSTED" in reason else remedy
+        raise InputError(f"{name}: does not run on the folder's weights and images ({reason}); {remedy}") from error

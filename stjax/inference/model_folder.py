@@ -135,7 +135,9 @@ class Exported(Trained):
 
     def predict(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
         """As `Trained` says."""
-        return self._program(self.weights, parallel.put_whole(dict(batch), self.mesh))
+        placed = parallel.put_whole(dict(batch), self.mesh)
+        with exported_program.running(f"{self.folder / FUNCTION}", remedy=_REMEDY):
+            return self._program(self.weights, placed)
 
     @property
     def on_slides(self) -> "Exported":

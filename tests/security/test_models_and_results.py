@@ -1,6 +1,7 @@
 """Predictions, dense maps, records and models that somebody made to lead elsewhere, to hang whoever opens them, or to
 pass for what they are not."""
 
+import dataclasses
 import json
 import resource
 import shutil
@@ -10,6 +11,7 @@ from typing import Any
 
 import h5py
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
@@ -18,7 +20,7 @@ import stjax
 from data_prep import json_files
 from data_prep.errors import InputError
 from data_prep.spots import Spots
-from stjax import checkpoint, intervals, manifest, report, workdir
+from stjax import checkpoint, intervals, manifest, report, trained, workdir
 from stjax.inference import program_trial
 from stjax.inference.dense_map import DenseMap
 from stjax.inference.model_folder import FUNCTION
@@ -205,8 +207,36 @@ def test_a_model_whose_program_is_damaged_is_refused_as_it_is_loaded(exported: P
     place = int(len(function) * share)
     function[place : place + 200] = bytes(200)
     put(exported, bytes(function))
-    with pytest.raises(InputError, match=r"which this version cannot read|does not take the folder's weights"):
+    with pytest.raises(InputError, match=r"which this version cannot read|does not run on the folder's weights"):
         stjax.load(exported)
+
+
+def other_program(folder: Path, function: Callable[[Any], Any], *, batch: str = "b") -> bytes:
+    """A program that says to be the folder's, and is `function` of a batch of images."""
+    sound = export.deserialize(bytearray((folder / FUNCTION).read_bytes()))
+    weights, images = jax.tree.unflatten(sound.in_tree, sound.in_avals)[0]
+    weights = jax.tree.map(lambda each: jax.ShapeDtypeStruct(each.shape, each.dtype), weights)
+    shape = export.symbolic_shape(f"{batch}, {SIDE}, {SIDE}, 3")
+    genes = sound.out_avals[0].shape[-1]
+
+    def made(weights: Any, images: Any) -> Any:
+        total = sum(jnp.sum(each) for each in jax.tree.leaves(weights))  # all are taken
+        return jnp.zeros((images.shape[0], genes)) + total + function(jnp.float32(images))
+
+    images = jax.ShapeDtypeStruct(shape, images.dtype)
+    program = export.export(jax.jit(made), platforms=sound.platforms)(weights, images)
+    return bytes(dataclasses.replace(sound, mlir_module_serialized=program.mlir_module_serialized).serialize())
+
+
+def test_a_program_that_fails_once_it_meets_a_batch_is_refused(exported: Path) -> None:
+    images = np.zeros((16, SIDE, SIDE, 3), np.uint8)  # two a device
+    put(exported, other_program(exported, jnp.sum))
+    assert np.isfinite(trained.load(exported).predict({"image": images})["expression"]).all()
+    put(exported, other_program(exported, jnp.sum, batch="3*b"))
+    model = trained.load(exported)
+    with pytest.raises(InputError, match=r"model.stablehlo: does not run on .*; make the model folder anew") as refused:
+        model.predict({"image": images})
+    assert len(str(refused.value)) < 500
 
 
 def test_a_program_that_declares_gigabytes_is_refused_by_another_process(exported: Path) -> None:
