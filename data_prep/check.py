@@ -130,7 +130,7 @@ def _look(
         section: Section = reader.read_section(source, name, **options)
         _describe(finding, section)
         with slide.open_slide(section.image_path) as image:
-            small = image.thumbnail(checks.THUMBNAIL_PX)
+            small = image.preview(checks.THUMBNAIL_PX)
             scale = small.shape[1] / image.width
             finding.found = checks.examine(section, image, small)
         finding.image_sha256, finding.on_tissue = finding.found.image_sha256, finding.found.on_tissue

@@ -235,7 +235,7 @@ def plan_section(
     with slide.open_slide(section.image_path) as image:
         transform = stain_transform(options, image, target) if options.max_white_fraction < 1 else None
         framed = frame_section(section, image, options, transform=transform)
-        found = checks.examine(section, image, image.thumbnail(checks.THUMBNAIL_PX))
+        found = checks.examine(section, image, image.preview(checks.THUMBNAIL_PX))
     if options.um_per_px is not None:
         resampled = checks.resampled(section.um_per_px, options.um_per_px)
         found = dataclasses.replace(found, problems=(*found.problems, *resampled))

@@ -77,10 +77,12 @@ class _WholeSlide(Slide):
                 um_per_px = scale_from_density(dots, "inch") if dots else None
             check_budget(path, width, height, max_pixels, "the image")
             check_decoding(path, image)
+            self._by_simplejpeg = name == "jpeg" and image.mode != "CMYK" and simplejpeg is not None
             self.orientation = _exif_orientation(image)  # decodes a PNG, whose EXIF may stand behind its pixels
         super().__init__(path, width, height, um_per_px, max_pixels)
 
-    def _decode(self) -> np.ndarray:
+    def _decode(self, *, reduced: int = 1) -> np.ndarray:
+        """The pixels; of a JPEG that simplejpeg decodes also `reduced` 2, 4 or 8 times, which is cheaper."""
         # The plugin's class, not Image.open: our budget is checked above, Pillow's process-wide one is left alone.
         with decoding(self.path), self.path.open("rb") as file, self._plugin(file) as image:
             if self.format == "tiff":
@@ -89,13 +91,13 @@ class _WholeSlide(Slide):
             if self.format == "jpeg":
                 data = self.path.read_bytes()
                 check_decoding(self.path, image, scans=check_scans(self.path, data))
-                if image.mode != "CMYK" and simplejpeg is not None:
-                    return self._checked(_decode_jpeg(data, image.size))
+                if self._by_simplejpeg:
+                    return self._checked(_decode_jpeg(data, image.size, reduced), reduced)
             image.load()
             return self._checked(_to_rgb(image))
 
-    def _checked(self, pixels: np.ndarray) -> np.ndarray:
-        if pixels.shape != (self.height, self.width, 3):
+    def _checked(self, pixels: np.ndarray, reduced: int = 1) -> np.ndarray:
+        if pixels.shape != (-(-self.height // reduced), -(-self.width // reduced), 3):
             raise ValueError(f"decoded to {pixels.shape[1]} x {pixels.shape[0]} px")
         return pixels
 
@@ -107,22 +109,33 @@ class _WholeSlide(Slide):
                 self._pixels.flags.writeable = False
         return self._pixels[y : y + height, x : x + width]
 
+    def preview(self, max_side_px: int) -> np.ndarray:
+        """As `Slide` says: a JPEG is decoded at a half, a fourth or an eighth of its size."""
+        factor, size = self._small(max_side_px)
+        reduced = next(times for times in (8, 4, 2, 1) if times <= factor)
+        if reduced == 1 or not self._by_simplejpeg:
+            return self.thumbnail(max_side_px)
+        whole = Image.fromarray(self._decode(reduced=reduced))
+        box = (0, 0, self.width / reduced, self.height / reduced)  # its last pixels may reach beyond the slide
+        return np.asarray(whole.resize(size, Image.Resampling.BILINEAR, box=box))
+
     def close(self) -> None:
         """Release the file and the decoded pixels."""
         self._pixels = None
 
 
-def _decode_jpeg(data: bytes, size: tuple[int, int]) -> np.ndarray:
-    """uint8 [H, W, 3] of a JPEG whose size, as Pillow found it, has been checked."""
+def _decode_jpeg(data: bytes, size: tuple[int, int], reduced: int) -> np.ndarray:
+    """uint8 [H, W, 3] of a JPEG whose size, as Pillow found it, has been checked; `reduced` so many times."""
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     if (width, height) != size or colours == "CMYK":
         raise ValueError(f"two headers, {size[0]} x {size[1]} px and {width} x {height} px in {colours}")
+    least = {"min_height": -(-height // reduced), "min_width": -(-width // reduced)}
     try:
-        return simplejpeg.decode_jpeg(data, "RGB")
+        return simplejpeg.decode_jpeg(data, "RGB", **least)
     except ValueError as error:
         if not any(word in str(error) for word in _HARMLESS_JPEG):
             raise
-        return simplejpeg.decode_jpeg(data, "RGB", strict=False)
+        return simplejpeg.decode_jpeg(data, "RGB", **least, strict=False)
 
 
 class _OpenSlideSlide(Slide):

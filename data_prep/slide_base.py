@@ -101,10 +101,7 @@ class Slide:
 
         Made block by block, in memory that does not grow with the slide; the blocks do not show.
         """
-        if max_side_px < 1:
-            raise ValueError(f"a thumbnail needs a positive size, got {max_side_px}")
-        factor = max(1.0, max(self.width, self.height) / max_side_px)
-        size = (max(1, round(self.width / factor)), max(1, round(self.height / factor)))
+        factor, size = self._small(max_side_px)
         level, *within = self._level(factor)
         scale = (within[0] / size[0], within[1] / size[1])
         step = max(1, int(min(scale) / 6))  # the rest is left to a filter that weighs fractions of a pixel
@@ -117,12 +114,25 @@ class Slide:
         for left, top in _in_bands(size, across, down, band):
             x, x_end, x_box = _reach(left, min(left + across, size[0]), scale[0], step, within[0])
             y, y_end, y_box = _reach(top, min(top + down, size[1]), scale[1], step, within[1])
-            block = Image.fromarray(self._read_level(level, x, y, x_end - x, y_end - y)).reduce(step)
+            block = Image.fromarray(self._read_level(level, x, y, x_end - x, y_end - y))
+            block = block if step == 1 else block.reduce(step)
             here = small[top : top + down, left : left + across]
             box = (x_box[0], y_box[0], x_box[1], y_box[1])
             size_here = (here.shape[1], here.shape[0])
             here[...] = np.asarray(block.resize(size_here, Image.Resampling.BILINEAR, box=box))
         return small
+
+    def preview(self, max_side_px: int) -> np.ndarray:
+        """As `thumbnail`, but faster where the file allows it, its values then a few levels off: to look at a slide of
+        which nothing else is read."""
+        return self.thumbnail(max_side_px)
+
+    def _small(self, max_side_px: int) -> tuple[float, tuple[int, int]]:
+        """How many times smaller a thumbnail is than the slide, and its width and height."""
+        if max_side_px < 1:
+            raise ValueError(f"a thumbnail needs a positive size, got {max_side_px}")
+        factor = max(1.0, max(self.width, self.height) / max_side_px)
+        return factor, (max(1, round(self.width / factor)), max(1, round(self.height / factor)))
 
     def _blocks_abreast(self, block_w: int, block_h: int) -> int:
         """How many of a thumbnail's blocks are made from left to right before those below them; by default, all."""

@@ -112,6 +112,23 @@ def test_thumbnail_keeps_shape_and_place(tmp_path, pixels, side):
     assert np.abs(small - expected).mean() < (3 if side > 1 else 15)
 
 
+@pytest.mark.parametrize("side", [1, 50, 97, 200, 400])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_a_preview_shows_what_a_thumbnail_does(tmp_path, pixels, name, side):
+    smooth = np.asarray(Image.fromarray(pixels).resize((420, 310), Image.Resampling.BICUBIC, box=(0, 0, 42, 31)))
+    with open_slide(save(smooth, tmp_path / name)) as slide:
+        preview, small = slide.preview(side), slide.thumbnail(side)
+    assert preview.shape == small.shape
+    assert np.abs(np.int16(preview) - small).mean() < (2 if side > 1 else 15)
+
+
+def test_a_damaged_jpeg_has_no_preview(tmp_path, pixels):
+    path = save(pixels, tmp_path / "a.jpg")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with open_slide(path) as slide, pytest.raises(InputError, match=r"a.jpg: the image cannot be read"):
+        slide.preview(100)
+
+
 @pytest.mark.parametrize("tiled", [False, True])
 @pytest.mark.parametrize("side", [1, 23, 50, 97, 400, 420])
 def test_blocks_a_thumbnail_is_made_of_do_not_show(tmp_path, pixels, tifffile, monkeypatch, side, tiled):
