@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 from xml.etree import ElementTree
 
+import numpy as np
+
 from data_prep import budgets
 from data_prep.errors import InputError
 
@@ -32,7 +34,9 @@ _SINGLE = {
     32998: "TileDepth",
 }
 _POSITIVE = (256, 257, 277, 278, 322, 323, 32997, 32998)
+# Where each strip or tile is, and how long: OpenSlide ends the process where it cannot have as many bytes.
 _OFFSETS = {273: "StripOffsets", 324: "TileOffsets"}
+_LENGTHS = {279: "StripByteCounts", 325: "TileByteCounts"}
 _MOST_PLANES = 1_000_000  # of all that OME-XML counts
 
 
@@ -121,6 +125,12 @@ class _Directories:
         count = min(tag.count, most)
         return self._unpack(f"{count}{_LETTERS[tag.kind]}", self.file.read(count * _SIZES[tag.kind]))
 
+    def largest(self, tag: _Tag) -> int:
+        """The largest of all numbers of a tag that lies in the file."""
+        self.file.seek(tag.place)
+        numbers = np.frombuffer(self.file.read(tag.size), f"{self.order}{_LETTERS[tag.kind]}")
+        return int(numbers.max(initial=0))
+
     def text(self, tag: _Tag) -> str:
         """A tag's text, as tifffile decodes it."""
         self.file.seek(tag.place)
@@ -164,11 +174,17 @@ def check_directories(path: Path) -> None:
 
 def _check_page(directories: _Directories, tags: dict[int, _Tag]) -> None:
     path = directories.path
-    for code, name in (_SINGLE | _OFFSETS).items():
-        if code in tags and not directories.within(tags[code]):
+    for code, name in (_SINGLE | _OFFSETS | _LENGTHS).items():
+        if code not in tags:
+            continue
+        if not directories.within(tags[code]):
             raise InputError(f"{path}: the image cannot be read ({name} lies beyond the end of the file); {_AGAIN}")
-        if code in _OFFSETS and code in tags and tags[code].kind not in ((3, 4, 16) if directories.big else (3, 4)):
-            raise InputError(f"{path}: the image cannot be read ({name}: found no places in the file); {_AGAIN}")
+        if code not in _SINGLE and tags[code].kind not in ((3, 4, 16) if directories.big else (3, 4)):
+            what = "no places in the file" if code in _OFFSETS else "no numbers of bytes"
+            raise InputError(f"{path}: the image cannot be read ({name}: found {what}); {_AGAIN}")
+        if code in _LENGTHS and (longest := directories.largest(tags[code])) > directories.size:
+            found = f"{name}: found {longest:,} in a file of {directories.size:,} bytes"
+            raise InputError(f"{path}: the image cannot be read ({found}); {_AGAIN}")
     said: dict[int, int] = {}
     for code, name in _SINGLE.items():
         if code not in tags:
