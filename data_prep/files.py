@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +258,15 @@ def check_name(name: Any, what: str) -> str:
     if fault := fault_of_name(name):
         raise InputError(f"{what} {shown(name)} {fault}; results are files of that name: rename it")
     return name
+
+
+def check_lengths(names: Iterable[str | bytes], what: str) -> None:
+    """Raises InputError, which begins with `what`, for the first of many texts that is longer than a name can be.
+
+    To be asked before they become an array of texts, which is as wide as its longest.
+    """
+    if (long := next((name for name in names if len(name) > MAX_NAME_BYTES), None)) is not None:
+        raise InputError(f"{what} {shown(long)} is longer than {MAX_NAME_BYTES} bytes; correct the file")
 
 
 def check_texts(names: np.ndarray, what: str) -> None:

@@ -57,8 +57,7 @@ def _header(path: Path, line: bytes, first: bytes) -> tuple[list[str], bytes]:
             f"{_MOST_NAMES:,}; check that this is the count table"
         )
     names = [name.strip() for name in _text.decode(path, line).split(mark.decode())]
-    if long := next((name for name in names if len(name) > files.MAX_NAME_BYTES), ""):  # arrays of text are as wide
-        raise InputError(f"{path}: gene {long[:60]!r}... is longer than {files.MAX_NAME_BYTES} bytes; correct the file")
+    files.check_lengths(names, f"{path}: gene")
     fields = first.count(mark) + 1 if first else 0
     genes = names if len(names) == fields - 1 else names[1:]  # R leaves out the corner cell
     if fields < 2 or not genes:

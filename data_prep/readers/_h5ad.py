@@ -73,7 +73,7 @@ def under_tissue(obs: pd.DataFrame, kept: np.ndarray, path: Path) -> tuple[np.nd
     """
     if "in_tissue" not in obs:
         return kept, ()
-    values = pd.Series(as_text(obs["in_tissue"])).str.lower()
+    values = pd.Series(as_text(obs["in_tissue"], path)).str.lower()
     if unknown := sorted(set(values) - {*_INSIDE, *_OUTSIDE}):
         raise InputError(f"{path}: obs['in_tissue'] holds {unknown[0]!r}, expected 1 (under tissue) or 0; correct it")
     inside = values.isin(_INSIDE).to_numpy()

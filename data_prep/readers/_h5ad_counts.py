@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse
 
+from data_prep import files
 from data_prep.errors import InputError
 from data_prep.readers import _matrix, _species
 from data_prep.readers._h5ad_file import as_text, element, table
@@ -33,11 +34,12 @@ def read(
         raise InputError(f"{path}: the matrix is {shape}, but obs and var are {len(spot_id)} and {len(var)} long")
     symbol = var.index.astype(str).to_numpy(dtype=str)
     column = next((name for name in var.columns if str(name).lower() in _ID_COLUMNS), None)
-    gene_id = symbol if column is None else as_text(var[column])
+    gene_id = symbol if column is None else as_text(var[column], path)
+    files.check_lengths(gene_id.tolist(), f"{path}: var[{column!r}]:")
     gene_id = np.where(gene_id == "", symbol, gene_id)
     counts = _matrix.as_counts(matrix, path, lambda row, column: f"spot {spot_id[row]}, gene {symbol[column]}")
     genes, gene_notes = _genes(var, path)
-    genome = as_text(var["genome"])[genes] if "genome" in var else None
+    genome = as_text(var["genome"], path)[genes] if "genome" in var else None
     gene_id, symbol, species_notes = _species.one_species(path, gene_id[genes], symbol[genes], genome=genome)
     counts = counts if len(genes) == len(var) else counts[:, genes]
     return counts, gene_id, symbol, (*notes, *gene_notes, *species_notes)
@@ -102,7 +104,7 @@ def _is_whole(matrix: Any) -> bool:
 def _genes(var: pd.DataFrame, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     """Columns of the matrix that are genes, by 10x's feature types, and a note that counts the others."""
     column = next((name for name in var.columns if str(name).lower() in _KIND_COLUMNS), None)
-    kind = np.zeros(len(var), dtype=str) if column is None else as_text(var[column])
+    kind = np.zeros(len(var), dtype=str) if column is None else as_text(var[column], path)
     if np.any(kind == _matrix.GENE_EXPRESSION):
         kept = kind == _matrix.GENE_EXPRESSION
     else:

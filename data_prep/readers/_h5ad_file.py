@@ -12,11 +12,12 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from data_prep import unpack
+from data_prep import budgets, files, unpack
 from data_prep.errors import InputError
-from data_prep.readers import _matrix
+from data_prep.readers import _hdf5_columns, _matrix
 
 _UNKNOWN_ENCODING = re.compile(r"IOSpec\(encoding_type='([^']*)', encoding_version='([^']*)'\)")
+_LETTER_BYTES = 4  # in an array of texts
 _EXPECTED = "an .h5ad file (HDF5)"
 # A group at the top -> what such an HDF5 file is
 _NOT_ANNDATA = {
@@ -39,21 +40,36 @@ def opened(path: Path) -> Iterator[Any]:
 
 
 def element(file: Any, key: str, path: Path) -> Any:
-    """One part of the file, as anndata reads it.
+    """One part of the file, as anndata reads it; tables with numbers in this machine's byte order and rows with names.
 
     Raises:
-        InputError: it is not there, or it cannot be read.
+        InputError: it is not there, or it cannot be read; of a table, a column that is none, see `_hdf5_columns`.
     """
     if key not in file:
         what = next((f"; it is {kind}" for group, kind in _NOT_ANNDATA.items() if group in file), "")
         raise InputError(f"{path}: {key} not found (it holds {', '.join(file)}); expected an AnnData file{what}")
+    if "_index" in file[key].attrs:
+        _hdf5_columns.check_table(file[key], path)
     try:
-        return anndata.io.read_elem(file[key])
+        found = anndata.io.read_elem(file[key])
     except Exception as error:  # anndata wraps whatever h5py or numpy raise on damaged parts
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if unknown := _UNKNOWN_ENCODING.search(str(error)):
             raise InputError(_newer(file, key, path, *unknown.groups())) from error
         raise InputError(f"{path}: {key} cannot be read ({reason}); copy or download it again") from error
+    return _plain(found, key, path) if isinstance(found, pd.DataFrame) else found
+
+
+def _plain(found: pd.DataFrame, key: str, path: Path) -> pd.DataFrame:
+    """A table as pandas computes with it: no column twice, native numbers, names of a name's length for its rows."""
+    if not found.columns.is_unique:
+        raise InputError(f"{path}: {key} has a column twice, expected names that differ; write the file again")
+    swapped = {name: kind.newbyteorder("=") for name, kind in found.dtypes.items()
+               if isinstance(kind, np.dtype) and not kind.isnative}  # fmt: skip
+    found = found.astype(swapped) if swapped else found
+    found.index = found.index.astype(str)
+    files.check_lengths(found.index, f"{path}: {key}:")
+    return found
 
 
 def table(file: Any, key: str, path: Path) -> pd.DataFrame:
@@ -68,11 +84,17 @@ def table(file: Any, key: str, path: Path) -> pd.DataFrame:
     return found
 
 
-def as_text(values: Any) -> np.ndarray:
-    """[S] str: missing values, and words for them, as ""."""
+def as_text(values: Any, path: Path) -> np.ndarray:
+    """[S] str: missing values, and words for them, as "".
+
+    Raises:
+        InputError: so wide, by a long text among many, that they are over the budget for the file `path`.
+    """
     codes, distinct = pd.factorize(values)  # of millions of spots, few values
     words = [str(value).strip() for value in distinct]
     known = ["" if word.lower() in ("nan", "none", "<na>", "na", "n/a") else word for word in words]
+    widest = max(map(len, known), default=0)
+    budgets.HDF5_TEXTS.check(path, _LETTER_BYTES * widest * (len(known) + len(codes)))
     return np.array([*known, ""], dtype=str)[codes]  # code -1, the last: missing
 
 

@@ -48,11 +48,11 @@ class Samples:
     entry: dict[str, str]
     slide: dict[str, str]
 
-    def rows(self, obs: pd.DataFrame, name: str) -> np.ndarray:
-        """[S] bool: the rows of `obs` that are the section's."""
+    def rows(self, obs: pd.DataFrame, name: str, path: Path) -> np.ndarray:
+        """[S] bool: the rows of the file's `obs` that are the section's."""
         if self.by is None:
             return np.ones(len(obs), bool)
-        labels = _id_labels(obs.index) if self.by == SPOT_IDS else as_text(obs[self.by])
+        labels = _id_labels(obs.index) if self.by == SPOT_IDS else as_text(obs[self.by], path)
         return labels == self.names[name]
 
     def describe(self) -> str:
@@ -144,7 +144,7 @@ def _facts(
     libraries = {name: re.split(r"[/\\]", entry["slide"])[-1] for name, entry in entries.items()}
     columns, gaps = {}, {}
     for name in known + others:
-        column = as_text(obs[name])
+        column = as_text(obs[name], path)
         values = [value for value in dict.fromkeys(column.tolist()) if value]
         if values and (name in known or set(values) <= set(entries)) and len(values) <= max(2, len(obs) / 2):
             columns[name] = values

@@ -14,7 +14,7 @@ import scipy.sparse
 
 from data_prep import csr, files
 from data_prep.errors import InputError
-from data_prep.readers import _hdf5_structure, _hdf5_trial, _mtx, _species, _text
+from data_prep.readers import _hdf5_columns, _hdf5_structure, _hdf5_trial, _mtx, _species, _text
 
 GENE_EXPRESSION = "Gene Expression"
 # What R and pandas write above the names of barcodes and features
@@ -141,15 +141,16 @@ def read_h5(path: Path) -> CountMatrix:
         ids, symbols = ("features/id", "features/name") if "features" in group else ("genes", "gene_names")
         shape = tuple(int(size) for size in group["shape"][:])
         parts = tuple(group[key][:] for key in ("data", "indices", "indptr"))
-        barcode, gene_id, symbol = (_decode(group[key][:]) for key in ("barcodes", ids, symbols))
+        barcode, gene_id, symbol = (_hdf5_columns.names(group, key, path) for key in ("barcodes", ids, symbols))
         kind, genome = (
-            _decode(group[f"features/{key}"][:]) if f"features/{key}" in group else None
+            _hdf5_columns.names(group, f"features/{key}", path) if f"features/{key}" in group else None
             for key in ("feature_type", "genome")
         )
-    if shape != (len(gene_id), len(barcode)) or len(gene_id) != len(symbol):
+    lengths = {len(column) for column in (gene_id, symbol, kind, genome) if column is not None}
+    if shape != (len(gene_id), len(barcode)) or len(lengths) > 1:
         raise InputError(
-            f"{path}: matrix is {shape} but there are {len(gene_id)} features and {len(barcode)} barcodes; "
-            "copy or download it again"
+            f"{path}: matrix is {shape} but there are {' or '.join(map(str, sorted(lengths)))} features and "
+            f"{len(barcode)} barcodes; copy or download it again"
         )
     data, indices, indptr = parts
     matrix = csr.make(data, indices, indptr, shape[::-1], origin=f"{path}")
@@ -208,6 +209,8 @@ def read_mtx(folder: Path, prefix: str = "") -> CountMatrix:
     matrix = _mtx.read(matrix_path)
     if set(matrix.shape or ()) != {len(features), len(barcodes)}:
         barcodes, features = (rows[rows[0][0].strip().casefold() in _HEADERS :] for rows in (barcodes, features))
+    files.check_lengths([row[0] for row in barcodes], f"{barcode_path}: barcode")
+    files.check_lengths([name for row in features for name in row[:3]], f"{feature_path}:")
     barcode = np.array([row[0] for row in barcodes])
     gene_id = np.array([row[0] for row in features])
     symbol = np.array([row[1] if len(row) > 1 else row[0] for row in features])
@@ -249,16 +252,6 @@ def _finish(read: CountMatrix, kind: np.ndarray | None, genome: np.ndarray | Non
         genome = None if genome is None else genome[kept]
     gene_id, symbol, species_notes = _species.one_species(path, gene_id, symbol, genome=genome)
     return CountMatrix(path, read.barcode, gene_id, symbol, counts, notes + species_notes)
-
-
-def _decode(values: np.ndarray) -> np.ndarray:
-    """[N] str from the bytes of an HDF5 file."""
-    if values.dtype.kind == "S":
-        try:
-            return values.astype(str)  # ASCII, as nearly always: in C
-        except UnicodeDecodeError:
-            pass
-    return np.array([value.decode() if isinstance(value, bytes) else str(value) for value in values], dtype=str)
 
 
 def _either(folder: Path, *names: str) -> Path:

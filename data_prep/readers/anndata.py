@@ -109,9 +109,9 @@ def read_section(path: Path, name: str, reading: Reading) -> Section:
 
 def _rows(table: _h5ad.SpotTable, name: str, samples: _h5ad_samples.Samples) -> tuple[np.ndarray, tuple[str, ...]]:
     """Rows of the section under tissue."""
-    kept, notes = samples.rows(table.obs, name), ()
+    kept, notes = samples.rows(table.obs, name, table.path), ()
     if samples.by is not None:
-        nobody = len(table.obs) - sum(int(samples.rows(table.obs, each).sum()) for each in samples.names)
+        nobody = len(table.obs) - sum(int(samples.rows(table.obs, each, table.path).sum()) for each in samples.names)
         notes = (f"{table.path.name} holds {len(samples.names)} samples by {samples.describe()}: this is "
                  f"{samples.names[name]!r}",)  # fmt: skip
         if table.spatial and name not in samples.entry:
@@ -237,7 +237,8 @@ def _patient(path: Path, file: Path, name: str, obs: pd.DataFrame) -> _patients.
         InputError: a column names several patients, and patients.csv none.
     """
     for column in (column for column in obs if _PATIENT_COLUMN.match(re.sub(r"[^a-z]", "", str(column).lower()))):
-        values = [value for value in dict.fromkeys(as_text(obs[column]).tolist()) if value.lower() not in _NO_PATIENT]
+        texts = dict.fromkeys(as_text(obs[column], file).tolist())
+        values = [value for value in texts if value.lower() not in _NO_PATIENT]
         listed = _patients.find(path, name)
         if len(values) > 1 and listed.source != USER:
             raise InputError(

@@ -146,6 +146,7 @@ def _texts(values: np.ndarray, path: Path, name: str) -> np.ndarray:
         texts = [each.decode() if isinstance(each, bytes) else str(each) for each in flat.tolist()]
     except UnicodeDecodeError:
         raise InputError(f"{path}: {name} holds what is no text") from None
+    files.check_lengths(texts, f"{path}: {name}:")
     if len(set(texts)) < len(texts):
         twice = next(text for text, count in zip(*np.unique(texts, return_counts=True), strict=True) if count > 1)
         raise InputError(

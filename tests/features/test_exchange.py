@@ -284,6 +284,12 @@ def test_hostile_files_are_refused(dataset, tmp_path):
         import_features(dataset, "mine", Options(tmp_path / "trident", encoder=NAME))
 
 
+def test_a_barcode_longer_than_names_are_is_refused(tmp_path):
+    arrays = {"embeddings": np.zeros((2, 4), np.float32), "barcodes": np.array(["a", "x" * 201])}
+    with pytest.raises(InputError, match=r"A1.h5: barcodes: 'xxx.* is longer than 200 bytes"):
+        exchange.read(write(tmp_path / "A1.h5", **arrays))
+
+
 def test_barcodes_that_appear_twice_are_refused(tmp_path):
     arrays = {"embeddings": np.zeros((2, 4), np.float32), "barcodes": np.array(["a", "a"])}
     with pytest.raises(InputError, match="barcode 'a' appears twice"):

@@ -161,7 +161,7 @@ def test_counts_with_an_underscore_are_no_numbers(tmp_path: Path) -> None:
 
 def test_names_of_any_length_take_little(tmp_path: Path) -> None:
     path = write(tmp_path / "A1.tsv", b"\tERBB2\t" + b"x" * 100_000 + b"\n10x13\t1\t2\n")
-    with pytest.raises(InputError, match=r"A1.tsv: gene 'x{60}'\.\.\. is longer than 200 bytes"):
+    with pytest.raises(InputError, match=r"A1.tsv: gene 'x+\.\.\. is longer than 200 bytes"):
         _count_table.read(path)
 
 
