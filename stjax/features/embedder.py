@@ -1,7 +1,6 @@
 """A published encoder with its weights as a function of images: resized, normalised as it was trained, run, pooled."""
 
 import functools
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -12,13 +11,12 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from data_prep import files
 from data_prep.errors import InputError
 from stjax import encoders, models, parallel
 from stjax.data.items import filled
 from stjax.features.store import MAPS, RANDOM, VECTORS
 from stjax.models import encoder as networks
-from stjax.models.weights import locate
+from stjax.models.weights import locate, sha256
 from stjax.ops.elementwise import compiler_options
 
 SCALE_LIMIT = 1.25  # how far an image's scale may be off what an encoder was trained at
@@ -90,16 +88,16 @@ class Embedder:
         if weights is None:
             network = networks.build(name, rngs=nnx.Rngs(seed or 0), image_size_px=encoder.px, **options)
             return cls(name, network, weights_sha256=f"{RANDOM}{seed}", **facts)
-        sha256 = _sha256(weights) if weights.is_file() else ""
-        if wanted_sha256 and sha256 not in ("", wanted_sha256):
+        found = sha256(weights)
+        if wanted_sha256 and found != wanted_sha256:
             raise InputError(
-                f"{weights}: not the weights that the features were made with: its SHA-256 begins with {sha256[:12]}, "
+                f"{weights}: not the weights that the features were made with: its SHA-256 begins with {found[:12]}, "
                 f"expected {wanted_sha256[:12]}"
             )
         encoders.say_terms(name)
         network, report = networks.load(name, weights, **options)
         print(f"{encoder.title}: {report}")
-        return cls(name, network, weights_sha256=sha256, **facts)
+        return cls(name, network, weights_sha256=found, **facts)
 
     @classmethod
     def of_facts(cls, facts: Mapping[str, Any], weights: Path | None, *, mesh: Mesh) -> Self:
@@ -203,13 +201,6 @@ class Embedder:
         """The network on normalised images [B, H, W, 3]."""
         with jax.default_matmul_precision("float32"):  # GPUs would take ten bits for float32
             return nnx.merge(self._graph, state)(x, train=False)
-
-
-def _sha256(weights: Path) -> str:
-    """Of a weights file, and of what ONNX models keep beside it."""
-    beside = weights.with_name(f"{weights.name}.data")
-    parts = [files.sha256(path) for path in (weights, beside) if path.is_file()]
-    return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def _resized(x: jax.Array, side: int) -> jax.Array:

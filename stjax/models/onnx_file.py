@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -35,15 +35,25 @@ _KEY, _VALUE = 1, 2
 Place = tuple[np.dtype, tuple[int, ...], Callable[[], np.ndarray]]
 
 
-def listed(path: Path, file: BinaryIO) -> dict[str, Place]:
+def listed(path: Path) -> dict[str, Place]:
     """The initialisers of an ONNX model by name: each its dtype, its shape, and what reads it.
 
     Raises:
         ValueError: it is damaged, or its numbers are kept in a way that is not read.
         OSError: a file beside it is missing.
     """
+    return _places(path)[0]
+
+
+def beside(path: Path) -> list[Path]:
+    """The files next to an ONNX model that it has tensors in, in the order of their names; raises as `listed`."""
+    return [path.with_name(name) for name in sorted(_places(path)[1])]
+
+
+def _places(path: Path) -> tuple[dict[str, Place], dict[str, int]]:
+    """The tensors, and {file beside: bytes of it that are theirs}."""
     found, taken = {}, {}
-    for graph in _all(_message(memoryview(file.read())), _GRAPH):
+    for graph in _all(_message(memoryview(path.read_bytes())), _GRAPH):
         for tensor in _all(_message(graph), _INITIALIZER):
             fields = list(_message(tensor))
             name = bytes(next(_all(fields, _NAME), b"")).decode()
@@ -52,7 +62,7 @@ def listed(path: Path, file: BinaryIO) -> dict[str, Place]:
             found[name] = _place(path, name, fields, taken)
     if not found:
         raise ValueError("it holds no weights")
-    return found
+    return found, taken
 
 
 def _place(path: Path, name: str, fields: list[tuple[int, Any]], taken: dict[str, int]) -> Place:
@@ -70,6 +80,8 @@ def _place(path: Path, name: str, fields: list[tuple[int, Any]], taken: dict[str
             raise ValueError(f"tensor {files.shown(name)} lies in {files.shown(where)}, not in a file beside it")
         beside, start = path.parent / where, int(about.get("offset", 0))
         size = beside.stat().st_size
+        if not beside.is_file():
+            raise ValueError(f"tensor {files.shown(name)} lies in {files.shown(where)}, which is no file")
         taken[where] = taken.get(where, 0) + count
         if taken[where] > size:
             raise ValueError(f"its tensors take more bytes of {where} than the {size} it has")

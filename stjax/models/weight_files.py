@@ -115,6 +115,13 @@ def opened(path: Path, *, keep: bool = False) -> Iterator[Opened]:
         yield tensors
 
 
+def beside(path: Path) -> list[Path]:
+    """The files next to an ONNX model that it has tensors in; none of another file. Raises InputError: see `read`."""
+    with _faults(path), path.open("rb") as file:
+        start = file.read(9)
+        return onnx_file.beside(path) if start[:1] == _ONNX and start[8:9] != b"{" else []
+
+
 def _listed(path: Path, file: BinaryIO, stack: contextlib.ExitStack, *, keep: bool) -> Opened:
     size = path.stat().st_size
     start = file.read(9)
@@ -130,7 +137,7 @@ def _listed(path: Path, file: BinaryIO, stack: contextlib.ExitStack, *, keep: bo
 
         return _placed(path, stack.enter_context(keras_file.listed(path)))
     if start[:1] == _ONNX:
-        return _placed(path, onnx_file.listed(path, file))
+        return _placed(path, onnx_file.listed(path))
     kinds = "a .safetensors nor a PyTorch file (.pth, .bin, .ckpt), nor an .onnx or Keras' .weights.h5"
     raise InputError(f"{path} is neither {kinds}; give one of these")
 
@@ -242,10 +249,8 @@ def _listed_safetensors(path: Path, file: BinaryIO, size: int) -> dict[str, Stor
 def _placed(path: Path, places: Mapping[str, Any]) -> Opened:
     """Tensors given as (dtype, shape, what reads it)."""
     return Opened(
-        {
-            name: Stored(dtype, shape, functools.partial(_guarded, path, read))
-            for name, (dtype, shape, read) in places.items()
-        }
+        (name, Stored(dtype, shape, functools.partial(_guarded, path, read)))
+        for name, (dtype, shape, read) in places.items()
     )
 
 
@@ -322,13 +327,11 @@ def _listed_legacy(path: Path, file: BinaryIO, size: int, *, keep: bool) -> Open
         file.seek(sum(places[key]))
     if absent := needed - places.keys():
         raise ValueError(f"storage {files.shown(min(absent))} is missing")
-    found = _viewed(
-        tensors,
-        lambda key: _read_at(file, *places[key], f"storage {files.shown(key)}"),
-        path,
-        size,
-        keep=keep,
-    )
+
+    def storage(key: str) -> memoryview:
+        return _read_at(file, *places[key], f"storage {files.shown(key)}")
+
+    found = _viewed(tensors, storage, path, size, keep=keep)
     found.foreign = tuple(sorted(reader.foreign))
     return found
 
@@ -366,10 +369,8 @@ def _viewed(
     budgets.TENSORS.check(path, seen, file_bytes=size)
     read = functools.cache(read) if keep else read
     return Opened(
-        {
-            name: Stored(tensor.storage.dtype, tensor.shape, functools.partial(_guarded, path, _view, tensor, read))
-            for name, tensor in tensors.items()
-        }
+        (name, Stored(tensor.storage.dtype, tensor.shape, functools.partial(_guarded, path, _view, tensor, read)))
+        for name, tensor in tensors.items()
     )
 
 

@@ -1,6 +1,7 @@
 """Moves weights between a backbone and the files of torchvision, timm and others, by name, all or nothing."""
 
 import dataclasses
+import hashlib
 import importlib
 import importlib.util
 import itertools
@@ -77,6 +78,13 @@ def locate(name: str) -> Path:
         if files.sha256(path) != digest:
             raise InputError(f"{path} is not the published file: {package.install}, again")
     return next(iter(paths))
+
+
+def sha256(path: Path) -> str:
+    """Of a weights file and, of an ONNX model, of the files beside it that it has tensors in. Raises InputError where
+    one cannot be read, or the model is damaged."""
+    parts = [files.sha256(part) for part in (path, *weight_files.beside(path))]
+    return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def load(backbone: Any, path: Path, *, keep_half: bool = False) -> Report:

@@ -110,18 +110,6 @@ def test_weights_that_come_with_a_package_need_not_be_given(mesh):
     np.testing.assert_array_equal(Embedder.of_facts(found.key(), None, mesh=mesh).vectors(pixels), vectors)
 
 
-def test_what_an_onnx_model_keeps_beside_it_is_part_of_its_hash(tmp_path):
-    model = tmp_path / "model.onnx"
-    model.write_bytes(b"model")
-    alone = embedding._sha256(model)
-    assert alone == files.sha256(model)
-    beside = tmp_path / "model.onnx.data"
-    beside.write_bytes(b"a")
-    first = embedding._sha256(model)
-    beside.write_bytes(b"b")
-    assert len({alone, first, embedding._sha256(model)}) == 3
-
-
 @pytest.mark.parametrize(("scale", "said"), [(0.5, ""), (0.505, ""), (0.55, "sees section A1 at 0.55"), (0.41, "0.41")])
 def test_a_scale_that_is_a_little_off_is_said(capsys, scale, said):
     check_scale(NAME, {"A1": scale, "A2": 0.5}, any_scale=False, remedy="")

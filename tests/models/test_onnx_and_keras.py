@@ -4,8 +4,9 @@ import h5py
 import numpy as np
 import pytest
 
+from data_prep import files
 from data_prep.errors import InputError
-from stjax.models import weight_files
+from stjax.models import weight_files, weights
 from tests.models import onnx_writer
 from tests.models.onnx_writer import external, field, number, tensor
 
@@ -27,6 +28,26 @@ def test_an_onnx_models_weights_are_read_from_it_and_from_beside_it(beside, tmp_
         np.testing.assert_array_equal(found[name], array, strict=True)
 
 
+def test_the_hash_is_of_every_file_that_a_model_has_tensors_in_whatever_their_names(tmp_path):
+    names = ("a.bin", "weights", "m.onnx.data")
+    for name in (*names, "other.onnx.data"):
+        (tmp_path / name).write_bytes(SIX.tobytes())
+    path = onnx_writer.write(tmp_path / "m.onnx", [tensor(name, SIX, external(name)) for name in reversed(names)])
+    whole = weights.sha256(path)
+    for name in names:
+        (tmp_path / name).write_bytes(SIX[::-1].tobytes())
+        assert weights.sha256(path) != whole, name
+        (tmp_path / name).write_bytes(SIX.tobytes())
+    (tmp_path / "other.onnx.data").unlink()
+    assert weights.sha256(path) == whole
+    alone = onnx_writer.model(tmp_path / "alone.onnx", ARRAYS)
+    (tmp_path / "alone.onnx.data").write_bytes(b"of no concern")
+    assert weights.sha256(alone) == files.sha256(alone)
+    (tmp_path / "weights").unlink()
+    with pytest.raises(InputError, match=r"m\.onnx cannot be read: No such file"):
+        weights.sha256(path)
+
+
 def test_packed_sides_are_read_too(tmp_path):
     sides = field(1, number(2) + number(3))
     packed = sides + field(2, 1) + field(8, b"w") + field(9, SIX.tobytes())
@@ -37,6 +58,7 @@ def test_packed_sides_are_read_too(tmp_path):
 ONNX = {
     "elsewhere": ([tensor("w", SIX, external("../m.data"))], "lies in '../m.data', not in a file beside it"),
     "absolute": ([tensor("w", SIX, external("/etc/passwd"))], "lies in '/etc/passwd', not in a file beside it"),
+    "above": ([tensor("w", SIX[:0], external(".."))], "lies in '..', which is no file"),
     "missing": ([tensor("w", SIX, external("other.data"))], "No such file"),
     "too long": ([tensor("w", np.zeros(9, np.float32), external("m.data"))], "take more bytes of m.data than the 32"),
     "beyond": ([tensor("w", SIX, external("m.data", offset=12))], "does not fit where it lies in m.data"),
