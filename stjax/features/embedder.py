@@ -145,7 +145,7 @@ class Embedder:
         Returns:
             [B, D] float32.
         """
-        x = networks.as_seen(self._normalised(images.astype(jnp.float32) / 255), self.name)  # [B, px, px, 3]
+        x = networks.as_seen(self._normalised(images), self.name)  # [B, px, px, 3]
         return self._run(state, x)["features"].astype(jnp.float32)
 
     def maps(self, state: Any, images: jax.Array) -> jax.Array:
@@ -187,27 +187,20 @@ class Embedder:
 
     def _of_tiles(self, state: Any, images: jax.Array) -> dict[str, jax.Array]:
         side = seen_px(self.encoder, images.shape[1], tiles=True)
-        found = self._run(state, self._normalised(_resized(images.astype(jnp.float32) / 255, side)))
+        found = self._run(state, networks.resized(self._normalised(images), side, self.name))
         last = found["stages"][-1]
         tokens = found["tokens"].reshape(last.shape) if "tokens" in found else last
         return {VECTORS: found["features"].astype(jnp.float32), MAPS: tokens.astype(jnp.float32)}
 
-    def _normalised(self, x: jax.Array) -> jax.Array:
-        """Images [B, H, W, 3] of RGB in 0 to 1 as the encoder was trained with."""
+    def _normalised(self, images: jax.Array) -> jax.Array:
+        """uint8 images [B, H, W, 3] as float32 that the encoder was trained with."""
         mean, std = (jnp.asarray(each, jnp.float32)[None, None, None] for each in (self.encoder.mean, self.encoder.std))
-        return (x - mean) / std
+        return (images.astype(jnp.float32) / 255 - mean) / std
 
     def _run(self, state: Any, x: jax.Array) -> dict[str, Any]:
         """The network on normalised images [B, H, W, 3]."""
         with jax.default_matmul_precision("float32"):  # GPUs would take ten bits for float32
             return nnx.merge(self._graph, state)(x, train=False)
-
-
-def _resized(x: jax.Array, side: int) -> jax.Array:
-    """Square images [B, H, H, 3] in 0 to 1 at another size, bicubic and antialiased as Pillow does it."""
-    if x.shape[1] == side:
-        return x
-    return jnp.clip(jax.image.resize(x, (x.shape[0], side, side, 3), "cubic", antialias=True), 0, 1)
 
 
 def seen_px(encoder: encoders.Encoder, size_px: int, *, tiles: bool) -> int:

@@ -58,16 +58,23 @@ def published(variant: str) -> encoders.Encoder:
 
 
 def as_seen(images: jax.Array, variant: str) -> jax.Array:
-    """Images [B, H, H, 3], normalised by an encoder's mean and deviation, as it takes them: at its size, bicubic and
-    antialiased, or the middle of a larger size, as stored features are made (`features.embedder`)."""
+    """Images [B, H, H, 3], normalised by an encoder's mean and deviation, as it takes them: at its size, or the middle
+    of a larger size, as stored features are made (`features.embedder`)."""
     encoder = encoders.find(variant)
     size, side = encoder.resize_px or encoder.px, encoder.px
-    if images.shape[1] != size:
-        mean, std = (jnp.asarray(values, images.dtype)[None, None, None] for values in (encoder.mean, encoder.std))
-        resized = jax.image.resize(images, (images.shape[0], size, size, 3), "cubic", antialias=True)
-        images = jnp.clip(resized, -mean / std, (1 - mean) / std)
-    first = (size - side) // 2
+    images, first = resized(images, size, variant), (size - side) // 2
     return images[:, first : first + side, first : first + side]
+
+
+def resized(images: jax.Array, side: int, variant: str) -> jax.Array:
+    """Images [B, H, H, 3], normalised by an encoder's mean and deviation, at another size: bicubic and antialiased as
+    Pillow does it, and within what pixels can be."""
+    if images.shape[1] == side:
+        return images
+    encoder = encoders.find(variant)
+    mean, std = (jnp.asarray(values, images.dtype)[None, None, None] for values in (encoder.mean, encoder.std))
+    found = jax.image.resize(images, (images.shape[0], side, side, 3), "cubic", antialias=True)
+    return jnp.clip(found, -mean / std, (1 - mean) / std)
 
 
 def load(variant: str, path: Path, *, dtype: Any = jnp.float32, pooling: str = "") -> tuple[Any, weights.Report]:

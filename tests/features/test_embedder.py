@@ -12,7 +12,6 @@ from PIL import Image
 from data_prep import files
 from data_prep.errors import InputError
 from stjax import encoders
-from stjax.features import embedder as embedding
 from stjax.features.embedder import Embedder, check_scale, seen_px
 from stjax.models import encoder as networks
 from tests.features.conftest import NAME
@@ -47,10 +46,12 @@ def test_an_image_has_the_same_vector_alone_and_in_any_company(tiny):
     np.testing.assert_allclose(together, jax.jit(tiny.function)(tiny.state, pixels), atol=1e-5)
 
 
-def test_images_of_another_size_are_resized_as_pillow_does_it():
+def test_images_of_another_size_are_resized_as_pillow_does_it(encoder):
     pixels = np.asarray(Image.fromarray(images(1, 12)[0]).resize((96, 96), Image.Resampling.BICUBIC))
+    mean, std = np.array(encoder.mean, np.float32), np.array(encoder.std, np.float32)
     for side in (64, 128):
-        found = embedding._resized(pixels[None] / np.float32(255), side)[0] * 255
+        found = np.asarray(networks.resized((pixels[None] / np.float32(255) - mean) / std, side, NAME))[0]
+        found = (found * std + mean) * 255
         expected = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
         assert np.abs(found - expected).max() < 1.5  # Pillow rounds after each side
 
