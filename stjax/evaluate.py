@@ -37,7 +37,6 @@ from stjax.data.tile_spots import rounded
 from stjax.evaluation import comparison, conformal, credibility, results, scoring, statistics, under_protocols
 from stjax.evaluation import ensemble as members
 from stjax.evaluation.methods import METHODS
-from stjax.features.store import Features
 from stjax.inference import matching, prepared
 from stjax.inference.prediction import provenance
 
@@ -159,7 +158,7 @@ def score(run: workdir.Run, asked: "Request", options: Options) -> dict[str, Any
     runs = [each.over_symmetries() if options.symmetries else each for each in members.load(options.ensemble, run)]
     for each in runs:
         progress.say(str(each.folder), each.progress)
-    everywhere, training = predicted(run, runs, asked, options), prepared.training(run, asked.features)
+    everywhere, training = predicted(run, runs, asked, options), prepared.training(run, asked.features.trained)
     found = under_protocols.own_spots(run, everywhere) if options.protocol == "all" else everywhere
     if not found:
         raise InputError(
@@ -196,7 +195,7 @@ def predicted(
     if patch_model is not None and options.symmetries:
         patch_model = patch_model.over_symmetries()
     predicting = [under_protocols.loosest(each) for each in runs] if options.protocol == "all" else runs
-    how = {"sizes_um": asked.sizes_um, "max_spots": options.max_spots, "features": asked.features}
+    how = {"sizes_um": asked.sizes_um, "max_spots": options.max_spots, "features": asked.features.scored}
     found = members.predict_sections(predicting, asked.dataset, asked.sections, **how, beside=patch_model)
     if options.demo_truth is None:
         return found
@@ -235,7 +234,7 @@ def figures(
         "uses_test_expression": [name for name in scores.summaries if METHODS[name].uses_test_expression],
         "methods": scores.summaries,
         "model_minus": scoring.differences(scores),
-        "ridge_features": task.about_features(asked.features),
+        "ridge_features": task.about_features(asked.features.scored),
         "targets": {name: {"methods": of.summaries} for name, of in targets.items()},
         **tested,
         "sizes_um": sizes_of(run, task, found),
@@ -254,7 +253,7 @@ class Request:
     Attributes:
         sizes_um: of spots of tiles.
         target: folder of metrics.json; pictures: of predictions; protocols: the file of --protocol=all.
-        features: what a ridge beside the model predicts from.
+        features: that a ridge beside the model is of.
         differs: the options that make them another than the run's own result.
     """
 
@@ -264,7 +263,7 @@ class Request:
     target: Path
     pictures: Path
     protocols: Path
-    features: Features | None
+    features: prepared.FeaturesBeside
     differs: tuple[str, ...]
 
     @property

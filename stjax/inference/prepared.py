@@ -77,11 +77,19 @@ class Training(NamedTuple):
     features: np.ndarray | None = None
 
 
+class FeaturesBeside(NamedTuple):
+    """Those that a ridge beside a model is of: of the data that is scored, to predict from, and of the training data,
+    to learn from. None where there are none, or the training data is gone."""
+
+    scored: Features | None = None
+    trained: Features | None = None
+
+
 def training(run: workdir.Run, features: Features | None = None) -> Training | None:
     """The training spots; None, and a note, if they are gone.
 
     Args:
-        features: learn from the training data's of this name too.
+        features: of the training data, to learn from too.
     """
     try:
         dataset = run.open_dataset()
@@ -94,14 +102,15 @@ def training(run: workdir.Run, features: Features | None = None) -> Training | N
     every = cli.progress(range(len(items)), description="ridge", unit=view.item)
     colours = np.concatenate([view.colours(items, item, items.images[item]) for item in every])
     patient = np.array([dataset.section(name)["patient"] for name in items.slide_section])
-    known = features_of(view, chosen, features and Features.open(dataset, features.path.name))
+    known = features_of(view, chosen, features)
     totals, where = items.total.astype(np.float64), (patient, items.section, items.spots.xy)
     return Training(colours, items.main_counts(), totals, *where, known)
 
 
-def features_beside(run: workdir.Run, dataset: PatchDataset, asked: str) -> Features | None:
-    """The features of a data set that the ridge beside a model predicts from: those in the folder asked for; else the
-    model's own; else the only ones that it and the training data have. None is said where there are some.
+def features_beside(run: workdir.Run, dataset: PatchDataset, asked: str) -> FeaturesBeside:
+    """The features of a data set, and of the training data, that the ridge beside a model is of: in the folder asked
+    for; else the model's own; else the only ones that both have. Each is opened once. That none of several are taken
+    is said.
 
     Raises:
         InputError: those asked for are not there, or of other spots than the model's.
@@ -110,17 +119,27 @@ def features_beside(run: workdir.Run, dataset: PatchDataset, asked: str) -> Feat
         raise InputError(f"--features is for models of patches; the spots of {run.view.items} have no features")
     trained_on = Path(run.fold.data_dir)
     there = [name for name in names(dataset.path) if name in names(trained_on)] if run.view.one_spot else []
-    name = asked or run.fold.facts.get("features", "") or (there[0] if len(there) == 1 else "")
+    own = run.fold.facts.get("features", "")
+    name = asked or own or (there[0] if len(there) == 1 else "")
     if not name:
         if there:
             print(f"note: name the features of a ridge beside the model with --features: {', '.join(there)}")
-        return None
-    found = Features.open(dataset, name)
-    if dataset.content_hash != run.fold.content_hash:
-        ours = Features.open(run.open_dataset(), name)
-        if other := [key for key in SAME if ours.key[key] != found.key[key]]:
-            raise InputError(f"{found.path}: of another {other[0]} than the features of {trained_on}; embed it alike")
-    return found
+        return FeaturesBeside()
+
+    def opened(of: PatchDataset) -> Features:
+        return (run.view.features(of) if name == own else None) or Features.open(of, name)
+
+    found = opened(dataset)
+    if dataset.content_hash == run.fold.content_hash:
+        return FeaturesBeside(found, found)
+    try:
+        trained = run.open_dataset()
+    except InputError:  # `training` says so
+        return FeaturesBeside(found)
+    ours = opened(trained)
+    if other := [key for key in SAME if ours.key[key] != found.key[key]]:
+        raise InputError(f"{found.path}: of another {other[0]} than the features of {trained_on}; embed it alike")
+    return FeaturesBeside(found, ours)
 
 
 def features_of(view: View, chosen: Selection, found: Features | None) -> np.ndarray | None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from stjax.data.fold import Fold
     from stjax.data.selection import Selection
     from stjax.features.embedder import Embedder
+    from stjax.features.store import Features
 
 Outputs = dict[str, jax.Array]
 Function = Callable[..., jax.Array]  # exported
@@ -147,6 +148,10 @@ class View(abc.ABC):
                 "of features (configs/probe_linear.py)"
             )
         return self
+
+    def features(self, dataset: "PatchDataset") -> "Features | None":
+        """Those that items of a data set are read from; None where they are read from its images."""
+        del dataset
 
     def check_dataset(self, dataset: "PatchDataset", module: str) -> None:
         """Raises InputError for a data set that models of `module` cannot be trained on."""

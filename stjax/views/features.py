@@ -132,7 +132,7 @@ class View(patches.View):
 
     def used(self, chosen: Selection) -> tuple[list[SectionTable], list[np.ndarray]]:
         tables, kept = super().used(chosen)
-        found = self._features(chosen.dataset)
+        found = self.features(chosen.dataset)
         there = [found.known(name)[table.record_of_spot] for name, table in zip(chosen.sections, tables, strict=True)]
         for name, known in zip(chosen.sections, there, strict=True):
             if not known.any():
@@ -142,13 +142,14 @@ class View(patches.View):
         return tables, [rows & known for rows, known in zip(kept, there, strict=True)]
 
     def open(self, chosen: Selection, panel: Panel) -> views.Items:
-        items, found = super().open(chosen, panel), self._features(chosen.dataset)
+        items, found = super().open(chosen, panel), self.features(chosen.dataset)
         items.images = Vectors([found.sections[name] for name in chosen.sections], items.images)
         items.windows = FeatureWindows(items.windows.start)
         return items
 
-    def _features(self, dataset: PatchDataset) -> Features:
-        """Those of a data set. Raises InputError where it has none of this name, or others than were trained on."""
+    def features(self, dataset: PatchDataset) -> Features:
+        """As `views.View` says, opened once. Raises InputError where there are none of this name, or others than were
+        trained on."""
         if dataset.path not in self._opened:
             name = self.facts["features"]
             found = Features.open(dataset, name)
@@ -170,7 +171,7 @@ class View(patches.View):
         return self._fitted(fold, train, next(iter(self._opened.values())))
 
     def refit(self, fold: "Fold", chosen: Selection) -> "Fold":
-        return self._fitted(fold, self.open(chosen, fold.panel), self._features(chosen.dataset))
+        return self._fitted(fold, self.open(chosen, fold.panel), self.features(chosen.dataset))
 
     def _fitted(self, fold: "Fold", train: views.Items, found: Features) -> "Fold":
         mean, std = train.images.statistics()

@@ -1,5 +1,6 @@
 """The ridge on features: a baseline of every evaluation whose data set has features."""
 
+import dataclasses
 import json
 import shutil
 from types import SimpleNamespace
@@ -111,15 +112,24 @@ def test_of_several_features_one_is_named_or_none_is_taken(run_on_features, monk
     run = workdir.Run.load(folder)
     add_features(dataset, "two", encoder="another")
     try:
-        assert prepared.features_beside(run, dataset, "") is None
+        assert prepared.features_beside(run, dataset, "") == (None, None)
         assert "name the features of a ridge beside the model with --features: one, two" in capsys.readouterr().out
-        assert prepared.features_beside(run, dataset, "two").encoder == "another"
+        found = prepared.features_beside(run, dataset, "two")
+        assert found.scored.encoder == "another"
+        assert found.trained is found.scored  # opened once
         monkeypatch.setitem(run.fold.facts, "features", "one")  # a model's own
-        assert prepared.features_beside(run, dataset, "").encoder == "an_encoder"
+        assert prepared.features_beside(run, dataset, "").scored.encoder == "an_encoder"
         with pytest.raises(InputError, match="three: no features there; there are one, two"):
             prepared.features_beside(run, dataset, "three")
     finally:
         shutil.rmtree(dataset.path / store.FOLDER / "two")
+
+
+def test_an_evaluation_opens_the_features_once(run_on_features, monkeypatch):
+    opened, as_ever = [], store.Features.open
+    monkeypatch.setattr(store.Features, "open", lambda of, name: opened.append(name) or as_ever(of, name))
+    evaluate.evaluate(run_on_features[0])
+    assert opened == ["one"]
 
 
 def test_a_spot_without_features_is_not_learnt_from_and_is_predicted_the_mean(run_on_features):
@@ -156,9 +166,12 @@ def test_other_data_is_scored_with_features_of_the_same_encoder_alone(run_on_fea
     manifest = json.loads((other / "manifest.json").read_text())
     (other / "manifest.json").write_text(json.dumps(manifest, indent=3))  # of another hash
     run, there = workdir.Run.load(folder), PatchDataset.open(other)
-    assert prepared.features_beside(run, there, "") is None
+    assert prepared.features_beside(run, there, "") == (None, None)
     add_features(there, "one")
-    assert prepared.features_beside(run, there, "").path == other / "features" / "one"
+    found = prepared.features_beside(run, there, "")
+    assert [each.path for each in found] == [each / "features" / "one" for each in (other, dataset.path)]
+    gone = dataclasses.replace(run, fold=dataclasses.replace(run.fold, data_dir=str(tmp_path / "gone")))
+    assert prepared.features_beside(gone, there, "one").trained is None
     shutil.rmtree(other / "features")
     add_features(there, "one", encoder="another")
     with pytest.raises(InputError, match="of another encoder than the features of"):
