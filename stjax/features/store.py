@@ -84,7 +84,7 @@ class Features:
 
     path: Path
     key: dict[str, Any]
-    sections: Mapping[str, np.ndarray]
+    sections: Mapping[str, np.memmap]
     masks: Mapping[str, np.ndarray]
     maps: Mapping[str, np.ndarray]
 
@@ -120,7 +120,7 @@ class Features:
         check_patches(path, key["patches"], ours)
         if set(meta["sections"]) != set(ours):
             raise InputError(f"{path / META}: its sections are not those of the data set; {_REMEDY}")
-        found: dict[str, dict[str, np.ndarray]] = {VECTORS: {}, MASK: {}, MAPS: {}}
+        found: dict[str, dict[str, np.memmap]] = {VECTORS: {}, MASK: {}, MAPS: {}}
         for section in dataset.sections:
             entry = meta["sections"][section["name"]]
             for kind, arrays in found.items():
@@ -156,7 +156,7 @@ def check_patches(origin: Path, theirs: Mapping[str, str], ours: Mapping[str, st
         )
 
 
-def _mapped(path: Path, entry: dict[str, Any], *, verify: bool) -> np.ndarray:
+def _mapped(path: Path, entry: dict[str, Any], *, verify: bool) -> np.memmap:
     file = path / entry["file"]
     if not file.is_file() or file.stat().st_size != entry["bytes"]:
         found = f"{file.stat().st_size} bytes, expected {entry['bytes']}" if file.is_file() else "missing"

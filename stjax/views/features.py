@@ -56,13 +56,21 @@ class Vectors:
         patches: those patches.
     """
 
-    def __init__(self, parts: Sequence[np.ndarray], patches: Images):
+    def __init__(self, parts: Sequence[np.memmap], patches: Images):
         """
         Args:
-            parts: [R, D] of each of the sections whose records `patches` counts through.
+            parts: [R, D] of each of the sections whose records `patches` counts through, memory-mapped.
         """
         self.patches, self._parts = patches, parts
         self._first = np.cumsum([0, *(len(part) for part in parts)])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Where the vectors lie in place of them: decoding processes map the same memory rather than have a copy."""
+        return {**vars(self), "_parts": [part.filename for part in self._parts]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        parts = [np.load(file, mmap_mode="r", allow_pickle=False) for file in state["_parts"]]
+        vars(self).update({**state, "_parts": parts})
 
     def __len__(self) -> int:
         return len(self.patches)

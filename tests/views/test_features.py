@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 import shutil
 
 import numpy as np
@@ -59,6 +60,16 @@ def test_every_spot_has_the_vector_of_its_own_patch_and_colours_of_its_image(dat
     for item in (0, len(items) - 1):
         expected = views.get("patches").colours(of_patches, item, of_patches.images[item])
         np.testing.assert_array_equal(view.colours(items, item, items.images[item]), expected)
+
+
+def test_decoding_processes_are_told_where_the_vectors_lie_and_map_them(data):
+    _, _, items, _ = opened(data)
+    sent = pickle.dumps(items.images)
+    assert len(sent) < sum(part.nbytes for part in items.images._parts) / 2
+    found = pickle.loads(sent)
+    assert all(isinstance(part, np.memmap) for part in found._parts)
+    for item in range(len(items)):
+        np.testing.assert_array_equal(found[item], items.images[item])
 
 
 def split_of(chosen, name):
