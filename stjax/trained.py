@@ -111,7 +111,8 @@ class Trained(abc.ABC):
 
     @abc.abstractmethod
     def network(self) -> Any:
-        """The nnx module, for what `predict` does not give: feature maps, single layers."""
+        """The nnx module, for what `predict` does not give: feature maps, single layers. Of a model of features that is
+        the head, which takes features [B, D]; of a run's `on_slides` with the encoder in front."""
 
 
 def load(folder: Path, *, encoder_weights: Path | None = None) -> Trained:

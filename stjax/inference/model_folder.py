@@ -43,6 +43,7 @@ PROTOCOL = {  # a protocol's plain values; what has a default is not in older fo
     for field in dataclasses.fields(Protocol)
 } | {"name": json_files.NAME, "target": json_files.one_of(*TRANSFORMS)}
 _REMEDY = "make the model folder anew with stjax.export"
+_ENCODER = "params.front."  # how the names of an encoder's weights begin, which `Probe.put_in_front` gave a probe
 MODEL = {  # what config.json holds
     "model": {
         "module": json_files.NAME,
@@ -147,7 +148,7 @@ class Exported(Trained):
     @functools.cached_property
     def _on_slides(self) -> "Exported":
         embedder = self.view.embedder(self.fold, self.config["output"]["kind"], self.encoder_weights, self.mesh)
-        if embedder is None:
+        if embedder is None or isinstance(self.exported, _InFront):
             return self
         weights = {"model": self.weights, "encoder": embedder.state}
         return dataclasses.replace(self, exported=_InFront(self.exported, embedder.function), weights=weights)
@@ -159,7 +160,8 @@ class Exported(Trained):
         return dataclasses.replace(self, protocol=dataclasses.replace(self.protocol, test_symmetries=True), turned=True)
 
     def network(self) -> Any:
-        """The nnx module, built by this version of stjax and filled with the weights.
+        """As `Trained` says, built by this version of stjax and filled with the folder's weights, without AuxNet; of a
+        model of features the head alone, which takes features, also where the folder has the encoder in it.
 
         Raises:
             InputError: this version builds another network than the one exported.
@@ -168,12 +170,14 @@ class Exported(Trained):
 
         graphdef, template = _build(self.config["model"], self.fold)
         expected = {name: leaf.shape for name, leaf in zip(names(template), jax.tree.leaves(template), strict=True)}
-        if expected != {name: array.shape for name, array in self.weights.items()}:
+        own = self.weights["model"] if isinstance(self.exported, _InFront) else self.weights
+        own = {name: array for name, array in own.items() if not name.startswith(_ENCODER)}
+        if expected != {name: array.shape for name, array in own.items()}:
             raise InputError(
                 f"{self.folder} was exported by stjax {self.config['stjax']}, whose {self.model_name} is not this "
                 "version's; use that version for what needs the network itself (dense maps)"
             )
-        state = restore(template, self.weights)
+        state = restore(template, own)
         return nnx.merge(graphdef, state["params"], state["statistics"])
 
     @functools.cached_property
@@ -237,8 +241,11 @@ def protocol_from_json(values: Mapping[str, Any], name: str = CONFIG) -> Protoco
 
 
 def _build(settings: Mapping[str, Any], fold: Fold) -> tuple[Any, dict[str, Any]]:
-    """Graph definition and shapes of {"params", "statistics"} of a model without AuxNet."""
+    """Graph definition and shapes of {"params", "statistics"} of a model without AuxNet, as export writes it: with
+    nothing frozen."""
     from flax import nnx
+
+    from stjax.models import tuning
 
     graphdefs = []
 
@@ -246,7 +253,7 @@ def _build(settings: Mapping[str, Any], fold: Fold) -> tuple[Any, dict[str, Any]
         facts = views.of(fold).model_options(fold)
         rngs = nnx.Rngs(jax.random.key(0))
         model = models.build(**settings, num_main=fold.panel.num_main, num_aux=0, facts=facts, rngs=rngs)
-        graphdef, params, statistics = models.split(model)
+        graphdef, params, statistics = models.split(tuning.merged(model))
         graphdefs.append(graphdef)  # static: the same whether traced or run
         return {"params": params, "statistics": statistics}
 

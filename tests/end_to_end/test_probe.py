@@ -92,6 +92,17 @@ def test_an_export_with_the_encoder_predicts_as_the_run(run, exported, demo_data
     assert whole.model_sha256 == model.model_sha256
 
 
+def test_the_network_of_an_export_is_the_head_with_and_without_the_encoder_in_the_folder(run, exported, small_encoder):
+    expected, head = load(run).network(), load(exported / "head", encoder_weights=small_encoder)
+    assert head.on_slides.on_slides is head.on_slides
+    features = np.random.default_rng(0).normal(size=(3, expected.backbone.mean.shape[0])).astype(np.float32)
+    main = expected(features, train=False, key=None)["main"]
+    for model in (load(exported / "whole"), head, head.on_slides):
+        found = model.network()
+        assert found.front is found.aux is None
+        np.testing.assert_allclose(found(features, train=False, key=None)["main"], main, atol=1e-6)
+
+
 def test_an_exported_head_needs_the_encoders_weights(run, exported, demo_data, small_encoder, tmp_path):
     model = load(run).on_slides
     images = images_of(demo_data[1], model.fold.split.test[0], 8)
