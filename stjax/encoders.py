@@ -47,6 +47,7 @@ LICENCES = {  # and what one may do
 TIMM, DINOV2, HF_VIT, HF_DINOV2 = "timm", "DINOv2", "transformers' ViT", "transformers' Dinov2"
 TORCHVISION = "torchvision"
 BIN, SAFETENSORS = "pytorch_model.bin", "model.safetensors"
+IN_RESULTS = ("title", "trained", "weights_sha256", "pooling", "licence", "terms")  # of `Trained.encoder`
 NATURAL = None  # um per px of photographs
 
 

@@ -121,7 +121,7 @@ def _to_export(folder: Path, encoder: Path | None, *, head_only: bool) -> workdi
     if head_only and not run.view.encoded:
         raise InputError(f"{folder} is a model of {run.view.items}, without an encoder in front; leave out --head_only")
     run = run if head_only else run.on_slides
-    if (of := model_card.encoder_of(run)) and of["included"] and of["restricted"]:
+    if (of := run.encoder) and of["included"] and of["restricted"]:
         way = "; --head_only leaves them out" if run.view.encoded else ""
         print(f"note: the weights of {of['title']} go into the folder, under {of['licence']}: {of['terms']}{way}")
     return run
@@ -204,7 +204,7 @@ def describe(run: workdir.Run, exported: jax_export.Exported, *, kind: str) -> d
         "jax": jax.__version__,
         "model": {key: settings["model"][key] for key in ("module", "variant", "dtype")} | {"options": plain},
         "model_sha256": run.model_sha256,
-        "encoder": model_card.encoder_of(run),
+        "encoder": run.encoder,
         "checkpoint_step": run.step,
         "batch_size": run.config.eval_batch_size,
         "platforms": list(exported.platforms),

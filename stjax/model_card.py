@@ -7,11 +7,8 @@ from typing import Any
 
 from data_prep import json_files
 from data_prep.errors import InputError
-from stjax import encoders, models
 from stjax.evaluation.methods import METHODS, label
-from stjax.features.store import RANDOM
 from stjax.findings import OK, VERDICTS, check_title
-from stjax.models import tuning
 from stjax.progress import Progress
 from stjax.workdir import Run
 
@@ -118,30 +115,6 @@ def card(run: Run, config: dict[str, Any]) -> str:
     )
 
 
-def encoder_of(run: Run) -> dict[str, Any] | None:
-    """The published encoder in a run's model, or in front of it, for config.json; None where there is none."""
-    settings, facts = run.config.model, run.fold.facts
-    encoder = models.published(settings.module, settings.variant)
-    if run.view.encoded:
-        encoder = encoders.ENCODERS.get(run.view.encoder)
-    elif encoder is None:
-        return None
-    random = run.view.encoded and facts["weights_sha256"].startswith(RANDOM)
-    licence = "" if encoder is None or random else encoder.licence
-    return {
-        "name": run.view.encoder or settings.variant,
-        "title": run.view.encoder if encoder is None else encoder.title,
-        "source": "" if encoder is None or random else encoder.source,
-        "trained": "not trained" if run.view.encoded else tuning.described(settings.options),
-        "weights_sha256": facts.get("weights_sha256", ""),
-        "pooling": facts.get("pooling", ""),
-        "licence": licence or ("none, as its weights are random" if random else "not known to stjax"),
-        "terms": encoders.LICENCES.get(licence, ""),
-        "restricted": bool(licence) and encoder is not None and encoder.restricted,
-        "included": not run.view.encoded or run.alone is not None,
-    }
-
-
 def encoder_terms(encoder: dict[str, Any] | None) -> str:
     """What LICENSE_NOTE.md says of an encoder, "" of none."""
     if encoder is None:
@@ -156,7 +129,7 @@ def _encoder(encoder: dict[str, Any] | None) -> str:
     """Its line in the card."""
     if encoder is None:
         return ""
-    facts = {"pooling": encoder["pooling"], "SHA-256": encoder["weights_sha256"]}
+    facts = {"pooling": encoder["pooling"], "SHA-256 of its weights file": encoder["weights_sha256"]}
     of = "".join(f", {name} `{value}`" for name, value in facts.items() if value)
     return f"* Encoder: {encoder['title']}, {encoder['trained']}{of}. {encoder_terms(encoder).strip()}\n"
 

@@ -73,6 +73,14 @@ class Trained(abc.ABC):
 
     @property
     @abc.abstractmethod
+    def encoder(self) -> dict[str, Any] | None:
+        """The published encoder in the model or in front of it, as plain values: "name" and "title", "source" of its
+        weights, how it was "trained" here, "weights_sha256" of the file ("random:SEED" of random ones, "" where that is
+        not known), "pooling" of features, "licence" and its "terms", whether these are "restricted", and whether its
+        weights are "included" in the model. None where there is none."""
+
+    @property
+    @abc.abstractmethod
     def model_name(self) -> str:
         """Module and variant, e.g. "efficientnet b0"."""
 

@@ -18,13 +18,14 @@ from flax import nnx
 from data_prep import files, json_files, system_errors
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from stjax import checkpoint, intervals, models, parallel, views
+from stjax import checkpoint, encoders, intervals, models, parallel, views
 from stjax import config as configs
 from stjax.config import Config
 from stjax.data.fold import Fold
+from stjax.features.store import RANDOM
 from stjax.forward import Weights, make_predict_step
 from stjax.intervals import Intervals
-from stjax.models import weight_files
+from stjax.models import tuning, weight_files
 from stjax.progress import Progress
 from stjax.protocols import Protocol, get_protocol
 from stjax.state import init_state, weights_of
@@ -84,6 +85,30 @@ class Run(Trained):
         graphdef, params, statistics = models.split(model)
         weights = parallel.put_replicated({"params": params, "statistics": statistics}, self.mesh)
         return dataclasses.replace(self, graphdef=graphdef, weights=weights, alone=self)
+
+    @property
+    def encoder(self) -> dict[str, Any] | None:
+        """As `Trained` says."""
+        settings, encoded = self.config.model, self.view.encoded
+        name = self.view.encoder if encoded else settings.variant
+        known = encoders.ENCODERS.get(name) if encoded else models.published(settings.module, name)
+        if known is None and not encoded:
+            return None
+        begun = self.fold.facts["weights_sha256"] if encoded else self.fold.init_sha256
+        random = begun.startswith(RANDOM) if encoded else not self.config.init_from
+        licence = "" if known is None or random else known.licence
+        return {
+            "name": name,
+            "title": name if known is None else known.title,
+            "source": "" if known is None or random else known.source,
+            "trained": "not trained" if encoded else tuning.described(settings.options),
+            "weights_sha256": begun,
+            "pooling": self.fold.facts.get("pooling", ""),
+            "licence": licence or ("none, as its weights are random" if random else "not known to stjax"),
+            "terms": encoders.LICENCES.get(licence, ""),
+            "restricted": bool(licence) and known is not None and known.restricted,
+            "included": not encoded or self.alone is not None,
+        }
 
     @property
     def model_name(self) -> str:

@@ -45,6 +45,7 @@ FOLD = {  # a fold's plain values
     "view": json_files.NAME,
     "facts": json_files.OBJECT,
     "normalisation": Lacking(Maybe(json_files.Each(json_files.numbers(length=3)))),
+    "init_sha256": Lacking(json_files.TEXT),
 }
 
 
@@ -73,6 +74,8 @@ class Fold:
             trained before that was recorded.
         normalisation: {"mean", "std"}, [3] of 0..255, by which images are normalised where not by `image_mean` and
             `image_std`: those that an encoder was trained with.
+        init_sha256: of the weights file that the backbone began with; empty where it began at random, and of runs
+            trained before that was recorded.
     """
 
     data_dir: str
@@ -96,6 +99,7 @@ class Fold:
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     train_patient_origins: dict[str, str] = dataclasses.field(default_factory=dict)
     normalisation: dict[str, list[float]] | None = None
+    init_sha256: str = ""
 
     @property
     def main(self) -> "Fold":

@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec
 from data_prep import files, json_files
 from data_prep.errors import InputError
 from data_prep.json_files import Lacking, Maybe
-from stjax import manifest, models, parallel, views
+from stjax import encoders, manifest, models, parallel, views
 from stjax.data.fold import Fold
 from stjax.inference import exported_program
 from stjax.intervals import INTERVALS, Intervals
@@ -55,6 +55,7 @@ MODEL = {  # what config.json holds
     "checkpoint_step": json_files.COUNT,
     "batch_size": json_files.whole_number(1, 1 << 20),
     "output": {"kind": json_files.NAME},
+    "encoder": Lacking(Maybe(dict.fromkeys(encoders.IN_RESULTS, json_files.TEXT))),
     "intervals": Lacking(Maybe(INTERVALS)),
     "training": {"num_epochs": Lacking(json_files.COUNT), "progress": Lacking(Maybe(PROGRESS))},
     "protocol": json_files.OBJECT,
@@ -111,6 +112,11 @@ class Exported(Trained):
         progress = Progress.from_json(saved) if saved else Progress(planned=training.get("num_epochs"))
         step = config["checkpoint_step"]
         return cls(folder, fold, protocol, mesh, step, config, exported, weights, progress=progress)
+
+    @property
+    def encoder(self) -> dict[str, Any] | None:
+        """As `Trained` says; None, too, of folders that older versions wrote."""
+        return self.config.get("encoder")
 
     @property
     def model_name(self) -> str:

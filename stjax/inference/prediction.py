@@ -9,7 +9,7 @@ import numpy as np
 
 from data_prep.gene_lookup import GeneLookup
 from data_prep.spots import Spots
-from stjax import metrics
+from stjax import encoders, metrics
 from stjax.trained import Trained
 
 
@@ -74,6 +74,7 @@ def provenance(model: Trained, *, data_sha256: str, synthetic: bool) -> dict[str
         "trained_on_sha256": model.fold.content_hash,
         "model": model.model_name,
         "model_sha256": model.model_sha256,
+        **({"encoder": {key: encoder[key] for key in encoders.IN_RESULTS}} if (encoder := model.encoder) else {}),
         "checkpoint_step": model.step,
         **model.progress.facts(),
         "mean_over_symmetries": model.protocol.test_symmetries,

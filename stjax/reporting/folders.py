@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-_PATHS = ("data_dir", "init_from")  # settings that name files or folders, wherever these are
+_PATHS = ("data_dir", "init_from", "encoder_weights")  # settings that name files or folders, wherever these are
 # The folders of an absolute path: of /home/jane/slide.jpg, C:\Users\jane\slide.jpg or ~/slide.jpg all but slide.jpg.
 _FOLDERS = re.compile(r"(?<![\w./\\~-])(?:file://|[A-Za-z]:|~\w*)?[/\\](?:[^\s/\\:;,'\"<>|()\[\]]+[/\\])*(?=[^\s/\\])")
 

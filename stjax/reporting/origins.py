@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from stjax.features.store import RANDOM
 from stjax.findings import CHOSEN, LEAK, OK, UNKNOWN, VERDICTS, check_title
 from stjax.reporting.markup import MINUS, escape, listed, notice, number, table
 from stjax.reporting.read import RunResults
@@ -101,6 +102,16 @@ def _removed(name: str, read: Any, entry: dict[str, Any], reasons: Sequence[str]
     return [escape(name), number(read, 0), *counts, number(entry["spots"], 0)]
 
 
+def _encoder(encoder: dict[str, str]) -> str:
+    """Which it is, how it was trained here, what tells its weights, and what their licence asks for."""
+    weights, pooling = encoder["weights_sha256"], encoder["pooling"]
+    said = [encoder["title"], encoder["trained"], *([f"pooling {pooling}"] if pooling else [])]
+    if weights:
+        said.append(f"weights {weights}" if weights.startswith(RANDOM) else f"weights SHA-256 {weights[:12]}")
+    terms = f": {encoder['terms']}" if encoder["terms"] else ""
+    return f"{', '.join(said)}. Licence: {encoder['licence']}{terms}"
+
+
 def provenance(run: RunResults, versions: dict[str, str]) -> str:
     """Where everything comes from: hashes, checkpoint, hardware, versions, config."""
     metrics = run.metrics
@@ -108,6 +119,7 @@ def provenance(run: RunResults, versions: dict[str, str]) -> str:
         "Run": run.label,
         "Model": metrics["model"],
         "Model SHA-256": metrics.get("model_sha256"),
+        "Encoder": _encoder(metrics["encoder"]) if "encoder" in metrics else None,
         "Checkpoint step": metrics.get("checkpoint_step"),
         "Trained for": metrics["trained"],
         "Protocol": metrics["protocol"],

@@ -11,7 +11,7 @@ from data_prep import files, json_files
 from data_prep.dataset import MANIFEST, read_manifest
 from data_prep.errors import InputError
 from data_prep.json_files import FLAG, TEXT, TEXTS, Each, Kind, Lacking, Maybe
-from stjax import log_file
+from stjax import encoders, log_file
 from stjax.evaluation.methods import METHODS, MODEL
 from stjax.findings import VERDICTS
 from stjax.reporting import sections as sections_of
@@ -63,6 +63,7 @@ METRICS = {  # what the page takes from metrics.json
     "permutation": Lacking(Maybe({"genes_below_0.05": _FIGURE})),
     "conformal": Lacking(Maybe({"coverage": _FIGURE, "level": _FIGURE})),
     "versions": Each(TEXT),
+    "encoder": Lacking(dict.fromkeys(encoders.IN_RESULTS, TEXT)),
 }
 
 

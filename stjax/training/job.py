@@ -19,6 +19,7 @@ from stjax.data import input_pipeline
 from stjax.data.fit import fit
 from stjax.data.fold import Fold
 from stjax.data.selection import Selection
+from stjax.models import weights
 from stjax.state import State, init_state
 from stjax.training import run_log, steps
 
@@ -189,7 +190,8 @@ def dataset_path(config: Config) -> Path:
 
 
 def make_fold(config: Config, view: views.View, protocol: protocols.Protocol, dataset: PatchDataset) -> Fold:
-    """Deals the sections and measures the training ones, as the config says."""
+    """Deals the sections, measures the training ones, hashes the weights it begins with, as the config says. Raises
+    InputError where these do not fit."""
     whose = dataset.patients([section["name"] for section in dataset.sections])
     patient_of = {name: patient for name, (patient, _) in whose.items()}
     split = splits.split_sections(
@@ -208,4 +210,6 @@ def make_fold(config: Config, view: views.View, protocol: protocols.Protocol, da
         )
     fold = fit(view, protocol, dataset, split, sizes_um=configs.spot_sizes(config))
     own = models.normalisation(config.model.module, config.model.variant)
-    return dataclasses.replace(fold, normalisation=own and dict(zip(("mean", "std"), map(list, own), strict=True)))
+    normalisation = own and dict(zip(("mean", "std"), map(list, own), strict=True))
+    begun = weights.sha256(weights.locate(config.init_from)) if config.init_from else ""
+    return dataclasses.replace(fold, normalisation=normalisation, init_sha256=begun)

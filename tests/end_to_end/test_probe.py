@@ -8,13 +8,14 @@ import anndata
 import numpy as np
 import pytest
 
-from data_prep import build, demo
+from data_prep import build, demo, files
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from stjax import api, audit, checkpoint, crossval, evaluate, export, parallel, predict, train
+from stjax import api, audit, checkpoint, crossval, encoders, evaluate, export, parallel, predict, report, train
 from stjax.config import built_in
 from stjax.inference import embedding
 from stjax.trained import load
+from tests.report.html_reading import Page
 from tests.small_encoder import NAME, embed, write_weights
 
 
@@ -49,6 +50,25 @@ def test_a_run_is_scored_beside_the_ridge_on_colour_and_audited(run, capsys):
     audit.main([f"--workdir={run}"])
     said = capsys.readouterr().out
     assert "statistics" in said
+
+
+def test_results_and_their_report_name_the_encoder(run, exported, demo_data, small_encoder, tmp_path):
+    sha256 = files.sha256(small_encoder)
+    said = json.loads((run / "evaluation" / "stjax" / "metrics.json").read_text())["encoder"]
+    assert said == {
+        "title": "Small ViT", "trained": "not trained", "weights_sha256": sha256, "pooling": "class",
+        "licence": "CC-BY-NC-ND-4.0", "terms": encoders.LICENCES["CC-BY-NC-ND-4.0"],
+    }  # fmt: skip
+    report.report([run], tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text())
+    assert (
+        f"EncoderSmall ViT, not trained, pooling class, weights SHA-256 {sha256[:12]}. Licence: CC-BY" in page.visible
+    )
+    section = load(run).fold.split.test[0]
+    for name, weights in (("head", [f"--weights={small_encoder}"]), ("whole", [])):
+        options = [f"--source={demo_data[0]}", f"--sections={section}", "--formats=h5ad", *weights]
+        predict.main([f"--model={exported / name}", f"--out={tmp_path / name}", *options])
+        assert anndata.read_h5ad(tmp_path / name / f"{section}.h5ad").uns["stjax"]["encoder"] == said
 
 
 def test_the_same_spots_from_features_and_from_the_slide(run, demo_data, tmp_path):
@@ -142,7 +162,7 @@ def test_a_licence_that_restricts_is_said_and_written_down(run, exported, tmp_pa
     for name, where in (("whole", "are in this folder"), ("head", "are not in this folder")):
         assert f"Small ViT {where}" in (exported / name / "LICENSE_NOTE.md").read_text()
         card = (exported / name / "MODEL_CARD.md").read_text()
-        assert "* Encoder: Small ViT, not trained, pooling `class`, SHA-256 `" in card
+        assert "* Encoder: Small ViT, not trained, pooling `class`, SHA-256 of its weights file `" in card
         assert f"{where}" in card
         assert "CC-BY-NC-ND-4.0" in card
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from data_prep import build, demo
+from data_prep import build, demo, files
 from data_prep.slide import open_slide
-from stjax import checkpoint, encoders, export, parallel, predict, train
+from stjax import checkpoint, encoders, export, parallel, predict, report, train
 from stjax.config import built_in
 from stjax.inference.dense import predict_dense
 from stjax.inference.dense_map import DenseMap
@@ -19,6 +19,7 @@ from stjax.models import weight_files
 from stjax.trained import load
 from stjax.workdir import Run
 from tests.models.test_encoder_weights import FORMS, SMALL, released
+from tests.report.html_reading import Page
 
 FORM = "registers c"
 
@@ -82,6 +83,15 @@ def test_frozen_weights_keep_their_bits_and_have_nothing_of_the_optimiser(run, f
     of_backbone = {place for place in arrays.keys() - frozen.keys() if "backbone" in place}
     assert of_backbone
     assert all("['update']" in place for place in of_backbone)
+
+
+def test_results_name_the_encoder_the_weights_it_began_with_and_their_licence(run, folder, tmp_path):
+    said = json.loads((run / "evaluation" / "stjax" / "metrics.json").read_text())["encoder"]
+    assert said["weights_sha256"] == files.sha256(folder / "w.safetensors")
+    report.report([run], tmp_path / "report.html")
+    shown = f"EncoderUNI, {said['trained']}, weights SHA-256 {said['weights_sha256'][:12]}. Licence: CC-BY-NC-ND-4.0: "
+    assert said["trained"].startswith("low-rank updates (LoRA, rank 8")
+    assert shown in Page((tmp_path / "report.html").read_text()).visible
 
 
 def killed_and_resumed(config, folder, monkeypatch):
@@ -169,6 +179,10 @@ def test_pixnet_over_an_encoder_is_trained_killed_resumed_exported_and_gives_map
     export.export(tmp_path / "run", tmp_path / "model")
     card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
     assert "* Encoder: UNI, low-rank updates (LoRA, rank 2" in card
+    sha256 = files.sha256(tmp_path / "w.safetensors")
+    assert f"SHA-256 of its weights file `{sha256}`" in card
+    report.report([tmp_path / "run"], tmp_path / "report.html")
+    assert f"weights SHA-256 {sha256[:12]}. Licence: CC-BY" in Page((tmp_path / "report.html").read_text()).visible
     path = next(path for path in (tmp_path / "raw").rglob("*") if path.suffix in (".png", ".jpg", ".tif"))
     maps = []
     for name, tile_px in (("run", 320), ("model", 1536)):

@@ -56,6 +56,7 @@ class MeanColour:
     batch_size: int = 4
     folder: Path = Path("fake")
     model_name: str = "mean colour"
+    encoder: None = None
     step: int = 1
     averaging: bool = False
     intervals: Intervals | None = None

@@ -58,7 +58,8 @@ def make_run(aggregation="mean", *, variant="resnet18", devices=2, seed=0, modul
     protocol = get_protocol("stjax")
     known = {"content_hash": "", "parameters": {}, "image_size_px": 512, "um_per_px": UM, "view": "tiles"}
     fold = made_fold(panel=panel, **known, **learned)
-    config = ConfigDict({"model": {"module": module, "variant": variant, "options": {"aggregation": aggregation}}})
+    settings = {"module": module, "variant": variant, "options": {"aggregation": aggregation}}
+    config = ConfigDict({"model": settings, "init_from": ""})
     return Run(Path("run"), fold, protocol, mesh, 7, config, graphdef, weights)
 
 

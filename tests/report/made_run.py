@@ -52,12 +52,14 @@ def make_run(
     synthetic=False,
     audit=(),
     truth_seed=0,
+    encoder=None,
 ):
     """Writes the run; the last gene's prediction is constant, so that it has no PCC.
 
     Args:
         noise: of the predictions, beside measurements of deviation 1.
         audit: entries of the leakage audit.
+        encoder: what evaluate says of the model's.
     """
     folder.mkdir(parents=True)
     data_dir = folder.parent / f"{folder.name}_data"
@@ -180,6 +182,7 @@ def make_run(
         "versions": {"stjax": "1.0"},
         "methods": methods,
     }
+    result |= {} if encoder is None else {"encoder": encoder}
     methods["nearest_measured"] = bands(ridge) | errors
     table["pcc_nearest_measured"] = ridge
     table["pcc_low"], table["pcc_high"], table["p_value"] = pcc - 0.1, pcc + 0.1, 0.001

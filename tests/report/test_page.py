@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from data_prep.errors import InputError
+from stjax import encoders
 from stjax.report import main, report
 from stjax.reporting import maps, page, read
 from tests.mutated_json import reseal
@@ -130,6 +131,20 @@ def test_names_from_files_are_text(tmp_path):
     assert not any("alert" in text for tag, a, text in found.raw if tag == "script" and a.get("id") != "data")
 
 
+def test_the_encoder_of_a_model_is_named_with_its_weights_and_licence(one, tmp_path):
+    assert "Licence:" not in one.visible
+    encoder = dict.fromkeys(encoders.IN_RESULTS, "") | {"title": "UNI", "trained": "not trained", "licence": "MIT"}
+    encoder |= {"weights_sha256": "0123456789ab" + "c" * 52, "pooling": "class", "terms": "any use"}
+    shown = written(tmp_path, make_run(tmp_path / "run", encoder=encoder))
+    assert "UNI, not trained, pooling class, weights SHA-256 0123456789ab. Licence: MIT: any use" in shown.visible
+    title = '<b onload="alert(1)">&UNI'
+    random = encoder | {"title": title, "weights_sha256": "random:7", "pooling": "", "licence": "none", "terms": ""}
+    shown = written(tmp_path, make_run(tmp_path / "random", encoder=random))
+    assert f"{title}, not trained, weights random:7. Licence: none" in shown.visible
+    with pytest.raises(InputError, match="encoder"):
+        written(tmp_path, make_run(tmp_path / "odd" / "run", encoder={"title": 3}))
+
+
 def test_what_must_be_seen_is_said(one, tmp_path):
     assert "For research. Not a medical device; not for diagnosis." in one.visible
     assert "SYNTHETIC" not in one.visible
@@ -195,6 +210,7 @@ def test_no_folder_of_this_machine_is_in_the_page(tmp_path):
     home.mkdir()
     run = make_run(home / "run", audit=[{"check": "c", "verdict": "ok", "detail": f"seen in {home}/other.h5ad"}])
     more = {"data_dir": "../jane zarquon/data/her2st/", "init_from": "/home/jane zarquon/w.safetensors"}
+    more["encoder_weights"] = "../jane zarquon/uni.bin"
     reseal(run / "config.json", lambda config: config.update(more))
     manifest = home / "run_data" / "manifest.json"
     skipped = {"B9": "image not found under /home/janezarquon/raw/B9.jpg"}
