@@ -141,7 +141,8 @@ def _key(dataset: PatchDataset, found: dict[str, FeatureFile | None], options: O
     ours = patches_sha256(dataset)
     theirs = {name: file.told["patches"] for name, file in present.items() if "patches" in file.told}
     if theirs:
-        check_patches(options.folder, theirs, {name: ours[name] for name in theirs})
+        remedy = "give files made of this data set, or embed it"
+        check_patches(options.folder, theirs, {name: ours[name] for name in theirs}, remedy=remedy)
     scale = {}
     for name, file in present.items():
         if file.side_px and file.px:

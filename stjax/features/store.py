@@ -146,13 +146,13 @@ def _read_meta(path: Path) -> dict[str, Any]:
     return json_files.require(meta, _META, str(path / META), remedy=_REMEDY)
 
 
-def check_patches(origin: Path, theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:
-    """Raises InputError where features are of other patches than those of a data set."""
+def check_patches(origin: Path, theirs: Mapping[str, str], ours: Mapping[str, str], *, remedy: str = _REMEDY) -> None:
+    """Raises InputError, with what to do, where features are of other patches than those of a data set."""
     if changed := [name for name in ours if theirs.get(name, "") != ours[name]]:
         which = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
         raise InputError(
             f"{origin}: features of other patches than the data set's (of {which}): it was built anew since, or they "
-            f"are another's; {_REMEDY}"
+            f"are another's; {remedy}"
         )
 
 
