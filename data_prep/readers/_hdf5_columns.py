@@ -22,8 +22,10 @@ def check_table(group: Any, path: Path) -> None:
         path: for messages.
 
     Raises:
-        InputError: one is no column of numbers, truth values or texts.
+        InputError: it is a data set itself, or one in it is no column of numbers, truth values or texts.
     """
+    if not isinstance(group, h5py.Group):
+        raise InputError(_other(group, path, "a table"))
     for thing in map(group.get, group):
         if isinstance(thing, h5py.Group):
             check_table(thing, path)

@@ -147,6 +147,17 @@ def test_what_is_no_column_of_a_table_is_refused(source, key, kind):
     refused(source, rf"'/obs/{key}' is .*, expected a column of numbers or texts; copy or download it again")
 
 
+@pytest.mark.parametrize("key", ["obs", "var"])
+def test_a_data_set_in_place_of_a_table_is_refused(source, key):
+    with h5py.File(source / "A.h5ad", "r+") as file:
+        attributes = dict(file[key].attrs)
+        del file[key]
+        file[key] = np.zeros(3)
+        file[key].attrs.update(attributes)
+    with pytest.raises(InputError, match=rf"A.h5ad: '/{key}' is float64 \(3,\), expected a table; copy or"):
+        reader.read_section(source, "A")
+
+
 @pytest.mark.parametrize("key", ["_index", "gene_ids"])
 @pytest.mark.parametrize("kind", NO_COLUMNS)
 def test_what_is_no_column_of_genes_is_refused(source, key, kind):
