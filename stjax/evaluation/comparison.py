@@ -13,7 +13,7 @@ from stjax.evaluation.methods import MODEL
 from stjax.evaluation.scoring import ScoredSection, Scores
 from stjax.features.store import Features
 from stjax.inference.prepared import Found, Training
-from stjax.models.probe import BOUND
+from stjax.models.standardised import BOUND
 from stjax.ops import ridge
 from stjax.protocols import Protocol
 from stjax.targets import INVERSES

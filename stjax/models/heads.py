@@ -9,20 +9,28 @@ import numpy as np
 from flax import nnx
 
 from stjax.models.encoder import as_seen
-from stjax.models.layers import uniform
+from stjax.models.layers import dropout, uniform
 from stjax.models.tuning import is_frozen
 
 
-def linear(features: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Linear:
-    """A float32 linear layer initialised as torch.nn.Linear: uniform within 1 / sqrt(features)."""
+def linear(features: int, outputs: int, *, mean: np.ndarray | None = None, rngs: nnx.Rngs) -> nnx.Linear:
+    """A float32 linear layer initialised as torch.nn.Linear: uniform within 1 / sqrt(features).
+
+    Args:
+        mean: [outputs] that it starts at, as ST-Net's does, whatever the features.
+    """
 
     def torch_uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any, **_: Any) -> jax.Array:
         del dtype
         return uniform(key, shape, 1 / math.sqrt(features))
 
-    return nnx.Linear(
+    layer = nnx.Linear(
         features, outputs, kernel_init=torch_uniform, bias_init=torch_uniform, dtype=jnp.float32, rngs=rngs
     )
+    if mean is not None:
+        layer.kernel = nnx.Param(jnp.zeros((features, outputs)))
+        layer.bias = nnx.Param(jnp.asarray(mean, jnp.float32))
+    return layer
 
 
 class PatchModel(nnx.Module):
@@ -46,10 +54,7 @@ class PatchModel(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.backbone, self.encoder = backbone, encoder
-        self.main = linear(backbone.num_features, num_main, rngs=rngs)
-        if main_mean is not None:  # as ST-Net starts
-            self.main.kernel = nnx.Param(jnp.zeros((backbone.num_features, num_main)))
-            self.main.bias = nnx.Param(jnp.asarray(main_mean, jnp.float32))
+        self.main = linear(backbone.num_features, num_main, mean=main_mean, rngs=rngs)
         self.aux = linear(backbone.num_features, num_aux, rngs=rngs) if num_aux else None
 
     def __call__(
@@ -63,10 +68,7 @@ class PatchModel(nnx.Module):
         features = self.backbone(images, train=training, key=backbone_key)["features"].astype(jnp.float32)  # [B, D]
         if frozen_backbone:
             features = jax.lax.stop_gradient(features)
-        rate = self.backbone.dropout_rate
-        if train and rate and head_key is not None:
-            keep = jax.random.bernoulli(head_key, 1 - rate, features.shape)
-            features = jnp.where(keep, features / (1 - rate), 0.0)
+        features = dropout(features, rate=self.backbone.dropout_rate, train=train, key=head_key)
         outputs = {"main": self.main(features)[:, None, :]}
         if self.aux is not None:
             outputs["aux"] = self.aux(features)[:, None, :]

@@ -220,25 +220,37 @@ def stochastic_depth(x: jax.Array, *, rate: float, train: bool, key: jax.Array |
     return x * (keep / (1 - rate)).astype(x.dtype)
 
 
+def dropout(x: jax.Array, *, rate: float, train: bool, key: jax.Array | None) -> jax.Array:
+    """Leaves out a share of the numbers, and scales the others up; when training alone."""
+    if not train or rate == 0.0 or key is None:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
+
+
 def global_average(x: jax.Array) -> jax.Array:
     """[B, H, W, C] to [B, C], float32."""
     return jnp.mean(wide(x), axis=(1, 2))
 
 
 def run(
-    block: Any, x: jax.Array, *, train: bool, key: jax.Array | None = None, rematerialise: bool = False
+    block: Any,
+    x: jax.Array,
+    *more: jax.Array | None,
+    train: bool,
+    key: jax.Array | None = None,
+    rematerialise: bool = False,
 ) -> jax.Array:
-    """block(x, train=train, key=key).
+    """block(x, *more, train=train, key=key).
 
     Args:
         rematerialise: keep none of the block's inner results for the gradient, compute them again instead: slower by
             a forward pass, far smaller.
     """
 
-    def call(block: Any, x: jax.Array, key: jax.Array | None) -> jax.Array:
-        return block(x, train=train, key=key)
+    def call(block: Any, key: jax.Array | None, *inputs: jax.Array | None) -> jax.Array:
+        return block(*inputs, train=train, key=key)
 
-    return (nnx.remat(call) if rematerialise and train else call)(block, x, key)
+    return (nnx.remat(call) if rematerialise and train else call)(block, key, x, *more)
 
 
 def fold(key: jax.Array | None, number: int) -> jax.Array | None:

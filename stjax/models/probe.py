@@ -1,8 +1,4 @@
-"""Probes: heads on the features of an encoder that is not trained. A linear one, and a perceptron of one hidden layer.
-
-Features are standardised by their mean and deviation over the training spots, which the model holds as constants, and
-bounded: of one that hardly varies there, another slide may be a thousand deviations off.
-"""
+"""Probes: heads on the features of an encoder that is not trained, a linear one or a perceptron of one hidden layer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,14 +11,14 @@ from flax import nnx
 from data_prep.errors import InputError
 from stjax.models.heads import PatchModel, linear
 from stjax.models.layers import unknown_variant
+from stjax.models.standardised import Standardised
 from stjax.models.tuning import Frozen
 
 VIEW = "features"
 VARIANTS = ("linear", "mlp")
-BOUND = 10.0  # deviations of a feature from its mean, at most
 
 
-class Trunk(nnx.Module):
+class Trunk(Standardised):
     """Features standardised and, of a perceptron, its hidden layer: what the heads are on."""
 
     def __init__(self, mean: np.ndarray, std: np.ndarray, *, hidden: int, dropout: float, rngs: nnx.Rngs):
@@ -31,14 +27,14 @@ class Trunk(nnx.Module):
             mean, std: [D] of the features.
             hidden: units of the hidden layer; 0 has none.
         """
-        self.mean, self.std = Frozen(jnp.asarray(mean, jnp.float32)), Frozen(jnp.asarray(std, jnp.float32))
+        super().__init__(mean, std)
         self.num_features, self.dropout_rate = hidden or len(mean), dropout
         self.hidden = linear(len(mean), hidden, rngs=rngs) if hidden else None
 
     def __call__(self, x: jax.Array, *, train: bool, key: jax.Array | None = None) -> dict[str, jax.Array]:
         """[B, D] to {"features": [B, num_features]}."""
         del train, key
-        x = jnp.clip((x - self.mean[...][None]) / self.std[...][None], -BOUND, BOUND)
+        x = self.standardise(x)
         return {"features": x if self.hidden is None else jax.nn.gelu(self.hidden(x), approximate=False)}
 
 

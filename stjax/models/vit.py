@@ -14,21 +14,9 @@ from flax import nnx
 
 from data_prep.errors import InputError
 from stjax.encoders import Encoder
-from stjax.models.layers import (
-    Conv,
-    LayerNorm,
-    Linear,
-    constant,
-    normal,
-    run,
-    uniform,
-    unknown_variant,
-    wide,
-    xavier_uniform,
-)
+from stjax.models.attention import Block, BlockSpec
+from stjax.models.layers import Conv, LayerNorm, constant, normal, run, unknown_variant, wide
 from stjax.models.positions import Rule, resize_positions
-from stjax.ops.attention import attention
-from stjax.ops.elementwise import written_out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +49,12 @@ class Spec:
     eps: float = 1e-6
 
     @property
+    def block(self) -> BlockSpec:
+        """Each of the blocks."""
+        gamma = _GAMMA if self.layer_scale else 0.0
+        return BlockSpec(self.width, self.heads, self.mlp, gated=self.gated, layer_scale=gamma, eps=self.eps)
+
+    @property
     def prefix(self) -> int:
         """Rows of the positions before those of the patches."""
         return {"a": 1, "b": 1 + self.registers}.get(self.positions, 0)
@@ -73,58 +67,6 @@ _GAMMA = 1e-5  # LayerScale at the start
 
 def _lecun_normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return normal(key, shape, math.sqrt(1.0 / math.prod(shape[:-1])))
-
-
-def _linear_uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """torch.nn.Linear's own, which its attention keeps for the output."""
-    return uniform(key, shape, 1 / math.sqrt(shape[0]))
-
-
-class SelfAttention(nnx.Module):
-    """torch.nn.MultiheadAttention of a sequence with itself."""
-
-    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
-        self.heads = heads
-        self.qkv = Linear(width, 3 * width, init=xavier_uniform, rngs=rngs)
-        self.out = Linear(width, width, init=_linear_uniform, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, N, D] to the same."""
-        b, n, d = x.shape
-        qkv = self.qkv(x).reshape(b, n, 3, self.heads, d // self.heads)
-        return self.out(attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]).reshape(b, n, d))
-
-
-class Block(nnx.Module):
-    """Attention and a two-layer perceptron, each normalised before and added after."""
-
-    def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
-        self.gated = spec.gated
-        self.norm1 = LayerNorm(spec.width, eps=spec.eps)
-        self.attention = SelfAttention(spec.width, spec.heads, rngs=rngs)
-        self.norm2 = LayerNorm(spec.width, eps=spec.eps)
-        self.mlp1 = Linear(spec.width, spec.mlp, init=xavier_uniform, bias_std=1e-6, rngs=rngs)
-        hidden = spec.mlp // 2 if spec.gated else spec.mlp
-        self.mlp2 = Linear(hidden, spec.width, init=xavier_uniform, bias_std=1e-6, rngs=rngs)
-        self.gamma1 = nnx.Param(constant(_GAMMA, spec.width)) if spec.layer_scale else None
-        self.gamma2 = nnx.Param(constant(_GAMMA, spec.width)) if spec.layer_scale else None
-
-    def __call__(self, x: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
-        """[B, N, D] to the same."""
-        del train, key
-        x = written_out(x + _scaled(self.attention(self.norm1(x)), self.gamma1))
-        hidden = self.mlp1(self.norm2(x))
-        if self.gated:
-            gate, value = jnp.split(hidden, 2, axis=-1)
-            hidden = jax.nn.silu(gate) * value
-        else:
-            hidden = jax.nn.gelu(hidden, approximate=False)
-        return written_out(x + _scaled(self.mlp2(hidden), self.gamma2))
-
-
-def _scaled(x: jax.Array, gamma: Any) -> jax.Array:
-    """LayerScale of [B, N, D], where there is one."""
-    return x if gamma is None else x * gamma[...].astype(x.dtype)[None, None]
 
 
 class VisionTransformer(nnx.Module):
@@ -159,7 +101,7 @@ class VisionTransformer(nnx.Module):
         self.registers = (
             nnx.Param(normal(rngs.params(), (spec.registers, spec.width), 0.02)) if spec.registers else None
         )
-        self.blocks = nnx.List(Block(spec, rngs=rngs) for _ in range(spec.layers))
+        self.blocks = nnx.List(Block(spec.block, rngs=rngs) for _ in range(spec.layers))
         self.norm = LayerNorm(spec.width, eps=spec.eps)
 
     def __call__(self, x: jax.Array, *, train: bool, key: jax.Array | None = None) -> dict[str, Any]:

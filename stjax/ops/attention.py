@@ -23,24 +23,28 @@ def portable() -> Iterator[None]:
         _portable.reset(token)
 
 
-def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """softmax(query key^T / sqrt(D)) value, every token attending to all, head by head.
+def attention(query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """softmax(query key^T / sqrt(D) + bias) value, every query attending to all keys, head by head.
 
     Args:
-        query, key, value: [B, N, heads, D].
+        query: [B, N, heads, D].
+        key, value: [B, M, heads, D].
+        bias: of which each side is that of [B, heads, N, M] or 1; with one it is plain products.
 
     Returns:
         [B, N, heads, D] in their dtype.
     """
-    if _has_fused_kernel(query):
+    if bias is None and _has_fused_kernel(query):
         return lax.platform_dependent(query, key, value, cuda=_fused, default=attention_plain)
-    return attention_plain(query, key, value)
+    return attention_plain(query, key, value, bias)
 
 
-def attention_plain(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """`attention` as two matrix products and a float32 softmax; the weights are an array [B, heads, N, N]."""
+def attention_plain(query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """`attention` as two matrix products and a float32 softmax; the weights are an array [B, heads, N, M]."""
     scores = jnp.einsum("bnhd,bmhd->bhnm", query * (1 / math.sqrt(query.shape[-1])), key)
-    weights = jax.nn.softmax(scores.astype(jnp.promote_types(scores.dtype, jnp.float32)), axis=-1).astype(value.dtype)
+    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    scores = scores if bias is None else scores + bias.astype(scores.dtype)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     return jnp.einsum("bhnm,bmhd->bnhd", weights, value)
 
 

@@ -11,6 +11,7 @@ from flax import nnx
 from data_prep.errors import InputError
 from stjax.models import vit
 from stjax.models.positions import resize_positions
+from tests.models.in_numpy import block, norm, parameters, shaken
 
 SIZES = {"patch_px": 8, "layers": 2, "heads": 2, "width": 12, "mlp": 20, "grid": 4}
 FORMS = {
@@ -27,46 +28,7 @@ FORMS = {
 def build(spec, *, pooling="class", dtype=jnp.float32):
     """A small network all of whose parameters matter."""
     model = vit.of_spec(spec, image_size_px=32, pooling=pooling, dtype=dtype, rematerialise=False, rngs=nnx.Rngs(0))
-    for number, (path, leaf) in enumerate(nnx.to_flat_state(nnx.state(model))):
-        scale = 0.2 if path[-1] == "kernel" else 0.5
-        leaf[...] = scale * jax.random.normal(jax.random.key(number), leaf.shape) + (path[-1] == "scale")
-    return model
-
-
-def parameters(model):
-    return {".".join(map(str, path)): np.asarray(leaf[...], np.float64) for path, leaf in _flat(model)}
-
-
-def _flat(model):
-    return nnx.to_flat_state(nnx.state(model))
-
-
-def norm(x, p, name, eps):
-    centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * p[f"{name}.scale"] + p[f"{name}.bias"]
-
-
-def linear(x, p, name):
-    return x @ p[f"{name}.kernel"] + p[f"{name}.bias"]
-
-
-def block(x, p, name, spec):
-    """[N, D] to the same, token by token and head by head."""
-    q, k, v = np.split(linear(norm(x, p, f"{name}.norm1", spec.eps), p, f"{name}.attention.qkv"), 3, axis=-1)
-    size, heads = spec.width // spec.heads, []
-    for h in range(spec.heads):
-        part = slice(h * size, (h + 1) * size)
-        scores = np.exp(q[:, part] @ k[:, part].T / math.sqrt(size))
-        heads.append(scores / scores.sum(1, keepdims=True) @ v[:, part])
-    y = linear(np.concatenate(heads, axis=1), p, f"{name}.attention.out")
-    x = x + y * p.get(f"{name}.gamma1", 1.0)
-    y = linear(norm(x, p, f"{name}.norm2", spec.eps), p, f"{name}.mlp1")
-    if spec.gated:
-        first, second = np.split(y, 2, axis=-1)
-        y = first / (1 + np.exp(-first)) * second
-    else:
-        y = y * 0.5 * (1 + np.vectorize(math.erf)(y / math.sqrt(2)))
-    return x + linear(y, p, f"{name}.mlp2") * p.get(f"{name}.gamma2", 1.0)
+    return shaken(model)
 
 
 def reference(image, p, spec):
@@ -80,7 +42,7 @@ def reference(image, p, spec):
     x = np.concatenate([first + p["positions"][:rows] if rows else first, patches + p["positions"][rows:]])
     after = []
     for i in range(spec.layers):
-        x = block(x, p, f"blocks.{i}", spec)
+        x = block(x, p, f"blocks.{i}", heads=spec.heads, eps=spec.eps, gated=spec.gated)
         after.append(x[1 + spec.registers :])
     return norm(x, p, "norm", spec.eps), after
 
