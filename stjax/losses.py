@@ -123,12 +123,40 @@ def additive_expression(rates: jax.Array, transform: Callable[[Any, Any], jax.Ar
     return transform(rates[..., :-1], jnp.sum(rates, axis=-1, keepdims=True))
 
 
+def triplex(
+    outputs: dict[str, jax.Array], targets: dict[str, jax.Array], mask: jax.Array, *, distilled: float = 0.3
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """TRIPLEX's: the fusion's squared error and, of each other head, that to the targets and to the fusion.
+
+    Args:
+        outputs: "main", of the fusion, and the heads beside it, [B, S, M] each; gradients go through both.
+        distilled: weight of the error to the fusion; that to the targets has the rest of 1.
+
+    Returns:
+        The loss, and its parts by name.
+
+    Raises:
+        InputError: the model has one head.
+    """
+    main = outputs["main"]
+    parts = {"loss_main": masked_mse(main, targets["main"], mask)}
+    if len(outputs) == 1:
+        raise InputError("config.loss is 'triplex', which is of several heads, and this model has one; choose 'mse'")
+    for name, head in outputs.items():
+        if name != "main":
+            own, other = masked_mse(head, targets["main"], mask), masked_mse(main, head, mask)
+            parts[f"loss_{name}"] = (1 - distilled) * own + distilled * other
+    loss = sum(parts.values(), jnp.zeros(()))
+    return loss, {"loss": loss, **parts}
+
+
 Loss = Callable[[dict[str, jax.Array], dict[str, jax.Array], dict[str, Any], float], tuple[jax.Array, dict[str, Any]]]
 
 # {config.loss: function of outputs, targets, batch and the weight of AuxNet}
 LOSSES: dict[str, Loss] = {
     "mse": lambda out, targets, batch, aux: main_aux_mse(out, targets, batch["mask"], aux_weight=aux),
     "mse_pcc": lambda out, targets, batch, aux: mse_pcc(out, targets, batch["mask"], aux_weight=aux),
+    "triplex": lambda out, targets, batch, _: triplex(out, targets, batch["mask"]),
     "additive_nll": lambda out, _, batch, __: additive_nll(out, batch["counts"], batch["total"], batch["mask"]),
 }
 

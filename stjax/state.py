@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from data_prep.errors import InputError
 from stjax import models, optim, parallel, views
 from stjax.config import Config
 from stjax.data.fold import Fold
@@ -77,6 +78,10 @@ def init_state(config: Config, fold: Fold, *, mesh: Mesh, abstract: bool = False
         if (encoder := models.published(config.model.module, config.model.variant)) and not abstract:
             starts = "" if loads else "; no --config.init_from is given, so that its weights are random"
             print(f"{encoder.terms}{starts}")
+        if loads and not hasattr(model, "backbone"):
+            raise InputError(
+                f"config.init_from is {config.init_from!r}, but {config.model.module} has no backbone; leave it empty"
+            )
         if loads:
             print(f"{config.init_from}: {weights.load(model.backbone, weights.locate(config.init_from))}")
         graphdef, params, statistics = models.split(model)

@@ -54,7 +54,7 @@ def build(
         blank: where `build` takes it, of published encoders: make no weights, as those of a file follow.
 
     Raises:
-        InputError: no such module, variant, dtype or option, or AuxNet for a model that has none.
+        InputError: no such module, variant, dtype or option, or AuxNet or tuning for a model that has none.
     """
     from stjax.models import tuning
 
@@ -77,6 +77,8 @@ def build(
 
         seen_by = variant if published(module, variant) else ""
         built = PatchModel(built, num_main=num_main, num_aux=num_aux, main_mean=main_mean, encoder=seen_by, rngs=rngs)
+    if tuned and not hasattr(built, "backbone"):
+        raise InputError(f"config.model.options has {', '.join(sorted(tuned))}; {module} has no backbone to tune")
     if tuned:
         tuning.tune(built.backbone, tuned.pop("tune", "all"), **tuned, rngs=rngs)
     return built
@@ -88,9 +90,17 @@ def published(module: str, variant: str) -> "Encoder | None":
     return found.published(variant) if hasattr(found, "published") else None
 
 
-def normalisation(module: str, variant: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+def normalisation(
+    module: str, variant: str, options: Mapping[str, Any]
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Mean and deviation, [3] each of 0 to 255, by which these models want images in place of the training images' own;
-    None where they do not."""
+    None where they do not.
+
+    Args:
+        options: of the config's model.
+    """
+    if hasattr(found := _module(module), "normalisation"):
+        return found.normalisation(options)
     if (encoder := published(module, variant)) is None:
         return None
     return tuple(255 * value for value in encoder.mean), tuple(255 * value for value in encoder.std)

@@ -209,7 +209,7 @@ def make_fold(config: Config, view: views.View, protocol: protocols.Protocol, da
             "species, naming its --sections, and train on one"
         )
     fold = fit(view, protocol, dataset, split, sizes_um=configs.spot_sizes(config))
-    own = models.normalisation(config.model.module, config.model.variant)
+    own = models.normalisation(config.model.module, config.model.variant, config.model.options.to_dict())
     normalisation = own and dict(zip(("mean", "std"), map(list, own), strict=True))
     begun = weights.sha256(weights.locate(config.init_from)) if config.init_from else ""
     return dataclasses.replace(fold, normalisation=normalisation, init_sha256=begun)

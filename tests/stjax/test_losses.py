@@ -53,6 +53,26 @@ def test_pearson_is_that_of_the_measured_spots_and_leaves_constant_genes_out():
     assert found[2] == 0
 
 
+def test_triplex_is_the_papers_and_its_gradients_go_through_both_ends():
+    outputs = {name: arrays(seed)[0] for seed, name in enumerate(("main", "target", "neighbours", "section"))}
+    target = arrays(9)[1]
+    found, parts = losses.LOSSES["triplex"](outputs, {"main": target}, {"mask": MASK}, 1.0)
+    f, y = (np.asarray(values)[MEASURED] for values in (outputs["main"], target))
+    wanted = {"loss_main": np.mean((f - y) ** 2)}
+    for name in ("target", "neighbours", "section"):
+        p = np.asarray(outputs[name])[MEASURED]
+        wanted[f"loss_{name}"] = 0.7 * np.mean((p - y) ** 2) + 0.3 * np.mean((f - p) ** 2)
+    assert parts.keys() == {"loss", *wanted}
+    for name, value in wanted.items():
+        assert parts[name] == pytest.approx(value, rel=1e-5)
+    assert found == pytest.approx(sum(wanted.values()), rel=1e-5)
+    same = dict.fromkeys(outputs, target) | {"section": outputs["section"]}
+    gradients = jax.grad(lambda outputs: losses.triplex(outputs, {"main": target}, MASK)[0])(same)
+    assert np.abs(gradients["main"]).max() > 0  # drawn to the head that is off
+    with pytest.raises(InputError, match="this model has one; choose 'mse'"):
+        losses.triplex({"main": target}, {"main": target}, MASK)
+
+
 def test_mse_pcc_is_the_papers_over_measured_spots():
     prediction, target = arrays()
     loss, parts = losses.mse_pcc({"main": prediction}, {"main": target}, MASK)
