@@ -31,7 +31,7 @@ from data_prep.readers import Reader, _patients
 EXAMPLES = """examples:
   python -m data_prep.build --source her2st --out data/her2st --skip-incomplete
   python -m data_prep.build --source her2st --out data/her2st --sections C2,C3 --workers 2
-  python -m data_prep.build --source stnet --out data/stnet --um-per-px 0.5 --min-spot-fraction 0.1
+  python -m data_prep.build --source stnet --out data/stnet --target-um-per-px 0.5 --min-spot-fraction 0.1
   python -m data_prep.build --source visium_hd --out data/hd --tile-size-px 1024 --min-counts 0
   python -m data_prep.build --source stnet --out data/stnet --shard 3/16      (one of 16 array jobs, then)
   python -m data_prep.build --source stnet --out data/stnet --merge           (once all are done)
@@ -230,7 +230,8 @@ def _skipped(found: dict[str, str], options: plan.Options, names: Sequence[str])
 def parser() -> cli.Parser:
     """The command line."""
     description = "Build a data set from sections. " + str(__doc__).split("\n\n")[1]
-    made = cli.Parser("python -m data_prep.build", description=description, epilog=EXAMPLES)
+    renamed = {"--um-per-px": "--target-um-per-px"}
+    made = cli.Parser("python -m data_prep.build", renamed=renamed, description=description, epilog=EXAMPLES)
     made.add_argument("--source", required=True, type=Path, metavar="DIR", help="the sections' folder")
     made.add_argument("--out", required=True, type=Path, metavar="DIR", help="the data set's folder")
     made.add_argument("--layout", default="auto", help="auto, or one of " + ", ".join(readers.layout_names()))
@@ -242,7 +243,8 @@ def parser() -> cli.Parser:
     group.add_argument("--patch-size-px", type=int, default=224, metavar="N", help="side of a patch (224)")
     group.add_argument("--tile-size-px", type=int, metavar="N", help="make tiles with many spots, not patches")
     group.add_argument("--context-px", type=int, metavar="N", help="margin of a tile that owns no spot (an eighth)")
-    group.add_argument("--um-per-px", type=float, metavar="X", help="resample to this scale (each slide's own)")
+    group.add_argument("--target-um-per-px", dest="um_per_px", type=float, metavar="X",
+                       help="resample to this scale (each slide's own)")  # fmt: skip
     group.add_argument("--stain", default="none", help="stain normalisation: none, vahadane, macenko, reinhard")
     group.add_argument("--stain-target", metavar="SECTION|FILE", help="the slide to normalise to")
     group.add_argument("--stain-standardise", default="both", help="whose luminosity: both (default), target or none")

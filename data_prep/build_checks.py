@@ -64,8 +64,8 @@ def _patch_against_slide(found: checks.Found, options: plan.Options) -> str:
     if options.um_per_px is None:
         return f"{text}; give a smaller --patch-size-px, or check the slide's scale"
     if options.um_per_px > ABSURD_UM_PER_PX:
-        return f"{text}; --um-per-px is in micrometres: did you mean {options.um_per_px / 1000:.3g}?"
-    return f"{text}; give a smaller --um-per-px or --patch-size-px"
+        return f"{text}; --target-um-per-px is in micrometres: did you mean {options.um_per_px / 1000:.3g}?"
+    return f"{text}; give a smaller --target-um-per-px or --patch-size-px"
 
 
 def refuse_errors(

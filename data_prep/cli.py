@@ -3,13 +3,15 @@
 import argparse
 import contextlib
 import csv
+import difflib
 import functools
 import io
+import itertools
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,20 +98,67 @@ def when_interrupted(say: Callable[[], str]) -> Iterator[None]:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, which refuses an option given twice: of two values the last would count without a word. It shows
+    """argparse's, which refuses an option given twice: of two values the last would count without a word. It takes `-`
+    and `_` in the name of an option for the same, says which option one that does not exist comes near to, and shows
     the description as it is."""
 
-    def __init__(self, prog: str, **kwargs: Any):
+    def __init__(self, prog: str, *, renamed: Mapping[str, str] | None = None, **kwargs: Any):
+        """`renamed`: options that once had another name, {old: new}; the old one goes on working, with a note."""
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(prog, **kwargs)
+        super().__init__(prog, allow_abbrev=False, **kwargs)
         self.given: set[str] = set()
+        self.renamed = renamed or {}
         for name in (None, "store"):
             self.register("action", name, _StoreOnce)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """argparse's. Raises InputError for an option given twice and one that does not exist."""
+        arguments = self._as_declared(sys.argv[1:] if args is None else args)
+        for option in map(_option_of, itertools.takewhile("--".__ne__, arguments)):
+            if option and option not in self._option_string_actions:
+                raise no_such_option(option, self._option_string_actions)
+        return super().parse_args(arguments, namespace)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """argparse's, which `parse_args` calls too."""
         self.given = set()
-        return super().parse_known_args(args, namespace)
+        return super().parse_known_args(self._as_declared(sys.argv[1:] if args is None else args), namespace)
+
+    def _as_declared(self, arguments: Sequence[str]) -> list[str]:
+        """Arguments with their options spelt as they are declared, of which they may be the beginning."""
+        declared = {spelling(option): option for option in self._option_string_actions if option[:2] == "--"}
+        old = {spelling(option): new for option, new in self.renamed.items()}
+        result = list(arguments)
+        for place, argument in enumerate(itertools.takewhile("--".__ne__, arguments)):
+            if option := _option_of(argument):
+                asked = spelling(option)
+                known = declared if asked in declared else declared | old
+                found = [asked] if asked in known else [each for each in known if each.startswith(asked)]
+                if len(found) == 1:
+                    new = known[found[0]]
+                    if found[0] not in declared:
+                        print(f"note: {option} is now called {new}", file=sys.stderr)
+                    result[place] = new + argument[len(option) :]
+        return result
+
+
+def _option_of(argument: str) -> str:
+    """ "--name" of "--name" and of "--name=value", "" of what is none."""
+    return argument.partition("=")[0] if argument[:2] == "--" and argument[2:3].isalpha() else ""
+
+
+def spelling(option: str) -> str:
+    """The one of all spellings of an option's name, "--patch_size-px" for instance, that has no "-" within."""
+    return option[:2] + option[2:].replace("-", "_")
+
+
+def no_such_option(option: str, known: Iterable[str]) -> InputError:
+    """The error for an option that does not exist, with the nearest of those that do."""
+    known_as = {spelling(each): each for each in known}
+    near = difflib.get_close_matches(spelling(option), known_as, n=1)
+    return InputError(
+        f"there is no option {option}; " + (f"did you mean {known_as[near[0]]}?" if near else "see --help")
+    )
 
 
 class _StoreOnce(argparse.Action):

@@ -220,13 +220,15 @@ def _write(root: Path, recipe: Recipe, workers: int) -> None:
 
 def main(arguments: list[str]) -> None:
     """The command line."""
-    parser = cli.Parser("python -m data_prep.demo", description=__doc__, epilog=EXAMPLES)
+    parser = cli.Parser(
+        "python -m data_prep.demo", renamed={"--um-per-px": "--source-um-per-px"}, description=__doc__, epilog=EXAMPLES
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must not exist or be empty")
     parser.add_argument("--layout", default=Recipe.layout, help=f"one of {', '.join(sorted(LAYOUTS))}")
     parser.add_argument("--patients", type=int, default=Recipe.patients)
     parser.add_argument("--sections-per-patient", type=int, default=Recipe.sections_per_patient)
     parser.add_argument("--spots", type=int, default=Recipe.spots, help="about how many per section")
-    parser.add_argument("--um-per-px", type=float, default=Recipe.um_per_px)
+    parser.add_argument("--source-um-per-px", dest="um_per_px", type=float, default=Recipe.um_per_px)
     parser.add_argument("--counts-per-spot", type=float, default=Recipe.counts_per_spot)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--workers", type=int, help="threads; one per core by default")

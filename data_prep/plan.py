@@ -78,7 +78,7 @@ class Options:
             check_stated_scale(self.source_um_per_px, "--source-um-per-px")
         # Of patches, what is wrong with a scale too large is said beside the slide's own size.
         if self.um_per_px is not None and (self.kind == "tiles" or not self.um_per_px > ABSURD_UM_PER_PX):
-            check_stated_scale(self.um_per_px, "--um-per-px")
+            check_stated_scale(self.um_per_px, "--target-um-per-px")
         for name in ("min_spot_fraction", "max_white_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}, expected a share from 0 to 1")

@@ -103,7 +103,7 @@ def datasets(out: Path, her2st: Path | None) -> dict[str, Data]:
     raw, sections = out / "demo" / "raw", ("--sections", "C2,C3,C4,C5")
     found = {}
     if her2st:
-        tiles = (*sections, "--tile-size-px=512", "--context-px=58", "--um-per-px=1.4")
+        tiles = (*sections, "--tile-size-px=512", "--context-px=58", "--target-um-per-px=1.4")
         found["her2st"] = Data("her2st C2-C4 -> C5", her2st, sections, tiles, ("--config.test_sections=C5",))
     found["demo"] = Data("demo (synthetic)", raw, ("--patch-size-px=112",), ("--tile-size-px=256",), ())
     return found
@@ -131,7 +131,7 @@ def prepare(folder: Path, data: Data, encoders: list[str], heads: list[str]) -> 
     for label in encoders:
         name, package, _ = ENCODERS[label]
         if not (folder / "patches/features" / label / "features.json").exists():
-            given = [f"--data_dir={folder / 'patches'}", f"--encoder={name}", f"--name={label}", "--any_scale"]
+            given = [f"--data-dir={folder / 'patches'}", f"--encoder={name}", f"--name={label}", "--any-scale"]
             given.append(f"--weights={weights.locate(package)}" if package else "--random")
             run("stjax.embed", *given, log=folder / f"logs/embed_{label}.log")
 

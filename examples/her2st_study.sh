@@ -16,7 +16,7 @@ python=${PYTHON:-python}
 
 $python -m data_prep.build --source "$raw" --out "$out/patches" --sections C2,C3,C4,C5
 $python -m data_prep.build --source "$raw" --out "$out/tiles" --sections C2,C3,C4,C5 --tile-size-px 512 --context-px 58 \
-  --um-per-px 1.4
+  --target-um-per-px 1.4
 
 train() {  # NAME CONFIG SETTING...
   $python -m stjax.train --config="configs/$2.py" --workdir="$out/$1" --config.test_sections=C5 \

@@ -1,6 +1,6 @@
 """Looks for ways in which what a run is scored on may have reached its training.
 
-usage: python -m stjax.audit --workdir=DIR [--data_dir=DIR] [--sections=A,B]
+usage: python -m stjax.audit --workdir=DIR [--data-dir=DIR] [--sections=A,B]
 
 examples:
   python -m stjax.audit --workdir=runs/enet_b0_aux
@@ -90,7 +90,7 @@ def main(arguments: list[str]) -> None:
     """The command line."""
     parser = cli.Parser("python -m stjax.audit", description=__doc__)
     parser.add_argument("--workdir", required=True, type=Path, help="a run of stjax.train")
-    parser.add_argument("--data_dir", default="", help="another data set that is scored")
+    parser.add_argument("--data-dir", default="", help="another data set that is scored")
     parser.add_argument("--sections", default="", help="comma-separated; default the run's held-out sections")
     given = parser.parse_args(arguments)
     data, config = workdir.load_fold(given.workdir), configs.load(given.workdir / workdir.CONFIG)
@@ -101,7 +101,7 @@ def main(arguments: list[str]) -> None:
     trained_on = opened(data)
     scored_on = PatchDataset.open(given.data_dir) if given.data_dir else trained_on
     if scored_on is None:
-        raise InputError(f"the data set {data.data_dir} is gone or has changed; name the one to use with --data_dir")
+        raise InputError(f"the data set {data.data_dir} is gone or has changed; name the one to use with --data-dir")
     every = tuple(section["name"] for section in scored_on.sections)
     sections = configs.names(given.sections) or (every if given.data_dir else data.split.test)
     if unknown := [name for name in sections if name not in every]:

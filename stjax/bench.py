@@ -5,8 +5,8 @@ usage: python -m stjax.bench [--what=train,inference,...] [--models=efficientnet
 examples:
   python -m stjax.bench --what=train
   python -m stjax.bench --what=train,inference --models=efficientnet_b0,resnet101,vit_b16 --json bench.json
-  python -m stjax.bench --what=train --models=resnet101 --batch_size=64 --dtype=bfloat16
-  python -m stjax.bench --what=embed --torch_python=torch/bin/python
+  python -m stjax.bench --what=train --models=resnet101 --batch-size=64 --dtype=bfloat16
+  python -m stjax.bench --what=embed --torch-python=torch/bin/python
   python -m stjax.bench --what=predict --workdir=runs/enet_b0_aux --source=slide.svs
 
 Models are timed beside PyTorch (channels_last) where torch and torchvision are installed, else alone. Each round runs
@@ -83,14 +83,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = cli.Parser("python -m stjax.bench", description=__doc__)
     parser.add_argument("--what", default="train", help=f"comma-separated: {', '.join(CASES)} (default train)")
     parser.add_argument("--models", default="efficientnet_b0", help=f"comma-separated: {', '.join(MODELS)}")
-    parser.add_argument("--batch_size", type=int, default=0, help="images a step (default: each model's own, 4 or 8)")
-    parser.add_argument("--image_size_px", type=int, default=224)
+    parser.add_argument("--batch-size", type=int, default=0, help="images a step (default: each model's own, 4 or 8)")
+    parser.add_argument("--image-size-px", type=int, default=224)
     parser.add_argument("--dtype", default="float32", choices=tuple(models.DTYPES), help="compute dtype, both sides")
     parser.add_argument("--rounds", type=int, default=11, help="timed runs of each method (default 11)")
-    parser.add_argument("--torch_compile", action="store_true", help="time torch.compile as well")
+    parser.add_argument("--torch-compile", action="store_true", help="time torch.compile as well")
     parser.add_argument("--workdir", type=Path, help="of --what=predict: a run of stjax.train, or an exported folder")
     parser.add_argument("--source", type=Path, help="of --what=predict: a slide")
-    parser.add_argument("--torch_python", type=Path, help="of --what=embed: an interpreter that has torch and timm")
+    parser.add_argument("--torch-python", type=Path, help="of --what=embed: an interpreter that has torch and timm")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     options = parser.parse_args(arguments)
     options.what, options.models = options.what.split(","), options.models.split(",")
@@ -100,7 +100,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if "predict" in options.what and not (options.workdir and options.source):
         raise InputError("--what=predict needs --workdir, a trained model, and --source, a slide")
     if options.rounds < 1 or options.image_size_px < 32 or options.batch_size < 0:
-        raise InputError("--rounds must be at least 1, --image_size_px at least 32, --batch_size positive")
+        raise InputError("--rounds must be at least 1, --image-size-px at least 32, --batch-size positive")
     if options.json:
         system_errors.check_file(options.json, "--json")
     return options

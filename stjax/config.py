@@ -4,7 +4,7 @@ import difflib
 import math
 import runpy
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ LOWEST = {
     **dict.fromkeys(("aux_weight", "weight_decay", "momentum", "backbone_learning_rate_scale"), 0),
     **dict.fromkeys(("max_gradient_norm", "ema_decay"), 0),
 }
+
+COMMAND_OPTIONS = ("config", "workdir", "help")  # of training, beside --config.KEY
 
 GRADIENT, CLOSED_FORM = FITS = ("gradient", "closed_form")
 
@@ -59,11 +61,13 @@ def _built_in_folder() -> Path:
     return installed if installed.is_dir() else Path(__file__).parents[1] / "configs"
 
 
-def parse(arguments: Sequence[str], *, usage: str) -> tuple[Config, Path]:
-    """Reads `--config=FILE`, its `--config.KEY=VALUE` overrides and `--workdir=DIR`; a blank does for the "=".
+def parse(arguments: Sequence[str], *, usage: str, others: Sequence[str] = ()) -> tuple[Config, Path]:
+    """Reads `--config=FILE`, its `--config.KEY=VALUE` overrides and `--workdir=DIR`; a blank does for the "=", and "-"
+    for the "_" of a key.
 
     Args:
         usage: what `--help` prints.
+        others: options that the caller has taken out already.
 
     Returns:
         The config, and the work directory: `runs/<config file's name>` unless given.
@@ -81,17 +85,19 @@ def parse(arguments: Sequence[str], *, usage: str) -> tuple[Config, Path]:
     path, _, argument = text.partition(":")
     path = _config_file(path)
     config = _config_in(path, argument)
+    _check_options(given, config, path, others)
     values, argv = flags.FlagValues(), ["train", *as_arguments(given)]  # not those of the program that calls this
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         values(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(_explain(config, path, list(given), error)) from None
+        raise InputError(f"{error}") from None
     return values.config, Path(folder or Path("runs") / path.stem)
 
 
 def options(arguments: Sequence[str]) -> dict[str, str | None]:
-    """Options as {name: value}, from `--name=VALUE` or `--name VALUE`; None for one without a value.
+    """Options as {name: value}, from `--name=VALUE` or `--name VALUE`; None for one without a value. Names have "_" in
+    place of "-".
 
     Raises:
         InputError: an option given twice, or something that is no option.
@@ -103,6 +109,7 @@ def options(arguments: Sequence[str]) -> dict[str, str | None]:
         if not _is_option(argument):
             raise InputError(f"argument {argument!r} is not understood; options are given as --NAME=VALUE")
         name, equals, value = argument.lstrip("-").partition("=")
+        name = name.replace("-", "_")
         if not equals:
             value = rest.pop(0) if rest and not _is_option(rest[0]) else None
         for other in (name, f"no{name}", name.removeprefix("no")):  # --noconfig.augment is --config.augment=False
@@ -154,16 +161,22 @@ def _config_in(path: Path, argument: str) -> Config:
         raise InputError(text) from None
 
 
-def _explain(config: Config, path: Path, given: Sequence[str], error: Exception) -> str:
-    """Which override the config has no place for, with the nearest key that exists."""
-    known = list(_flatten(config.to_dict()))
+def _check_options(given: Iterable[str], config: Config, path: Path, others: Sequence[str]) -> None:
+    """Raises InputError for an option, or a key of the config, that does not exist, with the nearest that does."""
+    keys = list(_flatten(config.to_dict()))
     for name in given:
-        if name.startswith("config."):
-            key = name.removeprefix("config.")
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                return f"config has no key {key!r}" + (f"; did you mean {near[0]!r}?" if near else f" in {path}")
-    return f"{error}"
+        prefix, dot, key = name.partition(".")
+        if prefix in ("config", "noconfig") and dot:
+            if key.partition("[")[0] not in keys:
+                near = difflib.get_close_matches(key, keys, n=1)
+                raise InputError(
+                    f"config has no key {key!r}" + (f"; did you mean {near[0]!r}?" if near else f" in {path}")
+                )
+        elif name in keys:
+            raise InputError(f"there is no option --{name}; did you mean --config.{name}?")
+        elif name not in COMMAND_OPTIONS:
+            known = (*COMMAND_OPTIONS, *others, *(f"config.{key}" for key in keys))
+            raise cli.no_such_option(f"--{name}", [f"--{each}" for each in known])
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -51,7 +51,7 @@ from stjax.training import faults, job, together
 
 MODES = ("sequential", "processes", "together")
 CHOICES = ("validation", "published")
-OPTIONS = ("folds", "seeds", "mode", "processes", "gpus-per-process", "choice")
+OPTIONS = ("folds", "seeds", "mode", "processes", "gpus_per_process", "choice")
 PER_RUN = ("workdir", "config.fold", "config.seed")  # options of stjax.train that every run has its own of
 COLUMNS = ("pcc_median", "pcc_mean", "genes_pcc_above_0", "genes_pcc_above_0.5", "amae", "armse")
 BEST_OF = {"val_loss": min, "val_amae": min, "val_armse": min, "val_pcc_mean": max}
@@ -79,7 +79,7 @@ def main(arguments: list[str]) -> None:
     own = {name: given.pop(name) or "" for name in OPTIONS if name in given}
     if given and not {"workdir", "help", "h"} & set(given):
         raise InputError("no work directory is given; add --workdir=DIR for the folds and their table")
-    config, folder = configs.parse(configs.as_arguments(given), usage=__doc__ or "")
+    config, folder = configs.parse(configs.as_arguments(given), usage=__doc__ or "", others=OPTIONS)
     cache.keep_compiled_programs()
     mode, processes = own.get("mode", MODES[0]), _whole(own.get("processes", "2"), "--processes")
     if mode not in MODES:
@@ -99,7 +99,7 @@ def main(arguments: list[str]) -> None:
             mode=mode,
             choice=choice,
             processes=processes,
-            gpus_per_process=_whole(own.get("gpus-per-process", "0"), "--gpus-per-process"),
+            gpus_per_process=_whole(own.get("gpus_per_process", "0"), "--gpus-per-process"),
             command=configs.as_arguments({name: value for name, value in given.items() if name not in PER_RUN}),
         )
 

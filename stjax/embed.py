@@ -1,18 +1,18 @@
 """Makes the vectors of every record of a data set with a published encoder, and keeps them beside it.
 
-usage: python -m stjax.embed --data_dir=DIR --encoder=NAME --weights=FILE [options]
-       python -m stjax.embed --data_dir=DIR --import=FOLDER [options]
-       python -m stjax.embed --data_dir=DIR --encoder=NAME --export=trident --out=FOLDER
+usage: python -m stjax.embed --data-dir=DIR --encoder=NAME --weights=FILE [options]
+       python -m stjax.embed --data-dir=DIR --import=FOLDER [options]
+       python -m stjax.embed --data-dir=DIR --encoder=NAME --export=trident --out=FOLDER
 
 examples:
-  python -m stjax.embed --data_dir=data/her2st --encoder=h0_mini --weights=h0_mini/model.safetensors
-  python -m stjax.embed --data_dir=data/her2st --encoder=uni2_h --weights=pytorch_model.bin --dtype=float16
-  python -m stjax.embed --data_dir=data/her2st --encoder=kaiko_s16 --random
-  python -m stjax.embed --data_dir=data/her2st --encoder=uni --weights=pytorch_model.bin --context=5 --source=raw/her2st
+  python -m stjax.embed --data-dir=data/her2st --encoder=h0_mini --weights=h0_mini/model.safetensors
+  python -m stjax.embed --data-dir=data/her2st --encoder=uni2_h --weights=pytorch_model.bin --dtype=float16
+  python -m stjax.embed --data-dir=data/her2st --encoder=kaiko_s16 --random
+  python -m stjax.embed --data-dir=data/her2st --encoder=uni --weights=pytorch_model.bin --context=5 --source=raw/her2st
 
-  python -m stjax.embed --data_dir=data/her2st --encoder=uni --import=trident/20x_256px_0px_overlap/features_uni_v1
-  python -m stjax.embed --data_dir=data/her2st --import=clam/pt_files --coords=clam/patches --encoder=uni
-  python -m stjax.embed --data_dir=data/her2st --encoder=uni --export=trident --out=trident
+  python -m stjax.embed --data-dir=data/her2st --encoder=uni --import=trident/20x_256px_0px_overlap/features_uni_v1
+  python -m stjax.embed --data-dir=data/her2st --import=clam/pt_files --coords=clam/patches --encoder=uni
+  python -m stjax.embed --data-dir=data/her2st --encoder=uni --export=trident --out=trident
 
 They lie in DIR/features/NAME and are tied to these patches and weights. A run that was stopped goes on where it was,
 to the same bytes. Images are normalised as the encoder was trained, not by the data set's statistics. --import takes
@@ -75,7 +75,7 @@ def _parser() -> cli.Parser:
     parser = cli.Parser(
         prog="python -m stjax.embed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data_dir", type=Path, required=True, help="a data set that data_prep.build made")
+    parser.add_argument("--data-dir", type=Path, required=True, help="a data set that data_prep.build made")
     parser.add_argument("--encoder", metavar="NAME", default="", help="as stjax encoders lists them")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="the encoder's; without where a package has them")
     parser.add_argument("--random", action="store_true", help="random weights in place of a file's, as a baseline")
@@ -85,15 +85,15 @@ def _parser() -> cli.Parser:
     parser.add_argument("--dtype", default="float32", choices=("float16", "float32"), help="of the vectors as kept")
     parser.add_argument("--compute", default="float32", choices=_COMPUTE, help="what the encoder computes in")
     parser.add_argument(
-        "--batch_size", type=int, default=0, help="images a step (default 8 a device, 128 on GPUs, fewer tiles)"
+        "--batch-size", type=int, default=0, help="images a step (default 8 a device, 128 on GPUs, fewer tiles)"
     )
     parser.add_argument("--maps", action="store_true", help="of tiles, keep the map of tokens beside the vector")
     parser.add_argument("--context", type=int, default=1, metavar="5", help="5 x 5 windows around each spot")
     parser.add_argument("--source", type=Path, metavar="RAW", help="of --context: folder of the raw images")
-    parser.add_argument("--any_scale", action="store_true", help="at whatever scale the encoder was trained")
+    parser.add_argument("--any-scale", action="store_true", help="at whatever scale the encoder was trained")
     parser.add_argument("--import", type=Path, metavar="FOLDER", dest="import_", help="features that another tool made")
     parser.add_argument("--coords", type=Path, metavar="FOLDER", help="of --import: coords files, of CLAM")
-    parser.add_argument("--allow_missing", action="store_true", help="of --import: leave out spots without features")
+    parser.add_argument("--allow-missing", action="store_true", help="of --import: leave out spots without features")
     parser.add_argument("--export", choices=("trident",), help="write the features as files of another tool")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="of --export")
     return parser
@@ -113,14 +113,14 @@ def _check(given: argparse.Namespace) -> None:
     if given.import_:
         return
     if given.coords or given.allow_missing:
-        raise InputError("--coords and --allow_missing are for --import")
+        raise InputError("--coords and --allow-missing are for --import")
     if not given.encoder:
         raise InputError("give --encoder=NAME; stjax encoders lists them")
     encoders.find(given.encoder)
     if given.random and given.weights:
         raise InputError("--random and --weights exclude each other")
     if given.batch_size < 0:
-        raise InputError(f"--batch_size is {given.batch_size}, expected a positive number")
+        raise InputError(f"--batch-size is {given.batch_size}, expected a positive number")
     if given.context < 1 or given.context % 2 == 0 or given.context > 9:
         raise InputError(f"--context is {given.context}, expected 3, 5, 7 or 9 windows a side")
     if (given.context > 1) != (given.source is not None):

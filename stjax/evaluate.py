@@ -1,6 +1,6 @@
 """Scores a trained model on held-out sections, beside the baselines it must beat.
 
-usage: python -m stjax.evaluate --workdir=DIR [--protocol=all] [--data_dir=DIR] [--sections=A,B] [--ensemble=RUN,RUN]
+usage: python -m stjax.evaluate --workdir=DIR [--protocol=all] [--data-dir=DIR] [--sections=A,B] [--ensemble=RUN,RUN]
 
 writes, under the work directory: evaluation/<protocol>/metrics.json, evaluation/<protocol>/per_gene.csv,
 predictions/<section>.h5ad, predictions/<section>_<gene>.png and, with --protocol=all, evaluation/protocols.json;
@@ -11,7 +11,7 @@ examples:
   python -m stjax.evaluate --workdir=runs/c5 --sections=C4,C5
   python -m stjax.evaluate --workdir=runs/enet_b0_aux --protocol=all
   python -m stjax.evaluate --workdir=runs/folds/fold_0 --ensemble=runs/folds/fold_1,runs/folds/fold_2
-  python -m stjax.evaluate --workdir=runs/pixnet --data_dir=data/hd_tiles --spot-size-um=2,8,16,100
+  python -m stjax.evaluate --workdir=runs/pixnet --data-dir=data/hd_tiles --spot-size-um=2,8,16,100
 
 A model of tiles is scored on spots of every size. Sizes that the data lacks are made from its finest bins; a size the
 model was not trained at is scored beside a lookup of the nearest spot of the training's size, as the model predicts it,
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
     """The command line."""
     parser = cli.Parser("python -m stjax.evaluate", description=__doc__)
     parser.add_argument("--workdir", required=True, type=Path, help="a run of stjax.train")
-    parser.add_argument("--data_dir", default="", help="score on another data set than the run's own")
+    parser.add_argument("--data-dir", default="", help="score on another data set than the run's own")
     parser.add_argument(
         "--protocol", default="", help="`all`: besides, score the same prediction under every protocol that fits"
     )
@@ -292,7 +292,7 @@ class Request:
         everything = run.folder / "evaluation"
         target = everything / run.fold.protocol
         changed = {
-            "--data_dir": bool(options.data_dir),
+            "--data-dir": bool(options.data_dir),
             "--sections": set(chosen) != set(run.fold.split.test),
             "--spot-size-um": sizes != trained_sizes,
         }
@@ -383,7 +383,7 @@ def check_preparation(run: workdir.Run, dataset: PatchDataset) -> None:
         if abs(scale / data.um_per_px - 1) > matching.SCALE_TOLERANCE:
             raise InputError(
                 f"{dataset.path}: section {section['name']} has {scale:.3f} um per px, the model was trained at "
-                f"{data.um_per_px:.3f}; build it with --um-per-px {data.um_per_px:.3f}"
+                f"{data.um_per_px:.3f}; build it with --target-um-per-px {data.um_per_px:.3f}"
             )
 
 

@@ -1,6 +1,6 @@
 """Writes a trained model as one folder that travels, for use where its code is not (docs/export.md).
 
-usage: python -m stjax.export --workdir=DIR --out=DIR [--weights=FILE | --head_only]
+usage: python -m stjax.export --workdir=DIR --out=DIR [--weights=FILE | --head-only]
 
 writes into <out>, whole or not at all:
   model.stablehlo          the function from uint8 images to predictions, for CPU, CUDA and TPU and any batch size
@@ -14,11 +14,11 @@ writes into <out>, whole or not at all:
   orbax/                   parameters and statistics as an Orbax checkpoint
   manifest.json            the SHA-256 of every file, checked when the folder is loaded
 `stjax.predict --model=<out>`, `stjax.load` and examples/predict_with_jax_only.py run it. Of a model of features its
-encoder is a part of it; with --head_only it is not, and whoever predicts needs the encoder's weights.
+encoder is a part of it; with --head-only it is not, and whoever predicts needs the encoder's weights.
 
 examples:
   python -m stjax.export --workdir=runs/enet_b0_aux --out=exported
-  python -m stjax.export --workdir=runs/probe_mlp --out=exported --head_only
+  python -m stjax.export --workdir=runs/probe_mlp --out=exported --head-only
   python -m stjax.train --config=configs/enet_b0_aux.py --workdir=runs/tuned \\
       --config.init_from=exported/backbone.safetensors
 """
@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--workdir", required=True, type=Path, help="a run of stjax.train")
     parser.add_argument("--out", required=True, type=Path, help="folder to make")
     parser.add_argument("--weights", type=Path, help=ENCODER_HELP)
-    parser.add_argument("--head_only", action="store_true", help="of a model of features: without the encoder")
+    parser.add_argument("--head-only", action="store_true", help="of a model of features: without the encoder")
     given = parser.parse_args(arguments)
     written = export(given.workdir, given.out, weights=given.weights, head_only=given.head_only)
     print("results:")
@@ -119,10 +119,10 @@ def _to_export(folder: Path, encoder: Path | None, *, head_only: bool) -> workdi
     """The run with its encoder in front, where it has one, or without; says what the encoder's licence asks for."""
     run = workdir.Run.load(folder).with_weights(encoder)
     if head_only and not run.view.encoded:
-        raise InputError(f"{folder} is a model of {run.view.items}, without an encoder in front; leave out --head_only")
+        raise InputError(f"{folder} is a model of {run.view.items}, without an encoder in front; leave out --head-only")
     run = run if head_only else run.on_slides
     if (of := run.encoder) and of["included"] and of["restricted"]:
-        way = "; --head_only leaves them out" if run.view.encoded else ""
+        way = "; --head-only leaves them out" if run.view.encoded else ""
         print(f"note: the weights of {of['title']} go into the folder, under {of['licence']}: {of['terms']}{way}")
     return run
 

@@ -9,7 +9,7 @@ beside the predicted. With --dense, of a model of tiles, also <name>.ome.zarr: t
 
 examples:
   python -m stjax.predict --workdir=runs/enet_b0_aux --source=slide.svs --out=predictions
-  python -m stjax.predict --workdir=runs/enet_b0_aux --source=slides --out=predictions --spots=visium --um_per_px=0.5
+  python -m stjax.predict --workdir=runs/enet_b0_aux --source=slides --out=predictions --source-um-per-px=0.5
   python -m stjax.predict --model=exported --source=slides --out=predictions --formats=h5ad,geojson --shard=1/4
   python -m stjax.predict --workdir=runs/enet_b0_aux --source=raw/her2st --out=predictions --genes=ERBB2,GNAS
   python -m stjax.predict --workdir=runs/pixnet --source=raw/her2st --out=predictions --sections=C5 --dense
@@ -46,7 +46,7 @@ MOST_MAPS = 12  # of genes that --genes names; else the one that varies most is 
 @cli.when_interrupted(lambda: "finished sections are kept; the same command goes on")
 def main(arguments: list[str]) -> None:
     """The command line."""
-    parser = cli.Parser("python -m stjax.predict", description=__doc__)
+    parser = cli.Parser("python -m stjax.predict", renamed={"--um-per-px": "--source-um-per-px"}, description=__doc__)
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--workdir", type=Path, help="a run of stjax.train")
     model.add_argument("--model", type=Path, help="a folder that stjax.export wrote")
@@ -62,7 +62,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--genes", default="", help="comma-separated, by any name (HER2 is ERBB2); default the main panel"
     )
-    parser.add_argument("--um_per_px", "--um-per-px", type=float, help="the slides' scale, whatever files say")
+    parser.add_argument(
+        "--source-um-per-px", dest="um_per_px", type=float, metavar="X", help="the slides' scale, whatever files say"
+    )
     parser.add_argument("--shard", default="1/1", help="i/n: every n-th slide from the i-th on, for array jobs")
     parser.add_argument("--overwrite", action="store_true", help="replace results of another model or other options")
     parser.add_argument("--symmetries", action="store_true", help="predict means over the eight symmetries")
@@ -77,7 +79,7 @@ def main(arguments: list[str]) -> None:
     )
     maps = parser.add_argument_group("maps of whole slides")
     maps.add_argument("--dense", action="store_true", help="also the map of the whole slide, of a model of tiles")
-    maps.add_argument("--tile_px", type=int, default=TILE_PX, help=f"side of the tiles of --dense ({TILE_PX})")
+    maps.add_argument("--tile-px", type=int, default=TILE_PX, help=f"side of the tiles of --dense ({TILE_PX})")
     given = parser.parse_args(arguments)
     changed = {"spot_um": given.spot_um, "pitch_um": given.pitch_um, "pattern": given.pattern}
     array = {name: value for name, value in changed.items() if value is not None}

@@ -9,6 +9,8 @@ usage: python -m stjax.train --config=FILE [--workdir=DIR] [--config.KEY=VALUE .
   --config.init_from=FILE starting weights of the backbone
   --config.KEY=VALUE      any other key of the config
 
+A blank does for the "=", and "-" for the "_" of a key.
+
 examples:
   python -m stjax.train --config=configs/enet_b0_aux.py
   python -m stjax.train --config=configs/tiny.py --workdir=runs/try --config.num_epochs=3

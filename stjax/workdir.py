@@ -169,7 +169,7 @@ class Run(Trained):
         if not data_dir and dataset.content_hash != self.fold.content_hash:
             raise InputError(
                 f"the data set {self.fold.data_dir} has changed since this run was trained; "
-                "name the one to use with --data_dir"
+                "name the one to use with --data-dir"
             )
         return dataset
 

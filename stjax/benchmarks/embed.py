@@ -1,7 +1,7 @@
 """Embedding throughput beside timm and torchvision: `python -m stjax.bench --what=embed`.
 
 Networks of random weights on uint8 images of 224 px, normalised on the way. PyTorch runs in a process of its own, which
-waits while the other is timed: `--torch_python` names an interpreter that has torch, timm and torchvision.
+waits while the other is timed: `--torch-python` names an interpreter that has torch, timm and torchvision.
 """
 
 import contextlib
@@ -71,7 +71,7 @@ def _torch(python: Path, name: str, batch_size: int) -> Iterator[Callable[[], No
     try:
         server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_environment())
     except OSError as error:
-        raise InputError(f"--torch_python {python}: {error.strerror}") from None
+        raise InputError(f"--torch-python {python}: {error.strerror}") from None
     assert server.stdin is not None
     assert server.stdout is not None
     into, out = server.stdin, server.stdout
@@ -80,7 +80,7 @@ def _torch(python: Path, name: str, batch_size: int) -> Iterator[Callable[[], No
         with contextlib.suppress(BrokenPipeError):
             print(line, file=into, flush=True)
         if not out.readline():
-            raise InputError(f"--torch_python {python}: torch, timm and torchvision do not all run there; see above")
+            raise InputError(f"--torch-python {python}: torch, timm and torchvision do not all run there; see above")
 
     try:
         run(f"{name} {batch_size}")

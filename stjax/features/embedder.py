@@ -234,5 +234,5 @@ def check_scale(name: str, um_per_px: Mapping[str, float], *, any_scale: bool, r
     trained = f"{low:g}" if low == high else f"{low:g} to {high:g}"
     text = f"{encoder.title} sees section {section} at {scale:.3g} um per px, and was trained at {trained}"
     if off > SCALE_LIMIT and not any_scale:
-        raise InputError(f"{text}; {remedy}, or say --any_scale")
+        raise InputError(f"{text}; {remedy}, or say --any-scale")
     print(f"note: {text}")

@@ -209,5 +209,5 @@ def _report_missing(dataset: PatchDataset, joined: dict[str, np.ndarray], option
     more = f" and {count - len(named)} more" if count > len(named) else ""
     text = f"{options.folder}: {count} of {total} spots have no features ({', '.join(named)}{more})"
     if not options.allow_missing:
-        raise InputError(f"{text}; give files of all of them, or leave these out with --allow_missing")
+        raise InputError(f"{text}; give files of all of them, or leave these out with --allow-missing")
     print(f"note: {text}; they are left out")

@@ -32,7 +32,7 @@ def check_scale(model: Trained, slide: Slide, um_per_px: float) -> list[str]:
     if coarser > COARSER_REFUSED:
         raise InputError(
             f"{slide.path}: {about}, at most {COARSER_REFUSED:g} times is predicted; scan at a higher magnification, "
-            "check the scale (--um_per_px), or use a model trained at such a scale"
+            "check the scale (--source-um-per-px), or use a model trained at such a scale"
         )
     return [f"{slide.path.name}: {about}; detail the model relies on is missing"] if coarser > COARSER_WARNED else []
 

@@ -125,7 +125,7 @@ def _rebuild(encoder: encoders.Encoder, ratio: float) -> str:
     if encoder.um_per_px is None:
         return ""
     low, high = (each / ratio for each in encoder.um_per_px)
-    return f"build the data set with --um-per-px {low:.3g}" + ("" if low == high else f" to {high:.3g}")
+    return f"build the data set with --target-um-per-px {low:.3g}" + ("" if low == high else f" to {high:.3g}")
 
 
 def _shapes(dataset: PatchDataset, embedder: Embedder, options: Options) -> dict[str, tuple[tuple[int, ...], Any]]:

@@ -179,7 +179,7 @@ def _every_spot(slide: Slide, um_per_px: float, needed_px: float, array: Array) 
     if needed_px > sides.min():
         raise InputError(
             f"{slide.path}: a window of {needed_px:.0f} px does not fit into the image of {slide.width} x "
-            f"{slide.height} px; check the scale ({um_per_px:g} um per px, --um_per_px) and the spots' size"
+            f"{slide.height} px; check the scale ({um_per_px:g} um per px, --source-um-per-px) and the spots' size"
         )
     step = pitch * (np.array([0.5, math.sqrt(3) / 2]) if array.pattern == HEXAGONAL_GRID else np.ones(2))  # x, y
     columns, rows = counts = ((sides - needed_px) / step).astype(np.int64) + 1

@@ -88,7 +88,7 @@ def about_image(section: Section, slide: Slide) -> list[str]:
     problems = checks.of_image(slide, section.um_per_px) if bare else checks.placed(section, slide)
     if errors := [problem.text for problem in problems if problem.level == checks.ERROR]:
         raise InputError(
-            f"Section {section.name!r}: {'; '.join(errors)}; if you know the scale, state it with --um_per_px"
+            f"Section {section.name!r}: {'; '.join(errors)}; if you know the scale, state it with --source-um-per-px"
         )
     notes = [*(section.notes if bare else ()), *(problem.text for problem in problems if problem.level == checks.NOTE)]
     for text in notes:

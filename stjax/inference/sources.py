@@ -56,7 +56,7 @@ def open_source(
         InputError: nothing there, neither slides nor a known layout, or a section that is not there.
     """
     if um_per_px is not None:
-        check_stated_scale(um_per_px, "--um_per_px")
+        check_stated_scale(um_per_px, "--source-um-per-px")
     if not path.exists():
         raise InputError(readers.missing(path, "a slide, or the folder that holds slides or a data set"))
     alone = path.is_file() and path.suffix.lower() in SLIDE_SUFFIXES
@@ -133,14 +133,14 @@ def _bare(name: str, path: Path, um_per_px: float | None) -> Section:
     scale = um_per_px or stated
     if scale is None:
         raise InputError(
-            f"{path}: the scale is not known, the file does not state it; give it with --um_per_px (of most scanners "
-            "0.25 at 40x, 0.5 at 20x)"
+            f"{path}: the scale is not known, the file does not state it; give it with --source-um-per-px "
+            "(of most scanners 0.25 at 40x, 0.5 at 20x)"
         )
     notes = []
     if um_per_px and stated and abs(um_per_px / stated - 1) > _SAME_SCALE:
         notes.append(f"{um_per_px:.4g} um per px is used, as you state it; the file says {stated:.4g}")
     elif not um_per_px and is_default_scale(scale):
-        notes.append(f"the scale is doubtful: {DEFAULT_SCALE_DOUBT.format(scale)}; state it with --um_per_px")
+        notes.append(f"the scale is doubtful: {DEFAULT_SCALE_DOUBT.format(scale)}; state it with --source-um-per-px")
     return Section(
         name=name,
         patient="",

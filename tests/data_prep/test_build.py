@@ -228,10 +228,10 @@ def test_an_out_that_holds_something_else_is_refused(built, source, tmp_path):
     ("options", "message"),
     [
         ({"patch_size_px": 4}, "--patch-size-px is 4"),
-        ({"um_per_px": 0.0}, "--um-per-px is 0.0"),
+        ({"um_per_px": 0.0}, "--target-um-per-px is 0.0"),
         ({"source_um_per_px": float("nan")}, "--source-um-per-px is nan"),
         ({"source_um_per_px": 688.0}, "--source-um-per-px is 688 .* did you mean 0.688?"),
-        ({"um_per_px": 688.0, "tile_size_px": 64}, "--um-per-px is 688 .* did you mean 0.688?"),
+        ({"um_per_px": 688.0, "tile_size_px": 64}, "--target-um-per-px is 688 .* did you mean 0.688?"),
         ({"um_per_px": 688.0}, "no spot is left .*96 px at 688 um per px is 66 mm wide.*did you mean 0.688?"),
         ({"patch_size_px": 2000}, "2000 px at 5 um per px is 10 mm wide, the slide 2 x 2 mm .*smaller --patch-size-px"),
         ({"ignore_checks": ("pich",)}, "--ignore-check is pich, expected some of .*pitch"),

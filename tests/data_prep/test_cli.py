@@ -48,6 +48,50 @@ def test_an_option_given_twice_is_refused(arguments, message):
         parser().parse_args(arguments)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["--patch-size-px=3"], ["--patch_size_px", "3"], ["--patch_size-px=3"], ["--patch=3"], ["--patch_s=3"]],
+)
+@pytest.mark.parametrize("declared", ["--patch-size-px", "--patch_size_px"])
+def test_hyphens_and_underscores_in_options_are_the_same(declared, arguments):
+    made = cli.Parser("command")
+    made.add_argument_group("more").add_argument(declared, type=int)
+    made.add_argument("rest", nargs="*")
+    assert made.parse_args(arguments).patch_size_px == 3
+    assert made.parse_known_args([*arguments, "--beams_own=1"])[1] == ["--beams_own=1"]
+    assert made.parse_args([*arguments, "--", "--patch_size-px=4"]).rest == ["--patch_size-px=4"]
+    with pytest.raises(InputError, match="given twice, with 3 and 5"):
+        made.parse_args([*arguments, "--patch_size_px=5"])
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--workdri", "there is no option --workdri; did you mean --workdir?"),
+        ("--Count=3", r"--Count; did you mean --count\?"),
+        ("--qui_ck", r"--qui_ck; did you mean --quick\?"),
+        ("--zzzzzzz", "there is no option --zzzzzzz; see --help"),
+        ("--mod_el", "did you mean --model"),
+    ],
+)
+def test_options_that_do_not_exist_are_answered_with_the_nearest_that_does(option, message):
+    with pytest.raises(InputError, match=message):
+        parser().parse_args([option])
+
+
+@pytest.mark.parametrize("old", ["--um-per-px", "--um_per_px", "--um-per"])
+def test_options_are_known_under_an_old_name_with_a_note(old, capsys):
+    made = cli.Parser("command", renamed={"--um-per-px": "--source-um-per-px"})
+    made.add_argument("--source", default="here")
+    made.add_argument("--source-um-per-px", type=float)
+    assert made.parse_args([f"{old}=0.5"]).source_um_per_px == 0.5
+    assert capsys.readouterr().err == f"note: {old} is now called --source-um-per-px\n"
+    given = made.parse_args(["--source_um_per_px", "0.5", "--source=there"])
+    assert (given.source_um_per_px, given.source, capsys.readouterr().err) == (0.5, "there", "")
+    with pytest.raises(InputError, match="--source-um-per-px is given twice"):
+        made.parse_args([old, "1", "--source-um-per-px=2"])
+
+
 def test_options_that_may_come_more_than_once_do_and_a_parser_is_used_again():
     made = parser()
     for _ in range(2):

@@ -92,7 +92,9 @@ def test_demo_refuses_impossible_numbers(tmp_path: Path, option: str, value: obj
 
 def test_command_line_prints_where_the_data_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    demo.main(["--out", str(out), "--patients", "1", "--sections-per-patient", "1", "--spots", "4", "--um-per-px", "4"])
+    demo.main(
+        ["--out", str(out), "--patients", "1", "--sections-per-patient", "1", "--spots", "4", "--source-um-per-px", "4"]
+    )
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["Synthetic data, for trying out only: no patient, no biology", str(out)]
     assert her2st.list_sections(out) == ["A1"]

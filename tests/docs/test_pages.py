@@ -89,6 +89,12 @@ def test_commands_on_pages_have_the_options_they_are_given(page):
     assert not wrong
 
 
+def test_options_have_hyphens_and_scales_have_two_names():
+    found = {option for module, _ in cli.COMMANDS.values() for option in cli.options(module)}
+    assert not [option for option in found if "_" in option]
+    assert {option for option in found if "um-per-px" in option} == {"--source-um-per-px", "--target-um-per-px"}
+
+
 def module_of(command):
     """The module that a command line runs; "" where there is none such."""
     if named := re.search(r"-m ((?:stjax|data_prep)\.\w+)", command):

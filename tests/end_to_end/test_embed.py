@@ -27,7 +27,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_killed_embeddings_end_with_the_same_bytes(prepared: Path, cache: Path) -> None:
-    call = [f"--data_dir={prepared}", "--encoder=kaiko_s16", "--random", "--batch_size=4"]
+    call = [f"--data-dir={prepared}", "--encoder=kaiko_s16", "--random", "--batch-size=4"]
     command("stjax.embed", *call, cache=cache)
     features = prepared / "features"
     expected = digests(features)
@@ -40,7 +40,7 @@ def test_killed_embeddings_end_with_the_same_bytes(prepared: Path, cache: Path) 
 
 @pytest.mark.slow
 def test_two_processes_of_two_devices_embed_as_one(prepared: Path, cache: Path) -> None:
-    call = [f"--data_dir={prepared}", "--encoder=kaiko_s16", "--random", "--batch_size=4"]
+    call = [f"--data-dir={prepared}", "--encoder=kaiko_s16", "--random", "--batch-size=4"]
     command("stjax.embed", *call, "--name=one", cache=cache)
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     launched = [sys.executable, "launch/local.py", "--processes=2", "--cpu-devices=2", "--module=stjax.embed", "--"]
@@ -68,7 +68,7 @@ def test_mistakes_are_told_in_one_line(prepared: Path, cache: Path) -> None:
         ("--random",): "give --encoder=NAME",
     }
     for options, text in said.items():
-        result = command("stjax.embed", f"--data_dir={prepared}", *options, cache=cache, check=False)
+        result = command("stjax.embed", f"--data-dir={prepared}", *options, cache=cache, check=False)
         assert result.returncode == 2, result.stderr
         assert text in result.stderr
         assert len(result.stderr.splitlines()) == 1

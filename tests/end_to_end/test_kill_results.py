@@ -81,7 +81,7 @@ def test_killed_maps_end_with_the_same_bytes(cache: Path, tmp_path: Path) -> Non
     arguments += ["--config.model.variant=resnet18", f"--config.data_dir={tmp_path / 'tiles'}", f"--workdir={run}"]
     command("stjax.train", *arguments, cache=cache)
     call = ["stjax.predict", f"--workdir={run}", f"--source={tmp_path / 'raw'}", f"--out={out}", "--dense"]
-    call += ["--tile_px=1024", "--formats=h5ad,csv", "--sections=A1_016um"]
+    call += ["--tile-px=1024", "--formats=h5ad,csv", "--sections=A1_016um"]
     command(*call, cache=cache)
     expected = digests(out)
     shutil.rmtree(out)

@@ -133,7 +133,7 @@ def test_a_data_set_made_another_way_is_not_scored(trained, tmp_path):
     build.build(source, tmp_path / "scaled", patch_size_px=32, um_per_px=2.8)
     with pytest.raises(InputError, match="--stain macenko"):
         evaluate.evaluate(folder, evaluate.Options(data_dir=str(tmp_path / "stained")))
-    with pytest.raises(InputError, match=r"--um-per-px 1\.400"):
+    with pytest.raises(InputError, match=r"--target-um-per-px 1\.400"):
         evaluate.evaluate(folder, evaluate.Options(data_dir=str(tmp_path / "scaled")))
 
 

@@ -158,7 +158,7 @@ def test_a_licence_that_restricts_is_said_and_written_down(run, exported, tmp_pa
     export.export(run, tmp_path / "whole")
     said = capsys.readouterr().out
     assert "note: the weights of Small ViT go into the folder, under CC-BY-NC-ND-4.0: research alone" in said
-    assert "--head_only leaves them out" in said
+    assert "--head-only leaves them out" in said
     for name, where in (("whole", "are in this folder"), ("head", "are not in this folder")):
         assert f"Small ViT {where}" in (exported / name / "LICENSE_NOTE.md").read_text()
         card = (exported / name / "MODEL_CARD.md").read_text()

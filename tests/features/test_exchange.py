@@ -169,7 +169,7 @@ def test_spots_without_features_are_refused_unless_told_to_leave_them_out(datase
     expected = trident(tmp_path / "trident", dataset, leave_out=("1x1", "8x8"))
     options = {"encoder": NAME, "folder": tmp_path / "trident"}
     said = r"6 of 192 spots have no features \(A1/8x8, A1/1x1, A2/1x1 and 3 more\)"
-    with pytest.raises(InputError, match=said + ".*--allow_missing"):
+    with pytest.raises(InputError, match=said + ".*--allow-missing"):
         import_features(dataset, "mine", Options(**options))
     assert not (dataset.path / "features").exists()
     found = import_features(dataset, "mine", Options(**options, allow_missing=True))

@@ -368,13 +368,13 @@ def test_a_slide_without_scale_is_refused_and_says_how_to_give_it(suffix, tmp_pa
     Image.fromarray(picture()).save(path)
     message = refused(f"--source={path}", f"--out={tmp_path / 'out'}")
     assert "the scale is not known" in message
-    assert "--um_per_px" in message
-    run(f"--source={path}", f"--out={tmp_path / 'out'}", f"--um_per_px={UM}", "--formats=csv")
+    assert "--source-um-per-px" in message
+    run(f"--source={path}", f"--out={tmp_path / 'out'}", f"--source-um-per-px={UM}", "--formats=csv")
 
 
 @pytest.mark.usefixtures("model")
 def test_the_users_scale_goes_before_the_files_and_the_contradiction_is_said(slide_path, tmp_path, capsys):
-    run(f"--source={slide_path}", f"--out={tmp_path / 'out'}", "--um_per_px=3", "--formats=csv")
+    run(f"--source={slide_path}", f"--out={tmp_path / 'out'}", "--source-um-per-px=3", "--formats=csv")
     printed = capsys.readouterr().out
     assert "resampled from 3.000 to 1.000 um per px" in printed
     assert "note: S1.tif: 3 um per px is used, as you state it; the file says 1" in printed
@@ -386,7 +386,7 @@ def test_a_scale_that_writers_put_where_they_know_none_is_called_doubtful(slide_
     run(f"--source={slide_path}", f"--out={tmp_path / 'out'}", "--formats=csv")
     doubt = "note: S1.tif: the scale is doubtful: the image file says exactly 1 um per px"
     assert doubt in capsys.readouterr().out
-    run(f"--source={slide_path}", f"--out={tmp_path / 'again'}", "--formats=csv", "--um_per_px=1")
+    run(f"--source={slide_path}", f"--out={tmp_path / 'again'}", "--formats=csv", "--source-um-per-px=1")
     assert "doubtful" not in capsys.readouterr().out
 
 
@@ -573,7 +573,7 @@ def test_a_window_larger_than_the_slide_is_refused(tmp_path):
         (["--formats="], "names nothing to write"),
         (["--shard=3/2"], "--shard is '3/2'"),
         (["--shard=x"], "--shard is 'x'"),
-        (["--um_per_px=-1"], "--um_per_px is -1.0"),
+        (["--source-um-per-px=-1"], "--source-um-per-px is -1.0"),
         (["--pitch-um=0"], "pitch_um is 0.0"),
         (["--sections=S2"], "--sections names S2"),
         (["--layout=visum"], "Unknown layout 'visum'"),

@@ -71,7 +71,7 @@ def test_flops_of_efficientnet_b0_are_the_published():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--what=nothing"], ["--models=vgg16"], ["--rounds=0"], ["--image_size_px=8"], ["--batch_size=-1"]]
+    "arguments", [["--what=nothing"], ["--models=vgg16"], ["--rounds=0"], ["--image-size-px=8"], ["--batch-size=-1"]]
 )
 def test_bad_arguments_are_refused(arguments):
     with pytest.raises(InputError):
@@ -91,7 +91,7 @@ def test_train_rows_have_the_fixed_schema(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(bench.MODELS, "tiny", ("efficientnet", "tiny", "", 2))
     monkeypatch.setattr(bench_torch, "import_torchvision", lambda: None)
     path = tmp_path / "bench.json"
-    bench.main(["--what=train,inference", "--models=tiny", "--rounds=1", "--image_size_px=32", f"--json={path}"])
+    bench.main(["--what=train,inference", "--models=tiny", "--rounds=1", "--image-size-px=32", f"--json={path}"])
     rows = json.loads(path.read_text())
     assert [row["what"] for row in rows] == ["train", "inference"]
     for row in rows:
@@ -107,8 +107,8 @@ def test_embedding_is_timed_beside_another_interpreter(tmp_path, monkeypatch):
     server.chmod(0o755)
     monkeypatch.setattr(bench_embed, "MODELS", {"ciga_resnet18": "resnet18"})
     path = tmp_path / "bench.json"
-    arguments = ["--what=embed", "--rounds=1", "--batch_size=1", f"--json={path}"]
-    bench.main([*arguments, f"--torch_python={server}"])
+    arguments = ["--what=embed", "--rounds=1", "--batch-size=1", f"--json={path}"]
+    bench.main([*arguments, f"--torch-python={server}"])
     rows = {row["method"]: row for row in json.loads(path.read_text())}
     assert set(rows) == {"torch", "stjax"}
     assert rows["stjax"]["speedup"] == pytest.approx(rows["torch"]["seconds"] / rows["stjax"]["seconds"])
@@ -116,4 +116,4 @@ def test_embedding_is_timed_beside_another_interpreter(tmp_path, monkeypatch):
     assert [row["method"] for row in json.loads(path.read_text())] == ["stjax"]
     for python, said in ((tmp_path / "none", "No such file"), (Path("/bin/false"), "do not all run there")):
         with pytest.raises(InputError, match=said):
-            bench.main([*arguments, f"--torch_python={python}"])
+            bench.main([*arguments, f"--torch-python={python}"])

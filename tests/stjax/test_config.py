@@ -129,6 +129,12 @@ def test_a_blank_does_for_the_equals_sign():
     assert parse("--config=configs/tiny.py", "--noconfig.augment")[0].augment is False
 
 
+@pytest.mark.parametrize("key", ["data_dir", "data-dir"])
+def test_hyphens_and_underscores_in_keys_are_the_same(key):
+    config, _ = parse("--config", "configs/tiny.py", f"--config.{key}", "my-data", "--config.demo.patch-size-px=7")
+    assert (config.data_dir, config.demo.patch_size_px) == ("my-data", 7)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -138,7 +144,10 @@ def test_a_blank_does_for_the_equals_sign():
         (["--config.fold=1", "--config.fold=2"], r"--config\.fold is given twice, with 1 and 2"),
         (["--config.augment=True", "--noconfig.augment"], r"--config\.augment is given twice, with True and no value"),
         (["fold=1"], "argument 'fold=1' is not understood"),
-        (["--workdi=A"], "workdi"),
+        (["--config.data_dir=1", "--config.data-dir=2"], r"--config\.data_dir is given twice, with 1 and 2"),
+        (["--workdi=A"], r"there is no option --workdi; did you mean --workdir\?"),
+        (["--data-dir=A"], r"there is no option --data_dir; did you mean --config\.data_dir\?"),
+        (["--confg.seed=1"], r"there is no option --confg\.seed; did you mean --config\.seed\?"),
         (["--config.fould=1"], "config has no key 'fould'; did you mean 'fold'"),
     ],
 )

@@ -304,7 +304,7 @@ def test_every_backbone_exports_for_every_platform_and_batch_size(module, varian
 
 def test_options_of_encoders_are_refused_of_models_without(trained, tmp_path):
     for says, options in (
-        ("without an encoder in front; leave out --head_only", {"head_only": True}),
+        ("without an encoder in front; leave out --head-only", {"head_only": True}),
         ("without an encoder; leave out --weights", {"weights": tmp_path / "weights.pth"}),
     ):
         with pytest.raises(InputError, match=says) as caught:

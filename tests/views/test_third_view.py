@@ -70,7 +70,7 @@ def test_a_third_kind_of_model_takes_three_files(tree, cache, tmp_path):
     pixels = np.full((900, 900, 3), 235, np.uint8)
     pixels[200:700, 200:700] = np.random.default_rng(0).integers([140, 60, 120], [200, 120, 180], (500, 500, 3))
     Image.fromarray(pixels).save(slide)
-    options = (f"--source={slide}", "--um_per_px=1.4")
+    options = (f"--source={slide}", "--source-um-per-px=1.4")
     run(tree, cache, "stjax.predict", f"--workdir={whole}", *options, f"--out={tmp_path / 'by_run'}")
     run(tree, cache, "stjax.export", f"--workdir={whole}", f"--out={tmp_path / 'exported'}")
     run(tree, cache, "stjax.predict", f"--model={tmp_path / 'exported'}", *options, f"--out={tmp_path / 'by_export'}")

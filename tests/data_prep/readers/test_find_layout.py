@@ -64,5 +64,5 @@ def test_slides_a_level_below_are_named_for_prediction(tmp_path: Path) -> None:
             sources.open_source(tmp_path, layout=layout, **options)
     with pytest.raises(InputError, match="is a pattern, which nobody expands here; give a slide"):
         sources.open_source(tmp_path / "slides" / "*.png", layout="auto", **options)
-    with pytest.raises(InputError, match=r"--um_per_px is 250 .* did you mean 0\.25\?"):
+    with pytest.raises(InputError, match=r"--source-um-per-px is 250 .* did you mean 0\.25\?"):
         sources.open_source(tmp_path / "slides", layout="auto", **options | {"um_per_px": 250.0})
