@@ -77,6 +77,7 @@ PER_HEAD = {
         "loss": "mse_pcc",
     },
 }
+WINDOWS = {"vits": 256}  # px of a tile that an encoder sees at once, where its own do not fill a tile
 COLUMNS = ("data", "head", "encoder", "pcc_mean", "low", "high", "minus_ridge", "minus_low", "minus_high", "spots")
 
 
@@ -148,6 +149,7 @@ def train(folder: Path, data: Data, head: str, label: str) -> None:
     else:
         given = IN_GRAPH | PER_HEAD[head] | {"model.variant": name, "init_from": package}
         given |= {"model.options.tune": tuned} if head == "tuned" else {}
+        given |= {"model.options.window_px": WINDOWS[label]} if head == "pixnet" and label in WINDOWS else {}
         settings += [f"--config.{key}={value}" for key, value in given.items()]
     log = folder / f"logs/{head}_{label}.log"
     run("stjax.train", f"--config=configs/{CONFIGS[head]}.py", f"--workdir={target}", *settings, log=log)
