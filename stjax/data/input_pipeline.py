@@ -34,7 +34,8 @@ def training_batches(
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # grain reads absl flags, which nobody parses when stjax is used as a library
     # Batches are laid out before they are shared among hosts: their content and order do not depend on how many.
-    order = grain.MapDataset.range(len(items)).seed(seed).shuffle().repeat().batch(batch_size)
+    endless = grain.MapDataset.range(len(items)).seed(seed).shuffle().repeat()
+    order = endless.batch(batch_size, drop_remainder=True)  # of which there is none: a batch of 1 overflows without
     mine = order.slice(slice(start_step, None)).map(_Rows(items, batch_size))
     stream = mine.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
     if num_workers:

@@ -33,9 +33,9 @@ def items(opened, split, panel):
     return views.get("patches").open(Selection(opened, split.train, protocols.stjax, train=True), panel)
 
 
-def positions(items, *, batches, start_step=0, num_workers=0, seed=3):
+def positions(items, *, batches, start_step=0, num_workers=0, seed=3, size=BATCH):
     stream = input_pipeline.training_batches(
-        items, batch_size=BATCH, seed=seed, start_step=start_step, num_workers=num_workers
+        items, batch_size=size, seed=seed, start_step=start_step, num_workers=num_workers
     )
     taken = [index.tolist() for _, index in itertools.islice(stream, batches)]
     stream.close()
@@ -54,6 +54,12 @@ def test_starting_at_a_step_continues_the_same_stream(items):
     whole = positions(items, batches=30)
     for start in (1, 7, 25):
         assert positions(items, batches=30 - start, start_step=start) == whole[start:]
+
+
+def test_batches_of_one_hold_the_same_records_in_the_same_order(items):
+    singles = positions(items, batches=3 * BATCH, size=1)
+    assert list(itertools.chain(*singles)) == list(itertools.chain(*positions(items, batches=3)))
+    assert positions(items, batches=4, start_step=9, size=1) == singles[9:13]
 
 
 def test_worker_processes_change_nothing(items):
