@@ -22,7 +22,7 @@ Config = Any  # an ml_collections.ConfigDict, whose fields have no static types
 LOWEST = {
     **dict.fromkeys(("num_epochs", "batch_size", "eval_batch_size", "log_every_steps"), 1),
     **dict.fromkeys(("seed", "num_workers", "warmup_steps", "early_stopping_patience", "fold"), 0),
-    **dict.fromkeys(("micro_batch", "save_every_steps", "step_timeout_s"), 0),
+    **dict.fromkeys(("micro_batch", "save_every_steps", "step_timeout_s", "spots_per_item"), 0),
     **dict.fromkeys(("aux_weight", "weight_decay", "momentum", "backbone_learning_rate_scale"), 0),
     **dict.fromkeys(("max_gradient_norm", "ema_decay"), 0),
 }

@@ -118,9 +118,10 @@ def export(folder: Path, out: Path, *, weights: Path | None = None, head_only: b
 def _to_export(folder: Path, encoder: Path | None, *, head_only: bool) -> workdir.Run:
     """The run with its encoder in front, where it has one, or without; says what the encoder's licence asks for."""
     run = workdir.Run.load(folder).with_weights(encoder)
-    if head_only and not run.view.encoded:
+    in_front = run.view.encoded and not run.view.two_passes
+    if head_only and not in_front:
         raise InputError(f"{folder} is a model of {run.view.items}, without an encoder in front; leave out --head-only")
-    run = run if head_only else run.on_slides
+    run = run.on_slides if in_front and not head_only else run
     if (of := run.encoder) and of["included"] and of["restricted"]:
         way = "; --head-only leaves them out" if run.view.encoded else ""
         print(f"note: the weights of {of['title']} go into the folder, under {of['licence']}: {of['terms']}{way}")

@@ -1,5 +1,7 @@
 """The state of a run: parameters and statistics, what its optimiser keeps, and their averages."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -18,8 +20,15 @@ from stjax.protocols import get_protocol
 State = dict[str, Any]
 
 
-def make_model(config: Config, fold: Fold, *, rngs: nnx.Rngs, blank: bool = False) -> models.Model:
-    """The model a config names, with heads as wide as the panel; see `models.build`."""
+def make_model(
+    config: Config,
+    fold: Fold,
+    *,
+    rngs: nnx.Rngs,
+    blank: bool = False,
+    start: Mapping[str, Any] = MappingProxyType({}),
+) -> models.Model:
+    """The model a config names, with heads as wide as the panel; see `models.build`, and `init_state` of `start`."""
     panel, main = fold.panel, fold.main
     return models.build(
         module=config.model.module,
@@ -28,7 +37,7 @@ def make_model(config: Config, fold: Fold, *, rngs: nnx.Rngs, blank: bool = Fals
         options=config.model.options.to_dict(),
         num_main=panel.num_main,
         num_aux=panel.num_aux if config.model.aux else 0,
-        facts=views.of(fold).model_options(fold),
+        facts=views.of(fold).model_options(fold) | dict(start),
         main_mean=(fold.train_mean - main.target_mean) / main.target_std
         if get_protocol(config.protocol).head_at_mean
         else None,
@@ -62,11 +71,20 @@ def moving(state: State) -> State:
     return {"params": state["params"], "statistics": tuning.separated(state["statistics"])[1]}
 
 
-def init_state(config: Config, fold: Fold, *, mesh: Mesh, abstract: bool = False) -> tuple[Any, State]:
-    """The model's graph definition and a fresh state, replicated over the mesh; a function of `config.seed` alone.
+def init_state(
+    config: Config,
+    fold: Fold,
+    *,
+    mesh: Mesh,
+    abstract: bool = False,
+    start: Mapping[str, Any] = MappingProxyType({}),
+) -> tuple[Any, State]:
+    """The model's graph definition and a fresh state, replicated over the mesh; a function of `config.seed`, and of
+    what it starts from.
 
     Args:
         abstract: return shapes and shardings in place of arrays, as a template to restore a checkpoint into.
+        start: what the view says of the training data where a run begins, see `views.View.start`.
     """
     optimizer = make_optimizer(config)
     sharding = parallel.replicated(mesh)
@@ -74,7 +92,7 @@ def init_state(config: Config, fold: Fold, *, mesh: Mesh, abstract: bool = False
     def fresh() -> tuple[Any, State]:
         rngs = nnx.Rngs(jax.random.key(config.seed))
         loads = bool(config.init_from) and not abstract
-        model = make_model(config, fold, rngs=rngs, blank=loads)
+        model = make_model(config, fold, rngs=rngs, blank=loads, start=start)
         if (encoder := models.published(config.model.module, config.model.variant)) and not abstract:
             starts = "" if loads else "; no --config.init_from is given, so that its weights are random"
             print(f"{encoder.terms}{starts}")

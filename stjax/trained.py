@@ -5,7 +5,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 from jax.sharding import Mesh
@@ -16,6 +16,9 @@ from stjax.data.fold import Fold
 from stjax.intervals import Intervals
 from stjax.progress import UNKNOWN, Progress
 from stjax.protocols import Protocol
+
+if TYPE_CHECKING:
+    from stjax.features.embedder import Embedder
 
 ENCODER_HELP = "of a model of features: file of its encoder's weights, in place of config.encoder_weights"
 
@@ -33,6 +36,7 @@ class Trained(abc.ABC):
         step: the training step of its weights.
         progress: how far it was trained.
         encoder_weights: file of the encoder's, of a model of features that has none in itself.
+        embedder: that encoder, of a model `on_slides` whose view goes over them twice.
     """
 
     folder: Path
@@ -42,6 +46,7 @@ class Trained(abc.ABC):
     step: int
     progress: Progress = dataclasses.field(default=UNKNOWN, kw_only=True)
     encoder_weights: Path | None = dataclasses.field(default=None, kw_only=True)
+    embedder: "Embedder | None" = dataclasses.field(default=None, kw_only=True)
 
     @functools.cached_property
     def view(self) -> views.View:
@@ -60,7 +65,8 @@ class Trained(abc.ABC):
     @property
     @abc.abstractmethod
     def on_slides(self) -> Self:
-        """The same model, which takes windows cut from a slide: one of features with its encoder in front.
+        """The same model, which takes windows cut from a slide: one of features with its encoder in front, or beside it
+        where its view goes over a slide twice.
 
         Raises:
             InputError: the encoder's weights are not given, or others.

@@ -79,8 +79,8 @@ class Run(Trained):
             return self
         model = self.network()
         embedder = self.view.embedder(self.fold, self.view.kind_of(model), self.encoder_weights, self.mesh)
-        if embedder is None:
-            return self
+        if embedder is None or self.view.two_passes:
+            return self if embedder is None else dataclasses.replace(self, embedder=embedder)
         model.put_in_front(embedder.function, embedder.state)
         graphdef, params, statistics = models.split(model)
         weights = parallel.put_replicated({"params": params, "statistics": statistics}, self.mesh)

@@ -72,3 +72,12 @@ def small_encoder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(encoders.ENCODERS, made.NAME, made.ENTRY)
         yield made.write_weights(tmp_path_factory.mktemp("encoder") / "small.safetensors", seed=3)
+
+
+@pytest.fixture
+def tiny_sections(monkeypatch):
+    """Puts `tests/section_models/tiny_sections.py` among the models."""
+    from stjax import models
+    from tests.section_models import FOLDER
+
+    monkeypatch.setattr(models, "__path__", [*models.__path__, FOLDER])

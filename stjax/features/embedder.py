@@ -173,11 +173,12 @@ class Embedder:
         any company, as all run in batches of one size."""
         size = self.batch_size
         parts = [images[start : start + size] for start in range(0, len(images), size)]
-        found = [np.asarray(self._compiled_patches(filled(part, size))[VECTORS])[: len(part)] for part in parts]
+        found = [np.asarray(self.of_patches(filled(part, size))[VECTORS])[: len(part)] for part in parts]
         return np.concatenate([np.zeros((0, self.width), np.float32), *found])
 
     @functools.cached_property
-    def _compiled_patches(self) -> Callable[[np.ndarray], dict[str, jax.Array]]:
+    def of_patches(self) -> Callable[[np.ndarray], dict[str, jax.Array]]:
+        """`compiled` of patches, compiled once."""
         return self.compiled(tiles=False)
 
     @property

@@ -12,6 +12,7 @@ from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from data_prep.slide import open_slide
 from data_prep.slide_base import SLIDE_SUFFIXES, Slide
+from data_prep.tissue import Transform
 
 
 class Images:
@@ -36,43 +37,77 @@ class Images:
         yield
 
 
-class Windows(Images):
-    """Side by side windows of a patch's size, `context` x `context` around each record's place, the middle one being
-    the patch itself as it was before it was stored as JPEG; row by row."""
+class SlideWindows:
+    """Side by side windows of a slide, `context` x `context` around each of N places, row by row.
 
-    def __init__(self, dataset: PatchDataset, name: str, slide: Path, *, context: int):
-        super().__init__(dataset, name)
-        entry, target = dataset.section(name), dataset.manifest["stain_target"]
-        self._path, self._size, self._px_scale = slide, dataset.size_px, entry["px_scale"]
-        self._transform = None
-        if target is not None:
-            self._transform = stain.Normaliser(stain.profile_from(entry["stain"]), stain.profile_from(target))
-        table, step = dataset.table(name), np.arange(context) - context // 2
-        centre = np.zeros((entry["records"], 2))
-        centre[table.record_of_spot] = table.spots.xy
+    Attributes:
+        inside: [N, W] bool: which of them lie in the image.
+    """
+
+    def __init__(
+        self,
+        slide: Slide,
+        xy: np.ndarray,
+        *,
+        size_px: int,
+        px_scale: float,
+        transform: Transform | None,
+        context: int,
+    ):
+        """
+        Args:
+            xy: [N, 2] places, full-resolution pixels.
+            size_px: side of a window.
+            px_scale: full-resolution pixels per pixel of a window.
+            transform: what is done to its colours.
+        """
+        self._slide, self._transform, self._size, self._px_scale = slide, transform, size_px, px_scale
+        step = np.arange(context) - context // 2
         grid = np.stack(np.meshgrid(step, step), axis=-1).reshape(-1, 2)  # [W, 2] x, y; row by row
-        self._xy = centre[:, None] + grid[None] * (self._size * self._px_scale)  # [N, W, 2]
-        with open_slide(slide) as opened:
-            options = {"patch_size_px": self._size, "px_scale": self._px_scale}
-            inside = patches.inside_mask(opened, self._xy.reshape(-1, 2), **options)
-        self.inside = inside.reshape(self._xy.shape[:2])
-        self._slide: Slide | None = None
+        self._xy = xy[:, None] + grid[None] * (size_px * px_scale)  # [N, W, 2]
+        inside = patches.inside_mask(slide, self._xy.reshape(-1, 2), patch_size_px=size_px, px_scale=px_scale)
+        self.inside: np.ndarray = inside.reshape(self._xy.shape[:2])
 
     def image(self, record: int, window: int) -> np.ndarray:
-        """uint8 [P, P, 3], stain-normalised as the data set's patches are."""
-        assert self._slide is not None
+        """uint8 [P, P, 3]."""
         origin = patches.patch_origins(
             self._xy[record, window], patch_size_px=self._size, px_scale=self._px_scale
         )[0]  # fmt: skip
         options: dict[str, Any] = {"size_px": self._size, "px_scale": self._px_scale, "transform": self._transform}
         return patches.cut_window(self._slide, origin, **options)[0]
 
+
+class Windows(Images):
+    """Windows around each record's place, the middle one being the patch itself as it was before it was stored as JPEG;
+    stain-normalised as the data set's patches are."""
+
+    def __init__(self, dataset: PatchDataset, name: str, slide: Path, *, context: int):
+        super().__init__(dataset, name)
+        entry, target = dataset.section(name), dataset.manifest["stain_target"]
+        transform = None
+        if target is not None:
+            transform = stain.Normaliser(stain.profile_from(entry["stain"]), stain.profile_from(target))
+        table = dataset.table(name)
+        self._xy = np.zeros((entry["records"], 2))
+        self._xy[table.record_of_spot] = table.spots.xy
+        self._path, self._options = slide, {"size_px": dataset.size_px, "px_scale": entry["px_scale"]}
+        self._options |= {"transform": transform, "context": context}
+        with open_slide(slide) as opened:
+            self.inside = SlideWindows(opened, self._xy, **self._options).inside
+        self._windows: SlideWindows | None = None
+
+    def image(self, record: int, window: int) -> np.ndarray:
+        """uint8 [P, P, 3]."""
+        assert self._windows is not None
+        return self._windows.image(record, window)
+
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
         """Keeps the slide open."""
-        if self._transform is not None:
-            self._transform(np.zeros((1, 1, 3), np.uint8))  # makes its table before threads share it
-        with open_slide(self._path) as self._slide:
+        if (transform := self._options["transform"]) is not None:
+            transform(np.zeros((1, 1, 3), np.uint8))  # makes its table before threads share it
+        with open_slide(self._path) as slide:
+            self._windows = SlideWindows(slide, self._xy, **self._options)
             yield
 
 

@@ -69,11 +69,15 @@ class Colours:
         self._total, self._count = np.zeros(3), 0
 
     def watched(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """The same images, uint8 [H, W, 3]; of each, every fourth pixel of every fourth row is looked at."""
+        """The same images."""
         for image in images:
-            self._total += image[::4, ::4].mean(axis=(0, 1))
-            self._count += 1
+            self.watch(image)
             yield image
+
+    def watch(self, image: np.ndarray) -> None:
+        """Looks at every fourth pixel of every fourth row of an image, uint8 [H, W, 3]."""
+        self._total += image[::4, ::4].mean(axis=(0, 1))
+        self._count += 1
 
     def check(self, model: Trained, slide: Slide) -> list[str]:
         """Warnings."""

@@ -17,7 +17,7 @@ from data_prep.errors import InputError
 from stjax import distributed, encoders, parallel
 from stjax.data.items import filled
 from stjax.features.embedder import Embedder, check_scale, seen_px
-from stjax.features.images import Images, Windows, find_slides, items_of
+from stjax.features.images import Images, SlideWindows, Windows, find_slides, items_of
 from stjax.features.store import FOLDER, MAPS, MASK, VECTORS, Features, Writer, patches_sha256
 from stjax.inference import stream
 
@@ -90,6 +90,24 @@ def embed(dataset: PatchDataset, name: str, options: Options, *, mesh: Mesh) -> 
                 writer.finish()
         distributed.barrier("features are written")
     return Features.open(dataset, name)
+
+
+def vectors_of(
+    embedder: Embedder, images: SlideWindows, *, description: str, watch: Callable[[np.ndarray], None]
+) -> np.ndarray:
+    """[N, W, D] float32 of windows around N places of a slide; zeros of those that leave it.
+
+    Args:
+        description: for the progress bar.
+        watch: is shown the middle window of each place.
+    """
+    program, size, places = Program(embedder.mesh, embedder.of_patches), embedder.batch_size, len(images.inside)
+    found = np.zeros((*images.inside.shape, embedder.width), np.float32)
+    with cli.progress(total=places, description=description, unit="spot") as bar:
+        for block, outputs in _blocks(program, images, range(places), batch_size=size, watch=watch):
+            found[block.start : block.stop] = outputs[VECTORS]
+            bar.update(len(block))
+    return found
 
 
 def _batch_size(dataset: PatchDataset, embedder: Embedder) -> int:
@@ -165,9 +183,19 @@ def _write_section(
 
 
 def _blocks(
-    program: Program, images: Images, records: range, *, batch_size: int
+    program: Program,
+    images: Images | SlideWindows,
+    records: range,
+    *,
+    batch_size: int,
+    watch: Callable[[np.ndarray], None] | None = None,
 ) -> Iterator[tuple[range, dict[str, np.ndarray]]]:
-    """Blocks of records and what the encoder says of their images, {name: [n, W, ...]}; zeros where there is none."""
+    """Blocks of records and what the encoder says of their images, {name: [n, W, ...]}; zeros where there is none.
+
+    Args:
+        watch: is shown the middle image of each record.
+    """
+    windows = images.inside.shape[1]  # W
     blocks = [records[start : start + batch_size] for start in range(0, len(records), batch_size)]
     pixels = stream.ahead(
         lambda item: images.image(*item),
@@ -181,6 +209,9 @@ def _blocks(
             for start in range(0, len(items), batch_size):
                 part = items[start : start + batch_size]
                 batch = np.stack(list(itertools.islice(pixels, len(part))))
+                if watch is not None:
+                    for image in batch[part[:, 1] == windows // 2]:
+                        watch(image)
                 yield filled(batch, batch_size), (block, part)
 
     results = stream.in_turn(program, batches())
@@ -188,7 +219,7 @@ def _blocks(
         found: dict[str, np.ndarray] = {}
         for outputs, (_, items) in parts:
             for name, values in outputs.items():
-                shape = (len(block), images.inside.shape[1], *values.shape[1:])
+                shape = (len(block), windows, *values.shape[1:])
                 found.setdefault(name, np.zeros(shape, np.float32))
                 found[name][items[:, 0] - block.start, items[:, 1]] = values[: len(items)]
         yield block, found

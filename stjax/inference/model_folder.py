@@ -156,11 +156,19 @@ class Exported(Trained):
         embedder = self.view.embedder(self.fold, self.config["output"]["kind"], self.encoder_weights, self.mesh)
         if embedder is None or isinstance(self.exported, _InFront):
             return self
+        if self.view.two_passes:
+            return dataclasses.replace(self, embedder=embedder)
         weights = {"model": self.weights, "encoder": embedder.state}
         return dataclasses.replace(self, exported=_InFront(self.exported, embedder.function), weights=weights)
 
     def over_symmetries(self) -> "Exported":
-        """The same model, predicting the mean over the eight symmetries of the square."""
+        """The same model, predicting the mean over the eight symmetries of the square.
+
+        Raises:
+            InputError: it takes features, which are of patches as they lie.
+        """
+        if self.view.encoded and self.view.two_passes:
+            raise InputError("--symmetries is for images, and features are of patches as they lie; leave it out")
         if self.protocol.test_symmetries:  # its function does so
             return self
         return dataclasses.replace(self, protocol=dataclasses.replace(self.protocol, test_symmetries=True), turned=True)

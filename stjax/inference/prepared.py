@@ -13,11 +13,12 @@ from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from stjax import workdir
 from stjax.config import spot_sizes
+from stjax.data.sections import middle
 from stjax.data.selection import Selection
 from stjax.features.store import Features, names
 from stjax.inference import matching, stream
 from stjax.inference.prediction import SectionPrediction
-from stjax.views import Items, View, Windows
+from stjax.views import Items, Windows
 
 SAME = ("encoder", "weights_sha256", "pooling", "width", "px")  # of features made alike, of whatever data
 
@@ -102,7 +103,7 @@ def training(run: workdir.Run, features: Features | None = None) -> Training | N
     every = cli.progress(range(len(items)), description="ridge", unit=view.item)
     colours = np.concatenate([view.colours(items, item, items.images[item]) for item in every])
     patient = np.array([dataset.section(name)["patient"] for name in items.slide_section])
-    known = features_of(view, chosen, features)
+    known = features_of(items, chosen, features)
     totals, where = items.total.astype(np.float64), (patient, items.section, items.spots.xy)
     return Training(colours, items.main_counts(), totals, *where, known)
 
@@ -115,10 +116,11 @@ def features_beside(run: workdir.Run, dataset: PatchDataset, asked: str) -> Feat
     Raises:
         InputError: those asked for are not there, or of other spots than the model's.
     """
-    if asked and not run.view.one_spot:
+    of_patches = dataset.kind == "patches"
+    if asked and not of_patches:
         raise InputError(f"--features is for models of patches; the spots of {run.view.items} have no features")
     trained_on = Path(run.fold.data_dir)
-    there = [name for name in names(dataset.path) if name in names(trained_on)] if run.view.one_spot else []
+    there = [name for name in names(dataset.path) if name in names(trained_on)] if of_patches else []
     own = run.fold.facts.get("features", "")
     name = asked or own or (there[0] if len(there) == 1 else "")
     if not name:
@@ -142,14 +144,18 @@ def features_beside(run: workdir.Run, dataset: PatchDataset, asked: str) -> Feat
     return FeaturesBeside(found, ours)
 
 
-def features_of(view: View, chosen: Selection, found: Features | None) -> np.ndarray | None:
-    """[N, D] of the spots chosen, in the order of `View.open`; of features with context the middle window's."""
+def features_of(items: Items, chosen: Selection, found: Features | None) -> np.ndarray | None:
+    """[N, D] of the spots chosen, which items of patches hold; of features with context the middle window's."""
     if found is None:
         return None
-    tables, kept = view.used(chosen)
-    rows = [table.record_of_spot[used] for table, used in zip(tables, kept, strict=True)]
-    parts = [found.sections[section][each] for section, each in zip(chosen.sections, rows, strict=True)]
-    return np.concatenate([part if part.ndim == 2 else part[:, part.shape[1] // 2] for part in parts])
+    record = getattr(items.images, "patches", items.images).record  # counted through all sections
+    parts = [middle(found.sections[name]) for name in chosen.sections]
+    first = np.cumsum([0, *(len(part) for part in parts)])
+    vectors = np.empty((len(record), found.width), found.key["dtype"])
+    for part, start in zip(parts, first, strict=False):
+        here = (record >= start) & (record < start + len(part))
+        vectors[here] = part[record[here] - start]
+    return vectors
 
 
 def predict_sections(
@@ -178,7 +184,7 @@ def predict_sections(
         if not len(items):
             print(f"note: section {group[0]} has no spot with {run.protocol.min_counts} counts; it is not scored")
             continue
-        known = features_of(view, chosen, features)
+        known = features_of(items, chosen, features)
         found += _predict_items(run, dataset, items, beside, known, colours=colours)
     return found
 

@@ -1,5 +1,6 @@
 """A model on the spots of one slide: windows cut, matched in scale and stain, predicted, and compared with training."""
 
+import itertools
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -11,6 +12,8 @@ from data_prep.section import Section
 from data_prep.slide import Slide
 from data_prep.tissue import Transform
 from stjax import metrics
+from stjax.data.items import filled
+from stjax.features.images import SlideWindows
 from stjax.inference import domain, stream
 from stjax.inference.matching import px_scale_of, scale_and_stain
 from stjax.inference.prediction import SectionPrediction
@@ -56,12 +59,34 @@ def predict_slide(
         transform(np.zeros((1, 1, 3), np.uint8))  # makes its table before threads share it
     colours = domain.Colours()
     cut = model.view.cut(model.fold, section, slide, px_scale)
+    if model.embedder is not None:
+        cut = _embedded(model, cut, section, slide, px_scale, transform, colours)
     spread = plain if model.view.one_spot else None
     found = predict_cut(model, cut, slide, px_scale, transform, section.name, colours=colours, plain=spread)
     warnings += colours.check(model, slide) + constant_warnings(model, slide, found["expression"])
     for warning in warnings:
         print(f"warning: {warning}")
     return _as_prediction(model, section, slide, cut, found, columns)
+
+
+def _embedded(
+    model: Trained,
+    cut: Cut,
+    section: Section,
+    slide: Slide,
+    px_scale: float,
+    transform: Transform | None,
+    colours: domain.Colours,
+) -> Cut:
+    """The items of a slide with what the model's encoder makes of the windows around each spot."""
+    from stjax.inference import embedding  # with Flax, which not every exported model needs
+
+    assert model.embedder is not None
+    options = {"size_px": model.fold.image_size_px, "px_scale": px_scale, "transform": transform}
+    windows = SlideWindows(slide, section.spots.xy[cut.spots], context=model.fold.facts.get("context", 1), **options)
+    title = f"{section.name}: {model.view.encoder}"
+    vectors = embedding.vectors_of(model.embedder, windows, description=title, watch=colours.watch)
+    return model.view.with_vectors(cut, vectors, windows.inside)
 
 
 def constant_warnings(model: Trained, slide: Slide, expression: np.ndarray) -> list[str]:
@@ -128,7 +153,8 @@ def predict_cut(
         if not cut.stacked:
             return next(images)
         rows = cut.windows.rows(item)
-        return np.stack([next(images) for _ in range(rows.start, rows.stop)])
+        stack = list(itertools.islice(images, rows.stop - rows.start))
+        return filled(np.stack(stack), cut.windows.most_spots) if stack else np.zeros(0, np.uint8)
 
     stream_of = stream.predict if plain is None else stream.predict_symmetries
     parts = list(stream_of(plain or model, cut.windows, image, name))

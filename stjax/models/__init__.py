@@ -30,6 +30,16 @@ def view_of(module: str) -> str:
     return getattr(_module(module), "VIEW", "patches")
 
 
+def needs(module: str, variant: str) -> tuple[str, ...]:
+    """What a model of sections needs to know, of `stjax.data.sections.NEEDS`. Raises InputError for no such variant."""
+    return tuple(_module(module).needs(variant))
+
+
+def sees_targets(module: str) -> bool:
+    """Whether models of `module` are called with the targets too, in training."""
+    return getattr(_module(module), "SEES_TARGETS", False)
+
+
 def build(
     *,
     module: str,

@@ -92,7 +92,7 @@ def prepare(config: Config, folder: Path, mesh: jax.sharding.Mesh) -> Job:
     protocol = protocols.get_protocol(config.protocol)
     config = checked(config, protocol, folder, mesh)
     dataset = PatchDataset.open(dataset_path(config))
-    view = views.get(models.view_of(config.model.module)).of_features(config.features)
+    view = views.get(models.view_of(config.model.module)).of_config(config)
     view.check_dataset(dataset, config.model.module)
     in_one_step = config.fit == configs.CLOSED_FORM
     if in_one_step and not view.one_spot:
@@ -121,7 +121,7 @@ def prepare(config: Config, folder: Path, mesh: jax.sharding.Mesh) -> Job:
     checkpoints = folder / workdir.CHECKPOINTS
     saved = checkpoint.newest(checkpoints) if known else None
     if saved is None:
-        _, state = init_state(config, fold, mesh=mesh)
+        _, state = init_state(config, fold, mesh=mesh, start=view.start(fold, protocol, train))
         print(run_log.overview(state, config))
     else:
         checkpoint.check_of(checkpoints, saved["step"])

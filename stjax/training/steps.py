@@ -64,16 +64,18 @@ def train_step_of(
         fold: whose statistics may be traced arrays, as `seed` and `aux_weight` may be.
     """
     optimizer, loss_function, view = make_optimizer(config), loss_of_config(config), views.of(fold)
-    backbone_scale = config.backbone_learning_rate_scale
+    backbone_scale, sees_targets = config.backbone_learning_rate_scale, models.sees_targets(config.model.module)
 
     def loss_of(
         params: nnx.State, statistics: nnx.State, batch: Batch, parts: jax.Array | None, key: jax.Array
     ) -> tuple[jax.Array, Any]:
-        inputs = view.inputs(batch, fold, parts)
+        inputs, targets = view.inputs(batch, fold, parts), make_targets(batch, fold, protocol)
+        if sees_targets:
+            inputs["targets"] = targets["main"]
         outputs, statistics = models.apply(
             graphdef, params, statistics, inputs, train=True, key=key, frozen_backbone=backbone_scale == 0
         )
-        loss, figures = loss_function(outputs, make_targets(batch, fold, protocol), batch, aux_weight)
+        loss, figures = loss_function(outputs, targets, batch, aux_weight)
         return loss, (figures, statistics)
 
     gradients_of = jax.grad(loss_of, has_aux=True)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from data_prep.dataset import PatchDataset, SectionTable
     from data_prep.section import Section
     from data_prep.slide import Slide
+    from stjax.config import Config
     from stjax.data.fold import Fold
     from stjax.data.selection import Selection
     from stjax.features.embedder import Embedder
@@ -81,7 +82,8 @@ class Cut(NamedTuple):
         origin_xy: [items, 2], or [N, 2] where `stacked`, full-resolution pixel of each window's top-left corner.
         spots: [N] positions in the section of the spots in item order; some may be in none.
         known: [N] bool, which of them can be predicted.
-        stacked: an item's image is the stack [S, H, W, 3] of a window for each of its spots, not one window.
+        stacked: an item's image is the stack [S, H, W, 3] of a window for each of its spots, not one window; without
+            `origin_xy` there is none.
     """
 
     windows: Windows
@@ -102,20 +104,22 @@ class View(abc.ABC):
         one_spot: whether an item holds one spot, in its middle, which no other item says anything of.
         maps: whether a model can be asked for a map of the whole slide.
         encoded: whether an item of a data set is what an encoder made of its image, which is made of a slide's anew.
+        two_passes: whether an encoder goes over all windows of a slide first, and the model then takes its features.
         stacks: whether several runs may be trained in one program: batches are alike in shape.
         ridge_spots: of a training section and size, at most, that the baselines are fitted to; 0: all.
         kinds: {what an exported function may give: what its numbers mean}.
     """
 
-    item: ClassVar[str]
-    items: ClassVar[str]
+    item: str
+    items: str
     of_dataset: ClassVar[str]
     build_flag: ClassVar[str]
     what: ClassVar[str]
     any_size: ClassVar[bool]
     one_spot: ClassVar[bool]
     maps: ClassVar[bool] = False
-    encoded: ClassVar[bool] = False
+    encoded: bool = False
+    two_passes: bool = False
     stacks: ClassVar[bool] = False
     ridge_spots: ClassVar[int] = 0
     kinds: ClassVar[Mapping[str, str]]
@@ -138,6 +142,15 @@ class View(abc.ABC):
         return ""
 
     # ------------------------------------------------------------------------------------------- from a data set
+
+    def of_config(self, config: "Config") -> "View":
+        """This view of what a config asks for. Raises InputError where it asks for what items have not, or lacks what
+        they need."""
+        if config.spots_per_item:
+            raise InputError(
+                f"config.spots_per_item is {config.spots_per_item}, which is for models of sections; leave it at 0"
+            )
+        return self.of_features(config.features)
 
     def of_features(self, name: str) -> "View":
         """This view of the features that a config names. Raises InputError where items are no features, or none are
@@ -196,6 +209,11 @@ class View(abc.ABC):
     def fit(self, fold: "Fold", protocol: Protocol, train: Items, val: Items | None) -> "Fold":
         """A fold with what this view must know of the items it is trained on."""
         return fold
+
+    def start(self, fold: "Fold", protocol: Protocol, train: Items) -> dict[str, Any]:
+        """Keywords that take the place of `model_options` where a run begins: of arrays that the model then keeps among
+        its weights, where `model_options` has their shapes alone."""
+        return {}
 
     def refit(self, fold: "Fold", chosen: "Selection") -> "Fold":
         """A fold with the statistics that `fit` would give it, of its training spots."""
@@ -260,6 +278,16 @@ class View(abc.ABC):
         Raises:
             InputError: none can.
         """
+
+    def with_vectors(self, cut: Cut, vectors: np.ndarray, inside: np.ndarray) -> Cut:
+        """The items of a slide with what an encoder made of its windows, where it goes over them first.
+
+        Args:
+            vectors: [N, W, D] of the square of windows around each spot of `cut`, as features with context have them.
+            inside: [N, W] which of them lie in the image.
+        """
+        del vectors, inside
+        return cut
 
     # ------------------------------------------------------------------------------------------------ on the device
 

@@ -161,11 +161,7 @@ class View(patches.View):
         if dataset.path not in self._opened:
             name = self.facts["features"]
             found = Features.open(dataset, name)
-            if found.context > 1:
-                raise InputError(
-                    f"{found.path}: of {found.context} x {found.context} windows around each spot, a probe is of one; "
-                    "embed the data set without --context"
-                )
+            self._check_context(found)
             for key in KNOWN:
                 if self.facts.get(key, found.key[key]) != found.key[key]:
                     raise InputError(
@@ -175,16 +171,26 @@ class View(patches.View):
             self._opened[dataset.path] = found
         return self._opened[dataset.path]
 
+    def _check_context(self, found: Features) -> None:
+        """Raises InputError for features of other windows than the model's."""
+        if found.context > 1:
+            raise InputError(
+                f"{found.path}: of {found.context} x {found.context} windows around each spot, a probe is of one; "
+                "embed the data set without --context"
+            )
+
     def fit(self, fold: "Fold", protocol: Protocol, train: views.Items, val: views.Items | None) -> "Fold":
-        return self._fitted(fold, train, next(iter(self._opened.values())))
+        return dataclasses.replace(fold, facts=self._measured(train.images, next(iter(self._opened.values()))))
 
     def refit(self, fold: "Fold", chosen: Selection) -> "Fold":
-        return self._fitted(fold, self.open(chosen, fold.panel), self.features(chosen.dataset))
+        facts = self._measured(self.open(chosen, fold.panel).images, self.features(chosen.dataset))
+        return dataclasses.replace(fold, facts=facts)
 
-    def _fitted(self, fold: "Fold", train: views.Items, found: Features) -> "Fold":
-        mean, std = train.images.statistics()
+    def _measured(self, train: Vectors, found: Features) -> dict[str, Any]:
+        """What a model must know of features, and of those of the training spots."""
+        mean, std = train.statistics()
         known = {"features": self.facts["features"], **{key: found.key[key] for key in KNOWN}}
-        return dataclasses.replace(fold, facts=known | {"mean": mean.tolist(), "std": std.tolist()})
+        return known | {"mean": mean.tolist(), "std": std.tolist()}
 
     def statistics(self, fold: "Fold") -> tuple[np.ndarray, ...]:
         return np.array(fold.facts["mean"]), np.array(fold.facts["std"])

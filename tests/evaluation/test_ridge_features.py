@@ -152,7 +152,8 @@ def test_of_features_with_context_the_middle_window_counts(run_on_features):
     try:
         run = workdir.Run.load(folder)
         chosen = Selection(dataset, run.fold.split.test, run.protocol, train=False)
-        one, around = (prepared.features_of(run.view, chosen, store.Features.open(dataset, name))
+        items = run.view.open(chosen, run.fold.panel)
+        one, around = (prepared.features_of(items, chosen, store.Features.open(dataset, name))
                        for name in ("one", "around"))  # fmt: skip
         np.testing.assert_array_equal(one, around)
     finally:

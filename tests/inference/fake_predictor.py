@@ -57,6 +57,7 @@ class MeanColour:
     folder: Path = Path("fake")
     model_name: str = "mean colour"
     encoder: None = None
+    embedder: None = None
     step: int = 1
     averaging: bool = False
     intervals: Intervals | None = None

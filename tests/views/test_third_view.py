@@ -21,7 +21,7 @@ def tree(tmp_path_factory):
     copy = tmp_path_factory.mktemp("tree")
     for name in ("stjax", "data_prep", "configs"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (copy / "stjax" / "views" / "sections.py").write_text(third_view.VIEW)
+    (copy / "stjax" / "views" / "wholes.py").write_text(third_view.VIEW)
     (copy / "stjax" / "models" / "neighbour_mean.py").write_text(third_view.MODEL)
     (copy / "configs" / "neighbour_mean.py").write_text(third_view.CONFIG)
     return copy

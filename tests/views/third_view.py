@@ -117,7 +117,7 @@ from flax import nnx
 
 from stjax.models.heads import linear
 
-VIEW = "sections"
+VIEW = "wholes"
 
 
 class NeighbourMean(nnx.Module):
