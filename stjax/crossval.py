@@ -27,11 +27,7 @@ folds one by one (launch/slurm.sh --folds) is a work directory too.
 import contextlib
 import dataclasses
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +41,7 @@ from data_prep.json_files import Lacking, Maybe
 from stjax import cache, checkpoint, distributed, log_file, protocols, splits, train, workdir
 from stjax import config as configs
 from stjax.config import Config
+from stjax.processes import Pool
 from stjax.progress import Progress
 from stjax.tables import write_csv
 from stjax.training import faults, job, together
@@ -229,36 +226,13 @@ def in_processes(members: Sequence[Member], processes: int, gpus_per_process: in
     Raises:
         InputError: some failed; the others are trained to their end all the same.
     """
-    if processes < 1:
-        raise InputError("--processes is 0, expected at least 1")
-    running: list[subprocess.Popen[str]] = []
-    free = list(range(processes))  # places of GPUs
+    with Pool(processes, gpus_per_process) as pool:
 
-    def run(each: Member) -> int:
-        place = free.pop()
-        environment = dict(os.environ)
-        if gpus_per_process:
-            own = range(place * gpus_per_process, (place + 1) * gpus_per_process)
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, own))
-        own = [f"--workdir={each.folder}", f"--config.fold={each.fold}", f"--config.seed={each.seed}"]
-        line = [sys.executable, "-m", "stjax.train", *command, *own]
-        with subprocess.Popen(
-            line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
-        ) as process:  # in a group of its own, which Ctrl-C does not reach: it is told to save
-            running.append(process)
-            for text in process.stdout or ():
-                print(f"[{each.folder.name}] {text}", end="", flush=True)
-        free.append(place)
-        return process.returncode
+        def run(each: Member) -> int:
+            own = [f"--workdir={each.folder}", f"--config.fold={each.fold}", f"--config.seed={each.seed}"]
+            return pool.run(each.folder.name, ["stjax.train", *command, *own])
 
-    with faults.StopOnSigterm(), ThreadPoolExecutor(processes) as pool:
-        try:
-            codes = list(pool.map(run, members))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in running:
-                process.terminate()  # each saves and ends
-            raise
+        codes = pool.map(run, members)
     if bad := [each.folder.name for each, code in zip(members, codes, strict=True) if code]:
         raise InputError(f"{', '.join(bad)} failed, see above; the same command tries again what is not finished")
 

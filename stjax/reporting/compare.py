@@ -12,7 +12,7 @@ p-values of a level are Holm-corrected over the pairs of runs.
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy import stats
@@ -63,10 +63,15 @@ Paired = tuple[str, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 def compare(runs: Sequence[RunResults]) -> list[Pair]:
     """Every pair of runs, tested where what they were scored on is the same."""
-    pairs = [_pair(a, b) for a, b in itertools.combinations(runs, 2)]
+    return tested(itertools.combinations(runs, 2))
+
+
+def tested(pairs: Iterable[tuple[RunResults, RunResults]]) -> list[Pair]:
+    """Some pairs of runs, as `compare` tests them."""
+    found = [_pair(a, b) for a, b in pairs]
     for name in LEVELS:
-        _holm([pair.levels[name] for pair in pairs])
-    return pairs
+        _holm([pair.levels[name] for pair in found])
+    return found
 
 
 def _pair(a: RunResults, b: RunResults) -> Pair:

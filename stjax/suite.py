@@ -1,0 +1,267 @@
+"""The tables of a paper or a benchmark by one command: what it would take, every run, and the tables.
+
+usage: python -m stjax.suite plan|run|table NAME --out=DIR [--root=DIR] [--tiny] [OPTIONS]
+
+plan counts the runs and says what is needed; run prepares the data, trains and scores what is not finished, as many
+times as it is called, and ends with the tables; table prints what is on disk, and what is missing. Below --out: data/,
+runs/ (a work directory a run), logs/, and suite.json, table.csv, table.md, table.tex and report.html.
+
+examples:
+  python -m stjax.suite plan brstnet --out=brstnet
+  python -m stjax.suite run her2st --root=raw/her2st --out=study --processes=2
+  python -m stjax.suite run her2st --root=raw/her2st --out=study --only=C5
+  python -m stjax.suite run brstnet --root=raw --out=brstnet --prepare
+  python -m stjax.suite run brstnet --root=raw --out=brstnet --shard=3/20
+  python -m stjax.suite table brstnet --out=brstnet
+
+A run that fails is written down, and not begun again until --again asks for it: nothing is retried unseen. Stopped by
+Ctrl-C or SIGTERM, runs save and end; however a suite is stopped, the same command goes on with it. Several processes,
+jobs and hosts may share one --out: a run that another one is at is left to it.
+"""
+
+import argparse
+import collections
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_prep import cli, files, system_errors
+from data_prep.errors import InputError
+
+if TYPE_CHECKING:
+    from stjax.processes import Pool
+    from stjax.suites import Data, Options
+    from stjax.suites._state import Place
+
+ACTIONS = ("plan", "run", "table")
+
+
+def main(arguments: list[str]) -> None:
+    """The command line."""
+    parser = cli.Parser("python -m stjax.suite", description=__doc__)
+    parser.add_argument("action", choices=ACTIONS)
+    parser.add_argument("name", help="a suite: brstnet, her2st, pixnet_v1, stnet")
+    parser.add_argument("--out", required=True, type=Path, help="folder of all that is made")
+    parser.add_argument("--root", type=Path, help="folder of the raw data; plan says what is expected in it")
+    parser.add_argument("--tiny", action="store_true", help="synthetic tissue and small networks: minutes, to try it")
+    parser.add_argument("--only", type=cli.names, default=(), help="comma-separated rows, tables, or parts of names")
+    parser.add_argument("--seeds", type=cli.whole_numbers, default=(0,), help="comma-separated (0): a run each")
+    parser.add_argument(
+        "--weights", type=_weights, default={}, help="NAME=FILE,... starting weights that plan asks for"
+    )
+    parser.add_argument(
+        "--shard", type=_shard, default=(0, 1), metavar="i/n", help="every n-th run, from the i-th of 0"
+    )
+    parser.add_argument("--processes", type=int, default=1, help="runs at a time (1)")
+    parser.add_argument("--gpus-per-process", type=int, default=0, help="process i sees the i-th so many; 0: all")
+    parser.add_argument("--prepare", action="store_true", help="of run: prepare the data, and no more")
+    parser.add_argument("--again", action="store_true", help="of run: also what failed before")
+    given = parser.parse_args(arguments)
+    if not given.seeds or min(given.seeds) < 0 or len(set(given.seeds)) < len(given.seeds):
+        raise InputError(f"--seeds is {','.join(map(str, given.seeds))}, expected different whole numbers from 0 up")
+    from stjax import suites  # which take seconds, and --help should not
+
+    root = given.root and given.root.resolve()
+    options = suites.Options(given.out.resolve(), root, given.seeds, tiny=given.tiny, weights=given.weights)
+    if given.action == "plan":
+        plan(given.name, options, given.only)
+    elif given.action == "table":
+        table(given.name, options, given.only)
+    else:
+        system_errors.check_folder(options.out, "--out")
+        run(given.name, options, given)
+
+
+def _weights(text: str) -> dict[str, str]:
+    found = {}
+    for part in cli.names(text):
+        name, _, file = part.partition("=")
+        if not (name and file):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list such as densenet121=weights.pth")
+        found[name] = str(Path(file).resolve())
+    return found
+
+
+def _shard(text: str) -> tuple[int, int]:
+    place, _, count = text.partition("/")
+    if not (place.isdigit() and count.isdigit() and int(place) < int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not i/n with i from 0 to n - 1")
+    return int(place), int(count)
+
+
+# ----------------------------------------------------------------------------------------------------------- plan
+
+
+def plan(name: str, options: "Options", only: Sequence[str] = ()) -> None:
+    """Prints what a suite is made of, what of it is there, and what it still takes."""
+    from stjax import suites
+    from stjax.suites import _state
+
+    suite = suites.load(name, options)
+    chosen = _state.places(suite, options, only)
+    print(f"{suite.title}\n")
+    rows = [["", "runs", "trainings", *_state.STATES]]
+    states = {place.run.name: place.state() for place in chosen}
+    for part in dict.fromkeys(place.run.part for place in chosen):
+        runs = [place.run for place in chosen if place.run.part == part]
+        counted = collections.Counter(states[run.name] for run in runs)
+        numbers = [len(runs), sum(run.trainings for run in runs), *(counted[state] for state in _state.STATES)]
+        rows.append([part, *map(str, numbers)])
+    total = collections.Counter(states.values())
+    trainings = sum(place.run.trainings for place in chosen)
+    rows.append(["in all", *map(str, (len(chosen), trainings, *(total[state] for state in _state.STATES)))])
+    print("\n".join(cli.table(rows, align="<" + ">" * (len(rows[0]) - 1))), "\n")
+    for data in suite.data:
+        kept = "prepared" if options.is_prepared(data) else "synthetic tissue" if options.tiny else f"--root/{data.raw}"
+        print(f"data/{data.name}: {kept}; {data.about}")
+    for why in sorted({place.run.lacks for place in chosen if place.run.lacks}):
+        count = sum(place.run.lacks == why for place in chosen)
+        print(f"{count} runs cannot be made here: {why}")
+    _print_time(chosen, states)
+    print(f"\n{trainings} trainings in {len(chosen)} runs")
+
+
+def _print_time(chosen: "Sequence[Place]", states: dict[str, str]) -> None:
+    """How long the rest takes, from what finished runs of the same row took on this machine, and their disk space."""
+    from stjax.suites import _state
+
+    taken = collections.defaultdict(list)
+    for place in chosen:
+        if states[place.run.name] == _state.DONE:
+            taken[place.run.row].append((place.note()["seconds"], _bytes(place.folder)))
+    if not taken:
+        print("hours and disk space are estimated once a run of a row is finished: run one of each, --only=NAME")
+        return
+    left = [place.run.row for place in chosen if states[place.run.name] not in (_state.DONE, _state.LACKING)]
+    known = [row for row in left if row in taken]
+    seconds, size = (sum(sum(part[i] for part in taken[row]) / len(taken[row]) for row in known) for i in (0, 1))
+    print(
+        f"left: {len(left)} runs; {len(known)}, as finished ones of their rows took, {seconds / 3600:.1f} h "
+        f"one after another here, and {size / 1e9:.1f} GB"
+    )
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+# ------------------------------------------------------------------------------------------------------------ run
+
+
+def run(name: str, options: "Options", given: argparse.Namespace) -> None:
+    """Prepares the data, carries out what is not finished, and writes the tables.
+
+    Raises:
+        InputError: raw data is missing, a run failed, or the folder is of another study.
+    """
+    from stjax import suites
+    from stjax.processes import Pool
+    from stjax.suites import _state
+    from stjax.training import faults
+
+    kept = "what is finished or saved is kept; the same command goes on"
+    suite = suites.load(name, options)
+    _state.keep(suite, options)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(faults.exits_when_stopped())
+        stack.enter_context(cli.when_interrupted(lambda: kept))
+        pool = stack.enter_context(Pool(given.processes, given.gpus_per_process))
+        wanted = {data.name for place in _state.places(suite, options, given.only) for data in place.needs_data()}
+        if given.shard[1] > 1 and any(not options.is_prepared(data) for data in suite.data if data.name in wanted):
+            raise InputError("the data is not prepared, and shards do not prepare it; run once with --prepare")
+        for data in suite.data:
+            if data.name in wanted and not options.is_prepared(data):
+                pool.map(lambda data=data: prepare(data, options, pool), [data])
+        if given.prepare:
+            return
+        suite = suites.load(name, options)  # who is held out, the data says
+        chosen = _state.places(suite, options, given.only)[given.shard[0] :: given.shard[1]]
+        failed = carry_out(chosen, pool, again=given.again)
+    table(name, options, given.only)
+    if failed:
+        logs = options.out / "logs"
+        raise InputError(
+            f"{len(failed)} runs failed ({', '.join(failed[:3])}{', ...' if failed[3:] else ''}), see {logs}; they are "
+            "not tried again unless --again is given"
+        )
+
+
+def prepare(data: "Data", options: "Options", pool: "Pool") -> None:
+    """Makes a data set of a suite. Raises InputError where its raw files are missing, or it cannot be made."""
+    target, log = options.path(data), options.out / "logs" / f"data_{data.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with files.lock(options.out / "data" / f"{data.name}.lock", busy=f"another process prepares {target}; wait for it"):
+        raw, how = options.out / "raw" / data.name, data.tiny
+        if not options.tiny:
+            if options.root is None:
+                raise InputError(f"data/{data.name} is not prepared: give the raw files' folder with --root")
+            raw, how = options.root / data.raw, data.build
+            if not raw.is_dir():
+                raise InputError(f"{raw} is not there; it is for {data.about}")
+        elif not raw.exists():
+            _made(pool.run(data.name, ["data_prep.demo", f"--out={raw}", *data.demo], log=log), log)
+        _made(pool.run(data.name, ["data_prep.build", f"--source={raw}", f"--out={target}", *how], log=log), log)
+
+
+def _made(code: int, log: Path) -> None:
+    from stjax.suites import _state
+
+    if code:
+        raise InputError(f"the data cannot be prepared: {_state.last_line(log)}; {log}")
+
+
+def carry_out(chosen: "Sequence[Place]", pool: "Pool", *, again: bool) -> list[str]:
+    """Carries out runs, those that need others behind them. Returns the names of those that failed, now or before."""
+    from stjax.suites import _state
+
+    finished, failed = 0, []
+    waves = ([each for each in chosen if not each.run.needs], [each for each in chosen if each.run.needs])
+    for wave in filter(None, waves):
+        left = []
+        for place in wave:
+            state = place.state()
+            waits = [need for need in place.run.needs if not _is_done(place, need)]
+            finished += state == _state.DONE
+            if state == _state.FAILED and not again:
+                print(f"{place.run.name} failed before, and is not tried again: {place.note()['failed']}")
+                failed.append(place.run.name)
+            elif state in (_state.DONE, _state.LACKING):
+                continue
+            elif waits:
+                print(f"{place.run.name} waits for {', '.join(waits)}")
+            else:
+                left.append(place)
+        print(f"{finished} of {len(chosen)} runs are finished; {len(left)} are begun, or gone on with")
+        for place, state in zip(left, pool.map(lambda each: each.carry_out(pool), left), strict=True):
+            finished += state == _state.DONE
+            if state == _state.BUSY:
+                print(f"{place.run.name} is left to the process that is at it")
+            if state == _state.FAILED:
+                failed.append(place.run.name)
+    return failed
+
+
+def _is_done(place: "Place", name: str) -> bool:
+    """Whether a run that another needs is finished, whoever finished it."""
+    return any((place.out / "runs" / name).glob("evaluation/*/metrics.json"))
+
+
+# ---------------------------------------------------------------------------------------------------------- table
+
+
+def table(name: str, options: "Options", only: Sequence[str] = ()) -> None:
+    """Prints the tables of what is finished, and writes them as files."""
+    from stjax import suites
+    from stjax.suites import _state, _table
+
+    suite = suites.load(name, options)
+    found = _table.read_tables(suite, _state.places(suite, options, only))
+    print("\n".join(found.console()))
+    print("results:")
+    for path in found.write(options.out):
+        print(path)
+
+
+if __name__ == "__main__":
+    cli.program(main)

@@ -1,0 +1,169 @@
+"""Suites: studies as data. A module here has `suite(options)`, which says what is trained on what, and what of it was
+published; `stjax.suite` plans it, runs it and makes its tables."""
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from data_prep.dataset import MANIFEST, PatchDataset
+from data_prep.errors import InputError
+from stjax.config import built_in_names
+
+MOST_SEEDS = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A data set of a suite, `data/<name>` of its folder.
+
+    Attributes:
+        raw: the folder under --root that has the raw files; "" is --root itself.
+        about: what they are, and where they are to be had.
+        build: options of `data_prep.build`.
+        demo: options of `data_prep.demo`, whose tissue takes their place with --tiny ...
+        tiny: ... and of `data_prep.build` then.
+        sections: of each patient as published, for plans made before the data is there.
+        spots: as published.
+    """
+
+    name: str
+    raw: str
+    about: str
+    build: tuple[str, ...]
+    demo: tuple[str, ...]
+    tiny: tuple[str, ...]
+    sections: Mapping[str, tuple[str, ...]]
+    spots: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the command line says of a suite.
+
+    Attributes:
+        root: folder of the raw data; None: not needed any more, or --tiny.
+        out: folder of all that is made.
+        weights: {name that the suite asks for: file}.
+    """
+
+    out: Path
+    root: Path | None = None
+    seeds: tuple[int, ...] = (0,)
+    tiny: bool = False
+    weights: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def path(self, data: Data) -> Path:
+        """The folder of a data set."""
+        return self.out / "data" / data.name
+
+    def is_prepared(self, data: Data) -> bool:
+        """Whether it is there."""
+        return (self.path(data) / MANIFEST).is_file()
+
+    def patients(self, data: Data) -> dict[str, tuple[str, ...]]:
+        """{patient: sections}, by name: of the data set where it is there, else as published."""
+        if not self.is_prepared(data):
+            return dict(sorted(data.sections.items()))
+        found: dict[str, tuple[str, ...]] = {}
+        for section in PatchDataset.open(self.path(data)).sections:
+            found[section["patient"]] = (*found.get(section["patient"], ()), section["name"])
+        return dict(sorted(found.items()))
+
+
+class Command(NamedTuple):
+    """A command line; `leaves` is the file, a pattern under the run's folder, that is there when it is done."""
+
+    module: str
+    arguments: tuple[str, ...]
+    leaves: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training with its scoring.
+
+    Attributes:
+        name: of its folder under runs/: names joined by "/".
+        part, row: the table, and its row, that it belongs to.
+        data: the data sets that it needs.
+        commands: carried out in turn.
+        trainings: how many networks it trains.
+        scored: the folder, under its own, of the work directory with its scores.
+        needs: names of runs that must be finished first.
+        lacks: why it cannot run here, "" when it can.
+    """
+
+    name: str
+    part: str
+    row: str
+    data: tuple[Data, ...]
+    commands: tuple[Command, ...]
+    trainings: int = 1
+    scored: str = ""
+    needs: tuple[str, ...] = ()
+    lacks: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A column of a table: a figure of metrics.json, or "gene:NAME", the PCC of one gene."""
+
+    key: str
+    title: str
+    digits: int = 3
+    higher_is_better: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """A study.
+
+    Attributes:
+        title: what it is.
+        source: what is quoted, as `quoted`: {part: {row: {figure: value}}}.
+        figures: {part: its columns}.
+        notes: {part: what is to be known of the published table}; "" of all.
+    """
+
+    name: str
+    title: str
+    runs: tuple[Run, ...]
+    figures: Mapping[str, tuple[Figure, ...]]
+    source: str = ""
+    quoted: Mapping[str, Mapping[str, Mapping[str, float]]] = dataclasses.field(default_factory=dict)
+    notes: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def data(self) -> tuple[Data, ...]:
+        """Every data set that a run needs."""
+        return tuple({each.name: each for run in self.runs for each in run.data}.values())
+
+
+def names() -> list[str]:
+    """Of every suite."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def load(name: str, options: Options) -> Suite:
+    """A suite by its name. Raises InputError naming the known ones."""
+    known = names()
+    if (module := name.replace("-", "_")) not in known:
+        raise InputError(f"suite {name!r} is not known; choose one of {', '.join(known)}")
+    return importlib.import_module(f"stjax.suites.{module}").suite(options)
+
+
+def train(options: Options, name: str, data: Data, config: str, **settings: object) -> Command:
+    """`stjax.train` of a config that comes with stjax; a "." of a key is written "__"."""
+    given = {key.replace("__", "."): value for key, value in settings.items()}
+    arguments = (f"--config={config}", f"--workdir={options.out / 'runs' / name}")
+    arguments += (f"--config.data_dir={options.path(data)}",)
+    arguments += tuple(f"--config.{key}={value}" for key, value in given.items())
+    return Command("stjax.train", arguments, "evaluation/*/metrics.json")
+
+
+def missing(config: str) -> str:
+    """What a run lacks where stjax has no such config, "" where it has."""
+    return "" if config in built_in_names() else f"this version of stjax has no config {config}"

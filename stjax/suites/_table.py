@@ -1,0 +1,369 @@
+"""Tables of a suite: what finished runs scored, beside what was published, with what is missing and what to mind."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from data_prep import cli, files, json_files
+from stjax import protocols
+from stjax.evaluation.statistics import LEVEL, MIN_PATIENTS
+from stjax.reporting import compare, read, suite_page
+from stjax.reporting.together import mean_pcc, together
+from stjax.suites import Figure, Suite
+from stjax.suites._state import DONE, Place
+from stjax.tables import write_csv
+
+DEPTH_PCC, FLAT_PCC = 0.2, 0.05  # of raw counts, and of counts divided by depth: the first is depth, not biology
+
+
+@dataclasses.dataclass
+class Row:
+    """One of a table.
+
+    Attributes:
+        planned, missing: runs, and the names of those that are not finished.
+        figures: {key: (mean over finished runs, their sample deviation)}.
+        mean_pcc: of all held-out spots together, with the ends of its interval.
+        above_colour: mean over runs of how far the mean PCC is above the ridge on colour.
+        pair: with the best row, where this is another.
+        quoted: what was published.
+    """
+
+    part: str
+    name: str
+    planned: int
+    missing: list[str]
+    figures: dict[str, tuple[float, float]]
+    mean_pcc: tuple[float, float, float] | None = None
+    above_colour: float | None = None
+    pair: compare.Pair | None = None
+    quoted: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def finished(self) -> int:
+        """How many runs are."""
+        return self.planned - len(self.missing)
+
+
+@dataclasses.dataclass
+class Part:
+    """One table: `best` is the row that is ahead in its first column, None where nothing is finished."""
+
+    name: str
+    columns: tuple[Figure, ...]
+    rows: list[Row]
+    best: Row | None
+    verdict: str
+    notes: list[str]
+
+
+@dataclasses.dataclass
+class Tables:
+    """All tables of a suite."""
+
+    suite: Suite
+    parts: list[Part]
+    runs: list[dict[str, Any]]
+    synthetic: bool
+
+    def console(self) -> list[str]:
+        """Lines for the terminal."""
+        lines = [self.suite.title] + ["SYNTHETIC TISSUE: these figures say nothing of any model"] * self.synthetic
+        for part in self.parts:
+            head, body = cells(part)
+            lines += ["", part.name, *cli.table([head, *body], align="<" + ">" * (len(head) - 1))]
+            lines += [part.verdict] * bool(part.verdict) + [f"* {note}" for note in part.notes]
+        return lines
+
+    def write(self, out: Path) -> list[Path]:
+        """suite.json, table.csv, table.md, table.tex and report.html; returns their paths."""
+        rows = [_plain(part, row) for part in self.parts for row in part.rows]
+        json_files.write(out / "suite.json", {"suite": self.suite.name, "runs": self.runs, "table": rows})
+        write_csv(out / "table.csv", pd.DataFrame(rows))
+        files.write_text(out / "table.md", "\n".join(self._markdown()) + "\n")
+        files.write_text(out / "table.tex", "\n".join(self._latex()) + "\n")
+        files.write_text(out / "report.html", suite_page.build(self, cells))
+        return [out / name for name in ("suite.json", "table.csv", "table.md", "table.tex", "report.html")]
+
+    def _markdown(self) -> list[str]:
+        lines = []
+        for part in self.parts:
+            head, body = cells(part)
+            lines += [f"**{part.name}**", "", *(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body))]
+            lines += ["", *([part.verdict, ""] if part.verdict else []), *(f"* {note}" for note in part.notes), ""]
+        return lines
+
+    def _latex(self) -> list[str]:
+        lines = []
+        for part in self.parts:
+            head, body = cells(part)
+            lines += ["\\begin{table}", f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", "\\hline"]
+            lines += [" & ".join(map(_escaped, row)) + " \\\\" for row in (head, *body)]
+            text = " ".join([part.name + ".", *filter(None, [part.verdict]), *part.notes])
+            lines += ["\\hline", "\\end{tabular}", f"\\caption{{{_escaped(text)}}}", "\\end{table}", ""]
+        return lines
+
+
+def _escaped(text: str) -> str:
+    special = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+    special |= {"<": "\\textless{}", ">": "\\textgreater{}"} | {each: f"\\{each}" for each in "&%$#_{}"}
+    return "".join(special.get(letter, letter) for letter in text)
+
+
+def cells(part: Part) -> tuple[list[str], list[list[str]]]:
+    """The head of a table and its rows, as text: "published" where something is quoted, "" where nothing is known;
+    columns of intervals and differences in which nothing is known are left out."""
+    columns = {"": [row.name for row in part.rows], "runs": [f"{row.finished} of {row.planned}" for row in part.rows]}
+    for figure in part.columns:
+        columns[figure.title] = [_with_spread(row.figures.get(figure.key), figure.digits) for row in part.rows]
+    levels = [row.pair.levels["spots"] if row.pair else compare.Level() for row in part.rows]
+    more = {
+        f"{LEVEL:.0%} interval of PCC": [_ends(row.mean_pcc and row.mean_pcc[1:]) for row in part.rows],
+        "minus best": [_signed(level.difference) for level in levels],
+        f"its {LEVEL:.0%} interval": [_ends((level.low, level.high)) for level in levels],
+        "minus ridge on colour": [_signed(row.above_colour) for row in part.rows],
+    }
+    for f in part.columns:
+        quoted = [f"{row.quoted[f.key]:.{f.digits}f}" if f.key in row.quoted else "" for row in part.rows]
+        more[f"published {f.title}"] = quoted
+    columns |= {title: shown for title, shown in more.items() if any(shown)}
+    return list(columns), [list(line) for line in zip(*columns.values(), strict=True)]
+
+
+def _with_spread(value: tuple[float, float] | None, digits: int) -> str:
+    if value is None or not math.isfinite(value[0]):
+        return ""
+    return f"{value[0]:.{digits}f}" + (f" ± {value[1]:.{digits}f}" if math.isfinite(value[1]) else "")
+
+
+def _ends(ends: Sequence[float | None] | None) -> str:
+    if not ends or any(end is None or not math.isfinite(end) for end in ends):
+        return ""
+    return f"{ends[0]:.3f} to {ends[1]:.3f}"
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None or not math.isfinite(value) else f"{value:+.3f}"
+
+
+def _plain(part: Part, row: Row) -> dict[str, Any]:
+    """A row for files."""
+    level = row.pair.levels["spots"] if row.pair else compare.Level()
+    found: dict[str, Any] = {"part": part.name, "name": row.name, "runs": row.planned, "finished": row.finished}
+    for figure in part.columns:
+        mean, spread = row.figures.get(figure.key, (math.nan, math.nan))
+        found |= {figure.key: _known(mean), f"{figure.key}_sd": _known(spread)}
+    _, low, high = row.mean_pcc or (math.nan,) * 3
+    found |= {"pcc_mean_low": _known(low), "pcc_mean_high": _known(high)}
+    found |= {"minus_best": level.difference, "minus_best_low": level.low, "minus_best_high": level.high}
+    found |= {"minus_best_p": level.p, "minus_ridge_colour": row.above_colour}
+    return found | {f"published_{key}": value for key, value in row.quoted.items()}
+
+
+def _known(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+# -------------------------------------------------------------------------------------------------------- reading
+
+
+def read_tables(suite: Suite, places: Sequence[Place]) -> Tables:
+    """The tables of some runs, as far as they are finished."""
+    states = {place.run.name: place.state() for place in places}
+    parts, synthetic = [], False
+    for name in dict.fromkeys(place.run.part for place in places):
+        of_part = [place for place in places if place.run.part == name]
+        results = {
+            place.run.name: read.read_run(place.scored, place.run.name)
+            for place in of_part
+            if states[place.run.name] == DONE
+        }
+        synthetic |= any(run.synthetic for run in results.values())
+        compared: dict[str, Row] = {}
+        titles = [title for title in suite.figures if title == name or title.startswith(f"{name}: ")]
+        parts += [_part(suite, title, of_part, results, compared) for title in titles]
+    runs = [
+        {"name": place.run.name, "model": place.run.row, "part": place.run.part, "workdir": str(place.scored)}
+        | {"status": states[place.run.name], "seconds": place.note()["seconds"]}
+        for place in places
+    ]
+    return Tables(suite, parts, runs, synthetic)
+
+
+def _part(
+    suite: Suite, title: str, places: Sequence[Place], results: dict[str, read.RunResults], compared: dict[str, Row]
+) -> Part:
+    """A table.
+
+    Args:
+        results: of the runs that are finished, by name.
+        compared: gets the rows of a part's first table, which alone has intervals and comparisons.
+    """
+    columns, of_rows = suite.figures[title], {}
+    part = Part(title, columns, [], None, "", [])
+    for label in dict.fromkeys(place.run.row for place in places):
+        names = [place.run.name for place in places if place.run.row == label]
+        found = [results[name] for name in names if name in results]
+        missing = [name for name in names if name not in results]
+        quoted = dict(suite.quoted.get(title, {}).get(label, {}))
+        part.rows.append(Row(title, label, len(names), missing, _figures(found, columns), quoted=quoted))
+        if found:
+            of_rows[label] = found
+            part.rows[-1].above_colour = _above_colour(found)
+    if not compared:
+        _compare(part, of_rows)
+        compared |= {row.name: row for row in part.rows}
+    part.notes = _notes(suite, part, of_rows)
+    return part
+
+
+def _figures(runs: Sequence[read.RunResults], columns: Sequence[Figure]) -> dict[str, tuple[float, float]]:
+    """Mean and sample deviation over runs of every column that they have."""
+    found = {}
+    for figure in columns:
+        values = [value for run in runs if (value := _figure(run, figure.key)) is not None and math.isfinite(value)]
+        if values:
+            found[figure.key] = float(np.mean(values)), float(np.std(values, ddof=1)) if values[1:] else math.nan
+    return found
+
+
+def _figure(run: read.RunResults, key: str) -> float | None:
+    if key.startswith("gene:"):
+        of = run.genes.loc[run.genes["gene"] == key.removeprefix("gene:"), "pcc"]
+        return float(of.iloc[0]) if len(of) else None
+    return run.metrics["methods"]["model"].get(key)
+
+
+def _above_colour(runs: Sequence[read.RunResults]) -> float | None:
+    minus = [(run.metrics.get("model_minus") or {}).get("ridge_colour") or {} for run in runs]
+    known = [value for each in minus if (value := (each.get("pcc_mean") or {}).get("difference")) is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _compare(part: Part, results: dict[str, list[read.RunResults]]) -> None:
+    """Intervals of each row, the best row, and how far the others are from it in the sections of both."""
+    scored = {label: {section.name for run in runs for section in run.sections} for label, runs in results.items()}
+    for row in part.rows:
+        if row.name in results and (whole := together(results[row.name], row.name, scored[row.name])):
+            row.mean_pcc = mean_pcc(whole)
+    first = part.columns[0]
+    known = [row for row in part.rows if first.key in row.figures]
+    if not known:
+        return
+    sign = 1 if first.higher_is_better else -1
+    part.best = max(known, key=lambda row: sign * row.figures[first.key][0])
+    pairs = {}
+    for row in known:
+        both = scored[row.name] & scored[part.best.name]
+        if row is not part.best and both:
+            pair = [together(results[name], name, both) for name in (row.name, part.best.name)]
+            if pair[0] and pair[1]:
+                pairs[row.name] = pair[0], pair[1]
+    for label, pair in zip(pairs, compare.tested(pairs.values()), strict=True):
+        next(row for row in part.rows if row.name == label).pair = pair
+    part.verdict = _verdict(part)
+
+
+def _verdict(part: Part) -> str:
+    """One sentence: who is ahead, of whom, by how much, and whether that is more than chance."""
+    first, best = part.columns[0], part.best
+    others = [row for row in part.rows if row is not best and first.key in row.figures]
+    if best is None:
+        return ""
+    if not others:
+        return f"{best.name} alone is finished."
+    sign = 1 if first.higher_is_better else -1
+    second = max(others, key=lambda row: sign * row.figures[first.key][0])
+    by = abs(best.figures[first.key][0] - second.figures[first.key][0])
+    text = f"{best.name} is ahead of {second.name} by {by:.{first.digits}f} in {first.title}"
+    level = second.pair.levels["spots"] if second.pair else compare.Level(why="no spots are in common")
+    if level.low is None or level.high is None or level.p is None:
+        return f"{text}; whether that is more than chance cannot be told ({level.why})."
+    apart = "more than" if level.high < 0 or level.low > 0 else "no more than"
+    return (
+        f"{text}; paired over {level.n} {level.unit}, {apart} chance would give (difference of median PCC "
+        f"{_signed(level.difference)}, {LEVEL:.0%} interval {_ends((level.low, level.high))}, p = {level.p:.2g})."
+    )
+
+
+# ----------------------------------------------------------------------------------------------------- footnotes
+
+
+def _notes(suite: Suite, part: Part, results: dict[str, list[read.RunResults]]) -> list[str]:
+    """What the table must not be read without."""
+    runs = [run for of_row in results.values() for run in of_row]
+    notes = []
+    if lacking := [
+        f"{row.name} lacks {', '.join(row.missing[:3])}{', ...' * (len(row.missing) > 3)}"
+        for row in part.rows
+        if row.missing
+    ]:
+        notes.append(f"not finished: {'; '.join(lacking)}")
+    if runs:
+        notes += _notes_on_data(runs)
+        notes += _notes_on_rules(runs)
+        notes.append(
+            "figures are means over a row's finished runs, ± their sample deviation; intervals, and differences of the "
+            "median PCC, are of the held-out spots of all its runs together"
+        )
+    if any(row.quoted for row in part.rows):
+        notes.append(f"published figures are quoted, not ours: {suite.source}")
+    return [*notes, *suite.notes.get("", ()), *suite.notes.get(part.name, ())]
+
+
+def _notes_on_data(runs: Sequence[read.RunResults]) -> list[str]:
+    """Of who and what is scored."""
+    notes = []
+    patients = {section.patient for run in runs for section in run.sections}
+    if known := sorted({each for run in runs for each in run.metrics.get("patients_also_in_training", ())}):
+        notes.append(
+            f"sections of {', '.join(known[:8])} are scored by models that learnt from other sections of the same "
+            "patient: nothing is said of new patients"
+        )
+    elif len(patients) < MIN_PATIENTS:
+        notes.append(f"{len(patients)} patients are scored: too few to speak of patients")
+    constant = sum(int(run.metrics["methods"]["model"].get("genes_constant_prediction") or 0) for run in runs)
+    if constant:
+        notes.append(
+            f"{constant} genes of all runs are predicted as constants; they have no PCC, and are left out of means"
+        )
+    return notes
+
+
+def _notes_on_rules(runs: Sequence[read.RunResults]) -> list[str]:
+    """Of the rules that figures were made under."""
+    notes, used = [], sorted({run.metrics["protocol"] for run in runs})
+    known = [protocols.get_protocol(name) for name in used if name in protocols.names()]
+    notes += [
+        f"{each.name}: genes are chosen with the spots that are scored, as published"
+        for each in known
+        if each.panel_scope == "all"
+    ]
+    if len(used) > 1:
+        notes.append(f"rows are of several protocols ({', '.join(used)}): compare those of one alone")
+    if unselected := sum(not run.data.get("split", {}).get("val") for run in runs):
+        notes.append(f"{unselected} of {len(runs)} runs have no validation patients: their last checkpoint is scored")
+    if any(run.metrics.get("mean_over_symmetries") for run in runs):
+        notes.append("predictions are means over the eight symmetries of the square")
+    encoders = {str((run.metrics.get("encoder") or {}).get("name", "")) for run in runs} - {""}
+    if len(encoders) > 1:
+        notes.append(f"rows differ in their encoder too ({', '.join(sorted(encoders))}): they are not ranked as heads")
+    depth = [run.label for run in runs if _is_depth(run)]
+    if depth:
+        notes.append(
+            f"{', '.join(depth[:3])}: the PCC of raw counts is high, that of counts divided by depth about 0: depth, "
+            "not biology"
+        )
+    unfinished = [run.label for run in runs if run.metrics.get("training_finished") is False]
+    return notes + [f"NOT FINISHED when scored: {', '.join(unfinished)}"] * bool(unfinished)
+
+
+def _is_depth(run: read.RunResults) -> bool:
+    found = {name: of["methods"]["model"].get("pcc_median") for name, of in (run.metrics.get("targets") or {}).items()}
+    raw, library = found.get("raw"), found.get("library")
+    return raw is not None and library is not None and raw > DEPTH_PCC and library < FLAT_PCC

@@ -1,0 +1,274 @@
+"""Suites: what they count, how runs are carried out, gone on with and left alone, and what their tables say."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data_prep import files
+from data_prep.errors import InputError
+from stjax import metrics, suite, suites
+from stjax.processes import Pool
+from stjax.reporting import read
+from stjax.reporting.together import mean_pcc, together
+from stjax.suites import Command, Figure, Options, Run, Suite, _state, _table, her2st
+from tests.conftest import ROOT
+
+
+def counts(name, **options):
+    found = suites.load(name, Options(ROOT / "nowhere", **options))
+    assert len({run.name for run in found.runs}) == len(found.runs)
+    trainings = Counter()
+    for run in found.runs:
+        trainings[run.part] += run.trainings
+    assert all(any(title.startswith(part) for title in found.figures) for part in trainings)
+    assert all(part == "" or part in found.figures for part in (*found.quoted, *found.notes))
+    return trainings
+
+
+def test_suites_have_the_trainings_of_the_papers():
+    assert counts("brstnet") == {"Tables 1, 2, S1": 100, "Final fits": 20}
+    found = counts("pixnet-v1")
+    assert (found["Table 1, STNet"], found["Table 1, HD breast"], found["Table 1, HD brain"]) == (32, 16, 16)
+    assert (found["Table 2"], found["Table 3"], found["Fig. 4"]) == (8, 8, 6)
+    assert sum(counts("her2st").values()) == 4 * 8
+    assert sum(counts("her2st", seeds=(0, 1)).values()) == 4 * 8 * 2
+
+
+def test_rows_that_are_quoted_are_those_of_runs():
+    for name in suites.names():
+        found = suites.load(name, Options(ROOT / "nowhere"))
+        for part, rows in found.quoted.items():
+            assert rows.keys() <= {run.row for run in found.runs if part.startswith(run.part)}
+            assert all(of.keys() <= {figure.key for figure in found.figures[part]} for of in rows.values())
+
+
+def test_one_patient_alone_has_its_sections_held_out_in_turn(monkeypatch):
+    monkeypatch.setattr(Options, "patients", lambda *_: {"C": ("C2", "C3")})
+    runs = her2st.suite(Options(ROOT / "nowhere")).runs
+    assert {run.name for run in runs if run.name.startswith("b0/")} == {"b0/C2", "b0/C3"}
+    assert "--config.test_sections=C2" in runs[0].commands[0].arguments
+
+
+# ------------------------------------------------------------------------------------------------- carrying out
+
+
+def stand_in(out, does, **more):
+    """A suite of one run for each name, which does what is said."""
+    runs = tuple(
+        Run(name, "part", name.split("/")[0], (), (step(out, name, do),), **more.get(name, {}))
+        for name, do in does.items()
+    )
+    return Suite("stand_in", "Stand-in", runs, {"part": (Figure("pcc_mean", "mean PCC"),)})
+
+
+def step(out, name, do):
+    return Command("tests.stjax.suite_step", (do, str(out / "runs" / name)), "evaluation/*/metrics.json")
+
+
+def carry_out(tmp_path, does, *, again=False, processes=1, chosen=slice(None), **more):
+    options = Options(tmp_path)
+    places = _state.places(stand_in(tmp_path, does, **more), options)[chosen]
+    with Pool(processes) as pool:
+        return suite.carry_out(places, pool, again=again), {place.run.name: place.state() for place in places}
+
+
+def calls(tmp_path, name):
+    path = tmp_path / "runs" / name / "calls"
+    return len(path.read_text()) if path.exists() else 0
+
+
+def test_finished_runs_are_not_made_again_and_failed_ones_only_when_asked_for(tmp_path, capsys):
+    does = {"a/1": "work", "a/2": "fail", "b/1": "work"}
+    failed, states = carry_out(tmp_path, does, processes=2)
+    assert failed == ["a/2"]
+    assert states == {"a/1": "done", "a/2": "failed", "b/1": "done"}
+    assert "[a/2] error: no luck" in capsys.readouterr().out
+    assert "error: no luck" in (tmp_path / "logs/a/2.log").read_text()
+
+    (tmp_path / "runs/a/mended").touch()
+    failed, _ = carry_out(tmp_path, does)
+    assert failed == ["a/2"]
+    assert "a/2 failed before, and is not tried again: error: no luck" in capsys.readouterr().out
+    assert [calls(tmp_path, name) for name in does] == [1, 1, 1]
+
+    failed, states = carry_out(tmp_path, does, again=True)
+    assert not failed
+    assert set(states.values()) == {"done"}
+    assert [calls(tmp_path, name) for name in does] == [1, 2, 1]
+
+
+def test_a_run_waits_for_those_it_needs(tmp_path, capsys):
+    does = {"whole": "work", "part": "fail"}
+    _, states = carry_out(tmp_path, does, whole={"needs": ("part",)})
+    assert states == {"whole": "to do", "part": "failed"}
+    assert "whole waits for part" in capsys.readouterr().out
+    (tmp_path / "runs/mended").touch()
+    _, states = carry_out(tmp_path, does, whole={"needs": ("part",)}, again=True)
+    assert set(states.values()) == {"done"}
+
+
+def test_shards_share_the_runs_and_a_run_of_another_process_is_left_to_it(tmp_path, capsys):
+    does = {"a": "work", "b": "work", "c": "work"}
+    _, states = carry_out(tmp_path, does, chosen=slice(1, None, 2))
+    assert states == {"b": "done"}
+    with files.lock(tmp_path / "state" / "a.lock", busy="held"):
+        _, states = carry_out(tmp_path, does)
+    assert states == {"a": "to do", "b": "done", "c": "done"}
+    assert "a is left to the process that is at it" in capsys.readouterr().out
+
+
+def test_a_run_with_other_settings_is_refused(tmp_path):
+    carry_out(tmp_path, {"a": "fail"})
+    with pytest.raises(InputError, match=r"runs/a is of a run with other settings .*choose another --out"):
+        carry_out(tmp_path, {"a": "work"}, again=True)
+
+
+def test_what_cannot_run_here_is_neither_run_nor_failed(tmp_path):
+    failed, states = carry_out(tmp_path, {"a": "work"}, a={"lacks": "no weights"})
+    assert not failed
+    assert states == {"a": "cannot run here"}
+
+
+def test_sigterm_ends_the_runs_and_the_same_command_goes_on(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from tests.stjax.test_suite import carry_out\n"
+        "carry_out(Path(sys.argv[1]), {'a': 'hang', 'b': 'hang'})"
+    )
+    line = [sys.executable, "-c", code, tmp_path]
+    with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        while "hang in a" not in (process.stdout.readline() or "hang in a"):
+            pass
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) != 0
+    assert (calls(tmp_path, "a"), calls(tmp_path, "b")) == (1, 0)
+    options = Options(tmp_path)
+    (place, _) = _state.places(stand_in(tmp_path, {"a": "hang", "b": "hang"}), options)
+    assert place.state() == "begun"  # it was told to end, and has not failed
+
+
+def test_a_pool_that_is_told_to_end_begins_nothing_more(tmp_path):
+    with Pool(1) as pool:
+
+        def work(_):
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            pool.run("sleep", ["tests.stjax.suite_step", "hang", str(tmp_path / "x")])
+            time.sleep(1)
+            return pool.run("late", ["tests.stjax.suite_step", "work", str(tmp_path / "x")])
+
+        with pytest.raises(BaseException, match="stopped by SIGTERM"):
+            pool.map(work, [0])
+        with pytest.raises(InputError, match="late is not begun"):
+            pool.run("late", [])
+
+
+def test_a_folder_keeps_to_one_study(tmp_path):
+    found = stand_in(tmp_path, {"a": "work"})
+    _state.keep(found, Options(tmp_path))
+    _state.keep(found, Options(tmp_path))
+    with pytest.raises(InputError, match="of another study: tiny was False, is True; choose another --out"):
+        _state.keep(found, Options(tmp_path, tiny=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plan", "brstnett"], "suite 'brstnett' is not known; choose one of brstnet, her2st, pixnet_v1"),
+        (["plan", "her2st", "--only=b9"], "--only names b9, which no run is called"),
+        (["plan", "her2st", "--seeds=0,0"], "--seeds is 0,0"),
+        (["run", "her2st"], "data/patches is not prepared: give the raw files' folder with --root"),
+        (["run", "her2st", "--root=nowhere"], "nowhere is not there; it is for her2st"),
+        (["run", "her2st", "--shard=0/2"], "shards do not prepare it; run once with --prepare"),
+        (["run", "her2st", "--processes=0"], "--processes is 0"),
+    ],
+)
+def test_what_cannot_be_is_refused(arguments, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        suite.main([*arguments, f"--out={tmp_path / 'out'}"])
+
+
+def test_a_plan_counts_what_is_there_and_says_what_is_needed(tmp_path, capsys):
+    suite.main(["plan", "pixnet_v1", f"--out={tmp_path}"])
+    printed = capsys.readouterr().out
+    assert "86 trainings in 86 runs" in printed
+    assert "8 runs cannot be made here: starting weights are needed, --weights=densenet121=FILE" in printed
+    assert not list(tmp_path.iterdir())
+
+
+# -------------------------------------------------------------------------------------------------------- tables
+
+
+@pytest.fixture
+def scored(trained, tmp_path):
+    """A suite whose first row has two runs, the second of which is missing, and whose second row predicts at random."""
+    found = stand_in(tmp_path, {"one/1": "", "one/2": "", "two/1": ""})
+    for name in ("one/1", "two/1"):
+        shutil.copytree(trained[0], tmp_path / "runs" / name)
+    noted = {"part": {"one": {"pcc_mean": 0.5}}}
+    return Suite("x", "X & Y", found.runs, found.figures, "A paper, Table 1", noted, {"part": ("mind 5 % of it",)})
+
+
+def table_of(found, out):
+    return _table.read_tables(found, _state.places(found, Options(out)))
+
+
+def test_a_table_has_what_is_finished_beside_what_was_published_and_what_is_missing(scored, tmp_path):
+    tables = table_of(scored, tmp_path)
+    figures = json.loads(next((tmp_path / "runs/one/1").glob("evaluation/*/metrics.json")).read_text())
+    value = figures["methods"]["model"]["pcc_mean"]
+    one, two = tables.parts[0].rows
+    assert one.figures["pcc_mean"] == (pytest.approx(value), pytest.approx(np.nan, nan_ok=True))
+    assert (one.finished, one.planned, one.missing) == (1, 2, ["one/2"])
+    assert two.pair.levels["spots"].difference == 0  # the same run under another name
+    text = "\n".join(tables.console())
+    assert "SYNTHETIC TISSUE" in text
+    assert "1 of 2" in text
+    assert "0.500" in text
+    assert "* not finished: one lacks one/2" in text
+    assert "* published figures are quoted, not ours: A paper, Table 1" in text
+    assert "no more than chance" in tables.parts[0].verdict
+
+
+def test_the_files_of_a_table_say_the_same(scored, tmp_path):
+    paths = table_of(scored, tmp_path).write(tmp_path)
+    assert [path.name for path in paths] == ["suite.json", "table.csv", "table.md", "table.tex", "report.html"]
+    rows = pd.read_csv(tmp_path / "table.csv")
+    found = json.loads((tmp_path / "suite.json").read_text())
+    assert rows["pcc_mean"].tolist() == pytest.approx([row["pcc_mean"] for row in found["table"]])
+    assert rows["published_pcc_mean"].tolist()[:1] == [0.5]
+    assert [run["status"] for run in found["runs"]] == ["done", "to do", "done"]
+    assert "mind 5 \\% of it" in (tmp_path / "table.tex").read_text()
+    assert "| one | 1 of 2 |" in (tmp_path / "table.md").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "X &amp; Y" in page
+    assert page.count("<circle") == 3  # two rows and a published figure
+
+
+def test_runs_together_are_their_spots_side_by_side(trained):
+    folder, _ = trained
+    run = read.read_run(folder, "a")
+    names = {section.name for section in run.sections}
+    same = together([run, run], "two", names)
+    assert same is not None
+    for ours, theirs in zip(same.sections, sorted(run.sections, key=lambda section: section.name), strict=True):
+        np.testing.assert_array_equal(ours.prediction, theirs.prediction)
+    pcc = metrics.pooled_pcc(
+        [each.prediction for each in same.sections],
+        [each.truth for each in same.sections],
+        [each.patient for each in same.sections],
+        pooling=same.metrics["pcc_pooling"],
+    )
+    estimate, low, high = mean_pcc(same)
+    assert estimate == pytest.approx(np.nanmean(pcc))
+    assert low < estimate < high
+    assert together([run], "none", {*names, "another"}) is None
