@@ -1,6 +1,7 @@
 """PixNet (Zhang, Yang and Pan, arXiv 2503.01347 version 1): Tables 1-3 and Fig. 4."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 from stjax.suites import Data, Figure, Options, Run, Suite, train
 from stjax.suites._stnet_data import stnet_data
@@ -39,6 +40,7 @@ SETS = {  # table: data sets of tiles, and of patches
     ),
     "Table 1, STNet": (STNET_TILES, STNET_PATCHES),
 }
+_BINS = re.compile(r"_\d{3}um$")
 TINY = ("Table 1, HD breast", "Table 1, STNet")
 FIGURES = ("mse", "amae", "pcc_first_quartile", "pcc_median", "pcc_mean")
 PUBLISHED = {  # MSE MAE PCC@F PCC@S PCC@M, Table 1
@@ -167,7 +169,7 @@ def _of_model(
         folds = {f"fold_{fold}": ",".join(names[fold::count]) for fold in range(count)}
         rule = "test_patients"
     else:
-        folds, rule = {each: each for of in patients.values() for each in of}, "test_sections"
+        folds, rule = {slide: ",".join(of) for slide, of in slides_of(patients).items()}, "test_sections"
     weights = weights or ("resnet18_slide" if model == "PixNet" else "densenet121")
     lacks, given = "", dict(settings)
     if model not in ("PixNet", "ST-Net"):
@@ -189,6 +191,14 @@ def _of_model(
             of = f"{place}/{name}/{fold}" + f"_seed_{seed}" * (len(options.seeds) > 1)
             commands = () if lacks else (train(options, of, data, config, **given, **{rule: left_out, "seed": seed}),)
             found.append(Run(of, part, row or model, (data,), commands, lacks=lacks))
+    return found
+
+
+def slides_of(patients: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """{slide: its sections}: bins of every size of one slide are sections of a data set, and are held out together."""
+    found: dict[str, list[str]] = {}
+    for section in (each for of in patients.values() for each in of):
+        found.setdefault(_BINS.sub("", section), []).append(section)
     return found
 
 

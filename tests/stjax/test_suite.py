@@ -20,7 +20,7 @@ from stjax import metrics, suite, suites
 from stjax.processes import Pool
 from stjax.reporting import read
 from stjax.reporting.together import mean_pcc, together
-from stjax.suites import Command, Figure, Options, Run, Suite, _state, _table, her2st
+from stjax.suites import Command, Figure, Options, Run, Suite, _state, _table, her2st, pixnet_v1
 from tests.conftest import ROOT
 
 
@@ -57,6 +57,16 @@ def test_one_patient_alone_has_its_sections_held_out_in_turn(monkeypatch):
     runs = her2st.suite(Options(ROOT / "nowhere")).runs
     assert {run.name for run in runs if run.name.startswith("b0/")} == {"b0/C2", "b0/C3"}
     assert "--config.test_sections=C2" in runs[0].commands[0].arguments
+
+
+def test_bins_of_every_size_of_a_slide_are_held_out_together(monkeypatch):
+    sections = {"A": ("A1_002um", "A1_008um"), "B": ("B1_002um", "B1_008um")}
+    monkeypatch.setattr(Options, "patients", lambda *_: sections)
+    runs = pixnet_v1.suite(Options(ROOT / "nowhere", tiny=True)).runs
+    held_out = {
+        line for run in runs for command in run.commands for line in command.arguments if "test_sections" in line
+    }
+    assert held_out == {"--config.test_sections=A1_002um,A1_008um", "--config.test_sections=B1_002um,B1_008um"}
 
 
 # ------------------------------------------------------------------------------------------------- carrying out
