@@ -35,7 +35,7 @@ def nearest(
     queries, bank = jax.lax.stop_gradient((queries.astype(jnp.float32), bank.astype(jnp.float32)))
     if metric == "cosine":
         queries, bank = (x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12) for x in (queries, bank))
-    own = jnp.full(len(queries), -1) if query_group is None else query_group
+    own = jnp.full(queries.shape[0], -1) if query_group is None else query_group
     group = jnp.zeros(len(bank), own.dtype) if bank_group is None else bank_group
     rows = min(_BLOCK, len(bank))
     count = -(-len(bank) // rows)
@@ -55,8 +55,8 @@ def nearest(
         return (-closeness, jnp.take_along_axis(index, place, axis=1)), None
 
     start = (
-        jnp.full((len(queries), k), jnp.inf, jnp.float32),
-        jnp.zeros((len(queries), k), jnp.int32),
+        jnp.full((queries.shape[0], k), jnp.inf, jnp.float32),
+        jnp.zeros((queries.shape[0], k), jnp.int32),
     )
     firsts = jnp.arange(count, dtype=jnp.int32) * rows
     (distance, index), _ = jax.lax.scan(block, start, (blocks, groups, firsts))

@@ -13,9 +13,12 @@ from flax import nnx
 from stjax import losses, models
 from tests.models import section_batches as sections
 
-MODELS = [("histogene", "pixels_tiny"), ("histogene", "features_tiny"), ("triplex", "tiny")]
+MODELS = [("histogene", "pixels_tiny"), ("histogene", "features_tiny"), ("triplex", "tiny"), ("egn", "tiny")]
 AS_SEQUENCE = [("histogene", "pixels_tiny")]  # the spots asked about are all it knows of a section
+NO_DROPOUT = [("egn", "tiny")]
 LOSS = {"triplex": "triplex"}  # of the module; any other's is the squared error
+# What no output depends on: the last bridge hands on exemplars that nobody asks.
+UNUSED = {"egn": {f"layers.3.bridge.norm_exemplar.{name}" for name in ("scale", "bias")}}
 each = pytest.mark.parametrize("which", MODELS, ids=" ".join)
 
 
@@ -79,7 +82,8 @@ def test_only_training_is_random(which):
         return models.apply(graphdef, params, statistics, batch, train=train, key=jax.random.key(key))[0]["main"]
 
     np.testing.assert_array_equal(run(0, train=False), run(1, train=False))
-    assert np.abs(run(0, train=True) - run(1, train=True)).max() > 1e-4
+    differs = np.abs(run(0, train=True) - run(1, train=True)).max()
+    assert (differs > 1e-4) == (which not in NO_DROPOUT)
 
 
 @each
@@ -106,7 +110,7 @@ def test_a_tiny_set_is_learnt_and_every_parameter_with_it(which):
         found.append(float(loss))
         if number == 1:  # at first a layer may be hidden behind one that starts at 0
             without = {".".join(map(str, path)) for path, leaf in nnx.to_flat_state(gradients) if not np.any(leaf[...])}
-            assert without == set()
+            assert without == UNUSED.get(which[0], set())
     assert all(np.isfinite(found))
     assert found[-1] < 0.05 * found[0]
 

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from stjax.ops import nearest as module
 from stjax.ops.nearest import nearest
@@ -63,3 +64,12 @@ def test_what_there_is_too_little_of_is_infinitely_far():
 def test_no_gradient_flows_through_it():
     gradient = jax.grad(lambda q: jnp.sum(nearest(q, BANK, 3)[1]))(jnp.asarray(QUERIES))
     assert not np.asarray(gradient).any()
+
+
+def test_any_number_of_queries_is_exported():
+    queries = jax.ShapeDtypeStruct(export.symbolic_shape("Q, 3"), jnp.float32)
+    bank = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)), jnp.float32)
+    exported = export.export(jax.jit(lambda q: nearest(q, bank, 2)))(queries)
+    for count in (1, 4):
+        given = bank[:count] + 0.01
+        np.testing.assert_array_equal(exported.call(given)[0], nearest(given, bank, 2)[0])
