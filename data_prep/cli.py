@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from data_prep import startup, system_errors
 from data_prep.errors import InputError
+from data_prep.heartbeat import Heartbeat
 
 _MOST_LETTERS, _START = 493, 300
 
@@ -53,7 +54,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     sys.unraisablehook = functools.partial(_unraisable, previous)
     try:
         startup.over()
-        main(sys.argv[1:])
+        with Heartbeat():
+            main(sys.argv[1:])
     except InputError as error:
         _fail(f"error: {one_line(str(error))}", 2)
     except FloatingPointError as error:  # training diverged: no fault of the program, nothing a traceback explains

@@ -61,6 +61,7 @@ def run(config: Config, folder: Path, stop: faults.StopOnSigterm) -> None:
 def solve(job: Job, mesh: jax.sharding.Mesh, watch: Watch) -> None:
     """Trains a job in closed form: one step, with validation and a checkpoint."""
     watch.dog.beat("the closed form", compiles=True)
+    watch.bar.set_postfix_str("compiling, then solving")
     state, found = closed_form.solve(job, job.state, mesh)
     summary: dict[str, Any] = {"epoch": 1, "loss": found.error, "penalty": found.penalty}
     if job.val is not None:
@@ -87,6 +88,7 @@ def train(job: Job, batches: Iterator[tuple[Batch, np.ndarray]], mesh: jax.shard
         step, seconds = end, watch.timer.seconds()
         summary: dict[str, Any] = {"epoch": epoch, "loss": float(np.mean(losses))}
         if job.val is not None:
+            watch.bar.set_postfix_str("validating")
             summary |= validate(eval_step, state, job, job.val, mesh, watch.dog)
         best = job.end_epoch(step, summary)
         # Logged first: a resumed run takes back what is too new.
@@ -127,12 +129,18 @@ def train_until(
         with watch.timer.part("input"):
             batch, index = next(batches)
         rate = job.schedule.learning_rate(step)
+        if first:
+            watch.bar.set_postfix_str("compiling")
         with watch.trace.step(step, after=state):
             on_device = parallel.put_batch(batch, mesh)
             state, parts = train_step(state, on_device, np.uint32(step), np.float32(rate))
         step += 1
         watch.timer.step()
+        if first:
+            watch.bar.set_postfix_str("")
         pending.append((step, rate, parts, index))
+        done = sum(figures["loss"].is_ready() for _, _, figures, _ in pending)
+        watch.bar.update(step - len(pending) + done - watch.bar.n)  # steps under way on the device are not done
         logs, saves = step % config.log_every_steps == 0, False
         if config.save_every_steps and step < end:
             saves = step % config.save_every_steps == 0
@@ -144,9 +152,9 @@ def train_until(
                 watch.dog.beat(f"step {values['step']}")
                 watch.log.write("train", values | {"epoch": end // job.schedule.steps_per_epoch})
                 losses.append(values["loss"])
+                watch.bar.update(values["step"] - watch.bar.n)
             speed = watch.pace.measured(step) * config.batch_size
             watch.bar.set_postfix_str(f"loss {losses[-1]:.3f}, {speed:.1f} images/s")
-        watch.bar.update()
         if first:
             watch.timer.restart()  # that one compiled
         if saves or stops:
