@@ -77,10 +77,10 @@ def run(main: Callable[[list[str]], None]) -> None:
 def _unraisable(otherwise: Callable[[Any], None], found: Any) -> None:
     """What becomes of an error that Python has nobody to raise to, in a destructor, a callback of garbage collection or
     a library's thread; else it is printed and forgotten."""
-    if found.exc_type is KeyboardInterrupt:
-        # Ctrl-C is not to be forgotten: it comes once more, a moment later, when Python is out of here.
-        again = (threading.main_thread().ident, signal.SIGINT)
-        threading.Timer(0.05, signal.pthread_kill, again).start()
+    number = signal.SIGINT if found.exc_type is KeyboardInterrupt else getattr(found.exc_type, "signal", None)
+    if number is not None:
+        # Neither Ctrl-C nor a request to stop is to be forgotten: it comes once more, a moment later, out of here.
+        threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, number)).start()
     elif str(found.exc_value) != "Event loop is closed":  # of threads that go on when Orbax has met a full disk
         otherwise(found)
 

@@ -25,7 +25,13 @@ COMPILING = 10  # what compiles may take this many times as long
 
 
 class Stopped(BaseException):
-    """The run was told to end, and has saved what is worth saving. Like KeyboardInterrupt, it is no `Exception`."""
+    """The run was told to end, and has saved what is worth saving. Like KeyboardInterrupt, it is no `Exception`.
+
+    Attributes:
+        signal: what told it; `data_prep.cli.run` sends it again where Python could not raise this.
+    """
+
+    signal = signal.SIGTERM
 
 
 class StopOnSigterm:

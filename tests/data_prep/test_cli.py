@@ -121,18 +121,25 @@ def test_ctrl_c_says_what_is_kept(monkeypatch, capsys):
     assert ended(main, monkeypatch, capsys) == (130, "interrupted: half of it is kept\n")
 
 
-def test_ctrl_c_in_a_destructor_is_not_forgotten(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "within", "ended"),
+    [
+        ("SIGINT", "contextlib.nullcontext()", (130, "", "interrupted\n")),
+        ("SIGTERM", "faults.exits_when_stopped(), faults.StopOnSigterm()", (0, "stopped by SIGTERM", "")),
+    ],
+)
+def test_a_signal_in_a_destructor_is_not_forgotten(tmp_path, number, within, ended):
     code = (
-        "import signal, sys, time; from data_prep import cli\n"
-        "class Held:\n    def __del__(self):\n        signal.raise_signal(signal.SIGINT)\n"
-        "def main(_):\n    held = Held()\n    del held\n    time.sleep(30)\n"
+        "import contextlib, signal, time; from data_prep import cli; from stjax.training import faults\n"
+        f"class Held:\n    def __del__(self):\n        signal.raise_signal(signal.{number})\n"
+        f"def main(_):\n    with {within}:\n        held = Held()\n        del held\n        time.sleep(30)\n"
         "cli.run(main)"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+    assert (done.returncode, done.stdout.partition(";")[0], done.stderr) == ended
 
 
 def test_processes_started_out_of_hearing_do_not_hear_ctrl_c():
