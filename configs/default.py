@@ -51,6 +51,17 @@ def get_config() -> Any:
     config.spot_sizes_um = ""  # of tiles: "2,8,16" trains on spots of these sizes alone; "" on all there are
 
     config.augment = True  # a random symmetry of the square per patch, on the device
+    # Images as other laboratories and scanners would have shown them; 0 leaves a step out. Published ranges, and where
+    # they come from, are in stjax/augmentation.py.
+    config.augmentation = ConfigDict()
+    config.augmentation.stain = 0.0  # H, E and residual each times 1 +- this, plus or minus this; published .05 to .2
+    config.augmentation.brightness = 0.0  # times 1 +- this; .35
+    config.augmentation.gamma = 0.0  # to the power of 1 +- this; .2
+    config.augmentation.blur_px = 0.0  # Gaussian, of a deviation up to this; 2
+    config.augmentation.sharpen = 0.0  # unsharp mask, of an amount up to this; .9
+    config.augmentation.jpeg = 0  # the lowest quality of JPEG; 30
+    config.augmentation.scale = 0.0  # of patches: times 1 +- this; .2
+    config.augmentation.rotate = False  # of patches: any angle
     config.num_workers = 0  # decoding processes beside the main one; 0 decodes in threads
     config.eval_batch_size = 64
     config.log_every_steps = 10

@@ -28,6 +28,13 @@ LOWEST = {
 }
 
 COMMAND_OPTIONS = ("config", "workdir", "help")  # of training, beside --config.KEY
+HIGHEST_AUGMENTATION = {
+    **dict.fromkeys(("stain", "brightness", "gamma"), 0.9),
+    "blur_px": 10,
+    "sharpen": 5,
+    "jpeg": 100,
+    "scale": 0.5,
+}
 
 GRADIENT, CLOSED_FORM = FITS = ("gradient", "closed_form")
 
@@ -205,6 +212,11 @@ def resolve(config: Config, protocol: Protocol, *, demo: bool) -> Config:
     for name in ("momentum", "ema_decay"):
         if config[name] >= 1:
             raise InputError(f"config.{name} is {config[name]}, expected less than 1")
+    for name, highest in HIGHEST_AUGMENTATION.items():
+        if not 0 <= config.augmentation[name] <= highest:
+            raise InputError(
+                f"config.augmentation.{name} is {config.augmentation[name]}, expected 0, which is off, to {highest}"
+            )
     if not config.learning_rate > 0:
         raise InputError(f"config.learning_rate is {config.learning_rate}, expected a positive number")
     if config.fit not in FITS:
@@ -212,6 +224,8 @@ def resolve(config: Config, protocol: Protocol, *, demo: bool) -> Config:
     if config.fit == CLOSED_FORM:
         if config.model.aux:
             raise InputError(f"under config.fit={CLOSED_FORM} AuxNet changes nothing; add --config.model.aux=False")
+        if any(config.augmentation.values()):
+            raise InputError(f"config.fit={CLOSED_FORM} takes images as they are; leave config.augmentation at 0")
         config.num_epochs = 1
     config.lock()
     return config

@@ -94,6 +94,7 @@ def prepare(config: Config, folder: Path, mesh: jax.sharding.Mesh) -> Job:
     dataset = PatchDataset.open(dataset_path(config))
     view = views.get(models.view_of(config.model.module)).of_config(config)
     view.check_dataset(dataset, config.model.module)
+    view.check_augmentation(config.augmentation)
     in_one_step = config.fit == configs.CLOSED_FORM
     if in_one_step and not view.one_spot:
         raise InputError(

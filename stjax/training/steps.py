@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from stjax import losses, models, optim, parallel, views
+from stjax import augmentation, losses, models, optim, parallel, views
 from stjax.config import Config
 from stjax.data.fold import Fold
 from stjax.forward import forward
@@ -85,6 +85,9 @@ def train_step_of(
     ) -> tuple[State, dict[str, jax.Array]]:
         params, statistics = state["params"], state["statistics"]
         augment_key, model_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
+        if augmentation.active(config.augmentation):
+            images = augmentation.augment(batch["image"], config.augmentation, jax.random.fold_in(augment_key, 0))
+            batch = batch | {"image": images}
         parts = random_symmetries(len(batch["mask"]), augment_key) if config.augment else None
         if config.micro_batch in (0, config.batch_size):
             gradients, (figures, statistics) = gradients_of(params, statistics, batch, parts, model_key)

@@ -19,6 +19,7 @@ import numpy as np
 
 from data_prep import csr
 from data_prep.errors import InputError
+from stjax import augmentation
 from stjax.data.items import Batch, Items, Windows
 from stjax.data.panel import Panel
 from stjax.protocols import Protocol
@@ -177,6 +178,16 @@ class View(abc.ABC):
     def check_spots(self, dataset: "PatchDataset", protocol: Protocol, split: Split) -> None:
         """Raises InputError when the protocol uses no spot of the sections to validate or to test on."""
         del dataset, protocol, split
+
+    def check_augmentation(self, settings: Mapping[str, Any]) -> None:
+        """Raises InputError for `config.augmentation` that items cannot have."""
+        if self.encoded and augmentation.active(settings):
+            raise InputError("config.augmentation changes pixels, and features have none; leave all of it at 0")
+        if moving := [name for name in augmentation.MOVES if settings[name] and not self.one_spot]:
+            raise InputError(
+                f"config.augmentation.{moving[0]} moves what an image shows, and the spots of {self.items} would not "
+                "follow: it is for patches; leave it off (config.augment turns every image by the square's symmetries)"
+            )
 
     def white(self, table: "SectionTable") -> np.ndarray | None:
         """[S] how white the image around each spot is, by which a protocol may leave it out; None: it never does."""
