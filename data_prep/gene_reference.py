@@ -12,6 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from data_prep import budgets, unpack
 from data_prep.errors import InputError
@@ -116,17 +117,8 @@ def shipped_reference(species: str = "human") -> GeneReference:
     """
     if species not in SPECIES:
         return NOTHING_KNOWN
-    origin = json.loads((RESOURCES / f"{species}_genes.json").read_text())
-
-    def rows(entry: dict[str, str]) -> list[list[str]]:
-        path = RESOURCES / entry["file"]
-        data = path.read_bytes() if path.is_file() else b""
-        found = hashlib.sha256(data).hexdigest()
-        if found != entry["sha256"]:
-            raise InputError(f"{path}: SHA-256 is {found}, expected {entry['sha256']}; install stjax again")
-        return [line.split("\t") for line in gzip.decompress(data).decode().splitlines()[1:]]
-
-    genes, aliases = rows(origin["genes"]), rows(origin["aliases"])
+    origin = _index(species)
+    genes, aliases = _rows(origin["genes"]), _rows(origin["aliases"])
     symbol_of = {ensembl_id: symbol for ensembl_id, symbol, _ in genes}
     official = set(symbol_of.values())
     return GeneReference(
@@ -137,6 +129,30 @@ def shipped_reference(species: str = "human") -> GeneReference:
         meanings={alias: tuple((authority or symbols).split("|")) for alias, symbols, authority in aliases},
         source=f"{origin['source']}, {origin['date']}",
     )
+
+
+@functools.cache
+def full_names() -> Mapping[str, str]:
+    """What human symbols are short for, {"ERBB2": "erb-b2 receptor tyrosine kinase 2"}, from the table shipped.
+
+    Raises:
+        InputError: its file is missing or altered.
+    """
+    return {row[0]: row[1] for row in _rows(_index("human")["names"])}
+
+
+def _index(species: str) -> dict[str, Any]:
+    return json.loads((RESOURCES / f"{species}_genes.json").read_text())
+
+
+def _rows(entry: Mapping[str, str]) -> list[list[str]]:
+    """A shipped table without its header."""
+    path = RESOURCES / entry["file"]
+    data = path.read_bytes() if path.is_file() else b""
+    found = hashlib.sha256(data).hexdigest()
+    if found != entry["sha256"]:
+        raise InputError(f"{path}: SHA-256 is {found}, expected {entry['sha256']}; install stjax again")
+    return [line.split("\t") for line in gzip.decompress(data).decode().splitlines()[1:]]
 
 
 def own_reference(path: Path) -> GeneReference:

