@@ -30,6 +30,7 @@ def get_config() -> Any:
     config.features = ""  # of models of features (probes): the folder in the data set's features/ to train on
     config.encoder_weights = ""  # and the file of their encoder's weights, with which slides are then predicted
     config.spots_per_item = 0  # of models of sections: so many spots of one are an item; 0: all of them
+    config.gene_vectors = ""  # of SGN: an .npz of vectors of genes; "" makes them of their symbols and full names
     config.init_from = ""  # the backbone's starting weights: .safetensors or .pth under torchvision's or timm's names
     config.backbone_learning_rate_scale = 1.0  # of the learning rate; 0 freezes the backbone, statistics included
 

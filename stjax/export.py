@@ -196,7 +196,8 @@ def describe(run: workdir.Run, exported: jax_export.Exported, *, kind: str) -> d
     settings = run.config.to_dict()
     options = settings["model"]["options"]
     plain = {key: value for key, value in options.items() if key not in tuning.OPTIONS}  # updates are merged
-    private = ("data_dir", "test_patients", "test_sections", "val_sections", "init_from", "encoder_weights", "model")
+    private = ("data_dir", "test_patients", "test_sections", "val_sections", "init_from", "encoder_weights")
+    private += ("gene_vectors", "model")
     shape = str(list(exported.out_avals[0].shape))
     return {
         "format": FORMAT,

@@ -42,3 +42,9 @@ def mean_over_symmetries(outputs: Callable[[jax.Array], Any]) -> Any:
     """The mean of `outputs(parts)`, a tree of arrays, over the eight symmetries, `parts` as `turn` takes them."""
     every = jax.lax.map(lambda which: outputs(symmetry(which)), jnp.arange(NUM_SYMMETRIES))  # one program, run 8 times
     return jax.tree.map(lambda each: jnp.mean(each, axis=0), every)
+
+
+def turned_alike(stacks: jax.Array, parts: jax.Array) -> jax.Array:
+    """Stacks of patches [B, S, H, H, 3], all of an item turned as `turn` says."""
+    parts = jnp.repeat(parts, stacks.shape[1], axis=1) if parts.shape[1] > 1 else parts
+    return turn(stacks.reshape(-1, *stacks.shape[2:]), parts).reshape(stacks.shape)

@@ -14,7 +14,8 @@ from stjax.data.items import Batch, Windows, filled
 from stjax.data.lattice import MOST_NEAR
 
 IMAGE, FEATURES, GRID, NEAR, CONTEXT, BANK = "image", "features", "grid", "near", "context", "bank"
-NEEDS = (IMAGE, FEATURES, GRID, NEAR, CONTEXT, BANK)
+GENES = "genes"  # vectors, which a model is built from; of a batch it is nothing
+NEEDS = (IMAGE, FEATURES, GRID, NEAR, CONTEXT, BANK, GENES)
 OF_SECTION = (FEATURES, GRID, NEAR)  # needs that are of all spots of a section
 NO_GROUP = -1
 
@@ -38,7 +39,7 @@ def arrays(needs: Collection[str], *, side: int, width: int, windows: int) -> li
     found: list[tuple[str, Any, tuple[Any, ...]]] = [("spots_mask", bool, ("B", "S"))]
     if set(needs) & set(OF_SECTION):
         found += [("present", bool, ("B", "N")), ("rows", np.int32, ("B", "S"))]
-    return found + [each for need in NEEDS if need in needs for each in of_need[need]]
+    return found + [each for need, of in of_need.items() if need in needs for each in of]
 
 
 def rounded(count: int) -> int:

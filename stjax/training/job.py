@@ -122,7 +122,7 @@ def prepare(config: Config, folder: Path, mesh: jax.sharding.Mesh) -> Job:
     checkpoints = folder / workdir.CHECKPOINTS
     saved = checkpoint.newest(checkpoints) if known else None
     if saved is None:
-        _, state = init_state(config, fold, mesh=mesh, start=view.start(fold, protocol, train))
+        _, state = init_state(config, fold, mesh=mesh, start=view.start(config, fold, protocol, train))
         print(run_log.overview(state, config))
     else:
         checkpoint.check_of(checkpoints, saved["step"])

@@ -147,10 +147,11 @@ class View(abc.ABC):
     def of_config(self, config: "Config") -> "View":
         """This view of what a config asks for. Raises InputError where it asks for what items have not, or lacks what
         they need."""
-        if config.spots_per_item:
-            raise InputError(
-                f"config.spots_per_item is {config.spots_per_item}, which is for models of sections; leave it at 0"
-            )
+        for name in ("spots_per_item", "gene_vectors"):
+            if config[name]:
+                raise InputError(
+                    f"config.{name} is {config[name]}, which is for models of sections; leave it at its default"
+                )
         return self.of_features(config.features)
 
     def of_features(self, name: str) -> "View":
@@ -221,7 +222,7 @@ class View(abc.ABC):
         """A fold with what this view must know of the items it is trained on."""
         return fold
 
-    def start(self, fold: "Fold", protocol: Protocol, train: Items) -> dict[str, Any]:
+    def start(self, config: "Config", fold: "Fold", protocol: Protocol, train: Items) -> dict[str, Any]:
         """Keywords that take the place of `model_options` where a run begins: of arrays that the model then keeps among
         its weights, where `model_options` has their shapes alone."""
         return {}

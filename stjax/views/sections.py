@@ -11,6 +11,7 @@ near      near          int32   [B,N,8]       rows in N of the neighbours on the
 context   context       float32 [B,S,W,D]     features of the square of windows around each spot asked about
           context_mask  bool    [B,S,W]       which of them lie in the image
 bank      group         int32   [B,S]         of a training spot, whose spots of the bank it must not see; -1: of none
+genes     nothing; the model is built from `gene_vectors` [M + A, T, W], see `stjax.data.gene_vectors`
 always    spots_mask    bool    [B,S]         which of the S are spots
 where N   present       bool    [B,N]         which of the N are spots
           rows          int32   [B,S]         row in N of each spot asked about; of whole sections 0 to N - 1
@@ -23,7 +24,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import export
 from jax.sharding import Mesh
@@ -36,12 +36,14 @@ from data_prep.section import Section
 from data_prep.slide import Slide
 from stjax import baselines, models, views
 from stjax.data import lattice
+from stjax.data.gene_vectors import gene_vectors
 from stjax.data.images import Images
 from stjax.data.panel import Panel
 from stjax.data.sections import (
     BANK,
     CONTEXT,
     FEATURES,
+    GENES,
     GRID,
     IMAGE,
     NEAR,
@@ -59,7 +61,7 @@ from stjax.features.store import Features
 from stjax.models import expression
 from stjax.protocols import Protocol
 from stjax.splits import Split
-from stjax.symmetries import mean_over_symmetries, turn
+from stjax.symmetries import mean_over_symmetries, turned_alike
 from stjax.views import features, patches
 
 if TYPE_CHECKING:
@@ -85,10 +87,12 @@ FACTS = {
             "by": json_files.one_of(PATIENT, SECTION),
         }
     ),
+    "genes": Lacking(json_files.numbers(1, whole=True, length=2)),
 }
 """What a model of sections needs, of how many spots an item is, by which seed they are drawn, how far the lattice goes
 along x and y over all sections of the data set, and how many windows a side are around a spot; of the bank, how many
-training spots with how many features, and by what they are told apart; and of the features, as `features.FACTS`."""
+training spots with how many features, and by what they are told apart; how many vectors a gene has, and how
+wide they are; and of the features, as `features.FACTS`."""
 
 
 class View(features.View):
@@ -120,6 +124,10 @@ class View(features.View):
                 f"{', '.join(NEEDS)}"
             )
         facts = {"needs": list(needs), "spots_per_item": config.spots_per_item, "seed": config.seed}
+        if GENES in needs:
+            facts["gene_vectors"] = config.gene_vectors
+        elif config.gene_vectors:
+            raise InputError(f"{config.model.module} has no need of config.gene_vectors; leave it empty")
         if View(facts).encoded:
             return View(facts | dict(features.View.of_features(self, config.features).facts))
         views.View.of_features(self, config.features)  # refuses what it has no need of
@@ -217,11 +225,16 @@ class View(features.View):
             if by == SECTION:
                 print("note: all training sections are of one patient: training spots look up those of other sections")
             facts["bank"] = {"rows": train.num_spots, "width": facts.get("width", 0), "by": by}
+        if GENES in self._needs:
+            facts["genes"] = list(gene_vectors(fold.panel, self.facts["gene_vectors"]).shape[1:])
         return dataclasses.replace(fold, facts=facts)
 
-    def start(self, fold: "Fold", protocol: Protocol, train: views.Items) -> dict[str, Any]:
-        if BANK not in self._needs:
-            return {}
+    def start(self, config: "Config", fold: "Fold", protocol: Protocol, train: views.Items) -> dict[str, Any]:
+        known = {"gene_vectors": gene_vectors(fold.panel, config.gene_vectors)} if GENES in self._needs else {}
+        return known | (self._bank(fold, protocol, train) if BANK in self._needs else {})
+
+    def _bank(self, fold: "Fold", protocol: Protocol, train: views.Items) -> dict[str, Any]:
+        """The training spots: their own features, none where the model has no need of any, targets and groups."""
         main, windows = fold.main, _windows(train)
         targets = (train.main_expression(protocol) - main.target_mean) / main.target_std
         own = windows.own_features() if self.encoded else np.zeros((train.num_spots, 0), np.float32)
@@ -265,7 +278,7 @@ class View(features.View):
 
     def check_facts(self, fold: "Fold", name: str) -> None:
         facts = json_files.require(fold.facts, FACTS, f"{name}: facts of sections", remedy=_REMEDY)
-        of_needs = {GRID: "grid_size", CONTEXT: "context", BANK: "bank"}
+        of_needs = {GRID: "grid_size", CONTEXT: "context", BANK: "bank", GENES: "genes"}
         lacking = [need for need, fact in of_needs.items() if (need in facts["needs"]) != (fact in facts)]
         if unknown := [*sorted(set(facts["needs"]) - set(NEEDS)), *lacking]:
             raise InputError(
@@ -315,6 +328,8 @@ class View(features.View):
             shapes = {"features": (rows, width), "targets": (rows, fold.panel.num_main)}
             bank = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
             options["bank"] = bank | {"group": np.zeros(rows, np.int32)}
+        if "genes" in fold.facts:
+            options["gene_vectors"] = np.zeros((len(fold.panel.names), *fold.facts["genes"]), np.float32)
         return options | {name: fold.facts[name] for name in ("grid_size", "context") if name in fold.facts}
 
     def inputs(self, batch: views.Batch, fold: "Fold", parts: jax.Array | None) -> dict[str, Any]:
@@ -375,12 +390,6 @@ class View(features.View):
             return call(*(given[name] for name in names))
 
         return {"expression": mean_over_symmetries(of) if turned else of(None)}
-
-
-def turned_alike(stacks: jax.Array, parts: jax.Array) -> jax.Array:
-    """Stacks of patches [B, S, H, H, 3], all of an item turned as `symmetries.turn` says."""
-    parts = jnp.repeat(parts, stacks.shape[1], axis=1) if parts.shape[1] > 1 else parts
-    return turn(stacks.reshape(-1, *stacks.shape[2:]), parts).reshape(stacks.shape)
 
 
 def _windows(items: views.Items) -> SectionWindows:

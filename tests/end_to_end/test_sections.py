@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("tiny_sections")
 KINDS = {  # needs, and spots of an item
     "whole": ("features+near+grid", 0),
     "images": ("image+grid", 0),
-    "some": ("image+features+near+context+bank", 8),
+    "some": ("image+features+near+context+bank+genes", 8),
 }
 
 

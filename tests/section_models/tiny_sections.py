@@ -25,7 +25,15 @@ class TinySections(nnx.Module):
 
     def __init__(self, num_main: int, facts: dict[str, Any], wanted: tuple[str, ...], rngs: nnx.Rngs):
         width = 0 if facts["feature_mean"] is None else len(facts["feature_mean"])
-        sizes = {"image": 3, "features": 2 * width, "near": width, "context": width, "grid": PLACE, "bank": num_main}
+        sizes = {
+            "image": 3,
+            "features": 2 * width,
+            "near": width,
+            "context": width,
+            "grid": PLACE,
+            "bank": num_main,
+            "genes": 1,
+        }
         if width:
             self.mean = Frozen(jnp.asarray(facts["feature_mean"], jnp.float32))
             self.std = Frozen(jnp.asarray(facts["feature_std"], jnp.float32))
@@ -34,6 +42,8 @@ class TinySections(nnx.Module):
             self.table = nnx.Param(table)
         if "bank" in wanted:
             self.bank = nnx.Dict({name: Frozen(jnp.asarray(each)) for name, each in facts["bank"].items()})
+        if "genes" in wanted:
+            self.genes = Frozen(jnp.asarray(facts["gene_vectors"]))
         self.wanted = tuple(wanted)
         self.main = linear(sum(sizes[need] for need in wanted), num_main, rngs=rngs)
 
@@ -72,6 +82,9 @@ class TinySections(nnx.Module):
         total = jnp.sum(jnp.where(there, self._scaled(given["context"]), 0), axis=2)
         return [total / jnp.sum(there, axis=2).clip(1)]
 
+    def _genes(self, given: Any) -> list[jax.Array]:
+        return [jnp.full((*given["spots_mask"].shape, 1), jnp.mean(self.genes[...]))]
+
     def _bank(self, given: Any) -> list[jax.Array]:
         own, bank = at(given["features"], given["rows"]), self.bank["features"][...]
         apart = jnp.sum(jnp.square(own), axis=-1, keepdims=True) - 2 * jnp.einsum("bsd,rd->bsr", own, bank)
@@ -96,8 +109,10 @@ def build(
     feature_std: np.ndarray | None = None,
     grid_size: Any = None,
     bank: Any = None,
+    gene_vectors: Any = None,
 ) -> TinySections:
     """The model whose needs are its variant's."""
     del dtype
     facts = {"feature_mean": feature_mean, "feature_std": feature_std, "grid_size": grid_size, "bank": bank}
+    facts["gene_vectors"] = gene_vectors
     return TinySections(num_main, facts, needs(variant), rngs)

@@ -155,7 +155,7 @@ def test_every_patch_of_an_item_is_turned_alike(data):
 def test_the_bank_is_of_training_spots_each_in_its_patients_group(data, seed):
     rng = np.random.default_rng(seed)
     fold, view, items, val = opened(data, view_of("features+bank", "small", int(rng.integers(0, 9)), seed=seed))
-    bank, main = view.start(fold, PROTOCOL, items)["bank"], fold.main
+    bank, main = view.start(built_in("tiny"), fold, PROTOCOL, items)["bank"], fold.main
     assert fold.facts["bank"] == {"rows": items.num_spots, "width": 32, "by": "patient"}
     shapes = {name: each.shape for name, each in view.model_options(fold)["bank"].items()}
     assert shapes == {name: each.shape for name, each in bank.items()}
@@ -174,6 +174,25 @@ def test_the_bank_is_of_training_spots_each_in_its_patients_group(data, seed):
     assert set(batch_of(val, range(len(val)))["group"].ravel().tolist()) == {-1}
 
 
+@pytest.mark.usefixtures("tiny_sections")
+def test_vectors_of_genes_are_those_of_symbols_and_names_or_of_a_file_and_a_run_keeps_how_many(data, tmp_path):
+    config = built_in("tiny")
+    for path, shape in (("", (1, 512)), (str(tmp_path / "genes.npz"), (3, 4))):
+        config.gene_vectors = path
+        config.model.module, config.model.variant, config.features = "tiny_sections", "image+genes", ""
+        asked = views.get("sections").of_config(config)
+        if path:
+            symbols = PatchDataset.open(data).genes.symbol
+            tokens = np.random.default_rng(0).normal(size=(len(symbols), *shape)).astype(np.float32)
+            np.savez(path, symbol=np.asarray(symbols, str), tokens=tokens)
+        fold, view, items, _ = opened(data, asked)
+        given = view.start(config, fold, PROTOCOL, items)["gene_vectors"]
+        assert given.shape == view.model_options(fold)["gene_vectors"].shape == (len(fold.panel.names), *shape)
+        assert np.all(np.any(given, axis=(1, 2)))
+        assert str(tmp_path) not in str(fold.facts)
+        view.check_facts(fold, "data.json")
+
+
 def refused(says, function, *arguments, **options):
     with pytest.raises(InputError, match=says) as caught:
         function(*arguments, **options)
@@ -187,13 +206,23 @@ def test_what_does_not_go_together_is_refused_in_one_line(data, monkeypatch):
     refused("config.features is 'around', but the model is one of sections", view_of, "image")
     refused("tiny_sections needs sound; .* may need image, features", view_of, "image+sound")
     config = built_in("tiny")
-    config.spots_per_item = 3
+    config.gene_vectors = "genes.npz"
+    refused("gene_vectors is genes.npz, which is for models of sections", views.get("patches").of_config, config)
+    config.model.module, config.model.variant = "tiny_sections", "image"
+    refused("tiny_sections has no need of config.gene_vectors", views.get("sections").of_config, config)
+    config.gene_vectors, config.spots_per_item = "", 3
     refused("spots_per_item is 3, which is for models of sections", views.get("patches").of_config, config)
     refused("of one window a spot, and this model needs those around", opened, data, view_of("context", "small"))
     refused("there is one training section", opened, data, view_of("features+bank", "small"), train=1)
     fold, view, items, _ = opened(data, view_of("grid+context"))
     facts = fold.facts
-    for wrong in ({"needs": ["grid", "bank", "context"]}, {"needs": ["sound"]}, {"context": 0}, {"grid_size": [3]}):
+    for wrong in (
+        {"genes": [1, 512]},
+        {"needs": ["grid", "bank", "context"]},
+        {"needs": ["sound"]},
+        {"context": 0},
+        {"grid_size": [3]},
+    ):
         fault = dataclasses.replace(fold, facts=facts | wrong)
         refused("data.json: facts of sections", views.of(fault).check_facts, fault, "data.json")
     chosen = Selection(PatchDataset.open(data), fold.split.train, PROTOCOL, train=True)
