@@ -12,7 +12,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from data_prep import cli, startup
+from data_prep import cli, heartbeat, startup
 from data_prep.errors import InputError
 
 COMMANDS = {  # name: module, and what it does
@@ -75,7 +75,8 @@ def dispatch(arguments: list[str]) -> None:
     elif name in COMMANDS:
         startup.begin()
         try:
-            command = importlib.import_module(COMMANDS[name][0])
+            with heartbeat.doing("starting"):
+                command = importlib.import_module(COMMANDS[name][0])
         finally:
             startup.over()
         command.main(rest)
