@@ -77,6 +77,9 @@ PER_HEAD = {
         "loss": "mse_pcc",
     },
 }
+RATES = {
+    "vgg16": 1e-4
+}  # of what is tuned, where the training loss does not fall at the head's: VGG16 normalises nothing
 WINDOWS = {"vits": 256}  # px of a tile that an encoder sees at once, where its own do not fill a tile
 COLUMNS = ("data", "head", "encoder", "pcc_mean", "low", "high", "minus_ridge", "minus_low", "minus_high", "spots")
 
@@ -148,7 +151,8 @@ def train(folder: Path, data: Data, head: str, label: str) -> None:
         settings += [f"--config.features={label}"]
     else:
         given = IN_GRAPH | PER_HEAD[head] | {"model.variant": name, "init_from": package}
-        given |= {"model.options.tune": tuned} if head == "tuned" else {}
+        if head == "tuned":
+            given |= {"model.options.tune": tuned, "learning_rate": RATES.get(label, given["learning_rate"])}
         given |= {"model.options.window_px": WINDOWS[label]} if head == "pixnet" and label in WINDOWS else {}
         settings += [f"--config.{key}={value}" for key, value in given.items()]
     log = folder / f"logs/{head}_{label}.log"
