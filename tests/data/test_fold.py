@@ -81,7 +81,7 @@ def test_a_fold_of_before_views_is_read(view):
         (
             "patches",
             {"view": "cells"},
-            "there is no view 'cells'; this version of stjax knows features, patches, tiles",
+            "there is no view 'cells'; this version of stjax knows features, patches, sections, tiles",
         ),
         ("patches", {"view": "tiles"}, "facts of tiles"),
         ("tiles", {"view": "patches"}, "facts of patches are none that this version of stjax knows"),
