@@ -78,8 +78,6 @@ PER_HEAD = {
     },
 }
 RATES = {"vgg16": 1e-4}  # nothing in VGG16 is normalised, and its loss jumps at the rate of the others
-    "vgg16": 1e-4
-}  # of what is tuned, where the training loss does not fall at the head's: VGG16 normalises nothing
 WINDOWS = {"vits": 256}  # px of a tile that an encoder sees at once, where its own do not fill a tile
 COLUMNS = ("data", "head", "encoder", "pcc_mean", "low", "high", "minus_ridge", "minus_low", "minus_high", "spots")
 
