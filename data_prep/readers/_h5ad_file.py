@@ -43,13 +43,15 @@ def element(file: Any, key: str, path: Path) -> Any:
     """One part of the file, as anndata reads it; tables with numbers in this machine's byte order and rows with names.
 
     Raises:
-        InputError: it is not there, or it cannot be read; of a table, a column that is none, see `_hdf5_columns`.
+        InputError: it is not there, or it cannot be read; of a table, a column that is none, see `_hdf5_columns`; of a
+            sparse matrix, a shape that its parts do not have.
     """
     if key not in file:
         what = next((f"; it is {kind}" for group, kind in _NOT_ANNDATA.items() if group in file), "")
         raise InputError(f"{path}: {key} not found (it holds {', '.join(file)}); expected an AnnData file{what}")
     if "_index" in file[key].attrs:
         _hdf5_columns.check_table(file[key], path)
+    _check_shape(file[key], key, path)
     try:
         found = anndata.io.read_elem(file[key])
     except Exception as error:  # anndata wraps whatever h5py or numpy raise on damaged parts
@@ -58,6 +60,22 @@ def element(file: Any, key: str, path: Path) -> Any:
             raise InputError(_newer(file, key, path, *unknown.groups())) from error
         raise InputError(f"{path}: {key} cannot be read ({reason}); copy or download it again") from error
     return _plain(found, key, path) if isinstance(found, pd.DataFrame) else found
+
+
+def _check_shape(thing: Any, key: str, path: Path) -> None:
+    """Raise `InputError` where a sparse matrix says that it has other rows, or columns if these are what it lists, than
+    it has the beginnings of: memory for as many is taken before anything is read."""
+    kind = str(thing.attrs.get("encoding-type", thing.attrs.get("h5sparse_format", "")))[:3]
+    begins = thing.get("indptr") if isinstance(thing, h5py.Group) and kind in ("csr", "csc") else None
+    said = np.asarray(thing.attrs.get("shape", thing.attrs.get("h5sparse_shape", ())))
+    if not isinstance(begins, h5py.Dataset) or not begins.shape or said.shape != (2,) or said.dtype.kind not in "iu":
+        return  # anndata says what is wrong
+    if begins.shape != (int(said[int(kind == "csc")]) + 1,):
+        lines = "columns" if kind == "csc" else "rows"
+        raise InputError(
+            f"{path}: {key} says that it is {said[0]} x {said[1]}, and has the beginnings of {begins.size - 1} {lines}"
+            "; copy or download it again"
+        )
 
 
 def _plain(found: pd.DataFrame, key: str, path: Path) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import scipy.sparse
 
 from data_prep import readers
 from data_prep.errors import InputError
@@ -108,3 +109,17 @@ def test_parts_that_are_not_needed_may_be_of_another_kind(tmp_path: Path, place:
         file.pop(place, None)
         file[place] = 3
     assert reader.read_section(root, "A").um_per_px == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("kind", "lines"), [("csr", "rows"), ("csc", "columns")])
+def test_a_sparse_matrix_of_a_shape_that_its_parts_do_not_have_is_refused(
+    tmp_path: Path, kind: str, lines: str
+) -> None:
+    table = visium()
+    table.X = scipy.sparse.csr_matrix(table.X).asformat(kind)
+    root = write(tmp_path, "A", table)
+    assert reader.read_section(root, "A").counts.shape[0] == len(table)
+    with h5py.File(root / "A.h5ad", "a") as file:
+        file["X"].attrs["shape"] = np.array([2**56 - 1, 2**56 - 1])
+    with pytest.raises(InputError, match=rf"A.h5ad: X says that it is 7\d+ x 7\d+, and .* beginnings of \d+ {lines}"):
+        reader.read_section(root, "A")
