@@ -163,7 +163,7 @@ def _blurred(x: jax.Array, sigma: jax.Array, radius: int) -> jax.Array:
         wide[axis] = (radius, radius)
         padded = jnp.pad(x, wide, mode="edge")
         shifted = (jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(2 * radius + 1))
-        x = sum(weight[:, i].reshape(-1, 1, 1, 1) * part for i, part in enumerate(shifted))
+        x = sum((weight[:, i].reshape(-1, 1, 1, 1) * part for i, part in enumerate(shifted)), jnp.zeros_like(x))
     return x
 
 

@@ -73,8 +73,8 @@ def _check_shape(thing: Any, key: str, path: Path) -> None:
     if begins.shape != (int(said[int(kind == "csc")]) + 1,):
         lines = "columns" if kind == "csc" else "rows"
         raise InputError(
-            f"{path}: {key} says that it is {said[0]} x {said[1]}, and has the beginnings of {begins.shape[0] - 1} {lines}"
-            "; copy or download it again"
+            f"{path}: {key} says that it is {said[0]} x {said[1]}, and has the beginnings of "
+            f"{begins.shape[0] - 1} {lines}; copy or download it again"
         )
 
 

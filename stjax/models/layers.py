@@ -235,11 +235,11 @@ def global_average(x: jax.Array) -> jax.Array:
 def run(
     block: Any,
     x: jax.Array,
-    *more: jax.Array | None,
+    *more: Any,
     train: bool,
     key: jax.Array | None = None,
     rematerialise: bool = False,
-) -> jax.Array:
+) -> Any:
     """block(x, *more, train=train, key=key).
 
     Args:

@@ -42,7 +42,7 @@ def together(runs: Sequence[RunResults], label: str, sections: Collection[str]) 
         )
     pooling = "patient_median" if len({each.patient for each in merged}) > 1 else "section_median"
     pcc = metrics.pooled_pcc(*_values(merged), pooling=pooling)
-    genes = pd.DataFrame(common, columns=["gene", "ensembl_id"]).assign(pcc=pcc)
+    genes = pd.DataFrame(common, columns=pd.Index(["gene", "ensembl_id"])).assign(pcc=pcc)
     about = {"sections": [each.name for each in merged], "pcc_pooling": pooling}
     return dataclasses.replace(
         runs[0], label=label, metrics=runs[0].metrics | about, genes=genes, sections=tuple(merged)
