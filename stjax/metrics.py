@@ -234,6 +234,13 @@ def median_of_known(values: np.ndarray) -> np.ndarray:
     return result
 
 
+def mean_of_known(values: np.ndarray) -> np.ndarray:
+    """[...] mean over the genes [..., G] that are known; NaN where none is."""
+    known = ~np.isnan(values)
+    count = known.sum(axis=-1)
+    return np.where(count > 0, np.where(known, values, 0).sum(axis=-1) / np.maximum(count, 1), np.nan)
+
+
 def known(figure: Callable[[np.ndarray], Any], values: np.ndarray) -> float | None:
     """A figure, such as `np.nanmedian`, over what is not NaN; None where nothing is."""
     return None if np.all(np.isnan(values)) else float(figure(values))

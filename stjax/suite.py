@@ -168,11 +168,11 @@ def run(name: str, options: "Options", given: argparse.Namespace) -> None:
         stack.enter_context(cli.when_interrupted(lambda: kept))
         pool = stack.enter_context(Pool(given.processes, given.gpus_per_process))
         wanted = {data.name for place in _state.places(suite, options, given.only) for data in place.needs_data()}
-        if given.shard[1] > 1 and any(not options.is_prepared(data) for data in suite.data if data.name in wanted):
+        missing = [data for data in suite.data if data.name in wanted and not options.is_prepared(data)]
+        if missing and given.shard[1] > 1:
             raise InputError("the data is not prepared, and shards do not prepare it; run once with --prepare")
-        for data in suite.data:
-            if data.name in wanted and not options.is_prepared(data):
-                pool.map(lambda data=data: prepare(data, options, pool), [data])
+        for data in missing:
+            pool.map(lambda each: prepare(each, options, pool), [data])
         if given.prepare:
             return
         suite = suites.load(name, options)  # who is held out, the data says
@@ -221,7 +221,7 @@ def carry_out(chosen: "Sequence[Place]", pool: "Pool", *, again: bool) -> list[s
         left = []
         for place in wave:
             state = place.state()
-            waits = [need for need in place.run.needs if not _is_done(place, need)]
+            waits = [need.name for need in place.run.needs if _state.Place(place.out, need).state() != _state.DONE]
             finished += state == _state.DONE
             if state == _state.FAILED and not again:
                 print(f"{place.run.name} failed before, and is not tried again: {place.note()['failed']}")
@@ -240,11 +240,6 @@ def carry_out(chosen: "Sequence[Place]", pool: "Pool", *, again: bool) -> list[s
             if state == _state.FAILED:
                 failed.append(place.run.name)
     return failed
-
-
-def _is_done(place: "Place", name: str) -> bool:
-    """Whether a run that another needs is finished, whoever finished it."""
-    return any((place.out / "runs" / name).glob("evaluation/*/metrics.json"))
 
 
 # ---------------------------------------------------------------------------------------------------------- table

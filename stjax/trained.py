@@ -20,6 +20,7 @@ from stjax.protocols import Protocol
 if TYPE_CHECKING:
     from stjax.features.embedder import Embedder
 
+OF_IMAGES_ALONE = "--symmetries is for images, and features are of patches as they lie; leave it out"
 ENCODER_HELP = "of a model of features: file of its encoder's weights, in place of config.encoder_weights"
 
 

@@ -29,7 +29,7 @@ from stjax.models import tuning, weight_files
 from stjax.progress import Progress
 from stjax.protocols import Protocol, get_protocol
 from stjax.state import init_state, weights_of
-from stjax.trained import Trained
+from stjax.trained import OF_IMAGES_ALONE, Trained
 
 CONFIG, DATA, CHECKPOINTS, LOCK = "config.json", "data.json", "checkpoints", ".lock"
 
@@ -79,8 +79,10 @@ class Run(Trained):
             return self
         model = self.network()
         embedder = self.view.embedder(self.fold, self.view.kind_of(model), self.encoder_weights, self.mesh)
-        if embedder is None or self.view.two_passes:
-            return self if embedder is None else dataclasses.replace(self, embedder=embedder)
+        if embedder is None:
+            return self
+        if self.view.two_passes:
+            return dataclasses.replace(self, embedder=embedder)
         model.put_in_front(embedder.function, embedder.state)
         graphdef, params, statistics = models.split(model)
         weights = parallel.put_replicated({"params": params, "statistics": statistics}, self.mesh)
@@ -155,7 +157,7 @@ class Run(Trained):
             InputError: it takes features, which are of patches as they lie.
         """
         if self.view.encoded and self.alone is None:
-            raise InputError("--symmetries is for images, and features are of patches as they lie; leave it out")
+            raise InputError(OF_IMAGES_ALONE)
         return dataclasses.replace(self, protocol=dataclasses.replace(self.protocol, test_symmetries=True))
 
     @functools.cached_property

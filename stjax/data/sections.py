@@ -165,10 +165,8 @@ class SectionWindows(Windows):
 
     def own_features(self) -> np.ndarray:
         """[N, D] float32 of the spots, in item order."""
-        sections, of = (
-            [each.features().astype(np.float32) for each in self.around],
-            np.repeat(self._section, np.diff(self.start)),
-        )
+        sections = [each.features().astype(np.float32) for each in self.around]
+        of = np.repeat(self._section, np.diff(self.start))  # [N]
         first = np.cumsum([0, *(len(each) for each in sections)])
         return np.concatenate(sections)[first[of] + self._row]
 
@@ -226,6 +224,11 @@ class Stacks:
             most: S; 0 reads nothing.
         """
         self.patches, self._start, self._most = patches, start, most
+
+    @property
+    def record(self) -> np.ndarray:
+        """[N] of each spot, in item order, as `Images.record`."""
+        return self.patches.record
 
     def __len__(self) -> int:
         return len(self._start) - 1

@@ -19,11 +19,11 @@ from stjax.inference.prediction import SectionPrediction
 # Figures over genes that get an interval: of Draws, whose last axis is the genes, and on which scale.
 _SUMMARIES: dict[str, tuple[Callable[[Draws], np.ndarray], str]] = {
     "pcc_median": (lambda draws: _quantile(draws.pcc, 0.5), "correlation"),
-    "pcc_mean": (lambda draws: _mean(draws.pcc), "correlation"),
+    "pcc_mean": (lambda draws: metrics.mean_of_known(draws.pcc), "correlation"),
     "pcc_first_quartile": (lambda draws: _quantile(draws.pcc, 0.25), "correlation"),
-    "amae": (lambda draws: _mean(draws.mae), "error"),
-    "armse": (lambda draws: _mean(draws.rmse), "error"),
-    "mse": (lambda draws: _mean(np.square(draws.rmse)), "error"),
+    "amae": (lambda draws: metrics.mean_of_known(draws.mae), "error"),
+    "armse": (lambda draws: metrics.mean_of_known(draws.rmse), "error"),
+    "mse": (lambda draws: metrics.mean_of_known(np.square(draws.rmse)), "error"),
 }
 _COUNTS = {"genes_pcc_above_0": 0.0, "genes_pcc_above_0.5": 0.5}
 
@@ -35,13 +35,6 @@ def _quantile(values: np.ndarray, share: float) -> np.ndarray:
     place = np.maximum(share * last, 0)
     low, high = (np.take_along_axis(ranked, round_(place).astype(np.int64), axis=-1) for round_ in (np.floor, np.ceil))
     return (low + (high - low) * (place - np.floor(place)))[..., 0]
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    """[...] mean over the genes [..., G] that are known; NaN where none is."""
-    known = ~np.isnan(values)
-    count = known.sum(axis=-1)
-    return np.where(count > 0, np.where(known, values, 0).sum(axis=-1) / np.maximum(count, 1), np.nan)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -29,7 +29,7 @@ from stjax.ops.elementwise import compiler_options
 from stjax.progress import PROGRESS, Progress
 from stjax.protocols import Protocol
 from stjax.targets import TRANSFORMS
-from stjax.trained import Trained
+from stjax.trained import OF_IMAGES_ALONE, Trained
 
 FORMAT, VERSION = "stjax.model", 2
 READS = (1, 2)  # versions
@@ -168,7 +168,7 @@ class Exported(Trained):
             InputError: it takes features, which are of patches as they lie.
         """
         if self.view.encoded and self.view.two_passes:
-            raise InputError("--symmetries is for images, and features are of patches as they lie; leave it out")
+            raise InputError(OF_IMAGES_ALONE)
         if self.protocol.test_symmetries:  # its function does so
             return self
         return dataclasses.replace(self, protocol=dataclasses.replace(self.protocol, test_symmetries=True), turned=True)

@@ -148,7 +148,7 @@ def features_of(items: Items, chosen: Selection, found: Features | None) -> np.n
     """[N, D] of the spots chosen, which items of patches hold; of features with context the middle window's."""
     if found is None:
         return None
-    record = getattr(items.images, "patches", items.images).record  # counted through all sections
+    record = items.images.record  # counted through all sections
     parts = [middle(found.sections[name]) for name in chosen.sections]
     first = np.cumsum([0, *(len(part) for part in parts)])
     vectors = np.empty((len(record), found.width), found.key["dtype"])

@@ -210,6 +210,12 @@ def _expected(layout: Layout) -> str:
     )
 
 
+def build_backbone(variant: str, **options: Any) -> Any:
+    """The network of a key of `BACKBONES`; options as its module's `build` takes them."""
+    module, of_module = BACKBONES[variant]
+    return importlib.import_module(f"stjax.models.{module}").build(of_module, **options)
+
+
 def published(variant: str) -> Encoder | None:
     """The published encoder of a variant; None for one of `BACKBONES`."""
     return None if variant in BACKBONES else ENCODERS.get(variant)
@@ -267,8 +273,7 @@ def build(
         raise InputError(f"width is {width} and pixels_per_spot {pixels_per_spot}; expected positive numbers")
     options = {"dtype": dtype, "rngs": rngs, "image_size_px": image_size_px, "rematerialise": rematerialise}
     if encoder is None:
-        module, of_module = BACKBONES[variant]
-        backbone = importlib.import_module(f"stjax.models.{module}").build(of_module, **options)
+        backbone = build_backbone(variant, **options)
     else:
         backbone = networks.build(variant, blank=blank, **options)
         window_px = window_px or own_window_px(encoder)

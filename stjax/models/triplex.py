@@ -13,7 +13,6 @@ Where the published code does otherwise, or says nothing:
 """
 
 import dataclasses
-import importlib
 from typing import Any
 
 import jax
@@ -25,7 +24,7 @@ from data_prep.errors import InputError
 from stjax.models.attention import Block, BlockSpec, linear_uniform, seen
 from stjax.models.heads import linear
 from stjax.models.layers import Conv, LayerNorm, Linear, fold, normal, run, unknown_variant, wide
-from stjax.models.pixnet import BACKBONES
+from stjax.models.pixnet import BACKBONES, build_backbone
 from stjax.models.standardised import Standardised
 from stjax.models.tuning import is_frozen
 
@@ -306,13 +305,10 @@ def build(
     ):
         if value not in known:
             raise InputError(f"config.model.options.{option} is {value!r}; choose one of {', '.join(known)}")
-    module, of_module = BACKBONES[backbone]
-    network = importlib.import_module(f"stjax.models.{module}").build(
-        of_module, dtype=dtype, rngs=rngs, image_size_px=image_size_px, rematerialise=rematerialise
-    )
+    options = {"dtype": dtype, "rngs": rngs, "image_size_px": image_size_px, "rematerialise": rematerialise}
     return Triplex(
         dataclasses.replace(spec, neighbour_mlp=neighbour_mlp, target_layer=target_layer),
-        network,
+        build_backbone(backbone, **options),
         image_size_px=image_size_px,
         statistics=(feature_mean, feature_std),
         context=context,

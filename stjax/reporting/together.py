@@ -55,9 +55,11 @@ def mean_pcc(run: RunResults) -> tuple[float, float, float]:
     units = statistics.Units.of([each.spots.xy for each in run.sections], patients)
     group = metrics.group_of_section(patients, run.metrics["pcc_pooling"])
     bootstrap = statistics.Bootstrap(units, np.repeat(group, [len(truth) for truth in truths]))
-    estimate = _mean(run.genes["pcc"].to_numpy())
+    estimate = metrics.mean_of_known(run.genes["pcc"].to_numpy())
     drawn = bootstrap.draw(np.concatenate(predictions), np.concatenate(truths))
-    low, high = statistics.intervals(estimate, [_mean(each.pcc) for each in drawn], units, scale="correlation")
+    low, high = statistics.intervals(
+        estimate, [metrics.mean_of_known(each.pcc) for each in drawn], units, scale="correlation"
+    )
     return float(estimate), float(low), float(high)
 
 
@@ -65,10 +67,3 @@ def _values(sections: Sequence[DrawnSection]) -> tuple[list[np.ndarray], list[np
     """[S, G] predictions and truths of each section, and its patient."""
     truths = [each.truth for each in sections if each.truth is not None]
     return [each.prediction for each in sections], truths, [each.patient for each in sections]
-
-
-def _mean(pcc: np.ndarray) -> np.ndarray:
-    """[...] mean over the genes [..., G] that have a PCC, NaN where none has."""
-    known = np.isfinite(pcc)
-    count = known.sum(axis=-1)
-    return np.where(count > 0, np.where(known, pcc, 0.0).sum(axis=-1) / np.maximum(count, 1), np.nan)

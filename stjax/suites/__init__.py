@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from data_prep.dataset import MANIFEST, PatchDataset
 from data_prep.errors import InputError
-from stjax.config import built_in_names
 
 MOST_SEEDS = 100
 
@@ -92,7 +91,7 @@ class Run:
         commands: carried out in turn.
         trainings: how many networks it trains.
         scored: the folder, under its own, of the work directory with its scores.
-        needs: names of runs that must be finished first.
+        needs: runs that must be finished first.
         lacks: why it cannot run here, "" when it can.
     """
 
@@ -103,7 +102,7 @@ class Run:
     commands: tuple[Command, ...]
     trainings: int = 1
     scored: str = ""
-    needs: tuple[str, ...] = ()
+    needs: "tuple[Run, ...]" = ()
     lacks: str = ""
 
 
@@ -162,8 +161,3 @@ def train(options: Options, name: str, data: Data, config: str, **settings: obje
     arguments += (f"--config.data_dir={options.path(data)}",)
     arguments += tuple(f"--config.{key}={value}" for key, value in given.items())
     return Command("stjax.train", arguments, "evaluation/*/metrics.json")
-
-
-def missing(config: str) -> str:
-    """What a run lacks where stjax has no such config, "" where it has."""
-    return "" if config in built_in_names() else f"this version of stjax has no config {config}"

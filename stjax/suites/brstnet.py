@@ -83,4 +83,4 @@ def _final(options: Options, name: str, row: str, config: str, given: dict[str, 
     """One more training on all patients but the one held out, for as many epochs as its folds say."""
     command = train(options, name, DATA, config, **given)
     crossval = Command("stjax.crossval", (*command.arguments, "--choice=published"), "crossval.json")
-    return Run(name, FITS, row, (DATA,), (crossval,), scored="all_patients", needs=tuple(run.name for run in folds))
+    return Run(name, FITS, row, (DATA,), (crossval,), scored="all_patients", needs=tuple(folds))

@@ -9,21 +9,16 @@ from stjax.suites._stnet_data import stnet_data
 STNET_FOLDS = 4
 HD_TILES = ("--layout=visium_hd", "--tile-size-px=512", "--min-counts=0")
 _HD_DEMO = ("--layout=visium_hd", "--patients=2", "--sections-per-patient=1", "--spots=12")
+HD_PATCHES = ("--layout=visium_hd", "--bin-um=16", "--min-counts=0")
 _TINY_TILES = ("--tile-size-px=128", "--min-counts=0")
+_TINY_PATCHES = ("--patch-size-px=32", "--bin-um=16", "--min-counts=0")
 STNET_TILES = stnet_data("stnet_tiles", ("--tile-size-px=1024",), _TINY_TILES, patients=5)
 STNET_PATCHES = stnet_data("stnet_patches", (), ("--patch-size-px=32",), patients=5)
 
 
 def _hd(name: str, raw: str, about: str, *, tiles: bool, spots: int) -> Data:
     slides = {f"slide_{place}": (f"slide_{place}",) for place in (1, 2)}
-    build, tiny = (
-        (HD_TILES, _TINY_TILES)
-        if tiles
-        else (
-            ("--layout=visium_hd", "--bin-um=16", "--min-counts=0"),
-            ("--patch-size-px=32", "--bin-um=16", "--min-counts=0"),
-        )
-    )
+    build, tiny = (HD_TILES, _TINY_TILES) if tiles else (HD_PATCHES, _TINY_PATCHES)
     return Data(name, raw, about, build, _HD_DEMO, tiny, slides, spots)
 
 

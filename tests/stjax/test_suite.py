@@ -1,5 +1,6 @@
 """Suites: what they count, how runs are carried out, gone on with and left alone, and what their tables say."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -73,12 +74,12 @@ def test_bins_of_every_size_of_a_slide_are_held_out_together(monkeypatch):
 
 
 def stand_in(out, does, **more):
-    """A suite of one run for each name, which does what is said."""
-    runs = tuple(
-        Run(name, "part", name.split("/")[0], (), (step(out, name, do),), **more.get(name, {}))
-        for name, do in does.items()
-    )
-    return Suite("stand_in", "Stand-in", runs, {"part": (Figure("pcc_mean", "mean PCC"),)})
+    """A suite of one run for each name, which does what is said; `more` of a run: names of those that it needs, ..."""
+    runs = {name: Run(name, "part", name.split("/")[0], (), (step(out, name, do),)) for name, do in does.items()}
+    for name, given in more.items():
+        needs = tuple(runs[each] for each in given.get("needs", ()))
+        runs[name] = dataclasses.replace(runs[name], **{**given, "needs": needs})
+    return Suite("stand_in", "Stand-in", tuple(runs.values()), {"part": (Figure("pcc_mean", "mean PCC"),)})
 
 
 def step(out, name, do):
