@@ -48,7 +48,7 @@ def get_config() -> Any:
     config.ema_decay = placeholder(float)  # of the averaged weights that are validated, kept and used; 0: no averaging
     config.early_stopping_patience = placeholder(int)  # epochs without a better validation loss; 0 never stops early
     config.aux_weight = placeholder(float)  # lambda of BrST-Net
-    config.loss = "mse"  # mse, mse_pcc (PixNet's), triplex or additive_nll: see `LOSSES` in stjax/losses.py
+    config.loss = "mse"  # mse, mse_pcc (PixNet's), additive_nll ...: see `LOSSES` in stjax/losses.py
     config.spot_sizes_um = ""  # of tiles: "2,8,16" trains on spots of these sizes alone; "" on all there are
 
     config.augment = True  # a random symmetry of the square per patch, on the device

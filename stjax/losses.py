@@ -63,6 +63,12 @@ def masked_pearson(prediction: jax.Array, target: jax.Array, mask: jax.Array) ->
     return varies * both * jax.lax.rsqrt((of_p + _TINY) * (of_t + _TINY)), varies
 
 
+def _less_than_one(prediction: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
+    """1 - the mean of `masked_pearson` over the genes that vary."""
+    correlation, varies = masked_pearson(prediction, target, mask)
+    return 1 - jnp.sum(correlation) / jnp.maximum(jnp.sum(varies), 1.0)
+
+
 def mse_pcc(
     outputs: dict[str, jax.Array],
     targets: dict[str, jax.Array],
@@ -79,8 +85,7 @@ def mse_pcc(
         The loss, and its parts by name.
     """
     mse, parts = main_aux_mse(outputs, targets, mask, aux_weight=aux_weight)
-    correlation, varies = masked_pearson(outputs["main"], targets["main"], mask)
-    pcc = 1 - jnp.sum(correlation) / jnp.maximum(jnp.sum(varies), 1.0)
+    pcc = _less_than_one(outputs["main"], targets["main"], mask)
     loss = mse + pcc_weight * pcc
     return loss, parts | {"loss": loss, "loss_pcc": pcc}
 
@@ -150,6 +155,68 @@ def triplex(
     return loss, {"loss": loss, **parts}
 
 
+def zero_shot(
+    outputs: dict[str, jax.Array], targets: dict[str, jax.Array], mask: jax.Array, *, as_released: bool = False
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """SGN's `L = L_mse + 0.5 (1 - mean PCC)` over some of AuxNet's genes; the main ones are not looked at.
+
+    Targets are standardised over the batch: genes of any level and spread are learnt alike, and what a model says of
+    others is in standard deviations.
+
+    Args:
+        outputs: "aux" [B, S, K] of the genes "aux_genes" [K] of AuxNet.
+        as_released: correlate the predictions with the first K genes, whichever they are of.
+
+    Raises:
+        InputError: the model has no such outputs.
+    """
+    if "aux_genes" not in outputs:
+        raise InputError(
+            "config.loss is zero_shot, of genes that are not main: give an SGN --config.model.aux=True and "
+            "--config.model.options.genes=zero_shot"
+        )
+    every = targets["aux"].astype(jnp.float32)
+    weight = (mask / jnp.maximum(jnp.sum(mask), 1.0))[..., None]
+    chosen = jnp.take(every, outputs["aux_genes"], axis=-1)
+    centred = chosen - jnp.sum(chosen * weight, axis=(0, 1), keepdims=True)
+    chosen = centred * jax.lax.rsqrt(jnp.sum(weight * centred**2, axis=(0, 1), keepdims=True) + _TINY)
+    mse = masked_mse(outputs["aux"], chosen, mask)
+    beside = every[..., : chosen.shape[-1]] if as_released else chosen
+    pcc = _less_than_one(outputs["aux"], beside, mask)
+    loss = mse + 0.5 * pcc
+    return loss, {"loss": loss, "loss_aux": mse, "loss_pcc": pcc}
+
+
+def bleep(
+    outputs: dict[str, jax.Array], targets: dict[str, jax.Array], mask: jax.Array, *, detach: bool = False
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """BLEEP's contrastive loss of the embeddings v of patches and s of expression of the batch's spots.
+
+    With scores L = s v' and P = softmax((v v' + s s') / 2) of each row, half the mean cross-entropy of L with P plus
+    that of L' with P' (Xie et al. 2023, section 3.1; the rows of P' do not sum to 1 in the published code, nor here).
+    Without embeddings, when predicting, it is 1 - the mean PCC of what was retrieved: what a checkpoint is chosen by.
+
+    Args:
+        outputs: "main" and, when training, "image_embedding" and "expression_embedding" [B, S, D], which hold the
+            root of the temperature.
+        detach: let no gradient through P.
+    """
+    if "image_embedding" not in outputs:
+        loss = _less_than_one(outputs["main"], targets["main"], mask)
+        return loss, {"loss": loss}
+    v, s = (outputs[name].astype(jnp.float32) for name in ("image_embedding", "expression_embedding"))
+    v, s, weight = v.reshape(-1, v.shape[-1]), s.reshape(-1, s.shape[-1]), mask.reshape(-1)
+    there = (weight > 0).astype(jnp.float32)
+    unseen = 1e9 * (there - 1)[None]
+    scores = s @ v.T
+    alike = jax.nn.softmax((v @ v.T + s @ s.T) / 2 + unseen, axis=-1) * there[:, None]
+    alike = jax.lax.stop_gradient(alike) if detach else alike
+    rows = jnp.sum(alike * jax.nn.log_softmax(scores + unseen, axis=-1), axis=-1)
+    columns = jnp.sum(alike.T * jax.nn.log_softmax(scores.T + unseen, axis=-1), axis=-1)
+    loss = -jnp.sum((rows + columns) * weight) / (2 * jnp.maximum(jnp.sum(weight), 1.0))
+    return loss, {"loss": loss}
+
+
 Loss = Callable[[dict[str, jax.Array], dict[str, jax.Array], dict[str, Any], float], tuple[jax.Array, dict[str, Any]]]
 
 # {config.loss: function of outputs, targets, batch and the weight of AuxNet}
@@ -157,6 +224,10 @@ LOSSES: dict[str, Loss] = {
     "mse": lambda out, targets, batch, aux: main_aux_mse(out, targets, batch["mask"], aux_weight=aux),
     "mse_pcc": lambda out, targets, batch, aux: mse_pcc(out, targets, batch["mask"], aux_weight=aux),
     "triplex": lambda out, targets, batch, _: triplex(out, targets, batch["mask"]),
+    "zero_shot": lambda out, targets, batch, _: zero_shot(out, targets, batch["mask"]),
+    "zero_shot_as_released": lambda out, targets, batch, _: zero_shot(out, targets, batch["mask"], as_released=True),
+    "bleep": lambda out, targets, batch, _: bleep(out, targets, batch["mask"]),
+    "bleep_detached": lambda out, targets, batch, _: bleep(out, targets, batch["mask"], detach=True),
     "additive_nll": lambda out, _, batch, __: additive_nll(out, batch["counts"], batch["total"], batch["mask"]),
 }
 

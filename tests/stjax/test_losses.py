@@ -128,3 +128,65 @@ def test_a_loss_that_does_not_suit_the_model_is_refused():
     for name, additive in (("mse", True), ("additive_nll", False), ("mae", False)):
         with pytest.raises(InputError, match=f"config.loss is '{name}'"):
             losses.get_loss(name, additive=additive)
+
+
+def test_zero_shot_is_of_the_genes_that_were_drawn_standardised_over_the_batch():
+    prediction, _ = arrays(genes=3)
+    _, aux = arrays(seed=1, genes=7)
+    outputs = {"main": prediction, "aux": prediction, "aux_genes": jnp.asarray([6, 0, 2])}
+    targets = {"main": jnp.full((2, 4, 3), jnp.nan), "aux": 5 + 3 * aux}  # main genes are not looked at
+    loss, parts = losses.zero_shot(outputs, targets, MASK)
+    p, every = np.asarray(prediction)[MEASURED], np.asarray(targets["aux"])[MEASURED]
+    t = every[:, [6, 0, 2]]
+    mse = np.mean((p - (t - t.mean(axis=0)) / t.std(axis=0)) ** 2)
+    pcc = 1 - np.mean(pearson_per_gene(p, t))
+    np.testing.assert_allclose([parts["loss_aux"], parts["loss_pcc"], loss], [mse, pcc, mse + 0.5 * pcc], rtol=1e-4)
+    _, released = losses.zero_shot(outputs, targets, MASK, as_released=True)
+    wrong = 1 - np.mean(pearson_per_gene(p, every[:, :3]))
+    np.testing.assert_allclose([released["loss_aux"], released["loss_pcc"]], [mse, wrong], rtol=1e-4)
+    spoilt = outputs | {"aux": prediction.at[0, 3].set(1e3)}
+    np.testing.assert_allclose(losses.zero_shot(spoilt, targets, MASK)[0], loss, rtol=1e-6)
+
+
+def test_zero_shot_says_what_a_model_of_the_panel_lacks():
+    with pytest.raises(InputError, match=r"config\.loss is zero_shot, of genes that are not main"):
+        losses.zero_shot({"main": jnp.zeros((2, 4, 3))}, {}, MASK)
+
+
+def cross_entropy(scores, wanted):
+    """Mean over rows, a row and a column at a time."""
+    logs = [row - np.log(np.sum(np.exp(row))) for row in scores]
+    return -np.mean([sum(w * each for w, each in zip(wanted[i], row, strict=True)) for i, row in enumerate(logs)])
+
+
+def test_bleep_is_the_papers_over_measured_spots():
+    v, s = jax.random.normal(jax.random.key(0), (2, 2, 4, 5))
+    outputs = {"main": jnp.zeros((2, 4, 3)), "image_embedding": v, "expression_embedding": s}
+    a, b = np.asarray(v, np.float64)[MEASURED], np.asarray(s, np.float64)[MEASURED]
+    alike = np.exp((a @ a.T + b @ b.T) / 2)
+    alike /= alike.sum(axis=1, keepdims=True)
+    expected = (cross_entropy(b @ a.T, alike) + cross_entropy(a @ b.T, alike.T)) / 2
+    assert losses.bleep(outputs, {}, MASK)[0] == pytest.approx(expected, rel=1e-5)
+    spoilt = outputs | {"image_embedding": v.at[0, 3].set(50.0), "expression_embedding": s.at[1, 1].set(-50.0)}
+    assert losses.bleep(spoilt, {}, MASK)[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_bleep_detached_has_the_same_value_and_another_gradient():
+    v, s = jax.random.normal(jax.random.key(0), (2, 2, 4, 5))
+
+    def loss(v, detach):
+        return losses.bleep({"main": v, "image_embedding": v, "expression_embedding": s}, {}, MASK, detach=detach)[0]
+
+    (one, through), (other, cut) = (jax.value_and_grad(loss)(v, detach) for detach in (False, True))
+    assert one == other
+    assert np.abs(through - cut).max() > 1e-3
+    for gradient in (through, cut):
+        np.testing.assert_array_equal(np.asarray(gradient)[~MEASURED], 0)
+
+
+def test_bleep_is_validated_by_what_it_retrieves():
+    prediction, target = arrays()
+    loss, parts = losses.bleep({"main": prediction}, {"main": target}, MASK)
+    expected = 1 - np.mean(pearson_per_gene(np.asarray(prediction)[MEASURED], np.asarray(target)[MEASURED]))
+    assert loss == pytest.approx(expected, rel=1e-4)
+    assert parts == {"loss": loss}
