@@ -72,11 +72,16 @@ class Vectors:
         parts = [np.load(file, mmap_mode="r", allow_pickle=False) for file in state["_parts"]]
         vars(self).update({**state, "_parts": parts})
 
+    @property
+    def record(self) -> np.ndarray:
+        """[N] of each spot, as `Images.record`."""
+        return self.patches.record
+
     def __len__(self) -> int:
         return len(self.patches)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        record = self.patches.record[index]
+        record = self.record[index]
         part = int(np.searchsorted(self._first, record, side="right")) - 1
         return np.asarray(self._parts[part][record - self._first[part]], np.float32)
 
