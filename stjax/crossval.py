@@ -230,7 +230,7 @@ def in_processes(members: Sequence[Member], processes: int, gpus_per_process: in
 
         def run(each: Member) -> int:
             own = [f"--workdir={each.folder}", f"--config.fold={each.fold}", f"--config.seed={each.seed}"]
-            return pool.run(each.folder.name, ["stjax.train", *command, *own])
+            return pool.run(each.folder.name, ["stjax.train", *command, *own]).code
 
         codes = pool.map(run, members)
     if bad := [each.folder.name for each, code in zip(members, codes, strict=True) if code]:

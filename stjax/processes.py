@@ -7,13 +7,21 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from data_prep.errors import InputError
 from stjax.training import faults
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+
+class Ended(NamedTuple):
+    """A process that ended: its exit code, the processor time it took, and the most memory it held."""
+
+    code: int
+    processor_s: float
+    peak_bytes: int
 
 
 class Pool:
@@ -54,8 +62,8 @@ class Pool:
                 process.terminate()
             raise
 
-    def run(self, label: str, arguments: Sequence[str], *, log: Path | None = None) -> int:
-        """`python -m` of some arguments; every line that it prints appears behind `label`. Returns the exit code.
+    def run(self, label: str, arguments: Sequence[str], *, log: Path | None = None) -> Ended:
+        """`python -m` of some arguments; every line that it prints appears behind `label`.
 
         Args:
             log: a file that gets the lines too, behind what it holds.
@@ -83,7 +91,10 @@ class Pool:
                     if file is not None:
                         file.write(text)
                         file.flush()
+                _, status, used = os.wait4(process.pid, 0)  # as process.wait(), but it says what was used
+                process.returncode = os.waitstatus_to_exitcode(status)
             self._running.discard(process)
-            return process.returncode
+            peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+            return Ended(process.returncode, used.ru_utime + used.ru_stime, peak)
         finally:
             self._free.append(place)

@@ -31,7 +31,7 @@ from data_prep.errors import InputError
 
 if TYPE_CHECKING:
     from stjax.processes import Pool
-    from stjax.suites import Data, Options
+    from stjax.suites import Data, Options, Suite
     from stjax.suites._state import Place
 
 ACTIONS = ("plan", "run", "table")
@@ -41,14 +41,14 @@ def main(arguments: list[str]) -> None:
     """The command line."""
     parser = cli.Parser("python -m stjax.suite", description=__doc__)
     parser.add_argument("action", choices=ACTIONS)
-    parser.add_argument("name", help="a suite: brstnet, her2st, pixnet_v1")
+    parser.add_argument("name", help="a suite: brstnet, comparators, her2st, pixnet_v1")
     parser.add_argument("--out", required=True, type=Path, help="folder of all that is made")
     parser.add_argument("--root", type=Path, help="folder of the raw data; plan says what is expected in it")
     parser.add_argument("--tiny", action="store_true", help="synthetic tissue and small networks: minutes, to try it")
     parser.add_argument("--only", type=cli.names, default=(), help="comma-separated rows, tables, or parts of names")
     parser.add_argument("--seeds", type=cli.whole_numbers, default=(0,), help="comma-separated (0): a run each")
     parser.add_argument(
-        "--weights", type=cli.named_files, default={}, help="NAME=FILE,... starting weights that plan asks for"
+        "--weights", type=_weights, default={}, help="NAME=FILE,... starting weights that plan asks for"
     )
     parser.add_argument(
         "--shard", type=_shard, default=(0, 1), metavar="i/n", help="every n-th run, from the i-th of 0"
@@ -71,6 +71,16 @@ def main(arguments: list[str]) -> None:
     else:
         system_errors.check_folder(options.out, "--out")
         run(given.name, options, given)
+
+
+def _weights(text: str) -> dict[str, str]:
+    found = {}
+    for part in cli.names(text):
+        name, _, file = part.partition("=")
+        if not (name and file):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list such as densenet121=weights.pth")
+        found[name] = str(Path(file).resolve())
+    return found
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -103,7 +113,11 @@ def plan(name: str, options: "Options", only: Sequence[str] = ()) -> None:
     rows.append(["in all", *map(str, (len(chosen), trainings, *(total[state] for state in _state.STATES)))])
     print("\n".join(cli.table(rows, align="<" + ">" * (len(rows[0]) - 1))), "\n")
     for data in suite.data:
-        kept = "prepared" if options.is_prepared(data) else "synthetic tissue" if options.tiny else f"--root/{data.raw}"
+        kept = f"--root/{data.raw}"
+        if options.is_prepared(data):
+            kept = "prepared"
+        elif options.is_made(data):
+            kept = "synthetic tissue"
         print(f"data/{data.name}: {kept}; {data.about}")
     for why in sorted({place.run.lacks for place in chosen if place.run.lacks}):
         count = sum(place.run.lacks == why for place in chosen)
@@ -157,8 +171,7 @@ def run(name: str, options: "Options", given: argparse.Namespace) -> None:
         stack.enter_context(faults.exits_when_stopped())
         stack.enter_context(cli.when_interrupted(lambda: kept))
         pool = stack.enter_context(Pool(given.processes, given.gpus_per_process))
-        wanted = {data.name for place in _state.places(suite, options, given.only) for data in place.needs_data()}
-        missing = [data for data in suite.data if data.name in wanted and not options.is_prepared(data)]
+        missing = _missing(suite, options, given.only)
         if missing and given.shard[1] > 1:
             raise InputError("the data is not prepared, and shards do not prepare it; run once with --prepare")
         for data in missing:
@@ -177,28 +190,51 @@ def run(name: str, options: "Options", given: argparse.Namespace) -> None:
         )
 
 
+def _missing(suite: "Suite", options: "Options", only: Sequence[str]) -> "list[Data]":
+    """Data sets to prepare: all that are not there, where a run that is asked for may be known once they are."""
+    from stjax.suites import _state
+
+    missing = [data for data in suite.data if not options.is_prepared(data)]
+    try:
+        places = _state.places(suite, options, only)
+    except InputError:
+        if not missing:
+            raise
+        return missing
+    wanted = {data.name for place in places for data in place.needs_data()}
+    return [data for data in missing if data.name in wanted]
+
+
 def prepare(data: "Data", options: "Options", pool: "Pool") -> None:
-    """Makes a data set of a suite. Raises InputError where its raw files are missing, or it cannot be made."""
+    """Makes a data set of a suite and its features. Raises InputError where raw files are missing or damaged."""
+    from stjax.suites import _state
+
     target, log = options.path(data), options.out / "logs" / f"data_{data.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with files.lock(options.out / "data" / f"{data.name}.lock", busy=f"another process prepares {target}; wait for it"):
-        raw, how = options.out / "raw" / data.name, data.tiny
-        if not options.tiny:
+        raw = options.out / "raw" / data.name
+        if not options.is_made(data):
             if options.root is None:
                 raise InputError(f"data/{data.name} is not prepared: give the raw files' folder with --root")
-            raw, how = options.root / data.raw, data.build
+            raw = options.root / (data.raw or "")
             if not raw.is_dir():
                 raise InputError(f"{raw} is not there; it is for {data.about}")
-        elif not raw.exists():
-            _made(pool.run(data.name, ["data_prep.demo", f"--out={raw}", *data.demo], log=log), log)
-        _made(pool.run(data.name, ["data_prep.build", f"--source={raw}", f"--out={target}", *how], log=log), log)
 
+        def made(module: str, *arguments: str) -> None:
+            if pool.run(data.name, [module, *arguments], log=log).code:
+                raise InputError(f"the data cannot be prepared: {_state.last_line(log)}; {log}")
 
-def _made(code: int, log: Path) -> None:
-    from stjax.suites import _state
-
-    if code:
-        raise InputError(f"the data cannot be prepared: {_state.last_line(log)}; {log}")
+        if options.is_made(data) and not raw.exists():
+            made("data_prep.demo", f"--out={raw}", *data.demo)
+        if not options.is_built(data):
+            made("data_prep.build", f"--source={raw}", f"--out={target}", *(data.tiny if options.tiny else data.build))
+        for name, encoder, context in options.features_to_make(data):
+            given = [f"--data-dir={target}", f"--encoder={encoder}", f"--name={name}", "--any-scale"]
+            given += ["--random"] if options.tiny else []
+            if encoder in options.weights and not options.tiny:
+                given.append(f"--weights={options.weights[encoder]}")
+            given += [f"--context={context}", f"--source={raw}"] if context > 1 else []
+            made("stjax.embed", *given)
 
 
 def carry_out(chosen: "Sequence[Place]", pool: "Pool", *, again: bool) -> list[str]:

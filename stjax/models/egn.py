@@ -52,7 +52,11 @@ class Spec:
         return BlockSpec(self.width, self.heads, self.mlp, qkv_bias=False, eps=_EPS)
 
 
-SPECS = {"full": Spec(), "tiny": Spec(layers=4, width=32, heads=4, mlp=64, hidden=16, bridge_heads=2, bridge_dim=8)}
+SPECS = {
+    "full": Spec(),
+    "narrow": Spec(width=256, heads=8, mlp=1024, hidden=64, bridge_heads=4),
+    "tiny": Spec(layers=4, width=32, heads=4, mlp=64, hidden=16, bridge_heads=2, bridge_dim=8),
+}
 
 
 def _layer(inputs: int, outputs: int, *, bias: bool = True, rngs: nnx.Rngs) -> Linear:

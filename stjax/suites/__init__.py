@@ -14,28 +14,39 @@ from data_prep.errors import InputError
 MOST_SEEDS = 100
 
 
+class Embedding(NamedTuple):
+    """Features of a data set that a suite needs: `features/<name>`, by an encoder that `stjax encoders` lists; with
+    those of so many windows a side around each spot."""
+
+    name: str
+    encoder: str
+    context: int = 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Data:
     """A data set of a suite, `data/<name>` of its folder.
 
     Attributes:
-        raw: the folder under --root that has the raw files; "" is --root itself.
+        raw: the folder under --root that has the raw files; "" is --root itself, None: it is always synthetic tissue.
         about: what they are, and where they are to be had.
         build: options of `data_prep.build`.
-        demo: options of `data_prep.demo`, whose tissue takes their place with --tiny ...
+        demo: options of `data_prep.demo`, whose tissue takes their place with --tiny, or always ...
         tiny: ... and of `data_prep.build` then.
         sections: of each patient as published, for plans made before the data is there.
         spots: as published.
+        features: made of it.
     """
 
     name: str
-    raw: str
+    raw: str | None
     about: str
     build: tuple[str, ...]
     demo: tuple[str, ...]
     tiny: tuple[str, ...]
     sections: Mapping[str, tuple[str, ...]]
     spots: int
+    features: tuple[Embedding, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +70,25 @@ class Options:
         return self.out / "data" / data.name
 
     def is_prepared(self, data: Data) -> bool:
+        """Whether it is there, with its features."""
+        return self.is_built(data) and not self.features_to_make(data)
+
+    def is_built(self, data: Data) -> bool:
         """Whether it is there."""
         return (self.path(data) / MANIFEST).is_file()
 
+    def features_to_make(self, data: Data) -> list[Embedding]:
+        """Those of its features that are not there."""
+        folder = self.path(data) / "features"
+        return [each for each in data.features if not (folder / each.name / "features.json").is_file()]
+
+    def is_made(self, data: Data) -> bool:
+        """Whether its tissue is synthetic."""
+        return self.tiny or data.raw is None
+
     def patients(self, data: Data) -> dict[str, tuple[str, ...]]:
         """{patient: sections}, by name: of the data set where it is there, else as published."""
-        if not self.is_prepared(data):
+        if not self.is_built(data):
             return dict(sorted(data.sections.items()))
         found: dict[str, tuple[str, ...]] = {}
         for section in PatchDataset.open(self.path(data)).sections:
@@ -108,12 +132,14 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A column of a table: a figure of metrics.json, or "gene:NAME", the PCC of one gene."""
+    """A column of a table: a figure of metrics.json, "raw:..." one of raw counts, "gene:NAME", the PCC of one gene,
+    "cost:processor_s" or "cost:peak_bytes"; shown in so many of its `unit`."""
 
     key: str
     title: str
     digits: int = 3
     higher_is_better: bool = True
+    unit: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +151,7 @@ class Suite:
         source: what is quoted, as `quoted`: {part: {row: {figure: value}}}.
         figures: {part: its columns}.
         notes: {part: what is to be known of the published table}; "" of all.
+        reference: the row that others are compared with where it is finished; "": the best one.
     """
 
     name: str
@@ -134,6 +161,7 @@ class Suite:
     source: str = ""
     quoted: Mapping[str, Mapping[str, Mapping[str, float]]] = dataclasses.field(default_factory=dict)
     notes: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    reference: str = ""
 
     @property
     def data(self) -> tuple[Data, ...]:

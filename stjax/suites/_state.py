@@ -11,7 +11,7 @@ from typing import Any
 from data_prep import files, json_files
 from data_prep.cli import one_line
 from data_prep.errors import InputError
-from data_prep.json_files import Maybe
+from data_prep.json_files import Lacking, Maybe
 from stjax import checkpoint, workdir
 from stjax.processes import Pool
 from stjax.suites import Command, Data, Options, Run, Suite
@@ -19,7 +19,13 @@ from stjax.suites import Command, Data, Options, Run, Suite
 DONE, FAILED, BEGUN, TO_DO, LACKING = STATES = ("done", "failed", "begun", "to do", "cannot run here")
 BUSY = "another process is at it"
 PLAN = "suite_options.json"
-_NOTE = {"commands": json_files.ANY, "seconds": json_files.number(0), "failed": Maybe(json_files.TEXT)}
+_NOTE = {
+    "commands": json_files.ANY,
+    "seconds": json_files.number(0),
+    "processor_s": Lacking(json_files.number(0)),
+    "peak_bytes": Lacking(json_files.number(0)),
+    "failed": Maybe(json_files.TEXT),
+}
 _ORPHAN_S = 30.0
 
 
@@ -50,10 +56,10 @@ class Place:
         return () if self.run.lacks else self.run.data
 
     def note(self) -> dict[str, Any]:
-        """What was written of it: {"commands", "seconds", "failed"}."""
+        """What was written of it: {"commands", "seconds", "processor_s", "peak_bytes", "failed"}."""
         path = self.out / "state" / f"{self.run.name}.json"
         if not path.is_file():
-            return {"commands": None, "seconds": 0.0, "failed": None}
+            return {"commands": None, "seconds": 0.0, "processor_s": 0.0, "peak_bytes": 0, "failed": None}
         remedy = "remove it, and the same command looks at the run anew"
         return json_files.require(json_files.read(path, remedy=remedy), _NOTE, str(path), remedy=remedy)
 
@@ -110,10 +116,12 @@ class Place:
             if self.is_done(command):
                 continue
             begun = time.monotonic()
-            code = pool.run(self.run.name, [command.module, *command.arguments], log=self.log)
+            ended = pool.run(self.run.name, [command.module, *command.arguments], log=self.log)
             note["seconds"] += time.monotonic() - begun
-            if code and not pool.ended:
-                note["failed"] = last_line(self.log) or f"exit code {code}"
+            note["processor_s"] = note.get("processor_s", 0.0) + ended.processor_s
+            note["peak_bytes"] = max(note.get("peak_bytes", 0), ended.peak_bytes)
+            if ended.code and not pool.ended:
+                note["failed"] = last_line(self.log) or f"exit code {ended.code}"
             self.write(note)
             if not self.is_done(command):
                 break  # it failed, or was stopped and has saved

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,13 @@ import numpy as np
 import pandas as pd
 
 from data_prep import cli, files, json_files
-from stjax import protocols
-from stjax.evaluation.statistics import LEVEL, MIN_PATIENTS
+from stjax.evaluation.statistics import LEVEL
 from stjax.reporting import compare, read, suite_page
 from stjax.reporting.together import mean_pcc, together
 from stjax.suites import Figure, Suite
+from stjax.suites._footnotes import footnotes
 from stjax.suites._state import DONE, Place
 from stjax.tables import write_csv
-
-DEPTH_PCC, FLAT_PCC = 0.2, 0.05  # of raw counts, and of counts divided by depth: the first is depth, not biology
 
 
 @dataclasses.dataclass
@@ -30,7 +28,7 @@ class Row:
         figures: {key: (mean over finished runs, their sample deviation)}.
         mean_pcc: of all held-out spots together, with the ends of its interval.
         above_colour: mean over runs of how far the mean PCC is above the ridge on colour.
-        pair: with the best row, where this is another.
+        pair: with the part's row `beside`, where this is another.
         quoted: what was published.
     """
 
@@ -52,12 +50,18 @@ class Row:
 
 @dataclasses.dataclass
 class Part:
-    """One table: `best` is the row that is ahead in its first column, None where nothing is finished."""
+    """One table.
+
+    Attributes:
+        best: the row that is ahead in its first column; None where nothing is finished.
+        beside: the row that others are compared with: that, or the suite's reference.
+    """
 
     name: str
     columns: tuple[Figure, ...]
     rows: list[Row]
     best: Row | None
+    beside: Row | None
     verdict: str
     notes: list[str]
 
@@ -122,9 +126,10 @@ def cells(part: Part) -> tuple[list[str], list[list[str]]]:
     for figure in part.columns:
         columns[figure.title] = [_with_spread(row.figures.get(figure.key), figure.digits) for row in part.rows]
     levels = [row.pair.levels["spots"] if row.pair else compare.Level() for row in part.rows]
+    beside = "best" if part.beside is part.best or part.beside is None else part.beside.name
     more = {
         f"{LEVEL:.0%} interval of PCC": [_ends(row.mean_pcc and row.mean_pcc[1:]) for row in part.rows],
-        "minus best": [_signed(level.difference) for level in levels],
+        f"minus {beside}": [_signed(level.difference) for level in levels],
         f"its {LEVEL:.0%} interval": [_ends((level.low, level.high)) for level in levels],
         "minus ridge on colour": [_signed(row.above_colour) for row in part.rows],
     }
@@ -160,8 +165,9 @@ def _plain(part: Part, row: Row) -> dict[str, Any]:
         found |= {figure.key: _known(mean), f"{figure.key}_sd": _known(spread)}
     _, low, high = row.mean_pcc or (math.nan,) * 3
     found |= {"pcc_mean_low": _known(low), "pcc_mean_high": _known(high)}
-    found |= {"minus_best": level.difference, "minus_best_low": level.low, "minus_best_high": level.high}
-    found |= {"minus_best_p": level.p, "minus_ridge_colour": row.above_colour}
+    found["compared_with"] = part.beside.name if row.pair and part.beside else ""
+    found |= {"difference": level.difference, "difference_low": level.low, "difference_high": level.high}
+    found |= {"difference_p": level.p, "minus_ridge_colour": row.above_colour}
     return found | {f"published_{key}": value for key, value in row.quoted.items()}
 
 
@@ -205,38 +211,47 @@ def _part(
         compared: gets the rows of a part's first table, which alone has intervals and comparisons.
     """
     columns, of_rows = suite.figures[title], {}
-    part = Part(title, columns, [], None, "", [])
+    part = Part(title, columns, [], None, None, "", [])
+    notes = {place.run.name: place.note() for place in places}
     for label in dict.fromkeys(place.run.row for place in places):
         names = [place.run.name for place in places if place.run.row == label]
         found = [results[name] for name in names if name in results]
         missing = [name for name in names if name not in results]
         quoted = dict(suite.quoted.get(title, {}).get(label, {}))
-        part.rows.append(Row(title, label, len(names), missing, _figures(found, columns), quoted=quoted))
+        part.rows.append(Row(title, label, len(names), missing, _figures(found, columns, notes), quoted=quoted))
         if found:
             of_rows[label] = found
             part.rows[-1].above_colour = _above_colour(found)
     if not compared:
-        _compare(part, of_rows)
+        _compare(part, of_rows, suite.reference)
         compared |= {row.name: row for row in part.rows}
-    part.notes = _notes(suite, part, of_rows)
+    part.notes = footnotes(suite, part, of_rows)
     return part
 
 
-def _figures(runs: Sequence[read.RunResults], columns: Sequence[Figure]) -> dict[str, tuple[float, float]]:
+def _figures(
+    runs: Sequence[read.RunResults], columns: Sequence[Figure], notes: Mapping[str, dict[str, Any]]
+) -> dict[str, tuple[float, float]]:
     """Mean and sample deviation over runs of every column that they have."""
     found = {}
     for figure in columns:
-        values = [value for run in runs if (value := _figure(run, figure.key)) is not None and math.isfinite(value)]
+        known = [_figure(run, figure.key, notes[run.label]) for run in runs]
+        values = [value / figure.unit for value in known if value is not None and math.isfinite(value)]
         if values:
             found[figure.key] = float(np.mean(values)), float(np.std(values, ddof=1)) if values[1:] else math.nan
     return found
 
 
-def _figure(run: read.RunResults, key: str) -> float | None:
-    if key.startswith("gene:"):
-        of = run.genes.loc[run.genes["gene"] == key.removeprefix("gene:"), "pcc"]
+def _figure(run: read.RunResults, key: str, note: dict[str, Any]) -> float | None:
+    kind, _, name = key.rpartition(":")
+    if kind == "gene":
+        of = run.genes.loc[run.genes["gene"] == name, "pcc"]
         return float(of.iloc[0]) if len(of) else None
-    return run.metrics["methods"]["model"].get(key)
+    if kind == "cost":
+        return note.get(name)
+    if kind:
+        return (run.metrics.get("targets") or {}).get(kind, {}).get("methods", {}).get("model", {}).get(name)
+    return run.metrics["methods"]["model"].get(name)
 
 
 def _above_colour(runs: Sequence[read.RunResults]) -> float | None:
@@ -245,8 +260,9 @@ def _above_colour(runs: Sequence[read.RunResults]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _compare(part: Part, results: dict[str, list[read.RunResults]]) -> None:
-    """Intervals of each row, the best row, and how far the others are from it in the sections of both."""
+def _compare(part: Part, results: dict[str, list[read.RunResults]], reference: str) -> None:
+    """Intervals of each row, the best row, and how far the others are from it, or from the reference, in the sections
+    of both."""
     scored = {label: {section.name for run in runs for section in run.sections} for label, runs in results.items()}
     for row in part.rows:
         if row.name in results and (whole := together(results[row.name], row.name, scored[row.name])):
@@ -257,16 +273,17 @@ def _compare(part: Part, results: dict[str, list[read.RunResults]]) -> None:
         return
     sign = 1 if first.higher_is_better else -1
     part.best = max(known, key=lambda row: sign * row.figures[first.key][0])
+    part.beside = next((row for row in known if row.name == reference), part.best)
     pairs = {}
     for row in known:
-        both = scored[row.name] & scored[part.best.name]
-        if row is not part.best and both:
-            pair = [together(results[name], name, both) for name in (row.name, part.best.name)]
+        both = scored[row.name] & scored[part.beside.name]
+        if row is not part.beside and both:
+            pair = [together(results[name], name, both) for name in (row.name, part.beside.name)]
             if pair[0] and pair[1]:
                 pairs[row.name] = pair[0], pair[1]
     for label, pair in zip(pairs, compare.tested(pairs.values()), strict=True):
         next(row for row in part.rows if row.name == label).pair = pair
-    part.verdict = _verdict(part)
+    part.verdict = _verdict(part) if part.beside is part.best else _verdict_on(part, part.beside)
 
 
 def _verdict(part: Part) -> str:
@@ -291,79 +308,20 @@ def _verdict(part: Part) -> str:
     )
 
 
-# ----------------------------------------------------------------------------------------------------- footnotes
-
-
-def _notes(suite: Suite, part: Part, results: dict[str, list[read.RunResults]]) -> list[str]:
-    """What the table must not be read without."""
-    runs = [run for of_row in results.values() for run in of_row]
-    notes = []
-    if lacking := [
-        f"{row.name} lacks {', '.join(row.missing[:3])}{', ...' * (len(row.missing) > 3)}"
-        for row in part.rows
-        if row.missing
-    ]:
-        notes.append(f"not finished: {'; '.join(lacking)}")
-    if runs:
-        notes += _notes_on_data(runs)
-        notes += _notes_on_rules(runs)
-        notes.append(
-            "figures are means over a row's finished runs, ± their sample deviation; intervals, and differences of the "
-            "median PCC, are of the held-out spots of all its runs together"
-        )
-    if any(row.quoted for row in part.rows):
-        notes.append(f"published figures are quoted, not ours: {suite.source}")
-    return [*notes, *suite.notes.get("", ()), *suite.notes.get(part.name, ())]
-
-
-def _notes_on_data(runs: Sequence[read.RunResults]) -> list[str]:
-    """Of who and what is scored."""
-    notes = []
-    patients = {section.patient for run in runs for section in run.sections}
-    if known := sorted({each for run in runs for each in run.metrics.get("patients_also_in_training", ())}):
-        notes.append(
-            f"sections of {', '.join(known[:8])} are scored by models that learnt from other sections of the same "
-            "patient: nothing is said of new patients"
-        )
-    elif len(patients) < MIN_PATIENTS:
-        notes.append(f"{len(patients)} patients are scored: too few to speak of patients")
-    constant = sum(int(run.metrics["methods"]["model"].get("genes_constant_prediction") or 0) for run in runs)
-    if constant:
-        notes.append(
-            f"{constant} genes of all runs are predicted as constants; they have no PCC, and are left out of means"
-        )
-    return notes
-
-
-def _notes_on_rules(runs: Sequence[read.RunResults]) -> list[str]:
-    """Of the rules that figures were made under."""
-    notes, used = [], sorted({run.metrics["protocol"] for run in runs})
-    known = [protocols.get_protocol(name) for name in used if name in protocols.names()]
-    notes += [
-        f"{each.name}: genes are chosen with the spots that are scored, as published"
-        for each in known
-        if each.panel_scope == "all"
-    ]
-    if len(used) > 1:
-        notes.append(f"rows are of several protocols ({', '.join(used)}): compare those of one alone")
-    if unselected := sum(not run.data.get("split", {}).get("val") for run in runs):
-        notes.append(f"{unselected} of {len(runs)} runs have no validation patients: their last checkpoint is scored")
-    if any(run.metrics.get("mean_over_symmetries") for run in runs):
-        notes.append("predictions are means over the eight symmetries of the square")
-    encoders = {str((run.metrics.get("encoder") or {}).get("name", "")) for run in runs} - {""}
-    if len(encoders) > 1:
-        notes.append(f"rows differ in their encoder too ({', '.join(sorted(encoders))}): they are not ranked as heads")
-    depth = [run.label for run in runs if _is_depth(run)]
-    if depth:
-        notes.append(
-            f"{', '.join(depth[:3])}: the PCC of raw counts is high, that of counts divided by depth about 0: depth, "
-            "not biology"
-        )
-    unfinished = [run.label for run in runs if run.metrics.get("training_finished") is False]
-    return notes + [f"NOT FINISHED when scored: {', '.join(unfinished)}"] * bool(unfinished)
-
-
-def _is_depth(run: read.RunResults) -> bool:
-    found = {name: of["methods"]["model"].get("pcc_median") for name, of in (run.metrics.get("targets") or {}).items()}
-    raw, library = found.get("raw"), found.get("library")
-    return raw is not None and library is not None and raw > DEPTH_PCC and library < FLAT_PCC
+def _verdict_on(part: Part, reference: Row) -> str:
+    """Who is ahead, and which rows are above or below the reference by more than chance gives."""
+    first, best = part.columns[0], part.best
+    assert best is not None
+    levels = {row.name: row.pair.levels["spots"] for row in part.rows if row.pair}
+    above = [name for name, level in levels.items() if level.low is not None and level.low > 0]
+    below = [name for name, level in levels.items() if level.high is not None and level.high < 0]
+    others = [name for name in levels if name not in (*above, *below)]
+    said = "; ".join(
+        f"{what}: {', '.join(names)}"
+        for what, names in (("above it", above), ("below it", below), ("not significantly different", others))
+        if names
+    )
+    return (
+        f"{best.name} has the best {first.title}, {best.figures[first.key][0]:.{first.digits}f}. Compared with "
+        f"{reference.name} (median PCC, paired, {LEVEL:.0%} intervals): {said}."
+    )

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,10 +19,23 @@ import pytest
 from data_prep import files
 from data_prep.errors import InputError
 from stjax import metrics, suite, suites
-from stjax.processes import Pool
+from stjax.processes import Ended, Pool
 from stjax.reporting import read
 from stjax.reporting.together import mean_pcc, together
-from stjax.suites import Command, Figure, Options, Run, Suite, _state, _table, her2st, pixnet_v1
+from stjax.suites import (
+    Command,
+    Data,
+    Embedding,
+    Figure,
+    Options,
+    Run,
+    Suite,
+    _state,
+    _table,
+    comparators,
+    her2st,
+    pixnet_v1,
+)
 from tests.conftest import ROOT
 
 
@@ -43,6 +57,9 @@ def test_suites_have_the_trainings_of_the_papers():
     assert (found["Table 2"], found["Table 3"], found["Fig. 4"]) == (8, 8, 6)
     assert sum(counts("her2st").values()) == 4 * 8
     assert sum(counts("her2st", seeds=(0, 1)).values()) == 4 * 8 * 2
+    rows = len(comparators.MODELS)
+    assert list(counts("comparators").values()) == [rows * 8, rows * 5]
+    assert list(counts("comparators", tiny=True).values()) == [rows * 8]
 
 
 def test_rows_that_are_quoted_are_those_of_runs():
@@ -116,6 +133,54 @@ def test_finished_runs_are_not_made_again_and_failed_ones_only_when_asked_for(tm
     assert not failed
     assert set(states.values()) == {"done"}
     assert [calls(tmp_path, name) for name in does] == [1, 2, 1]
+
+
+def test_what_a_run_used_is_kept(tmp_path):
+    carry_out(tmp_path, {"a": "work"})
+    (place,) = _state.places(stand_in(tmp_path, {"a": "work"}), Options(tmp_path))
+    note = place.note()
+    assert 0 < note["processor_s"] < 60
+    assert 1e6 < note["peak_bytes"] < 1e9  # a Python that does nothing
+
+
+class Recorder:
+    """Stands for a pool: notes the command lines, and leaves what they would leave."""
+
+    def __init__(self):
+        self.lines = []
+
+    def run(self, _label, arguments, **_):
+        self.lines.append(arguments)
+        given = dict(each.split("=", 1) for each in arguments[1:] if "=" in each)
+        if arguments[0] == "data_prep.build":
+            (Path(given["--out"])).mkdir(parents=True)
+            (Path(given["--out"]) / "manifest.json").touch()
+        if arguments[0] == "stjax.embed":
+            folder = Path(given["--data-dir"]) / "features" / given["--name"]
+            folder.mkdir(parents=True)
+            (folder / "features.json").touch()
+        return Ended(0, 0.0, 0)
+
+
+def test_data_is_prepared_with_its_features_and_only_what_is_missing_is_made(tmp_path):
+    features = (Embedding("near", "uni"), Embedding("around", "uni", context=5))
+    data = Data("patches", None, "synthetic tissue", ("--patch-size-px=64",), ("--spots=9",), (), {}, 0, features)
+    options = Options(tmp_path, weights={"uni": "uni.bin"})
+    suite.prepare(data, options, pool := Recorder())
+    raw, target = tmp_path / "raw/patches", tmp_path / "data/patches"
+    embed = ["stjax.embed", f"--data-dir={target}", "--encoder=uni"]
+    assert pool.lines == [
+        ["data_prep.demo", f"--out={raw}", "--spots=9"],
+        ["data_prep.build", f"--source={raw}", f"--out={target}", "--patch-size-px=64"],
+        [*embed, "--name=near", "--any-scale", "--weights=uni.bin"],
+        [*embed, "--name=around", "--any-scale", "--weights=uni.bin", "--context=5", f"--source={raw}"],
+    ]
+    assert options.is_prepared(data)
+    shutil.rmtree(target / "features/near")
+    assert not options.is_prepared(data)
+    raw.mkdir(parents=True)
+    suite.prepare(data, options, pool := Recorder())
+    assert [line[3] for line in pool.lines] == ["--name=near"]
 
 
 def test_a_run_waits_for_those_it_needs(tmp_path, capsys):
@@ -194,11 +259,12 @@ def test_a_folder_keeps_to_one_study(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["plan", "brstnett"], "suite 'brstnett' is not known; choose one of brstnet, her2st, pixnet_v1"),
+        (["plan", "brstnett"], "suite 'brstnett' is not known; choose one of brstnet, comparators, her2st, pixnet_v1"),
         (["plan", "her2st", "--only=b9"], "--only names b9, which no run is called"),
         (["plan", "her2st", "--seeds=0,0"], "--seeds is 0,0"),
         (["run", "her2st"], "data/patches is not prepared: give the raw files' folder with --root"),
         (["run", "her2st", "--root=nowhere"], "nowhere is not there; it is for her2st"),
+        (["run", "her2st", "--root=nowhere", "--only=C5"], "nowhere is not there"),  # C5 may be of it
         (["run", "her2st", "--shard=0/2"], "shards do not prepare it; run once with --prepare"),
         (["run", "her2st", "--processes=0"], "--processes is 0"),
     ],
@@ -248,6 +314,26 @@ def test_a_table_has_what_is_finished_beside_what_was_published_and_what_is_miss
     assert "* not finished: one lacks one/2" in text
     assert "* published figures are quoted, not ours: A paper, Table 1" in text
     assert "no more than chance" in tables.parts[0].verdict
+
+
+def test_rows_are_compared_with_the_reference_of_a_suite(scored, tmp_path):
+    part = "part"
+    figures = {
+        part: (*scored.figures[part], Figure("raw:pcc_mean", "raw"), Figure("cost:peak_bytes", "GB", 1, False, 1e9))
+    }
+    with_reference = dataclasses.replace(scored, reference="two", figures=figures)
+    for place in _state.places(with_reference, Options(tmp_path)):
+        place.write({**place.note(), "peak_bytes": 3e9})
+    tables = table_of(with_reference, tmp_path)
+    (found,) = tables.parts
+    head, rows = _table.cells(found)
+    one, two = (dict(zip(head, row, strict=True)) for row in rows)
+    raw = json.loads(next((tmp_path / "runs/one/1").glob("evaluation/*/metrics.json")).read_text())["targets"]["raw"]
+    assert one["raw"] == f"{raw['methods']['model']['pcc_mean']:.3f}"
+    assert (one["GB"], one["minus two"], two["minus two"]) == ("3.0", "+0.000", "")
+    assert found.verdict.endswith("with two (median PCC, paired, 90% intervals): not significantly different: one.")
+    tables.write(tmp_path)
+    assert pd.read_csv(tmp_path / "table.csv")["compared_with"].tolist()[0] == "two"
 
 
 def test_the_files_of_a_table_say_the_same(scored, tmp_path):

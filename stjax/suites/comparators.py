@@ -1,0 +1,120 @@
+"""PixNet's comparators side by side: every method on the same tissue, split, panel, targets and metrics, on her2st and
+on synthetic tissue, and as their released codes are where these depart from what is right.
+
+Budgets are cut such that two CPU cores carry out the whole: fewer epochs than published, narrow EGN and PixNet, no
+starting weights but those that a Python package has. All features are EfficientNet-Lite0's from ImageNet.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+from stjax.suites import Command, Data, Embedding, Figure, Options, Run, Suite, her2st, train
+
+ENCODER = "efficientnet_lite0"
+_SPOT, _AROUND = Embedding("lite0", ENCODER), Embedding("lite0_around", ENCODER, context=5)
+_TINY = ("--layout=her2st", "--patients=3", "--sections-per-patient=1", "--spots=24")
+_DEMO = ("--layout=her2st", "--patients=6", "--sections-per-patient=1", "--spots=104")
+_SIX = {patient: (f"{patient}1",) for patient in "ABCDEF"}
+_ABOUT = "synthetic tissue of six patients (data_prep.demo)"
+_FEATURES = (_SPOT, _AROUND)
+_HER2ST = (
+    dataclasses.replace(her2st.PATCHES, demo=_TINY, features=_FEATURES),
+    dataclasses.replace(her2st.TILES, demo=_TINY),
+)
+_MADE = (
+    Data("demo_patches", None, _ABOUT, ("--patch-size-px=128",), _DEMO, ("--patch-size-px=32",), _SIX, 624, _FEATURES),
+    Data("demo_tiles", None, _ABOUT, ("--tile-size-px=256",), _DEMO, ("--tile-size-px=128",), _SIX, 624),
+)
+SETS = {"her2st, library-normalised": _HER2ST, "Demo, library-normalised": _MADE}  # part: patches, tiles
+FOLDS = 5  # of the demo's patients
+
+_ADAMW = {"optimizer": "adamw", "schedule": "cosine"}
+_HISTOGENE = {"num_epochs": 30, "learning_rate": 1e-4}
+_TRIPLEX = {"num_epochs": 6, "batch_size": 1, "early_stopping_patience": 0, "features": "lite0_around"}
+_PIXNET = {**her2st.MODELS["PixNet"][3], **_ADAMW}
+RIDGE = "Ridge on features"
+MODELS: Mapping[str, tuple[str, str, Mapping[str, object]]] = {  # row: name, config and its settings
+    RIDGE: ("ridge", "ridge_features", {"features": "lite0"}),
+    "ST-Net": ("stnet", "stnet_densenet121", {**_ADAMW, "num_epochs": 6, "learning_rate": 1e-3, "batch_size": 32}),
+    "EfficientNet-b0 + AuxNet": ("b0_aux", "enet_b0_aux", {**her2st.MODELS["EfficientNet-b0 + AuxNet"][3], **_ADAMW}),
+    "HisToGene": ("histogene", "histogene", _HISTOGENE),
+    "EGN, narrow": ("egn", "egn", {"model__variant": "narrow", "num_epochs": 10, "features": "lite0"}),
+    "TRIPLEX": ("triplex", "triplex", _TRIPLEX),
+    "PixNet, narrow": ("pixnet", "pixnet", _PIXNET),
+    "HisToGene as released": ("histogene_as_released", "histogene_as_released", _HISTOGENE),
+    "TRIPLEX as released": ("triplex_as_released", "triplex_as_released", _TRIPLEX),
+}
+FIGURES = (
+    Figure("pcc_mean", "mean PCC"),
+    Figure("pcc_median", "median PCC"),
+    Figure("pcc_first_quartile", "PCC@F"),
+    Figure("raw:pcc_mean", "mean PCC, raw counts"),
+    Figure("raw:pcc_median", "median PCC, raw counts"),
+    Figure("mse", "MSE", higher_is_better=False),
+    Figure("amae", "aMAE", higher_is_better=False),
+    Figure("cost:processor_s", "processor min", 1, higher_is_better=False, unit=60.0),
+    Figure("cost:peak_bytes", "peak GB", 1, higher_is_better=False, unit=1e9),
+)
+NOTES = {
+    "": (
+        "budgets are cut for two CPU cores, see MODELS in stjax/suites/comparators.py: rows say what a method reaches "
+        "with so little training, not what it can; published recipes are those of configs/",
+        "ST-Net, HisToGene, TRIPLEX's patch network and PixNet start from random weights here, as published ones "
+        "cannot be had; features are EfficientNet-Lite0's from ImageNet",
+        "processor time and memory are of training with its scoring; features took no part in them",
+    )
+}
+
+
+def suite(options: Options) -> Suite:
+    """Every method on every fold of both data sets; of the first with --tiny, whose tissue is synthetic too."""
+    runs = []
+    sets = {part: SETS[part] for part in list(SETS)[: 1 if options.tiny else None]}
+    for part, (patches, tiles) in sets.items():
+        for row, (name, config, settings) in MODELS.items():
+            data = tiles if config == "pixnet" else patches
+            for fold, held_out in _folds(options, data).items():
+                for seed in options.seeds:
+                    of = f"{'demo' if data.raw is None else 'her2st'}/{name}/{fold}"
+                    of += f"/seed_{seed}" if len(options.seeds) > 1 else ""
+                    given = {"protocol": "stjax", **settings, **(_tiny(name) if options.tiny else {})}
+                    given |= {"seed": seed, **held_out}
+                    scored = Command(
+                        "stjax.evaluate",
+                        (f"--workdir={options.out / 'runs' / of}", "--protocol=all"),
+                        "evaluation/protocols.json",
+                    )
+                    runs.append(Run(of, part, row, (data,), (train(options, of, data, config, **given), scored)))
+    figures = dict.fromkeys(sets, FIGURES)
+    return Suite("comparators", "Methods side by side", tuple(runs), figures, notes=NOTES, reference=RIDGE)
+
+
+def _folds(options: Options, data: Data) -> dict[str, dict[str, str]]:
+    """{name: setting that says who is held out}: her2st's patients in turn, or sections where there is one patient;
+    the demo's patients dealt to `FOLDS`."""
+    patients = options.patients(data)
+    names = tuple(patients)
+    if data.raw is None:
+        return {f"fold_{fold}": {"test_patients": ",".join(names[fold::FOLDS])} for fold in range(FOLDS)}
+    if len(names) > 1:
+        return {name: {"test_patients": name} for name in names}
+    return {section: {"test_sections": section} for section in patients[names[0]]}
+
+
+def _tiny(name: str) -> dict[str, object]:
+    """Settings of a model with --tiny."""
+    if name == "ridge":
+        return {}
+    given: dict[str, object] = {"num_epochs": 1, "batch_size": 2}
+    of_module = name.removesuffix("_as_released").removesuffix("_aux")
+    variants = {"egn": "tiny", "triplex": "tiny"}
+    variants |= {"histogene": "pixels_tiny", "pixnet": "efficientnet_tiny", "b0": "tiny", "stnet": "tiny"}
+    if of_module in variants:
+        given["model__variant"] = variants[of_module]
+    if of_module == "stnet":
+        given["model__module"] = "efficientnet"
+    if of_module == "triplex":
+        given["model__options__backbone"] = "efficientnet_tiny"
+    if of_module == "histogene":
+        given["model__options__crop_px"] = 0
+    return given
