@@ -202,6 +202,17 @@ def names(text: str, known: Collection[str] = ()) -> tuple[str, ...]:
     return tuple(name for name in found if name)
 
 
+def named_files(text: str) -> dict[str, str]:
+    """ "a=FILE, b=FILE" to {"a": its whole path, ...}, as the type of an option."""
+    found = {}
+    for part in names(text):
+        name, _, file = part.partition("=")
+        if not (name and file):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list such as densenet121=weights.pth")
+        found[name] = str(Path(file).resolve())
+    return found
+
+
 def whole_numbers(text: str) -> tuple[int, ...]:
     """ "8, 16" to (8, 16), as the type of an option."""
     try:

@@ -25,6 +25,7 @@ COMMANDS = {  # name: module, and what it does
     "predict": ("stjax.predict", "predict expression from slides, as files other tools open"),
     "export": ("stjax.export", "write a model as one folder that travels"),
     "suite": ("stjax.suite", "the tables of a paper or a benchmark: what they take, their runs, the tables"),
+    "hest-bench": ("stjax.hest_bench", "score encoders on HEST-Benchmark, its folder as it is handed out"),
     "report": ("stjax.report", "a report on a run, as one HTML file"),
     "audit": ("stjax.audit", "look for ways in which what is scored may have reached the training"),
     "embed": ("stjax.embed", "vectors of every spot of a data set from a published encoder"),

@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--only", type=cli.names, default=(), help="comma-separated rows, tables, or parts of names")
     parser.add_argument("--seeds", type=cli.whole_numbers, default=(0,), help="comma-separated (0): a run each")
     parser.add_argument(
-        "--weights", type=_weights, default={}, help="NAME=FILE,... starting weights that plan asks for"
+        "--weights", type=cli.named_files, default={}, help="NAME=FILE,... starting weights that plan asks for"
     )
     parser.add_argument(
         "--shard", type=_shard, default=(0, 1), metavar="i/n", help="every n-th run, from the i-th of 0"
@@ -71,16 +71,6 @@ def main(arguments: list[str]) -> None:
     else:
         system_errors.check_folder(options.out, "--out")
         run(given.name, options, given)
-
-
-def _weights(text: str) -> dict[str, str]:
-    found = {}
-    for part in cli.names(text):
-        name, _, file = part.partition("=")
-        if not (name and file):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a list such as densenet121=weights.pth")
-        found[name] = str(Path(file).resolve())
-    return found
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -78,13 +78,7 @@ class Embedder:
             raise InputError(f"{encoder.title} cannot compute in {dtype!r}; choose one of {', '.join(models.DTYPES)}")
         options = {"dtype": models.DTYPES[dtype], "pooling": pooling}
         facts = {"pooling": pooling or encoder.pooling, "dtype": dtype, "mesh": mesh}
-        if weights is None and seed is None and encoder.package:
-            weights = locate(encoder.package)
-        if weights is None and seed is None:
-            raise InputError(
-                f"{encoder.title} needs its weights: give --weights=FILE (stjax encoders {name} says how to get it), "
-                "or --random to see what an untrained network does"
-            )
+        weights = find_weights(name, weights, seed)
         if weights is None:
             network = networks.build(name, rngs=nnx.Rngs(seed or 0), image_size_px=encoder.px, **options)
             return cls(name, network, weights_sha256=f"{RANDOM}{seed}", **facts)
@@ -202,6 +196,23 @@ class Embedder:
         """The network on normalised images [B, H, W, 3]."""
         with jax.default_matmul_precision("float32"):  # GPUs would take ten bits for float32
             return nnx.merge(self._graph, state)(x, train=False)
+
+
+def find_weights(name: str, weights: Path | None, seed: int | None) -> Path | None:
+    """The file of an encoder's weights: the one given, or its Python package's; None for random ones.
+
+    Raises:
+        InputError: no such encoder, or neither file nor seed.
+    """
+    encoder = encoders.find(name)
+    if weights is None and seed is None and encoder.package:
+        weights = locate(encoder.package)
+    if weights is None and seed is None:
+        raise InputError(
+            f"{encoder.title} needs its weights: give --weights=FILE (stjax encoders {name} says how to get it), "
+            "or --random to see what an untrained network does"
+        )
+    return weights
 
 
 def seen_px(encoder: encoders.Encoder, size_px: int, *, tiles: bool) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 from data_prep import files, h5_file
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from data_prep.readers import _matrix
+from data_prep.readers import _hdf5_arrays, _matrix
 from stjax.features.store import Features
 from stjax.models import weight_files
 
@@ -99,13 +99,13 @@ def read(path: Path, coords: Path | None = None) -> FeatureFile:
         key = next((name for name in ("features", "embeddings") if name in file), None)
         if key is None:
             raise InputError(f"{path}: neither features nor embeddings in it; it holds {_listed(file)}")
-        vectors = _checked(_array(file, key, path), path, key)
+        vectors = _checked(_hdf5_arrays.array(file, key, path), path, key)
         told = _told(file, key)
         rest: dict[str, Any] = {"told": told}
         if "mask_tb" in file:
-            rest["mask"] = _array(file, "mask_tb", path).astype(bool)
+            rest["mask"] = _hdf5_arrays.array(file, "mask_tb", path).astype(bool)
         if barcodes := next((name for name in ("barcodes", "barcode") if name in file), None):
-            rest["barcodes"] = _texts(_array(file, barcodes, path), path, barcodes)
+            rest["barcodes"] = _hdf5_arrays.texts(_hdf5_arrays.array(file, barcodes, path), path, barcodes)
         held = _listed(file)
         if "coords" in file and key == "features":
             rest |= _placed(file, path, needed="barcodes" not in rest and coords is None)
@@ -116,12 +116,6 @@ def read(path: Path, coords: Path | None = None) -> FeatureFile:
     if "barcodes" not in rest and rest.get("corner_xy") is None:
         raise InputError(f"{path}: neither barcodes nor coords in it, by which to find a spot; it holds {held}")
     return _consistent(FeatureFile(path, vectors, **rest))
-
-
-def _array(file: Any, name: str, path: Path) -> np.ndarray:
-    if not isinstance(file[name], h5py.Dataset):
-        raise InputError(f"{path}: {name} is a group, expected an array")
-    return np.asarray(file[name][()])
 
 
 def _checked(vectors: np.ndarray, path: Path, name: str) -> np.ndarray:
@@ -135,24 +129,6 @@ def _checked(vectors: np.ndarray, path: Path, name: str) -> np.ndarray:
     if not np.isfinite(kept).all():
         raise InputError(f"{path}: {name} holds NaN or infinity; make the features again")
     return kept
-
-
-def _texts(values: np.ndarray, path: Path, name: str) -> np.ndarray:
-    """[N] str of barcodes [N] or [N, 1]."""
-    flat = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
-    if flat.ndim != 1 or flat.dtype.kind not in "SOU":
-        raise InputError(f"{path}: {name} is {values.dtype} {values.shape}, expected text [N] or [N, 1]")
-    try:
-        texts = [each.decode() if isinstance(each, bytes) else str(each) for each in flat.tolist()]
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: {name} holds what is no text") from None
-    files.check_lengths(texts, f"{path}: {name}:")
-    if len(set(texts)) < len(texts):
-        twice = next(text for text, count in zip(*np.unique(texts, return_counts=True), strict=True) if count > 1)
-        raise InputError(
-            f"{path}: barcode {files.shown(str(twice))} appears twice; which row is that spot's is not known"
-        )
-    return np.array(texts, dtype=str)
 
 
 def _attributes(file: Any, *names: str) -> dict[str, Any]:
@@ -177,17 +153,6 @@ def _told(file: Any, key: str) -> dict[str, str]:
     return plain | {names[name]: value for name, value in texts.items() if name in names}
 
 
-def _number(attributes: Mapping[str, Any], name: str, path: Path) -> float | None:
-    """An attribute that is a positive number, or the first of several; None where there is none."""
-    if name not in attributes:
-        return None
-    values = np.ravel(attributes[name])
-    if values.dtype.kind not in "iuf" or not len(values) or not 0 < values[0] <= _LARGEST:
-        found = files.shown(values[:4].tolist())
-        raise InputError(f"{path}: attribute {name} is {found}, expected a number from 0 to {_LARGEST}")
-    return float(values[0])
-
-
 def _placed(file: Any, path: Path, *, needed: bool = True) -> dict[str, Any]:
     """Where patches lie: "corner_xy", and as far as attributes say "side_px", "px" and "size_px".
 
@@ -196,19 +161,19 @@ def _placed(file: Any, path: Path, *, needed: bool = True) -> dict[str, Any]:
     """
     if "coords" not in file:
         raise InputError(f"{path}: no coords in it; it holds {_listed(file)}")
-    corners = _array(file, "coords", path)
+    corners = _hdf5_arrays.array(file, "coords", path)
     if corners.ndim != 2 or corners.shape[1] != 2 or corners.dtype.kind not in "iuf":
         raise InputError(f"{path}: coords is {corners.dtype} {corners.shape}, expected numbers [N, 2]")
     corners = corners.astype(np.float64)
     if not np.isfinite(corners).all():
         raise InputError(f"{path}: coords holds what is no number")
     attributes = _attributes(file, "coords")
-    px, side = (_number(attributes, name, path) for name in ("patch_size", "patch_size_level0"))
-    if side is None and px is not None and (factor := _number(attributes, "downsample", path)) is not None:
+    px, side = (_hdf5_arrays.number(attributes, name, path) for name in ("patch_size", "patch_size_level0"))
+    if side is None and px is not None and (factor := _hdf5_arrays.number(attributes, "downsample", path)) is not None:
         side = px * factor  # CLAM: patch_size is of the level that was read
     if side is None and needed:
         raise InputError(f"{path} {_COORDS_NEEDED}")
-    width, height = (_number(attributes, f"level0_{name}", path) for name in ("width", "height"))
+    width, height = (_hdf5_arrays.number(attributes, f"level0_{name}", path) for name in ("width", "height"))
     return {
         "corner_xy": corners,
         "side_px": side or 0.0,

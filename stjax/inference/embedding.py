@@ -174,7 +174,7 @@ def _write_section(
     with cli.progress(total=records, description=section["name"], unit="record") as bar, images.opened():
         bar.update(done)
         for block, found in _blocks(program, images, range(done, records), batch_size=batch_size):
-            arrays = {name: _kept(values, shapes[name][1], section["name"]) for name, values in found.items()}
+            arrays = {name: as_kept(values, shapes[name][1], section["name"]) for name, values in found.items()}
             if MASK in shapes:
                 arrays[MASK] = images.inside[block]
             if writer is not None:
@@ -225,7 +225,7 @@ def _blocks(
         yield block, found
 
 
-def _kept(values: np.ndarray, dtype: str, section: str) -> np.ndarray:
+def as_kept(values: np.ndarray, dtype: str, section: str) -> np.ndarray:
     """Values in the dtype that they are kept in. Raises InputError for what is no number in it."""
     if not np.isfinite(values).all():
         raise InputError(f"Section {section!r}: the encoder's features are not finite; use other weights")
