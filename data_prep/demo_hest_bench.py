@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse
 
-from data_prep import cli, h5_file, json_files, system_errors
+from data_prep import cli, files, h5_file, json_files, system_errors
 from data_prep.errors import InputError
 from data_prep.hest_bench import GENES
 from data_prep.readers._sections import SYNTHETIC_MARK
@@ -114,11 +114,14 @@ def main(arguments: list[str]) -> None:
     """The command line."""
     parser = cli.Parser("python -m data_prep.demo_hest_bench", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must not exist or be empty")
+    parser.add_argument("--spots", type=int, default=48, help="of a sample")
     given = parser.parse_args(arguments)
     system_errors.check_folder(given.out, "--out")
     if given.out.is_dir() and any(given.out.iterdir()):
         raise InputError(f"{given.out} is not empty; choose another --out")
-    print(write(given.out))
+    with files.whole(given.out) as made:
+        write(made, spots=given.spots)
+    print(given.out)
 
 
 if __name__ == "__main__":

@@ -37,13 +37,14 @@ def main(arguments: list[str]) -> None:
     _check(given)
     from data_prep import hest_bench
     from data_prep.readers._sections import is_synthetic
+    from stjax import workdir
 
     names = given.tasks or hest_bench.tasks(given.root)
     tasks = [hest_bench.open_task(given.root, name) for name in names]
     makers = {} if given.features else _makers(given)
     kept = f"what is done is kept in {given.out}; the same command goes on with it"
     with (
-        files.lock(given.out / "running.lock", busy=f"another process is at {given.out}; wait for it"),
+        files.lock(given.out / workdir.LOCK, busy=f"another process is at {given.out}; wait for it"),
         cli.when_interrupted(lambda: kept),
     ):
         found = [each for task in tasks for each in score_task(task, given, makers)]

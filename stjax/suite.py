@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
     """The command line."""
     parser = cli.Parser("python -m stjax.suite", description=__doc__)
     parser.add_argument("action", choices=ACTIONS)
-    parser.add_argument("name", help="a suite: brstnet, comparators, her2st, pixnet_v1")
+    parser.add_argument("name", help="a suite: brstnet, comparators, her2st, hest_bench, pixnet_v1")
     parser.add_argument("--out", required=True, type=Path, help="folder of all that is made")
     parser.add_argument("--root", type=Path, help="folder of the raw data; plan says what is expected in it")
     parser.add_argument("--tiny", action="store_true", help="synthetic tissue and small networks: minutes, to try it")
@@ -50,6 +50,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--weights", type=cli.named_files, default={}, help="NAME=FILE,... starting weights that plan asks for"
     )
+    parser.add_argument("--encoder", type=cli.names, default=(), help="of hest_bench: NAME,... (those published)")
     parser.add_argument(
         "--shard", type=_shard, default=(0, 1), metavar="i/n", help="every n-th run, from the i-th of 0"
     )
@@ -63,7 +64,8 @@ def main(arguments: list[str]) -> None:
     from stjax import suites  # which take seconds, and --help should not
 
     root = given.root and given.root.resolve()
-    options = suites.Options(given.out.resolve(), root, given.seeds, tiny=given.tiny, weights=given.weights)
+    chosen = {"tiny": given.tiny, "weights": given.weights, "encoders": given.encoder}
+    options = suites.Options(given.out.resolve(), root, given.seeds, **chosen)
     if given.action == "plan":
         plan(given.name, options, given.only)
     elif given.action == "table":
@@ -202,20 +204,16 @@ def prepare(data: "Data", options: "Options", pool: "Pool") -> None:
     target, log = options.path(data), options.out / "logs" / f"data_{data.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with files.lock(options.out / "data" / f"{data.name}.lock", busy=f"another process prepares {target}; wait for it"):
-        raw = options.out / "raw" / data.name
-        if not options.is_made(data):
-            if options.root is None:
-                raise InputError(f"data/{data.name} is not prepared: give the raw files' folder with --root")
-            raw = options.root / (data.raw or "")
-            if not raw.is_dir():
-                raise InputError(f"{raw} is not there; it is for {data.about}")
+        raw = options.raw(data)
+        if not options.is_made(data) and not raw.is_dir():
+            raise InputError(f"{raw} is not there; it is for {data.about}")
 
         def made(module: str, *arguments: str) -> None:
             if pool.run(data.name, [module, *arguments], log=log).code:
                 raise InputError(f"the data cannot be prepared: {_state.last_line(log)}; {log}")
 
         if options.is_made(data) and not raw.exists():
-            made("data_prep.demo", f"--out={raw}", *data.demo)
+            made(data.demo_module, f"--out={raw}", *data.demo)
         if not options.is_built(data):
             made("data_prep.build", f"--source={raw}", f"--out={target}", *(data.tiny if options.tiny else data.build))
         for name, encoder, context in options.features_to_make(data):

@@ -110,7 +110,7 @@ def tables(scores: Sequence[Scores], *, synthetic: bool = False) -> Tables:
             cells = ["" if each is None else f"{_shown(_pooled(each))} ({_shown(_within(each))})" for each in of_task]
             rows.append([task, str(len(one.folds)), str(len(one.samples)), *cells])
         made.append((f"{protocol}: mean PCC pooled over a fold's test patches (within samples)", rows))
-    return Tables(made, _notes(scores, protocols, tasks, synthetic=synthetic) + [_QUOTED] * any(quoted.values()))
+    return Tables(made, notes(scores, tasks, synthetic=synthetic) + [_QUOTED] * any(quoted.values()))
 
 
 def _mean(of_tasks: Sequence[Scores | None], kind: Callable[[Scores], float]) -> float:
@@ -137,28 +137,30 @@ def _published(scores: Sequence[Scores], name: str) -> str:
     return "" if random or entry is None or entry.hest is None else f"{entry.hest:.4f}"
 
 
-def _notes(scores: Sequence[Scores], protocols: Sequence[str], tasks: Sequence[str], *, synthetic: bool) -> list[str]:
-    notes = ["SYNTHETIC patches and counts: these figures say nothing of any encoder"] * synthetic
-    notes += [_RULES[protocol] for protocol in protocols]
+def notes(scores: Sequence[Scores], tasks: Sequence[str], *, synthetic: bool) -> list[str]:
+    """What some scores must not be read without."""
+    protocols = [protocol for protocol in PROTOCOLS if any(each.protocol == protocol for each in scores)]
+    found = ["SYNTHETIC patches and counts: these figures say nothing of any encoder"] * synthetic
+    found += [_RULES[protocol] for protocol in protocols]
     if remarks := sorted({_at_end(each) for each in scores} - {""}):
-        notes += remarks
-    notes.append(
+        found += remarks
+    found.append(
         "pooled PCC, HEST's own, also rewards telling samples apart; within samples it is the mean over a fold's test "
         "samples"
     )
-    notes.append("the genes are the most variable of all samples, test samples among them, as published")
-    notes.append("the bundle names no patients: whether a fold holds out a patient is not known from it")
+    found.append("the genes are the most variable of all samples, test samples among them, as published")
+    found.append("the bundle names no patients: whether a fold holds out a patient is not known from it")
     for protocol in protocols:
         lacking = sum(each.undefined for each in scores if each.protocol == protocol)
         if lacking:
-            notes.append(
+            found.append(
                 f"{protocol}: {lacking} genes of folds do not vary and have no PCC; they are left out of means"
             )
-    notes += [f"features of {name} are of random weights" for name in _random(scores)]
+    found += [f"features of {name} are of random weights" for name in _random(scores)]
     compute = sorted({each.made.get("compute", "") for each in scores} - {""})
     if len(compute) > 1:
-        notes.append(f"encoders computed in {' and '.join(compute)}: they are not ranked")
-    return notes + [_DOUBTS[task] for task in tasks if task in _DOUBTS and not synthetic]
+        found.append(f"encoders computed in {' and '.join(compute)}: they are not ranked")
+    return found + [_DOUBTS[task] for task in tasks if task in _DOUBTS and not synthetic]
 
 
 def _random(scores: Sequence[Scores]) -> list[str]:

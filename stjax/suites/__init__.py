@@ -4,12 +4,16 @@ published; `stjax.suite` plans it, runs it and makes its tables."""
 import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from data_prep.dataset import MANIFEST, PatchDataset
 from data_prep.errors import InputError
+
+if TYPE_CHECKING:
+    from stjax.suites._state import Place
+    from stjax.suites._table import Part
 
 MOST_SEEDS = 100
 
@@ -36,6 +40,8 @@ class Data:
         sections: of each patient as published, for plans made before the data is there.
         spots: as published.
         features: made of it.
+        demo_module: what takes the options of `demo`.
+        as_it_lies: nothing is built: runs read the raw files.
     """
 
     name: str
@@ -47,6 +53,8 @@ class Data:
     sections: Mapping[str, tuple[str, ...]]
     spots: int
     features: tuple[Embedding, ...] = ()
+    demo_module: str = "data_prep.demo"
+    as_it_lies: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +65,7 @@ class Options:
         root: folder of the raw data; None: not needed any more, or --tiny.
         out: folder of all that is made.
         weights: {name that the suite asks for: file}.
+        encoders: whom to compare, of suites that do; none: all that were published.
     """
 
     out: Path
@@ -64,6 +73,15 @@ class Options:
     seeds: tuple[int, ...] = (0,)
     tiny: bool = False
     weights: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    encoders: tuple[str, ...] = ()
+
+    def raw(self, data: Data) -> Path:
+        """The folder of the raw files of a data set. Raises InputError where --root does not say where they are."""
+        if self.is_made(data):
+            return self.out / "raw" / data.name
+        if self.root is None:
+            raise InputError(f"data/{data.name} is not prepared: give the raw files' folder with --root")
+        return self.root / (data.raw or "")
 
     def path(self, data: Data) -> Path:
         """The folder of a data set."""
@@ -75,6 +93,8 @@ class Options:
 
     def is_built(self, data: Data) -> bool:
         """Whether it is there."""
+        if data.as_it_lies:
+            return (self.is_made(data) or self.root is not None) and self.raw(data).is_dir()
         return (self.path(data) / MANIFEST).is_file()
 
     def features_to_make(self, data: Data) -> list[Embedding]:
@@ -152,6 +172,8 @@ class Suite:
         figures: {part: its columns}.
         notes: {part: what is to be known of the published table}; "" of all.
         reference: the row that others are compared with where it is finished; "": the best one.
+        parts: makes the tables of runs that no training left; returns them, and whether they are of synthetic tissue.
+        of_encoders: whether `Options.encoders` says what is run.
     """
 
     name: str
@@ -162,6 +184,8 @@ class Suite:
     quoted: Mapping[str, Mapping[str, Mapping[str, float]]] = dataclasses.field(default_factory=dict)
     notes: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     reference: str = ""
+    parts: "Callable[[Suite, Sequence[Place]], tuple[list[Part], bool]] | None" = None
+    of_encoders: bool = False
 
     @property
     def data(self) -> tuple[Data, ...]:
@@ -175,11 +199,14 @@ def names() -> list[str]:
 
 
 def load(name: str, options: Options) -> Suite:
-    """A suite by its name. Raises InputError naming the known ones."""
+    """A suite by its name. Raises InputError for one that is not known, or options that it has not."""
     known = names()
     if (module := name.replace("-", "_")) not in known:
         raise InputError(f"suite {name!r} is not known; choose one of {', '.join(known)}")
-    return importlib.import_module(f"stjax.suites.{module}").suite(options)
+    found: Suite = importlib.import_module(f"stjax.suites.{module}").suite(options)
+    if options.encoders and not found.of_encoders:
+        raise InputError(f"--encoder is for suites that compare encoders, and {name} does not")
+    return found
 
 
 def train(options: Options, name: str, data: Data, config: str, **settings: object) -> Command:

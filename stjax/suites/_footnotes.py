@@ -9,7 +9,7 @@ from stjax.reporting import read
 from stjax.suites import Suite
 
 if TYPE_CHECKING:
-    from stjax.suites._table import Part
+    from stjax.suites._table import Part, Row
 
 DEPTH_PCC, FLAT_PCC = 0.2, 0.05  # of raw counts, and of counts divided by depth: the first is depth, not biology
 
@@ -17,13 +17,7 @@ DEPTH_PCC, FLAT_PCC = 0.2, 0.05  # of raw counts, and of counts divided by depth
 def footnotes(suite: Suite, part: "Part", results: dict[str, list[read.RunResults]]) -> list[str]:
     """What the table must not be read without."""
     runs = [run for of_row in results.values() for run in of_row]
-    notes = []
-    if lacking := [
-        f"{row.name} lacks {', '.join(row.missing[:3])}{', ...' * (len(row.missing) > 3)}"
-        for row in part.rows
-        if row.missing
-    ]:
-        notes.append(f"not finished: {'; '.join(lacking)}")
+    notes = lacking(part.rows)
     if runs:
         notes += _notes_on_data(runs)
         notes += _notes_on_rules(runs)
@@ -34,6 +28,16 @@ def footnotes(suite: Suite, part: "Part", results: dict[str, list[read.RunResult
     if any(row.quoted for row in part.rows):
         notes.append(f"published figures are quoted, not ours: {suite.source}")
     return [*notes, *suite.notes.get("", ()), *suite.notes.get(part.name, ())]
+
+
+def lacking(rows: "Sequence[Row]") -> list[str]:
+    """The note on runs that are not finished, if any."""
+    found = [
+        f"{row.name} lacks {', '.join(row.missing[:3])}{', ...' * (len(row.missing) > 3)}"
+        for row in rows
+        if row.missing
+    ]
+    return [f"not finished: {'; '.join(found)}"] * bool(found)
 
 
 def _notes_on_data(runs: Sequence[read.RunResults]) -> list[str]:

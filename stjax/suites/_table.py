@@ -181,6 +181,17 @@ def _known(value: float) -> float | None:
 def read_tables(suite: Suite, places: Sequence[Place]) -> Tables:
     """The tables of some runs, as far as they are finished."""
     states = {place.run.name: place.state() for place in places}
+    parts, synthetic = suite.parts(suite, places) if suite.parts else _of_runs(suite, places, states)
+    runs = [
+        {"name": place.run.name, "model": place.run.row, "part": place.run.part, "workdir": str(place.scored)}
+        | {"status": states[place.run.name], "seconds": place.note()["seconds"]}
+        for place in places
+    ]
+    return Tables(suite, parts, runs, synthetic)
+
+
+def _of_runs(suite: Suite, places: Sequence[Place], states: Mapping[str, str]) -> tuple[list[Part], bool]:
+    """Of what trainings scored, and whether any of it is synthetic tissue."""
     parts, synthetic = [], False
     for name in dict.fromkeys(place.run.part for place in places):
         of_part = [place for place in places if place.run.part == name]
@@ -193,12 +204,7 @@ def read_tables(suite: Suite, places: Sequence[Place]) -> Tables:
         compared: dict[str, Row] = {}
         titles = [title for title in suite.figures if title == name or title.startswith(f"{name}: ")]
         parts += [_part(suite, title, of_part, results, compared) for title in titles]
-    runs = [
-        {"name": place.run.name, "model": place.run.row, "part": place.run.part, "workdir": str(place.scored)}
-        | {"status": states[place.run.name], "seconds": place.note()["seconds"]}
-        for place in places
-    ]
-    return Tables(suite, parts, runs, synthetic)
+    return parts, synthetic
 
 
 def _part(

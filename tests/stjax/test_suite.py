@@ -60,6 +60,8 @@ def test_suites_have_the_trainings_of_the_papers():
     rows = len(comparators.MODELS)
     assert list(counts("comparators").values()) == [rows * 8, rows * 5]
     assert list(counts("comparators", tiny=True).values()) == [rows * 8]
+    assert sum(counts("hest_bench", encoders=("uni",)).values()) == 27
+    assert sum(counts("hest_bench", encoders=("uni", "kaiko_s16")).values()) == 2 * 27
 
 
 def test_rows_that_are_quoted_are_those_of_runs():
@@ -68,6 +70,18 @@ def test_rows_that_are_quoted_are_those_of_runs():
         for part, rows in found.quoted.items():
             assert rows.keys() <= {run.row for run in found.runs if part.startswith(run.part)}
             assert all(of.keys() <= {figure.key for figure in found.figures[part]} for of in rows.values())
+
+
+def test_an_encoder_needs_its_weights_and_is_not_for_every_suite():
+    found = suites.load("hest_bench", Options(ROOT, encoders=("uni", "uni2_h"), weights={"uni": "uni.bin"}))
+    assert {run.row for run in found.runs if run.lacks} == {"uni2_h"}
+    assert "--weights=uni=uni.bin" in found.runs[0].commands[0].arguments
+    with pytest.raises(InputError, match="her2st does not"):
+        suites.load("her2st", Options(ROOT, encoders=("uni",)))
+    with pytest.raises(InputError, match="no seeds"):
+        suites.load("hest_bench", Options(ROOT, seeds=(0, 1)))
+    with pytest.raises(InputError, match="there is no encoder 'uni9'"):
+        suites.load("hest_bench", Options(ROOT, encoders=("uni9",)))
 
 
 def test_one_patient_alone_has_its_sections_held_out_in_turn(monkeypatch):
@@ -259,7 +273,10 @@ def test_a_folder_keeps_to_one_study(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["plan", "brstnett"], "suite 'brstnett' is not known; choose one of brstnet, comparators, her2st, pixnet_v1"),
+        (
+            ["plan", "brstnett"],
+            "suite 'brstnett' is not known; choose one of brstnet, comparators, her2st, hest_bench, pixnet_v1",
+        ),
         (["plan", "her2st", "--only=b9"], "--only names b9, which no run is called"),
         (["plan", "her2st", "--seeds=0,0"], "--seeds is 0,0"),
         (["run", "her2st"], "data/patches is not prepared: give the raw files' folder with --root"),
