@@ -14,7 +14,9 @@ usage: python -m stjax.crossval --config=FILE --workdir=DIR [OPTIONS] [--config.
   --choice=validation    each fold keeps the epoch of its lowest validation loss, and is scored with it (default);
            published     besides, as BrST-Net's code: the epochs of the best validation loss, MAE, RMSE and PCC are
                          averaged over folds, and a last run trains for so many on all patients but the held-out ones
-                         (the default of protocol brstnet_code)
+                         (the default of protocol brstnet_code);
+           inner4        as ST-Net: the patients that are not held out are dealt to four folds; the epoch with the least
+                         validation loss over all their spots is taken, and a last run trains for so many on all of them
 
 examples:
   python -m stjax.crossval --config=configs/enet_b0_aux.py --workdir=runs/b0_folds
@@ -27,7 +29,7 @@ folds one by one (launch/slurm.sh --folds) is a work directory too.
 import contextlib
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +49,13 @@ from stjax.tables import write_csv
 from stjax.training import faults, job, together
 
 MODES = ("sequential", "processes", "together")
-CHOICES = ("validation", "published")
+CHOICES = ("validation", "published", "inner4")
 OPTIONS = ("folds", "seeds", "mode", "processes", "gpus_per_process", "choice")
 PER_RUN = ("workdir", "config.fold", "config.seed")  # options of stjax.train that every run has its own of
 COLUMNS = ("pcc_median", "pcc_mean", "genes_pcc_above_0", "genes_pcc_above_0.5", "amae", "armse")
 BEST_OF = {"val_loss": min, "val_amae": min, "val_armse": min, "val_pcc_mean": max}
 FEWEST_EPOCHS = 3  # of the published choice
+INNER_FOLDS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +64,14 @@ class Member:
 
     Attributes:
         fold: None for the run on all patients but the held-out ones.
+        settings: what of `config` is its own.
         config: not yet resolved, as `train.train` takes it.
     """
 
     fold: int | None
     seed: int
     folder: Path
+    settings: Mapping[str, Any]
     config: Config
 
 
@@ -133,26 +138,25 @@ def crossval(
     Raises:
         InputError: the data has no folds, a run failed, or another process cross-validates there.
     """
-    split, count = folds_of(config)
+    split, own = folds_of(config, choice)
+    count = len(own)
     if unknown := [fold for fold in folds if fold >= count]:
         raise InputError(f"--folds names {unknown[0]}; the data has folds 0 to {count - 1} under {config.protocol}")
     seeds = seeds or [config.seed]
     members = [
-        member(config, folder, f"fold_{fold}", seed, seeds, fold=fold)
-        for fold in (folds or range(count))
-        for seed in seeds
+        member(config, folder, fold, seed, seeds, own[fold]) for fold in (folds or range(count)) for seed in seeds
     ]
     with contextlib.ExitStack() as stack:
         if distributed.is_writer():  # it holds the folder for all
             stack.enter_context(workdir.locked(folder, doing="cross-validating"))
         train_all(members, mode, processes, gpus_per_process, command)
         result = {"protocol": config.protocol, "choice": choice, "mode": mode, "runs": [row(each) for each in members]}
-        if choice == "published":
-            epochs = published_epochs(members)
+        if choice != "validation":
+            epochs = published_epochs(members) if choice == "published" else best_epoch(members)
             on_all = {"num_epochs": epochs, "test_sections": ",".join(split.test)}
-            retrained = [member(config, folder, "all_patients", seed, seeds, **on_all) for seed in seeds]
+            retrained = [member(config, folder, None, seed, seeds, on_all) for seed in seeds]
             train_all(retrained, "sequential", 1, 0, command)
-            result |= {"published_epochs": epochs, "retrained": [row(each) for each in retrained]}
+            result |= {f"{choice}_epochs": epochs, "retrained": [row(each) for each in retrained]}
         result["summary"] = summary(result["runs"])
         if distributed.is_writer():
             write_results(result, folder)
@@ -167,8 +171,8 @@ def write_results(result: dict[str, Any], folder: Path) -> None:
     print(f"results:\n{folder / 'crossval.json'}\n{folder / 'crossval.csv'}")
 
 
-def folds_of(config: Config) -> tuple[splits.Split, int]:
-    """The split of fold 0, and how many folds there are."""
+def folds_of(config: Config, choice: str) -> tuple[splits.Split, list[dict[str, Any]]]:
+    """The split of fold 0, and what is set in each fold."""
     if config.test_sections or config.val_sections:
         raise InputError("folds are of patients; leave out config.test_sections and config.val_sections")
     protocol = protocols.get_protocol(config.protocol)
@@ -178,21 +182,28 @@ def folds_of(config: Config) -> tuple[splits.Split, int]:
         protocol, patients, test_patients=configs.names(config.test_patients, patients.values())
     )
     rest = {patient for name, patient in patients.items() if name not in split.test}
-    count = min(protocol.num_folds, len(rest))
+    count = min(INNER_FOLDS if choice == "inner4" else protocol.num_folds, len(rest))
     if count < 2:
         raise InputError(
             f"{len(rest)} patients beside the held-out ones make no folds under protocol {protocol.name}, which deals "
-            f"patients to {protocol.num_folds}; add patients, or choose another protocol"
+            f"patients to {protocol.num_folds}; add patients, or choose another protocol or --choice"
         )
-    return split, count
+    if choice != "inner4":
+        return split, [{"fold": fold} for fold in range(count)]
+    dealt = [sorted(rest)[fold::count] for fold in range(count)]
+    validating = [",".join(name for name in patients if patients[name] in fold) for fold in dealt]
+    return split, [{"test_sections": ",".join(split.test), "val_sections": names} for names in validating]
 
 
-def member(config: Config, folder: Path, name: str, seed: int, seeds: Sequence[int], **settings: Any) -> Member:
+def member(
+    config: Config, folder: Path, fold: int | None, seed: int, seeds: Sequence[int], settings: Mapping[str, Any]
+) -> Member:
     """The run of one of some seeds, with settings of its own: of one fold, or of all patients but the held-out ones."""
-    own = config.copy_and_resolve_references()
-    own.update(settings | {"seed": seed})
+    own, settings = config.copy_and_resolve_references(), {**settings, "seed": seed}
+    own.update(settings)
+    name = "all_patients" if fold is None else f"fold_{fold}"
     name += f"_seed_{seed}" if len(seeds) > 1 else ""
-    return Member(settings.get("fold"), seed, folder / name, own)
+    return Member(fold, seed, folder / name, settings, own)
 
 
 def train_all(
@@ -229,7 +240,7 @@ def in_processes(members: Sequence[Member], processes: int, gpus_per_process: in
     with Pool(processes, gpus_per_process) as pool:
 
         def run(each: Member) -> int:
-            own = [f"--workdir={each.folder}", f"--config.fold={each.fold}", f"--config.seed={each.seed}"]
+            own = [f"--workdir={each.folder}", *(f"--config.{key}={value}" for key, value in each.settings.items())]
             return pool.run(each.folder.name, ["stjax.train", *command, *own]).code
 
         codes = pool.map(run, members)
@@ -279,6 +290,20 @@ def published_epochs(members: Sequence[Member]) -> int:
             if known:
                 best.append(choose(known, key=lambda epoch, name=name: epoch[name])["epoch"])
     return max(FEWEST_EPOCHS, math.ceil(np.mean(best)))
+
+
+def best_epoch(members: Sequence[Member]) -> int:
+    """ST-Net's code: the epoch with the least squared error, summed over the validation spots of all folds."""
+    errors: dict[int, list[float]] = {}
+    for each in members:
+        for epoch in epochs_of(each.folder):
+            if epoch.get("val_loss") is None or "val_spots" not in epoch:
+                raise InputError(f"{each.folder} has no validation loss in its log; restore it, or train the run again")
+            errors.setdefault(epoch["epoch"], []).append(epoch["val_loss"] * epoch["val_spots"])
+    known = {epoch: sum(of) for epoch, of in errors.items() if len(of) == len(members)}
+    if not known:
+        raise InputError(f"{members[0].folder.parent}: its folds have no epoch in common; train them again")
+    return min(known, key=lambda epoch: (known[epoch], epoch))
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:

@@ -58,12 +58,13 @@ def _cell(column: str, text: str) -> str:
 
 def _chart(part: Any) -> str:
     """The mean PCC of each row with its interval, and what was published of it in grey; "" where there is none."""
-    known = [row for row in part.rows if row.mean_pcc or "pcc_mean" in row.quoted]
+    measured = {row.name: row.mean_pcc for row in part.rows if row.mean_pcc and math.isfinite(row.mean_pcc[0])}
+    known = [row for row in part.rows if row.name in measured or "pcc_mean" in row.quoted]
     if not known:
         return ""
-    ends = [end for row in known for end in row.mean_pcc or () if math.isfinite(end)]
+    ends = [end for of in measured.values() for end in of if math.isfinite(end)]
     ends += [row.quoted["pcc_mean"] for row in known if "pcc_mean" in row.quoted]
-    low, high = min(0.0, *ends), max(0.1, *ends)
+    low, high = min([0.0, *ends]), max([0.1, *ends])
 
     def x(value: float) -> float:
         return round(_LEFT + (value - low) / (high - low) * (_WIDTH - _LEFT - 20), 1)
@@ -77,8 +78,8 @@ def _chart(part: Any) -> str:
     for place, row in enumerate(known):
         y = _TOP + _ROW * (place + 0.5)
         text += f'<text x="{_LEFT - 14}" y="{y + 4}" text-anchor="end">{escape(row.name[:48])}</text>'
-        if row.mean_pcc:
-            value, first, last = row.mean_pcc
+        if row.name in measured:
+            value, first, last = measured[row.name]
             if math.isfinite(first):
                 text += f'<line class="ends" x1="{x(first)}" x2="{x(last)}" y1="{y}" y2="{y}"/>'
             text += f'<circle cx="{x(value)}" cy="{y}" r="6"/>'

@@ -11,6 +11,8 @@ from stjax.evaluation import statistics
 from stjax.reporting.read import RunResults
 from stjax.reporting.sections import DrawnSection
 
+SIGN_TEST_LEVEL = 0.1  # He et al. 2020
+
 
 def together(runs: Sequence[RunResults], label: str, sections: Collection[str]) -> RunResults | None:
     """Runs as one, in some of their sections; a section that several predicted has the mean of their predictions.
@@ -61,6 +63,24 @@ def mean_pcc(run: RunResults) -> tuple[float, float, float]:
         estimate, [metrics.mean_of_known(each.pcc) for each in drawn], units, scale="correlation"
     )
     return float(estimate), float(low), float(high)
+
+
+def of_patients(run: RunResults, key: str) -> float:
+    """A figure of `together`'s, as ST-Net gives them.
+
+    Args:
+        key: "pcc_of_best" or "pcc_of_fifth", of genes by their PCC; "genes_pcc_above_0"; or "genes_sign_test", those
+            whose PCC is positive in more patients than chance gives, at 10 % after Holm's correction.
+    """
+    if key == "genes_sign_test":
+        pcc = metrics.of_groups(metrics.pearson_per_gene, *_values(run.sections), pooling="patient_median")
+        return float(np.sum(statistics.holm(statistics.sign_test(pcc)) < SIGN_TEST_LEVEL))
+    pcc = run.genes["pcc"].to_numpy(float)
+    pcc = np.sort(pcc[~np.isnan(pcc)])[::-1]
+    if key == "genes_pcc_above_0":
+        return float(np.sum(pcc > 0))
+    place = {"pcc_of_best": 0, "pcc_of_fifth": 4}[key]
+    return float(pcc[place]) if len(pcc) > place else float("nan")
 
 
 def _values(sections: Sequence[DrawnSection]) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:

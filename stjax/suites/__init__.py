@@ -153,7 +153,7 @@ class Run:
 @dataclasses.dataclass(frozen=True)
 class Figure:
     """A column of a table: a figure of metrics.json, "raw:..." one of raw counts, "gene:NAME", the PCC of one gene,
-    "cost:processor_s" or "cost:peak_bytes"; shown in so many of its `unit`."""
+    "together:..." one of `of_patients`, "cost:processor_s" or "cost:peak_bytes"; shown in so many of its `unit`."""
 
     key: str
     title: str

@@ -12,7 +12,7 @@ import pandas as pd
 from data_prep import cli, files, json_files
 from stjax.evaluation.statistics import LEVEL
 from stjax.reporting import compare, read, suite_page
-from stjax.reporting.together import mean_pcc, together
+from stjax.reporting.together import mean_pcc, of_patients, together
 from stjax.suites import Figure, Suite
 from stjax.suites._footnotes import footnotes
 from stjax.suites._state import DONE, Place
@@ -255,6 +255,8 @@ def _figure(run: read.RunResults, key: str, note: dict[str, Any]) -> float | Non
         return float(of.iloc[0]) if len(of) else None
     if kind == "cost":
         return note.get(name)
+    if kind == "together":
+        return None
     if kind:
         return (run.metrics.get("targets") or {}).get(kind, {}).get("methods", {}).get("model", {}).get(name)
     return run.metrics["methods"]["model"].get(name)
@@ -273,6 +275,8 @@ def _compare(part: Part, results: dict[str, list[read.RunResults]], reference: s
     for row in part.rows:
         if row.name in results and (whole := together(results[row.name], row.name, scored[row.name])):
             row.mean_pcc = mean_pcc(whole)
+            of_all = {figure.key: figure.key.removeprefix("together:") for figure in part.columns}
+            row.figures |= {key: (of_patients(whole, name), math.nan) for key, name in of_all.items() if key != name}
     first = part.columns[0]
     known = [row for row in part.rows if first.key in row.figures]
     if not known:

@@ -38,7 +38,7 @@ class Validation:
 
     def figures(self) -> dict[str, float | None]:
         """{"val_loss", "val_pcc_median", "val_pcc_mean", "val_amae", "val_armse"}; None where there is none; and
-        "val_genes_constant", how many genes are predicted the same at every spot."""
+        "val_genes_constant", how many genes are predicted the same at every spot, and "val_spots", their number."""
         pcc, (predicted, _) = self._moments.pearson(), self._moments.varying()
         known = pcc[~np.isnan(pcc)]
         std, count = self._fold.main.target_std, self._moments.count
@@ -49,4 +49,5 @@ class Validation:
             "val_genes_constant": int(np.sum(~predicted)),
             "val_amae": float(np.mean(self._absolute / count / std)),
             "val_armse": float(np.mean(np.sqrt(self._squares / count) / std)),
+            "val_spots": int(count),
         }

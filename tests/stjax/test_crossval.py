@@ -22,7 +22,7 @@ def config_of(dataset, **values):
 
 
 def member(folder, fold=0):
-    return crossval.Member(fold, 0, folder, None)
+    return crossval.Member(fold, 0, folder, {}, None)
 
 
 def logged(folder, epochs):
@@ -46,6 +46,30 @@ def test_published_epochs_are_the_mean_of_the_best_ones_rounded_up(tmp_path):
 def test_published_epochs_are_at_least_three(tmp_path):
     logged(tmp_path / "a", [figures(1.0, 1.0, 1.0, 0.5), figures(2.0, 2.0, 2.0, 0.1)])
     assert crossval.published_epochs([member(tmp_path / "a")]) == 3
+
+
+def test_the_epoch_of_inner_folds_has_the_least_error_over_all_their_spots(tmp_path):
+    """Fold a alone would take epoch 1, the mean of losses too; b has three times its spots, and c none of epoch 3."""
+    logged(tmp_path / "a", [{"val_loss": loss, "val_spots": 10} for loss in (1.0, 2.0, 0.1)])
+    logged(tmp_path / "b", [{"val_loss": loss, "val_spots": 30} for loss in (1.5, 1.0, 0.1)])
+    logged(tmp_path / "c", [{"val_loss": 1.0, "val_spots": 10}] * 2)
+    assert crossval.best_epoch([member(tmp_path / name, fold) for fold, name in enumerate("abc")]) == 2
+    logged(tmp_path / "d", [{"val_loss": None, "val_spots": 10}])
+    with pytest.raises(InputError, match="/d has no validation loss in its log"):
+        crossval.best_epoch([member(tmp_path / "d")])
+
+
+@pytest.mark.parametrize("patients", [5, 7])
+def test_inner_folds_deal_all_patients_but_the_held_out_ones(patients, dataset, monkeypatch):
+    sections = [{"name": f"{patient}{i}", "patient": patient} for patient in "ABCDEFG"[:patients] for i in (1, 2)]
+    monkeypatch.setattr(crossval.PatchDataset, "open", lambda _: type("", (), {"sections": sections}))
+    config = config_of(dataset, protocol="stnet", test_patients="B")
+    split, folds = crossval.folds_of(config, "inner4")
+    assert split.test == ("B1", "B2")
+    assert {fold["test_sections"] for fold in folds} == {"B1,B2"}
+    validating = [name for fold in folds for name in fold["val_sections"].split(",")]
+    assert len(folds) == 4
+    assert sorted(validating) == [each["name"] for each in sections if each["patient"] != "B"]
 
 
 def test_summary_is_the_mean_and_the_sample_deviation_of_what_is_known():

@@ -21,7 +21,7 @@ from data_prep.errors import InputError
 from stjax import metrics, suite, suites
 from stjax.processes import Ended, Pool
 from stjax.reporting import read
-from stjax.reporting.together import mean_pcc, together
+from stjax.reporting.together import mean_pcc, of_patients, together
 from stjax.suites import (
     Command,
     Data,
@@ -57,9 +57,10 @@ def test_suites_have_the_trainings_of_the_papers():
     assert (found["Table 2"], found["Table 3"], found["Fig. 4"]) == (8, 8, 6)
     assert sum(counts("her2st").values()) == 4 * 8
     assert sum(counts("her2st", seeds=(0, 1)).values()) == 4 * 8 * 2
+    assert sum(counts("stnet").values()) == 115  # 23 patients x (4 + 1)
     rows = len(comparators.MODELS)
     assert list(counts("comparators").values()) == [rows * 8, rows * 5]
-    assert list(counts("comparators", tiny=True).values()) == [rows * 8]
+    assert list(counts("comparators", tiny=True).values()) == [rows]
     assert sum(counts("hest_bench", encoders=("uni",)).values()) == 27
     assert sum(counts("hest_bench", encoders=("uni", "kaiko_s16")).values()) == 2 * 27
 
@@ -275,7 +276,7 @@ def test_a_folder_keeps_to_one_study(tmp_path):
     [
         (
             ["plan", "brstnett"],
-            "suite 'brstnett' is not known; choose one of brstnet, comparators, her2st, hest_bench, pixnet_v1",
+            "suite 'brstnett' is not known; choose one of brstnet, comparators, her2st, hest_bench, pixnet_v1, stnet",
         ),
         (["plan", "her2st", "--only=b9"], "--only names b9, which no run is called"),
         (["plan", "her2st", "--seeds=0,0"], "--seeds is 0,0"),
@@ -368,6 +369,16 @@ def test_the_files_of_a_table_say_the_same(scored, tmp_path):
     assert page.count("<circle") == 3  # two rows and a published figure
 
 
+def test_a_page_leaves_out_what_is_not_known(scored, tmp_path):
+    tables = table_of(scored, tmp_path)
+    for row in tables.parts[0].rows:
+        row.mean_pcc = (np.nan, np.nan, np.nan)  # of a model that predicts constants
+    tables.write(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "nan" not in page
+    assert page.count("<circle") == 1  # the published figure
+
+
 def test_runs_together_are_their_spots_side_by_side(trained):
     folder, _ = trained
     run = read.read_run(folder, "a")
@@ -382,6 +393,10 @@ def test_runs_together_are_their_spots_side_by_side(trained):
         [each.patient for each in same.sections],
         pooling=same.metrics["pcc_pooling"],
     )
+    assert of_patients(same, "genes_pcc_above_0") == np.sum(pcc > 0)
+    assert of_patients(same, "pcc_of_best") == np.nanmax(pcc)
+    assert of_patients(same, "pcc_of_fifth") == np.sort(pcc[~np.isnan(pcc)])[-5]
+    assert of_patients(same, "genes_sign_test") == 0  # of one patient
     estimate, low, high = mean_pcc(same)
     assert estimate == pytest.approx(np.nanmean(pcc))
     assert low < estimate < high
