@@ -38,6 +38,7 @@ from stjax import models, optim, parallel  # noqa: E402
 from stjax.benchmarks import Row, flops, row_of  # noqa: E402
 from stjax.benchmarks import embed as bench_embed  # noqa: E402
 from stjax.benchmarks import evaluate as bench_evaluate  # noqa: E402
+from stjax.benchmarks import hest_bench as bench_hest  # noqa: E402
 from stjax.benchmarks import predict as bench_predict  # noqa: E402
 from stjax.benchmarks import pytorch as bench_torch  # noqa: E402
 from stjax.benchmarks import ridge as bench_ridge  # noqa: E402
@@ -216,6 +217,7 @@ CASES: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "evaluate": lambda given: bench_evaluate.rows(given.rounds, interleave),
     "embed": lambda given: bench_embed.rows(given.torch_python, given.batch_size, given.rounds, interleave),
     "ridge": lambda _: bench_ridge.rows(),
+    "hest_bench": lambda _: bench_hest.rows(),
     "predict": lambda given: bench_predict.rows(given.workdir, given.source, given.rounds, interleave),
 }
 
