@@ -15,7 +15,8 @@ examples:
 
 A model of tiles is scored on spots of every size. Sizes that the data lacks are made from its finest bins; a size the
 model was not trained at is scored beside a lookup of the nearest spot of the training's size, as the model predicts it,
-and `--beside=RUN` adds a model of patches, applied to a patch around every spot.
+and `--beside=RUN` adds a model of patches, applied to a patch around every spot. Other models are scored on the sizes
+that another data set has (docs/comparators.md says how models of sections see them).
 """
 
 import dataclasses
@@ -237,6 +238,7 @@ def figures(
         "ridge_features": task.about_features(asked.features.scored),
         "targets": {name: {"methods": of.summaries} for name, of in targets.items()},
         **tested,
+        "trained_sizes_um": list(run.view.trained_sizes_um(run.fold)),
         "sizes_um": sizes_of(run, task, found),
         "audit": [
             dataclasses.asdict(each) for each in findings.worst(audits, [each.folder.resolve().name for each in runs])
@@ -327,12 +329,15 @@ def head(run: workdir.Run, asked: Request, found: Sequence[prepared.Found]) -> d
 
 
 def sizes_of(run: workdir.Run, task: comparison.Task, found: Sequence[prepared.Found]) -> dict[str, Any]:
-    """Figures for each size of spots, of a model that can be asked for any."""
-    if not run.view.any_size:
-        return {}
-    sections, correlation_only = comparison.sections_of(run, task, found)
-    predictions = [each.prediction for each in found]
+    """Figures for each size of spots, of a model that can be asked for any, or is asked for others than it was trained
+    on: of these a section is of its median size, as cells are of many."""
+    predictions, trained = [each.prediction for each in found], run.view.trained_sizes_um(run.fold)
     sizes = [rounded(prediction.size_um) for prediction in predictions]
+    if not run.view.any_size:
+        sizes = [np.full(len(each), rounded(np.median(each))) for each in sizes]
+        if not trained or all(scoring.is_size(float(each[0]), trained) for each in sizes):
+            return {}
+    sections, correlation_only = comparison.sections_of(run, task, found)
     result = {}
     for size in np.unique(np.concatenate(sizes)):
         which = [each == size for each in sizes]
@@ -345,7 +350,7 @@ def sizes_of(run: workdir.Run, task: comparison.Task, found: Sequence[prepared.F
         )
         result[f"{size:g}"] = {
             "spots": sum(len(section.truth) for section in known),
-            "trained_on": scoring.is_size(size, run.view.trained_sizes_um(run.fold)),
+            "trained_on": scoring.is_size(size, trained),
             "total_ratio": scoring.total_ratio(predictions, which),
             "methods": scores.summaries,
         }

@@ -65,7 +65,8 @@ class Items:
         panel: whose genes the counts are of, or of its main genes alone.
         absent: [G] bool, genes of the panel that the data set lacks: they have no counts.
         counts: [N, G] float32 raw counts, CSR.
-        weight: [N] float32, what each spot counts in training.
+        weight: [N] float32, what each spot counts in training; 0 of one that is there for what it says of
+            others, and is predicted in another item.
         left_out: spots of these sections that are not used: few counts, a white patch, no pixel, or not drawn.
         spots: [N], all in item order, in full-resolution pixels of their slides.
         size_um, total, white, section, slide_section: [N] of the spots: across, float32 counts of all genes, how much

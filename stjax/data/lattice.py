@@ -37,6 +37,17 @@ class Lattice:
     steps: np.ndarray
     pitch_px: float
 
+    @property
+    def hexagonal(self) -> bool:
+        """Whether it is one of triangles, not of squares."""
+        return len(self.steps) == len(_HEXAGONAL_STEPS)
+
+    @property
+    def unit_px(self) -> np.ndarray:
+        """[2] distance between whole numbers along x and y."""
+        along_y = self.hexagonal and int(self.steps[:, 1].max()) > 1
+        return kind(hexagonal=self.hexagonal, along_y=along_y)[0] * self.pitch_px
+
     def __getitem__(self, rows: np.ndarray) -> "Lattice":
         """Of some of the spots, in their old places."""
         return dataclasses.replace(self, places=self.places[rows])
@@ -61,7 +72,7 @@ def find(xy: np.ndarray) -> Lattice | None:
         turn -= math.copysign(math.pi / 6, turn)  # of the normal to the rows, which is nearer to x than they are
     scale = float(np.median(np.abs(edges)))
     basis = scale * np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
-    unit, steps = _kind(hexagonal=folds == 6, along_y=along_y)
+    unit, steps = kind(hexagonal=folds == 6, along_y=along_y)
     found = _grown(xy, basis, unit)
     if found is None:
         return None
@@ -107,8 +118,12 @@ def _next_to(xy: np.ndarray, lattice: Lattice) -> tuple[np.ndarray, np.ndarray]:
     return rows, np.where(numbers[rows] == wanted, distance, np.inf)
 
 
-def _kind(*, hexagonal: bool, along_y: bool) -> tuple[np.ndarray, np.ndarray]:
-    """[2] pitches between whole numbers along x and y, and the steps to neighbours."""
+def kind(*, hexagonal: bool, along_y: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """[2] pitches between whole numbers along x and y, and the steps [K, 2] to neighbours.
+
+    Args:
+        along_y: rows of a hexagonal lattice lie along y.
+    """
     if not hexagonal:
         return np.ones(2), np.array(_SQUARE_STEPS)
     axis = -1 if along_y else 1

@@ -20,7 +20,7 @@ OF_SECTION = (FEATURES, GRID, NEAR)  # needs that are of all spots of a section
 NO_GROUP = -1
 
 
-def arrays(needs: Collection[str], *, side: int, width: int, windows: int) -> list[tuple[str, Any, tuple[Any, ...]]]:
+def inputs_of(needs: Collection[str], *, side: int, width: int, windows: int) -> list[tuple[str, Any, tuple[Any, ...]]]:
     """Name, type and shape of each array of a batch that a model needs; sizes B, S and N by name.
 
     Args:
@@ -48,24 +48,14 @@ def rounded(count: int) -> int:
     return -(-count // step) * step
 
 
-def dealt(section: str, count: int, per_item: int, *, seed: int | None) -> list[np.ndarray]:
-    """The spots of a section in groups of `per_item`, the last of fewer; all in one where it is 0.
-
-    Args:
-        seed: of the draw, which is the same for a section whatever others there are; None deals them in order.
-    """
-    rows = np.arange(count)
-    if per_item and seed is not None:
-        rows = np.random.default_rng([seed, zlib.crc32(section.encode())]).permutation(count)
-    return np.split(rows, range(per_item, count, per_item)) if per_item else [rows]
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Around:
-    """What is known of the N spots of a section, as far as a model needs it.
+    """What is known of N spots of a section, as far as a model needs it: of all that are used, or of those on a virtual
+    lattice (`stjax.data.arrays`).
 
     Attributes:
-        count: N.
+        rows: [N] which of the section's used spots they are.
+        own: [N] bool; others are there for what they say of these, and are predicted elsewhere.
         vectors: [R, D] of the section's records, or [R, W, D] of windows around them, which may be memory-mapped.
         inside: [R, W] which windows lie in the image.
         record: [N] row in these of each spot.
@@ -73,17 +63,58 @@ class Around:
         near: [N, 8] rows of each spot's neighbours, -1: none.
     """
 
-    count: int
+    rows: np.ndarray
+    own: np.ndarray
     vectors: np.ndarray | None = None
     inside: np.ndarray | None = None
     record: np.ndarray | None = None
     places: np.ndarray | None = None
     near: np.ndarray | None = None
 
+    @property
+    def count(self) -> int:
+        """N."""
+        return len(self.rows)
+
     def features(self) -> np.ndarray:
         """[N, D] of each spot's own window."""
         assert self.vectors is not None
         return middle(self.vectors)[self.record]
+
+
+def dealt(
+    names: Sequence[str], around: Sequence[Around], per_item: int, *, seed: int | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Spots in items of `per_item`, the last of each section of fewer; all of a section in one where it is 0.
+
+    Args:
+        names: of the sections.
+        seed: of the draw, which is the same for a section whatever others there are; None deals them in order.
+
+    Returns:
+        [items + 1] where each item's spots begin, and [items] the section of each; [N] the spot's row in it, and its
+        place among the spots of all.
+    """
+
+    def groups(name: str, count: int) -> list[np.ndarray]:
+        rows = np.arange(count)
+        if per_item and seed is not None:
+            rows = np.random.default_rng([seed, zlib.crc32(name.encode())]).permutation(count)
+        return np.split(rows, range(per_item, count, per_item)) if per_item else [rows]
+
+    items = [
+        (of, first, rows)
+        for of, (name, each, first) in enumerate(
+            zip(names, around, np.cumsum([0, *(each.count for each in around)]), strict=False)
+        )
+        if each.count
+        for rows in groups(name, each.count)
+    ]
+    nothing = np.zeros(0, np.int64)
+    start = np.cumsum([0, *(len(rows) for *_, rows in items)])
+    row = np.concatenate([nothing, *(rows for *_, rows in items)])
+    spot = np.concatenate([nothing, *(first + rows for _, first, rows in items)])
+    return start, np.array([of for of, *_ in items], np.int64), row, spot
 
 
 def middle(vectors: np.ndarray) -> np.ndarray:
@@ -95,7 +126,7 @@ class SectionWindows(Windows):
     """Sections, or groups of spots of them, with what a model needs to know.
 
     Attributes:
-        around: the sections.
+        around: the sections, or the virtual lattices through their spots.
         group: [N] int32, in item order.
     """
 
@@ -152,15 +183,18 @@ class SectionWindows(Windows):
         return batch
 
     def with_vectors(self, vectors: np.ndarray, inside: np.ndarray) -> "SectionWindows":
-        """The same, of one section, with the features [N, W, D] of the windows around each of its spots.
+        """The same, with the features [N, W, D] of the windows around each spot, in item order, which is that of the
+        sections' own spots.
 
         Args:
             inside: [N, W] which of these lie in the image.
         """
-        made, (around,) = copy.copy(self), self.around
+        made, first = copy.copy(self), np.cumsum([0, *(each.count for each in self.around)])
         vectors = vectors if CONTEXT in self._needs else middle(vectors)
-        record = np.arange(len(vectors))
-        made.around = [dataclasses.replace(around, vectors=vectors, inside=inside, record=record)]
+        made.around = [
+            dataclasses.replace(each, vectors=vectors, inside=inside, record=start + np.arange(each.count))
+            for start, each in zip(first, self.around, strict=False)
+        ]
         return made
 
     def own_features(self) -> np.ndarray:

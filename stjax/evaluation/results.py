@@ -87,8 +87,9 @@ def print_table(result: Mapping[str, Any]) -> None:
     print(f"\n{result['part']} sections {sections}: {result['spots']} spots, {rules}, errors in {result['error_unit']}")
     print_methods(result["methods"])
     print_targets(result["targets"])
+    others = " and ".join(f"{size:g}" for size in result["trained_sizes_um"])
     for size, figures in result["sizes_um"].items():
-        trained = "trained on" if figures["trained_on"] else "not trained on"
+        trained = "trained on" if figures["trained_on"] else f"not trained on: the model was on {others} um"
         ratio = "" if figures["total_ratio"] is None else f", expected / measured counts {figures['total_ratio']:.3f}"
         print(f"spots of {size} um ({trained}): {figures['spots']}{ratio}")
         rows = [["", *SIZE_COLUMNS.values()]]

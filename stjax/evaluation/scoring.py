@@ -10,6 +10,7 @@ import pandas as pd
 from scipy.spatial import KDTree
 
 from stjax import metrics
+from stjax.data import arrays
 from stjax.data.tile_spots import same_size
 from stjax.evaluation import map_metrics, statistics
 from stjax.evaluation.methods import MODEL, column
@@ -228,9 +229,16 @@ def is_size(size_um: float, sizes_um: Sequence[float]) -> bool:
     return any(same_size(size_um, other) for other in sizes_um)
 
 
-def nearest_spots(predictions: Sequence[SectionPrediction], trained_um: Sequence[float]) -> list[np.ndarray | None]:
+def nearest_spots(
+    predictions: Sequence[SectionPrediction], trained_um: Sequence[float], trained_on: Sequence[Mapping[str, Any]]
+) -> list[np.ndarray | None]:
     """For spots of sizes the model was not trained at, what it predicts for the nearest spot of one that it was: all
-    that a model without a dense map could say. None for a section of a training size, or of a slide without one."""
+    that a model without a dense map could say. On a slide without such spots, the nearest of those that lie where its
+    training's array would have some. None for a section of a training size, or of no finer spots than the training's.
+
+    Args:
+        trained_on: the arrays that the model was trained on, as `arrays.of_sections` has them.
+    """
     result: list[np.ndarray | None] = []
     for prediction in predictions:
         sources = [
@@ -238,7 +246,11 @@ def nearest_spots(predictions: Sequence[SectionPrediction], trained_um: Sequence
             for other in predictions
             if other.slide == prediction.slide and is_size(float(np.median(other.size_um)), trained_um)
         ]
-        if not sources or prediction in sources:
+        if not sources:
+            rows = arrays.looked_up(prediction.spots.xy, prediction.um_per_px, trained_on)
+            result.append(None if rows is None else prediction.expression[rows])
+            continue
+        if prediction in sources:
             result.append(None)
             continue
         places = np.concatenate([source.spots.xy for source in sources])

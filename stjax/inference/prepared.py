@@ -213,7 +213,7 @@ def _predict_items(
     patchwise = None if beside is None else predict_patches_of(beside, run, items)
     found = []
     for section in sections:
-        which = items.section == section
+        which = (items.section == section) & (items.weight > 0)  # each once, in its own place
         of = items.slide_section[int(np.argmax(which))]  # whose slide a made size is on
         prediction = SectionPrediction(
             section=str(section),

@@ -257,8 +257,8 @@ class View(abc.ABC):
         del fold, kind, weights, mesh
 
     def trained_sizes_um(self, fold: "Fold") -> tuple[float, ...]:
-        """The sizes of the spots that a model was trained on, where it can be asked for others."""
-        return ()
+        """The sizes of the spots that a model was trained on; none where it does not say."""
+        return tuple(fold.facts.get("sizes_um", ()))
 
     def groups(self, sections: Sequence[str]) -> list[tuple[str, ...]]:
         """Sections that are opened, and predicted, together."""

@@ -17,6 +17,7 @@ from data_prep import json_files
 from data_prep.dataset import PatchDataset, SectionTable
 from data_prep.errors import InputError
 from stjax import views
+from stjax.data import arrays
 from stjax.data.images import Images
 from stjax.data.panel import Panel
 from stjax.data.selection import Selection
@@ -26,7 +27,7 @@ from stjax.protocols import Protocol
 from stjax.splits import Split
 from stjax.symmetries import turn
 from stjax.views import patches
-from stjax.views.patches import EXPRESSION
+from stjax.views.patches import EXPRESSION, REMEDY
 
 if TYPE_CHECKING:
     from stjax.data.fold import Fold
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 OF_FEATURES = "expression_of_features"
 KNOWN = ("encoder", "weights_sha256", "pooling", "width", "compute", "px")  # of features, what a model must know
-_REMEDY = "restore it, or train in a new work directory"
 FACTS = {
     "features": json_files.NAME,
     "encoder": json_files.NAME,
@@ -45,6 +45,7 @@ FACTS = {
     "px": json_files.SIZE_PX,
     "mean": json_files.numbers(),
     "std": json_files.numbers(0),
+    **arrays.FACTS,
 }
 _BLOCK = 4096  # vectors whose statistics are taken at a time
 
@@ -185,11 +186,12 @@ class View(patches.View):
             )
 
     def fit(self, fold: "Fold", protocol: Protocol, train: views.Items, val: views.Items | None) -> "Fold":
-        return dataclasses.replace(fold, facts=self._measured(train.images, next(iter(self._opened.values()))))
+        known = self._measured(train.images, next(iter(self._opened.values())))
+        return dataclasses.replace(fold, facts=known | self._sizes(train))
 
     def refit(self, fold: "Fold", chosen: Selection) -> "Fold":
-        facts = self._measured(self.open(chosen, fold.panel).images, self.features(chosen.dataset))
-        return dataclasses.replace(fold, facts=facts)
+        known = self._measured(self.open(chosen, fold.panel).images, self.features(chosen.dataset))
+        return dataclasses.replace(fold, facts=dict(self.facts) | known)
 
     def _measured(self, train: Vectors, found: Features) -> dict[str, Any]:
         """What a model must know of features, and of those of the training spots."""
@@ -201,10 +203,10 @@ class View(patches.View):
         return np.array(fold.facts["mean"]), np.array(fold.facts["std"])
 
     def check_facts(self, fold: "Fold", name: str) -> None:
-        facts = json_files.require(fold.facts, FACTS, f"{name}: facts of features", remedy=_REMEDY)
+        facts = json_files.require(fold.facts, FACTS, f"{name}: facts of features", remedy=REMEDY)
         lengths = {len(facts["mean"]), len(facts["std"]), facts["width"]}
         if len(lengths) > 1 or min(facts["std"]) <= 0:
-            raise InputError(f"{name}: statistics of {facts['width']} features that are no such; {_REMEDY}")
+            raise InputError(f"{name}: statistics of {facts['width']} features that are no such; {REMEDY}")
 
     def colours(self, items: views.Items, item: int, image: np.ndarray) -> np.ndarray:
         return super().colours(items, item, items.images.patches[item])

@@ -1,17 +1,21 @@
 """Patches: an item is a patch of the slide, with one spot in its middle. BrST-Net, ST-Net, and any backbone."""
 
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
-from data_prep import csr, patches
+from data_prep import csr, json_files, patches
 from data_prep.dataset import PatchDataset, SectionTable
 from data_prep.errors import InputError
 from data_prep.section import Section
 from data_prep.slide import Slide
 from data_prep.spots import Spots
 from stjax import baselines, views
+from stjax.data import arrays, tile_spots
 from stjax.data.images import Images
 from stjax.data.panel import Panel
 from stjax.data.selection import Selection
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from stjax.data.fold import Fold
 
 EXPRESSION = "expression"
+REMEDY = "restore it, or train in a new work directory"
 
 
 class View(views.View):
@@ -34,6 +39,10 @@ class View(views.View):
     what = "patches, one spot in the middle of each,"
     any_size, one_spot, stacks = False, True, True
     kinds = {EXPRESSION: "expression of the spot in the middle of each patch"}  # noqa: RUF012
+
+    def __init__(self, facts: Mapping[str, Any] = MappingProxyType({})):
+        super().__init__(facts)
+        self._arrays: list[dict[str, Any]] = []  # of the training sections
 
     # ------------------------------------------------------------------------------------------- from a data set
 
@@ -52,6 +61,19 @@ class View(views.View):
                 "another protocol"
             )
 
+    def fit(self, fold: "Fold", protocol: Protocol, train: views.Items, val: views.Items | None) -> "Fold":
+        return dataclasses.replace(fold, facts=self._sizes(train))
+
+    def _sizes(self, train: views.Items) -> dict[str, Any]:
+        """What a model must know of the sizes of the training spots, and of their arrays."""
+        sizes = [np.median(train.size_um[train.section == name]) for name in np.unique(train.section)]
+        return {"sizes_um": np.unique(tile_spots.rounded(np.array(sizes))).tolist(), "arrays": self._arrays}
+
+    def check_facts(self, fold: "Fold", name: str) -> None:
+        if set(fold.facts) - set(arrays.FACTS):
+            super().check_facts(fold, name)
+        json_files.require(fold.facts, arrays.FACTS, f"{name}: facts of patches", remedy=REMEDY)
+
     def white(self, table: SectionTable) -> np.ndarray:
         return table.white_fraction[table.record_of_spot]
 
@@ -62,6 +84,8 @@ class View(views.View):
     def open(self, chosen: Selection, panel: Panel) -> views.Items:
         _refuse_sizes(chosen)
         dataset, columns = chosen.dataset, panel.columns(chosen.dataset.genes)
+        if chosen.train and "arrays" not in self.facts:
+            self._arrays = arrays.of_sections(dataset, chosen.sections)
         tables, kept = self.used(chosen)
         each = list(zip(chosen.sections, tables, kept, strict=True))
         spots = Spots.concatenate([table.spots[rows] for _, table, rows in each])

@@ -18,6 +18,7 @@ where N   present       bool    [B,N]         which of the N are spots
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -35,7 +36,7 @@ from data_prep.json_files import Lacking
 from data_prep.section import Section
 from data_prep.slide import Slide
 from stjax import baselines, models, views
-from stjax.data import lattice
+from stjax.data import arrays, lattice
 from stjax.data.gene_vectors import gene_vectors
 from stjax.data.images import Images
 from stjax.data.panel import Panel
@@ -52,8 +53,8 @@ from stjax.data.sections import (
     Around,
     SectionWindows,
     Stacks,
-    arrays,
     dealt,
+    inputs_of,
     middle,
 )
 from stjax.data.selection import Selection
@@ -63,6 +64,7 @@ from stjax.protocols import Protocol
 from stjax.splits import Split
 from stjax.symmetries import mean_over_symmetries, turned_alike
 from stjax.views import features, patches
+from stjax.views.patches import REMEDY
 
 if TYPE_CHECKING:
     from stjax.config import Config
@@ -72,7 +74,6 @@ if TYPE_CHECKING:
 PATIENT, SECTION = "patient", "section"
 EACH_SPOT = "expression_of_section"
 _SPOTS = 64  # the smallest room for spots
-_REMEDY = "restore it, or train in a new work directory"
 _KEYWORDS = ("present", "rows", FEATURES, GRID, NEAR, CONTEXT, "context_mask", "group", "spots_mask")
 FACTS = {
     "needs": json_files.TEXTS,
@@ -88,6 +89,7 @@ FACTS = {
         }
     ),
     "genes": Lacking(json_files.numbers(1, whole=True, length=2)),
+    **arrays.FACTS,
 }
 """What a model of sections needs, of how many spots an item is, by which seed they are drawn, how far the lattice goes
 along x and y over all sections of the data set, and how many windows a side are around a spot; of the bank, how many
@@ -142,17 +144,18 @@ class View(features.View):
     def open(self, chosen: Selection, panel: Panel) -> views.Items:
         spots = patches.View.open(self, chosen, panel)
         self._dataset, per_item = chosen.dataset, self.facts["spots_per_item"]
-        around = [self._around(chosen, *each) for each in zip(chosen.sections, *self.used(chosen), strict=True)]
-        every = list(zip(chosen.sections, around, strict=True))
+        tables, used = self.used(chosen)
+        each = list(zip(chosen.sections, tables, used, strict=True))
+        parts = [self._around(chosen, *of) for of in each]
+        first = np.repeat(np.cumsum([0, *map(np.sum, used)])[:-1], [len(of) for of in parts])  # used spot of each part
+        names, around = np.repeat(chosen.sections, [len(of) for of in parts]).tolist(), list(itertools.chain(*parts))
         seed = self.facts["seed"] if chosen.train else None  # elsewhere spots keep their order
-        groups = [dealt(name, each.count, per_item, seed=seed) for name, each in every if each.count]
-        first = np.cumsum([0, *(each.count for each in around)])
-        row = np.concatenate([np.zeros(0, np.int64), *(rows for of in groups for rows in of)])
-        order = row + np.repeat(first[:-1], np.diff(first))
-        start = np.cumsum([0, *(len(rows) for of in groups for rows in of)])
-        section = np.repeat(np.flatnonzero(np.diff(first)), [len(of) for of in groups])
+        start, section, row, spot = dealt(names, around, per_item, seed=seed)
+        order = np.concatenate([np.zeros(0, np.int64), *map(np.add, first, (of.rows for of in around))])[spot]
+        own = np.concatenate([np.zeros(0, bool), *(of.own for of in around)])[spot]
         known = ("counts", "weight", "spots", "size_um", "total", "white", "section", "slide_section")
         items = dataclasses.replace(spots, **{name: getattr(spots, name)[order] for name in known})
+        items.weight = np.where(own, items.weight, np.float32(0))
         group = self._groups(chosen, items.section)
         items.windows = SectionWindows(start, self._needs, around, section, row, group, per_item)
         stack = items.windows.most_spots if IMAGE in self._needs else 0
@@ -161,40 +164,15 @@ class View(features.View):
         items.describe = lambda item: f"{self.item} of {items.section[start[item]]}"
         return items
 
-    def _around(self, chosen: Selection, name: str, table: SectionTable, used: np.ndarray) -> Around:
+    def _around(self, chosen: Selection, name: str, table: SectionTable, used: np.ndarray) -> list[Around]:
         """What is known of the spots of a section that are used."""
-        around = self._on_array(name, table.spots.xy, np.flatnonzero(used))
+        scale, facts = chosen.dataset.section(name)["um_per_px"], {"arrays": self._arrays, **self.facts}
+        around = arrays.around(name, table.spots.xy, np.flatnonzero(used), scale, self._needs, facts)
         if not self.encoded:
             return around
         known, record = self.features(chosen.dataset), table.record_of_spot[used]
-        return dataclasses.replace(around, vectors=known.sections[name], inside=known.masks.get(name), record=record)
-
-    def _on_array(self, name: str, xy: np.ndarray, used: np.ndarray) -> Around:
-        """Some spots of a section, positions [N], of all [S, 2], as far as their places say."""
-        found: dict[str, Any] = {}
-        if self._needs & {GRID, NEAR}:
-            whole = lattice.find(xy)
-            on = None if whole is None else whole[used]
-            if GRID in self._needs:
-                found["places"] = self._places(name, on)
-            if NEAR in self._needs:
-                found["near"] = lattice.near(xy[used], on)
-        return Around(len(used), **found)
-
-    def _places(self, name: str, found: lattice.Lattice | None) -> np.ndarray:
-        """[N, 2] places of a section's spots. Raises InputError where there are none, or none that the model knows."""
-        if found is None:
-            raise InputError(
-                f"Section {name!r}: its spots lie on no square or hexagonal lattice, and this model needs their "
-                "places on one; leave the section out, or choose another model"
-            )
-        size, most = found.places.max(axis=0, initial=0) + 1, np.array(self.facts.get("grid_size", (np.inf, np.inf)))
-        if np.any(size > most):
-            raise InputError(
-                f"Section {name!r}: its array has {size[0]} x {size[1]} places, those of the data set that the model "
-                f"was trained on at most {most[0]} x {most[1]}; train on one that has such arrays too"
-            )
-        return found.places
+        vectors = {"vectors": known.sections[name], "inside": known.masks.get(name)}
+        return [dataclasses.replace(each, record=record[each.rows], **vectors) for each in around]
 
     def _check_context(self, found: Features) -> None:
         if CONTEXT in self._needs and found.context == 1:
@@ -209,7 +187,7 @@ class View(features.View):
             )
 
     def fit(self, fold: "Fold", protocol: Protocol, train: views.Items, val: views.Items | None) -> "Fold":
-        facts = {name: self.facts[name] for name in ("needs", "spots_per_item", "seed")}
+        facts = {name: self.facts[name] for name in ("needs", "spots_per_item", "seed")} | self._sizes(train)
         if self.encoded:
             facts |= self._of_vectors(train)
         if GRID in self._needs:
@@ -277,12 +255,12 @@ class View(features.View):
         return features.View.statistics(self, fold) if self.encoded else ()
 
     def check_facts(self, fold: "Fold", name: str) -> None:
-        facts = json_files.require(fold.facts, FACTS, f"{name}: facts of sections", remedy=_REMEDY)
+        facts = json_files.require(fold.facts, FACTS, f"{name}: facts of sections", remedy=REMEDY)
         of_needs = {GRID: "grid_size", CONTEXT: "context", BANK: "bank", GENES: "genes"}
         lacking = [need for need, fact in of_needs.items() if (need in facts["needs"]) != (fact in facts)]
         if unknown := [*sorted(set(facts["needs"]) - set(NEEDS)), *lacking]:
             raise InputError(
-                f"{name}: facts of sections do not go with the need of {files.shown(unknown[0])}; {_REMEDY}"
+                f"{name}: facts of sections do not go with the need of {files.shown(unknown[0])}; {REMEDY}"
             )
         if self.encoded:
             features.View.check_facts(self, fold, name)
@@ -296,19 +274,15 @@ class View(features.View):
 
     def cut(self, fold: "Fold", section: Section, slide: Slide, px_scale: float) -> views.Cut:
         found, per_item = patches.View.cut(self, fold, section, slide, px_scale), self.facts["spots_per_item"]
-        around = self._on_array(section.name, section.spots.xy, found.spots)
-        rows = dealt(section.name, len(found.spots), per_item, seed=None)
-        windows = SectionWindows(
-            np.cumsum([0, *map(len, rows)]),
-            self._needs,
-            [around],
-            np.zeros(len(rows), np.int64),
-            np.concatenate(rows),
-            np.full(len(found.spots), NO_GROUP, np.int32),
-            per_item,
-        )
-        origins = found.origin_xy if IMAGE in self._needs else found.origin_xy[:0]
-        return found._replace(windows=windows, origin_xy=origins, stacked=True)
+        place = section.name, section.spots.xy, found.spots, section.um_per_px
+        around = arrays.around(*place, self._needs, {"arrays": self._arrays, **self.facts})
+        start, of_item, row, spot = dealt([section.name] * len(around), around, per_item, seed=None)
+        order, own = (np.concatenate([getattr(each, what) for each in around])[spot] for what in ("rows", "own"))
+        group = np.full(len(order), NO_GROUP, np.int32)
+        windows = SectionWindows(start, self._needs, around, of_item, row, group, per_item)
+        origins = found.origin_xy[order] if IMAGE in self._needs else found.origin_xy[:0]
+        spots, known = found.spots[order], found.known[order] & own
+        return views.Cut(windows, origins, spots, known, stacked=True)
 
     def with_vectors(self, cut: views.Cut, vectors: np.ndarray, inside: np.ndarray) -> views.Cut:
         assert isinstance(cut.windows, SectionWindows)
@@ -375,7 +349,7 @@ class View(features.View):
     def _takes(self, fold: "Fold") -> list[tuple[str, Any, tuple[Any, ...]]]:
         facts = fold.facts
         windows, width = facts.get("context", 1) ** 2, facts.get("width", 0)
-        return arrays(self._needs, side=fold.image_size_px, width=width, windows=windows)
+        return inputs_of(self._needs, side=fold.image_size_px, width=width, windows=windows)
 
     def given(self, fold: "Fold", kind: str) -> tuple[int, ...]:
         return (_SPOTS, fold.panel.num_main)

@@ -199,9 +199,6 @@ class View(views.View):
     def groups(self, sections: Sequence[str]) -> list[tuple[str, ...]]:
         return [tuple(sections)]  # in one program, whose tables fit the tiles of all
 
-    def trained_sizes_um(self, fold: "Fold") -> tuple[float, ...]:
-        return tuple(fold.facts["sizes_um"])
-
     def colours(self, items: views.Items, item: int, image: np.ndarray) -> np.ndarray:
         return surroundings(image, _windows(items).spots[item])
 

@@ -91,7 +91,7 @@ def test_a_batch_says_of_every_spot_what_the_data_set_holds(data):
     assert not inputs["present"][2].any()
     assert inputs["group"][0, 0] != inputs["group"][1, 0]
     assert set(np.asarray(inputs["group"][2]).tolist()) == {-1}
-    names = [name for name, *_ in sections.arrays(view.facts["needs"], side=32, width=32, windows=9)]
+    names = [name for name, *_ in sections.inputs_of(view.facts["needs"], side=32, width=32, windows=9)]
     assert set(names) == batch.keys() - {"counts", "total", "mask"}
 
 
