@@ -184,17 +184,15 @@ def run(name: str, options: "Options", given: argparse.Namespace) -> None:
 
 def _missing(suite: "Suite", options: "Options", only: Sequence[str]) -> "list[Data]":
     """Data sets to prepare: all that are not there, where a run that is asked for may be known once they are."""
-    from stjax.suites import _state
+    from stjax.suites import _state, merged
 
-    missing = [data for data in suite.data if not options.is_prepared(data)]
     try:
-        places = _state.places(suite, options, only)
+        wanted = merged(each for place in _state.places(suite, options, only) for each in place.needs_data())
     except InputError:
-        if not missing:
+        if all(options.is_prepared(data) for data in suite.data):
             raise
-        return missing
-    wanted = {data.name for place in places for data in place.needs_data()}
-    return [data for data in missing if data.name in wanted]
+        wanted = suite.data
+    return [data for data in wanted if not options.is_prepared(data)]
 
 
 def prepare(data: "Data", options: "Options", pool: "Pool") -> None:

@@ -4,7 +4,7 @@ published; `stjax.suite` plans it, runs it and makes its tables."""
 import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -190,7 +190,16 @@ class Suite:
     @property
     def data(self) -> tuple[Data, ...]:
         """Every data set that a run needs."""
-        return tuple({each.name: each for run in self.runs for each in run.data}.values())
+        return merged(each for run in self.runs for each in run.data)
+
+
+def merged(data: Iterable[Data]) -> tuple[Data, ...]:
+    """Each data set once, by its name, with the features that any of them names."""
+    found: dict[str, Data] = {}
+    for each in data:
+        known = found.setdefault(each.name, each)
+        found[each.name] = dataclasses.replace(known, features=tuple(dict.fromkeys((*known.features, *each.features))))
+    return tuple(found.values())
 
 
 def names() -> list[str]:

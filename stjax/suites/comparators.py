@@ -16,13 +16,12 @@ _TINY = ("--layout=her2st", "--patients=4", "--sections-per-patient=1", "--spots
 _DEMO = ("--layout=her2st", "--patients=6", "--sections-per-patient=1", "--spots=104")
 _SIX = {patient: (f"{patient}1",) for patient in "ABCDEF"}
 _ABOUT = "synthetic tissue of six patients (data_prep.demo)"
-_FEATURES = (_SPOT, _AROUND)
 _HER2ST = (
-    dataclasses.replace(her2st.PATCHES, demo=_TINY, features=_FEATURES),
+    dataclasses.replace(her2st.PATCHES, demo=_TINY),
     dataclasses.replace(her2st.TILES, demo=_TINY),
 )
 _MADE = (
-    Data("demo_patches", None, _ABOUT, ("--patch-size-px=128",), _DEMO, ("--patch-size-px=32",), _SIX, 624, _FEATURES),
+    Data("demo_patches", None, _ABOUT, ("--patch-size-px=128",), _DEMO, ("--patch-size-px=32",), _SIX, 624),
     Data("demo_tiles", None, _ABOUT, ("--tile-size-px=256",), _DEMO, ("--tile-size-px=128",), _SIX, 624),
 )
 SETS = {"her2st, library-normalised": _HER2ST, "Demo, library-normalised": _MADE}  # part: patches, tiles
@@ -72,7 +71,8 @@ def suite(options: Options) -> Suite:
     sets = {part: SETS[part] for part in list(SETS)[: 1 if options.tiny else None]}
     for part, (patches, tiles) in sets.items():
         for row, (name, config, settings) in MODELS.items():
-            data = tiles if config == "pixnet" else patches
+            features = tuple(each for each in (_SPOT, _AROUND) if each.name == settings.get("features"))
+            data = tiles if config == "pixnet" else dataclasses.replace(patches, features=features)
             for fold, held_out in _folds(options, data).items():
                 for seed in options.seeds:
                     of = f"{'demo' if data.raw is None else 'her2st'}/{name}/{fold}"
