@@ -47,7 +47,7 @@ measured, to compare methods, to choose what to sequence.
 
 ## Training data
 * Patients: {patients}{known}; sections: {sections}{init}; data set `{content_hash}`.
-* {panel_scope}
+{bank}* {panel_scope}
 * Settings of the training are in config.json under "training".
 
 ## Evaluation
@@ -63,6 +63,11 @@ measured, to compare methods, to choose what to sequence.
 ## Files and licence
 config.json says all of the above for programs, genes.csv the genes in the order of the output, LICENSE_NOTE.md what
 must be observed when passing this on. manifest.json has the SHA-256 of every file.
+"""
+
+_BANK = """\
+* **Measured expression travels with the weights**: the targets of {rows} training spots, among which the model looks up
+  those that are like the one it is asked about. Whoever has the model has them; ask whether they may be passed on.
 """
 
 
@@ -109,6 +114,7 @@ def card(run: Run, config: dict[str, Any]) -> str:
         sections=training["sections"],
         init=f", starting from the weights {training['init_from']}" if training["init_from"] else "",
         content_hash=data.content_hash,
+        bank=_BANK.format(**bank) if (bank := data.facts.get("bank")) else "",
         panel_scope=panel_scope[run.protocol.panel_scope],
         evaluation="\n\n".join(_tables(run.folder, run.step))
         or "None: this run has not been evaluated. Run stjax.evaluate, and export again.",

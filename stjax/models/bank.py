@@ -16,15 +16,15 @@ from stjax.ops.nearest import Metric, nearest
 class Bank(nnx.Module):
     """R training spots, arrays that are not trained."""
 
-    def __init__(self, *, features: Any, targets: Any, group: Any):
+    def __init__(self, *, targets: Any, group: Any, features: Any = None):
         """
         Args:
-            features: [R, D], as the encoder gave them.
             targets: [R, M], in the run's target space.
             group: [R] numbers, which patient (or section) each spot is of.
+            features: [R, D], as the encoder gave them, where a model looks spots up by them.
         """
-        self.features, self.targets = (Frozen(jnp.asarray(array, jnp.float32)) for array in (features, targets))
-        self.group = Frozen(jnp.asarray(group, jnp.int32))
+        self.features = None if features is None else Frozen(jnp.asarray(features, jnp.float32))
+        self.targets, self.group = Frozen(jnp.asarray(targets, jnp.float32)), Frozen(jnp.asarray(group, jnp.int32))
 
     def nearest(
         self, queries: jax.Array, group: jax.Array, k: int, metric: Metric = "l2", *, among: jax.Array | None = None
@@ -39,9 +39,12 @@ class Bank(nnx.Module):
         Returns:
             [..., k] int32 rows, nearest first, and bool [..., k], whether there is one.
         """
+        if among is None:
+            assert self.features is not None
+            among = self.features[...]
         index, distance = nearest(
             queries.reshape(-1, queries.shape[-1]),
-            self.features[...] if among is None else among,
+            among,
             k,
             metric=metric,
             query_group=group.reshape(-1),

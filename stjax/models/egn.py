@@ -194,6 +194,7 @@ class EGN(nnx.Module):
         own = jnp.take_along_axis(features, rows[..., None], axis=1).reshape(b * s, -1)  # [n, D]
         index, known = self.bank.nearest(own, group.reshape(b * s), self.nearest)  # [n, k]
         weight = known / jnp.maximum(jnp.sum(known, axis=1, keepdims=True), 1)
+        assert self.bank.features is not None
         exemplars = self.bank.features[...][index], self.bank.targets[...][index], weight
         found = self.predicted(images.reshape(b * s, *images.shape[2:]), own, *exemplars, train=train)
         return {"main": found.reshape(b, s, -1)}

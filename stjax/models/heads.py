@@ -33,6 +33,27 @@ def linear(features: int, outputs: int, *, mean: np.ndarray | None = None, rngs:
     return layer
 
 
+def patches_through(
+    backbone: Any, images: jax.Array, mask: jax.Array, *, train: bool, key: jax.Array | None, frozen: bool
+) -> dict[str, Any]:
+    """What a backbone makes of the patches of spots of sections.
+
+    Args:
+        images: [B, S, H, W, 3] normalised.
+        mask: [B, S] which of the S are spots.
+        frozen: run it as when predicting, and give it no gradient.
+
+    Returns:
+        Its outputs, [B S, ...] each.
+    """
+    frozen = frozen or is_frozen(backbone)
+    train = train and not frozen
+    if train:  # what fills up an item is to be no part of BatchNorm's statistics: it is the first patch again
+        images = jnp.where(mask[..., None, None, None], images, images[:, :1])
+    found = backbone(images.reshape(-1, *images.shape[2:]), train=train, key=key)
+    return jax.lax.stop_gradient(found) if frozen else found
+
+
 class PatchModel(nnx.Module):
     """One spot a patch: a backbone, a linear layer to the main genes and, beside it, AuxNet's to all the others.
 

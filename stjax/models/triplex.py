@@ -22,11 +22,10 @@ from flax import nnx
 
 from data_prep.errors import InputError
 from stjax.models.attention import Block, BlockSpec, linear_uniform, seen
-from stjax.models.heads import linear
+from stjax.models.heads import linear, patches_through
 from stjax.models.layers import Conv, LayerNorm, Linear, fold, normal, run, unknown_variant, wide
 from stjax.models.pixnet import BACKBONES, build_backbone
 from stjax.models.standardised import Standardised
-from stjax.models.tuning import is_frozen
 
 VIEW = "sections"
 NEIGHBOUR_MLPS = ("ratio", "as_released")
@@ -248,12 +247,7 @@ class Triplex(nnx.Module):
         self, images: jax.Array, mask: jax.Array, *, train: bool, key: jax.Array | None, frozen: bool
     ) -> jax.Array:
         """Patches [B, S, H, W, 3] to the tokens [B S, T, D] of each."""
-        frozen = frozen or is_frozen(self.backbone)
-        train = train and not frozen
-        if train:  # what fills up an item is to be no part of BatchNorm's statistics: it is the first patch again
-            images = jnp.where(mask[..., None, None, None], images, images[:, :1])
-        x = self.backbone(images.reshape(-1, *images.shape[2:]), train=train, key=key)["stages"][-1]
-        x = jax.lax.stop_gradient(x) if frozen else x
+        x = patches_through(self.backbone, images, mask, train=train, key=key, frozen=frozen)["stages"][-1]
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         return x if self.of_patch is None else self.of_patch(x)
 

@@ -93,7 +93,7 @@ FACTS = {
 }
 """What a model of sections needs, of how many spots an item is, by which seed they are drawn, how far the lattice goes
 along x and y over all sections of the data set, and how many windows a side are around a spot; of the bank, how many
-training spots with how many features, and by what they are told apart; how many vectors a gene has, and how
+training spots with how many features (0: none), and by what they are told apart; how many vectors a gene has, and how
 wide they are; and of the features, as `features.FACTS`."""
 
 
@@ -212,11 +212,11 @@ class View(features.View):
         return known | (self._bank(fold, protocol, train) if BANK in self._needs else {})
 
     def _bank(self, fold: "Fold", protocol: Protocol, train: views.Items) -> dict[str, Any]:
-        """The training spots: their own features, none where the model has no need of any, targets and groups."""
+        """The training spots: targets and groups, and their own features where the model takes features."""
         main, windows = fold.main, _windows(train)
         targets = (train.main_expression(protocol) - main.target_mean) / main.target_std
-        own = windows.own_features() if self.encoded else np.zeros((train.num_spots, 0), np.float32)
-        return {"bank": {"features": own, "targets": targets.astype(np.float32), "group": windows.group}}
+        bank = {"targets": targets.astype(np.float32), "group": windows.group}
+        return {"bank": bank | ({"features": windows.own_features()} if self.encoded else {})}
 
     def _groups(self, chosen: Selection, section: np.ndarray) -> np.ndarray:
         """[N] int32 number of each training spot's patient, or of its section where there is one patient; -1 of others.
@@ -299,7 +299,7 @@ class View(features.View):
             options |= features.View.model_options(self, fold)
         if "bank" in fold.facts:
             rows, width = fold.facts["bank"]["rows"], fold.facts["bank"]["width"]
-            shapes = {"features": (rows, width), "targets": (rows, fold.panel.num_main)}
+            shapes = {"targets": (rows, fold.panel.num_main)} | ({"features": (rows, width)} if width else {})
             bank = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
             options["bank"] = bank | {"group": np.zeros(rows, np.int32)}
         if "genes" in fold.facts:

@@ -23,6 +23,7 @@ MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_PARAMETERS = 400, 60, 10
 LARGER = {  # and why
     "configs/default.py get_config": "the settings, in order",
     "stjax/encoders.py": "each encoder with what is known of it",
+    "stjax/models/bleep.py build": "a parameter for each fact of sections and each key of config.model.options",
     "stjax/models/egn.py build": "a parameter for each fact of sections and each key of config.model.options",
     "stjax/models/histogene.py build": "a parameter for each fact of sections and each key of config.model.options",
     "stjax/models/pixnet.py build": "a parameter for each key of config.model.options",

@@ -109,5 +109,5 @@ def test_it_is_as_large_as_the_published_one():
 def test_what_cannot_be_built_is_refused(options, given, says):
     with pytest.raises(InputError, match=says):
         sections.build("egn", "tiny", given=sections.facts() | given, **options)
-    with pytest.raises(InputError, match="'wide'; egn has full, tiny"):
+    with pytest.raises(InputError, match="'wide'; egn has full, narrow, tiny"):
         sections.build("egn", "wide")

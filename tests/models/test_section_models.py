@@ -14,18 +14,21 @@ from stjax import losses, models
 from tests.models import section_batches as sections
 
 MODELS = [("histogene", "pixels_tiny"), ("histogene", "features_tiny"), ("triplex", "tiny"), ("egn", "tiny")]
+LOOKED_UP = [("bleep", "frozen"), ("bleep", "trained")]  # of outputs that jump where weights move
+OPTIONS = {("bleep", "frozen"): {"k": 3}, ("bleep", "trained"): {"k": 3, "backbone": "efficientnet_tiny"}}
 AS_SEQUENCE = [("histogene", "pixels_tiny")]  # the spots asked about are all it knows of a section
 NO_DROPOUT = [("egn", "tiny")]
 LOSS = {"triplex": "triplex"}  # of the module; any other's is the squared error
 # What no output depends on: the last bridge hands on exemplars that nobody asks.
 UNUSED = {"egn": {f"layers.3.bridge.norm_exemplar.{name}" for name in ("scale", "bias")}}
-each = pytest.mark.parametrize("which", MODELS, ids=" ".join)
+each = pytest.mark.parametrize("which", MODELS + LOOKED_UP, ids=" ".join)
+each_smooth = pytest.mark.parametrize("which", MODELS, ids=" ".join)
 
 
 @functools.cache
 def model(which):
     """One all of whose constants matter, and its prediction."""
-    built = sections.build(*which)
+    built = sections.build(*which, **OPTIONS.get(which, {}))
     return built, sections.runner(built, *which)
 
 
@@ -64,7 +67,7 @@ def test_a_section_is_the_same_alone_and_beside_a_larger_one(which):
         close(alone[0][batch["spots_mask"][item]], run(batch)[item][batch["spots_mask"][item]])
 
 
-@pytest.mark.parametrize("which", [each for each in MODELS if each not in AS_SEQUENCE], ids=" ".join)
+@pytest.mark.parametrize("which", [each for each in MODELS + LOOKED_UP if each not in AS_SEQUENCE], ids=" ".join)
 def test_a_spot_is_the_same_asked_about_alone_and_among_others(which):
     run, batch = model(which)[1], sections.batch()
     whole = run(batch)
@@ -86,7 +89,7 @@ def test_only_training_is_random(which):
     assert (differs > 1e-4) == (which not in NO_DROPOUT)
 
 
-@each
+@each_smooth
 def test_a_tiny_set_is_learnt_and_every_parameter_with_it(which):
     batch = sections.batch((4, 3), most=4)
     inputs, mask = sections.keywords(*which, batch), jnp.asarray(batch["spots_mask"], jnp.float32)
@@ -115,7 +118,7 @@ def test_a_tiny_set_is_learnt_and_every_parameter_with_it(which):
     assert found[-1] < 0.05 * found[0]
 
 
-@each
+@each_smooth
 def test_it_computes_in_half_precision_and_gives_single(which):
     built = models.build(
         module=which[0], variant=which[1], num_main=sections.GENES, num_aux=0, dtype="bfloat16", rngs=nnx.Rngs(0),

@@ -175,6 +175,18 @@ def test_the_bank_is_of_training_spots_each_in_its_patients_group(data, seed):
 
 
 @pytest.mark.usefixtures("tiny_sections")
+def test_the_bank_of_a_model_of_patches_has_no_features(data):
+    fold, view, items, _ = opened(data, view_of("image+bank", features="", per_item=1))
+    bank = view.start(built_in("tiny"), fold, PROTOCOL, items)["bank"]
+    assert fold.facts["bank"] == {"rows": items.num_spots, "width": 0, "by": "patient"}
+    assert bank.keys() == view.model_options(fold)["bank"].keys() == {"targets", "group"}
+    batch = batch_of(items, [0, 1], size=3)
+    assert set(view.inputs(batch, fold, None)) == {"images", "group", "spots_mask"}
+    np.testing.assert_array_equal(batch["group"][:, 0], [*bank["group"][:2], -1])
+    view.check_facts(fold, "data.json")
+
+
+@pytest.mark.usefixtures("tiny_sections")
 def test_vectors_of_genes_are_those_of_symbols_and_names_or_of_a_file_and_a_run_keeps_how_many(data, tmp_path):
     config = built_in("tiny")
     for path, shape in (("", (1, 512)), (str(tmp_path / "genes.npz"), (3, 4))):
