@@ -16,9 +16,11 @@ from stjax import views
 from stjax.data.fold import Fold
 from stjax.inference import program_trial
 
-# What jax.export itself puts into a function of several devices or of any batch size. All else would be calls into
-# libraries or back into Python, with addresses that the file names.
+# What jax.export itself puts into a function of several devices or of any batch size: names that become operations of
+# StableHLO once sizes are known. All else would be calls into libraries or back into Python, with addresses that the
+# file names.
 _KNOWN_CALLS = {"Sharding", "SPMDFullToShardShape", "SPMDShardToFullShape", "shape_assertion"}
+_KNOWN_CALLS |= {"stablehlo.dynamic_top_k", "stablehlo.dynamic_reduce_window"}
 _CALL = re.compile(r'custom_call @(?:"([^"]*)"|([\w.$-]+))|call_target_name = "([^"]*)"')
 _OUTSIDE = re.compile(r"\b(?:stablehlo|mhlo|vhlo)\.(infeed|outfeed|send|recv)\b")
 

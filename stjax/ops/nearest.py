@@ -36,10 +36,11 @@ def nearest(
     if metric == "cosine":
         queries, bank = (x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12) for x in (queries, bank))
     own = jnp.full(queries.shape[0], -1) if query_group is None else query_group
-    group = jnp.zeros(len(bank), own.dtype) if bank_group is None else bank_group
-    rows = min(_BLOCK, len(bank))
-    count = -(-len(bank) // rows)
-    missing = count * rows - len(bank)
+    group = jnp.zeros(bank.shape[0], own.dtype) if bank_group is None else bank_group
+    # A bank of any size, of an exported model, is one block: a scan needs a number of blocks.
+    rows = min(_BLOCK, bank.shape[0]) if isinstance(bank.shape[0], int) else bank.shape[0]
+    count = -(-bank.shape[0] // rows)
+    missing = count * rows - bank.shape[0]
     blocks = jnp.pad(bank, ((0, missing), (0, 0))).reshape(count, rows, -1)
     groups = jnp.pad(group, (0, missing), constant_values=-1).reshape(count, rows)
 

@@ -24,10 +24,12 @@ LARGER = {  # and why
     "configs/default.py get_config": "the settings, in order",
     "stjax/encoders.py": "each encoder with what is known of it",
     "stjax/models/bleep.py build": "a parameter for each fact of sections and each key of config.model.options",
+    "stjax/models/eggn.py build": "a parameter for each fact of sections and each key of config.model.options",
     "stjax/models/egn.py build": "a parameter for each fact of sections and each key of config.model.options",
     "stjax/models/histogene.py build": "a parameter for each fact of sections and each key of config.model.options",
     "stjax/models/pixnet.py build": "a parameter for each key of config.model.options",
     "stjax/models/triplex.py __call__": "a parameter for each array that the view gives",
+    "stjax/models/sgn.py build": "a parameter for each fact of sections and each key of config.model.options",
     "stjax/models/triplex.py build": "a parameter for each fact of sections and each key of config.model.options",
 }
 

@@ -15,6 +15,9 @@ CONFIGS = {  # what makes them small; which keep training expression
     "histogene": ({"variant": "pixels_tiny", "options": {"crop_px": 0}}, False),
     "triplex": ({"variant": "tiny", "options": {"backbone": "efficientnet_tiny"}}, False),
     "egn": ({"variant": "tiny"}, True),
+    "eggn": ({"variant": "tiny"}, True),
+    "sgn": ({"variant": "tiny"}, False),
+    "sgn_zero_shot": ({"variant": "tiny", "options": {"drawn": 16}}, False),
     "bleep": ({"options": {"k": 5}}, True),
     "bleep_trained": ({"options": {"k": 5, "backbone": "resnet18"}}, True),
 }

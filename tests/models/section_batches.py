@@ -11,10 +11,12 @@ KEYWORDS = {
     "image": ("images",),
     "features": ("features",),
     "grid": ("grid",),
+    "near": ("near",),
     "context": ("context", "context_mask"),
     "bank": ("group",),
+    "genes": (),
 }
-OF_SECTION = ("features", "present", "grid")  # [B, N, ...]; all others are [B, S, ...]
+OF_SECTION = ("features", "present", "grid", "near")  # [B, N, ...]; all others are [B, S, ...]
 BANK = 12  # training spots
 
 
@@ -32,6 +34,7 @@ def facts(seed=0):
             "targets": rng.normal(size=(BANK, GENES)).astype(np.float32),
             "group": np.repeat(np.arange(3, dtype=np.int32), BANK // 3),
         },
+        "gene_vectors": rng.normal(size=(GENES, 2, 5)).astype(np.float32),
     }
 
 
@@ -51,14 +54,24 @@ def batch(sizes=(7, 4), *, most=8, seed=0):
         "grid": np.stack([np.stack([at % GRID[0], at // GRID[0]], axis=-1) for at in places]).astype(np.int32),
         "context": rng.normal(size=(b, most, WINDOWS**2, FEATURES)).astype(np.float32),
         "context_mask": inside,
-        "group": rng.integers(-1, 3, (b, most)).astype(np.int32),
+        "group": np.repeat(rng.integers(-1, 3, (b, 1)).astype(np.int32), most, axis=1),  # a section has one
         "spots_mask": mask.copy(),
+        "near": np.stack([_near(rng, count, most) for count in sizes]),
     }
+
+
+def _near(rng, count, most):
+    """[most, 8] none to eight of the other spots beside each."""
+    near = np.full((most, 8), -1, np.int32)
+    for spot in range(count):
+        others = rng.permutation([other for other in range(count) if other != spot])[: rng.integers(0, 9)]
+        near[spot, : len(others)] = others
+    return near
 
 
 def filled_up(batch, more):
     """With `more` spots after the last of each item that are none: of large numbers, everywhere and nowhere."""
-    wild = {"images": 1e3, "features": 1e3, "context": 1e3, "grid": 10**6, "rows": 0, "group": -1}
+    wild = {"images": 1e3, "features": 1e3, "context": 1e3, "grid": 10**6, "rows": 0, "group": -1, "near": -1}
 
     def add(name, array):
         rest = np.full((len(array), more, *array.shape[2:]), wild.get(name, 0), array.dtype)
@@ -76,8 +89,9 @@ def asked(batch, spots):
 
 
 def reordered(batch, order):
-    """The same spots in another order; their rows are those of the new one."""
-    return {name: array if name == "rows" else array[:, order] for name, array in batch.items()}
+    """The same spots in another order; their rows, and those of their neighbours, are those of the new one."""
+    found = {name: array if name == "rows" else array[:, order] for name, array in batch.items()}
+    return found | {"near": np.where(found["near"] < 0, -1, np.argsort(order)[found["near"]]).astype(np.int32)}
 
 
 def build(module, variant, *, genes=GENES, given=None, **options):
@@ -95,7 +109,7 @@ def keywords(module, variant, batch):
 
     needs = _module(module).needs(variant)
     names = [name for need in needs for name in KEYWORDS[need]]
-    of_section = ["present", "rows"] if set(needs) & {"features", "grid"} else []
+    of_section = ["present", "rows"] if set(needs) & set(OF_SECTION) else []
     return {name: jnp.asarray(batch[name]) for name in (*names, *of_section, "spots_mask")}
 
 

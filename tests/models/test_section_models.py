@@ -11,17 +11,19 @@ import pytest
 from flax import nnx
 
 from stjax import losses, models
+from tests.models import in_numpy
 from tests.models import section_batches as sections
 
 MODELS = [("histogene", "pixels_tiny"), ("histogene", "features_tiny"), ("triplex", "tiny"), ("egn", "tiny")]
 LOOKED_UP = [("bleep", "frozen"), ("bleep", "trained")]  # of outputs that jump where weights move
+GRAPHS = [("eggn", "tiny"), ("sgn", "tiny")]  # whose spots hardly differ at first, in single precision alone
 OPTIONS = {("bleep", "frozen"): {"k": 3}, ("bleep", "trained"): {"k": 3, "backbone": "efficientnet_tiny"}}
 AS_SEQUENCE = [("histogene", "pixels_tiny")]  # the spots asked about are all it knows of a section
-NO_DROPOUT = [("egn", "tiny")]
+NO_DROPOUT = [("egn", "tiny"), *GRAPHS]
 LOSS = {"triplex": "triplex"}  # of the module; any other's is the squared error
 # What no output depends on: the last bridge hands on exemplars that nobody asks.
 UNUSED = {"egn": {f"layers.3.bridge.norm_exemplar.{name}" for name in ("scale", "bias")}}
-each = pytest.mark.parametrize("which", MODELS + LOOKED_UP, ids=" ".join)
+each = pytest.mark.parametrize("which", MODELS + LOOKED_UP + GRAPHS, ids=" ".join)
 each_smooth = pytest.mark.parametrize("which", MODELS, ids=" ".join)
 
 
@@ -29,6 +31,8 @@ each_smooth = pytest.mark.parametrize("which", MODELS, ids=" ".join)
 def model(which):
     """One all of whose constants matter, and its prediction."""
     built = sections.build(*which, **OPTIONS.get(which, {}))
+    if which in GRAPHS:
+        in_numpy.louder(built)
     return built, sections.runner(built, *which)
 
 
@@ -67,7 +71,9 @@ def test_a_section_is_the_same_alone_and_beside_a_larger_one(which):
         close(alone[0][batch["spots_mask"][item]], run(batch)[item][batch["spots_mask"][item]])
 
 
-@pytest.mark.parametrize("which", [each for each in MODELS + LOOKED_UP if each not in AS_SEQUENCE], ids=" ".join)
+@pytest.mark.parametrize(
+    "which", [each for each in MODELS + LOOKED_UP + GRAPHS if each not in AS_SEQUENCE], ids=" ".join
+)
 def test_a_spot_is_the_same_asked_about_alone_and_among_others(which):
     run, batch = model(which)[1], sections.batch()
     whole = run(batch)

@@ -98,7 +98,7 @@ def test_a_file_that_is_here_comes_before_the_config_of_that_name(tmp_path, monk
     config, folder = parse("--config=configs/tiny.py")
     assert (config.model.variant, config.fold, folder) == ("b2", 3, Path("runs/tiny"))
     assert not capsys.readouterr().out
-    with pytest.raises(InputError, match=r"enet_b9\.py does not exist; those that come with stjax are default, "):
+    with pytest.raises(InputError, match=r"enet_b9\.py does not exist; those that come with stjax are bleep, "):
         parse("--config=configs/enet_b9.py")
 
 
