@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import signal
 import time
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -121,11 +122,20 @@ class Place:
             note["processor_s"] = note.get("processor_s", 0.0) + ended.processor_s
             note["peak_bytes"] = max(note.get("peak_bytes", 0), ended.peak_bytes)
             if ended.code and not pool.ended:
-                note["failed"] = last_line(self.log) or f"exit code {ended.code}"
+                note["failed"] = why(ended.code, self.log)
             self.write(note)
             if not self.is_done(command):
                 break  # it failed, or was stopped and has saved
         return self.state()
+
+
+def why(code: int, log: Path) -> str:
+    """Why a process failed, from its exit code, negative where a signal ended it, and the last that it printed."""
+    if code == -signal.SIGKILL:
+        return "killed, as the system does when memory runs out; try a smaller batch_size, or a micro_batch"
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}"
+    return last_line(log) or f"exit code {code}"
 
 
 def last_line(log: Path) -> str:

@@ -30,17 +30,33 @@ FOLDS = 5  # of the demo's patients
 _ADAMW = {"optimizer": "adamw", "schedule": "cosine"}
 _HISTOGENE = {"num_epochs": 30, "learning_rate": 1e-4}
 _TRIPLEX = {"num_epochs": 6, "batch_size": 1, "early_stopping_patience": 0, "features": "lite0_around"}
+_GRAPH = {"num_epochs": 100, "features": "lite0"}
 _PIXNET = {**her2st.MODELS["PixNet"][3], **_ADAMW}
 RIDGE = "Ridge on features"
 MODELS: Mapping[str, tuple[str, str, Mapping[str, object]]] = {  # row: name, config and its settings
     RIDGE: ("ridge", "ridge_features", {"features": "lite0"}),
-    "ST-Net": ("stnet", "stnet_densenet121", {**_ADAMW, "num_epochs": 6, "learning_rate": 1e-3, "batch_size": 32}),
+    "ST-Net": (
+        "stnet",
+        "stnet_densenet121",
+        {**_ADAMW, "num_epochs": 6, "learning_rate": 1e-3, "batch_size": 32, "micro_batch": 8},  # in 8 GB
+    ),
     "EfficientNet-b0 + AuxNet": ("b0_aux", "enet_b0_aux", {**her2st.MODELS["EfficientNet-b0 + AuxNet"][3], **_ADAMW}),
     "HisToGene": ("histogene", "histogene", _HISTOGENE),
     "EGN, narrow": ("egn", "egn", {"model__variant": "narrow", "num_epochs": 10, "features": "lite0"}),
+    "EGGN": ("eggn", "eggn", _GRAPH),
+    "SGN": ("sgn", "sgn", _GRAPH),
+    "BLEEP, frozen": ("bleep", "bleep", {"features": "lite0"}),
+    "BLEEP, trained": (
+        "bleep_trained",
+        "bleep_trained",
+        {"num_epochs": 12, "batch_size": 64, "model__options__backbone": "resnet18"},
+    ),
     "TRIPLEX": ("triplex", "triplex", _TRIPLEX),
     "PixNet, narrow": ("pixnet", "pixnet", _PIXNET),
+    "SGN, zero-shot": ("sgn_zero_shot", "sgn_zero_shot", _GRAPH),
     "HisToGene as released": ("histogene_as_released", "histogene_as_released", _HISTOGENE),
+    "EGGN as released": ("eggn_as_released", "eggn_as_released", _GRAPH),
+    "SGN as released": ("sgn_as_released", "sgn_as_released", _GRAPH),
     "TRIPLEX as released": ("triplex_as_released", "triplex_as_released", _TRIPLEX),
 }
 FIGURES = (
@@ -58,8 +74,8 @@ NOTES = {
     "": (
         "budgets are cut for two CPU cores, see MODELS in stjax/suites/comparators.py: rows say what a method reaches "
         "with so little training, not what it can; published recipes are those of configs/",
-        "ST-Net, HisToGene, TRIPLEX's patch network and PixNet start from random weights here, as published ones "
-        "cannot be had; features are EfficientNet-Lite0's from ImageNet",
+        "ST-Net, HisToGene, BLEEP's and TRIPLEX's networks of patches and PixNet start from random weights here, as "
+        "published ones cannot be had; features are EfficientNet-Lite0's from ImageNet",
         "processor time and memory are of training with its scoring; features took no part in them",
     )
 }
@@ -107,7 +123,7 @@ def _tiny(name: str) -> dict[str, object]:
         return {}
     given: dict[str, object] = {"num_epochs": 1, "batch_size": 2}
     of_module = name.removesuffix("_as_released").removesuffix("_aux")
-    variants = {"egn": "tiny", "triplex": "tiny"}
+    variants = {"egn": "tiny", "eggn": "tiny", "sgn": "tiny", "sgn_zero_shot": "tiny", "triplex": "tiny"}
     variants |= {"histogene": "pixels_tiny", "pixnet": "efficientnet_tiny", "b0": "tiny", "stnet": "tiny"}
     if of_module in variants:
         given["model__variant"] = variants[of_module]

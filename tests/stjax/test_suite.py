@@ -158,6 +158,14 @@ def test_what_a_run_used_is_kept(tmp_path):
     assert 1e6 < note["peak_bytes"] < 1e9  # a Python that does nothing
 
 
+def test_a_run_that_a_signal_ended_says_so(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("epoch 1\n\n")
+    assert _state.why(-9, log).startswith("killed, as the system does when memory runs out")
+    assert _state.why(-11, log) == "ended by SIGSEGV"
+    assert _state.why(2, log) == "epoch 1"
+
+
 class Recorder:
     """Stands for a pool: notes the command lines, and leaves what they would leave."""
 
