@@ -38,7 +38,7 @@ MODELS: Mapping[str, tuple[str, str, Mapping[str, object]]] = {  # row: name, co
     "ST-Net": (
         "stnet",
         "stnet_densenet121",
-        {**_ADAMW, "num_epochs": 6, "learning_rate": 1e-3, "batch_size": 32, "micro_batch": 8},  # in 8 GB
+        {**_ADAMW, "num_epochs": 2, "learning_rate": 1e-3, "batch_size": 32, "micro_batch": 8},  # in 8 GB
     ),
     "EfficientNet-b0 + AuxNet": ("b0_aux", "enet_b0_aux", {**her2st.MODELS["EfficientNet-b0 + AuxNet"][3], **_ADAMW}),
     "HisToGene": ("histogene", "histogene", _HISTOGENE),

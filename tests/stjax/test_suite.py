@@ -304,7 +304,7 @@ def test_a_plan_counts_what_is_there_and_says_what_is_needed(tmp_path, capsys):
     suite.main(["plan", "pixnet_v1", f"--out={tmp_path}"])
     printed = capsys.readouterr().out
     assert "86 trainings in 86 runs" in printed
-    assert "8 runs cannot be made here: starting weights are needed, --weights=densenet121=FILE" in printed
+    assert "8 runs cannot be made here: weights are needed, --weights=densenet121=FILE" in printed
     assert not list(tmp_path.iterdir())
 
 
