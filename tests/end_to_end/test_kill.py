@@ -12,12 +12,20 @@ import jax
 import numpy as np
 import pytest
 
+from data_prep.dataset import PatchDataset
 from stjax import checkpoint, parallel, workdir
 from stjax import config as configs
+from stjax.inference import embedding
 from stjax.state import init_state
 from tests.conftest import ROOT, command
 
 KILLS = int(os.environ.get("STJAX_TEST_KILLS", "8"))
+VIEWS = {  # a model of each
+    "patches": ["tiny"],
+    "features": ["probe_mlp", "features=small"],
+    "sections of images": ["histogene", "model.variant=pixels_tiny", "model.options.crop_px=0"],
+    "sections with a bank": ["eggn", "model.variant=tiny", "features=small"],
+}
 
 
 def last_checkpoint(folder):
@@ -41,9 +49,22 @@ def assert_same(killed, whole):
     assert names == {path.name for path in (whole / "checkpoints").iterdir()}
 
 
+@pytest.fixture(scope="module")
+def with_features(dataset, tmp_path_factory):
+    """The data set, with features of its patches, by an encoder that other processes know."""
+    folder = tmp_path_factory.mktemp("kill") / "data"
+    shutil.copytree(dataset, folder)
+    options = embedding.Options("efficientnet_lite0", seed=0, any_scale=True)
+    embedding.embed(PatchDataset.open(folder), "small", options, mesh=parallel.make_mesh())
+    return folder
+
+
 @pytest.mark.slow
-def test_killed_and_resumed_training_ends_with_the_same_bits(tmp_path, cache, dataset):
-    arguments = ["--config=configs/tiny.py", f"--config.data_dir={dataset}", "--config.num_epochs=6"]
+@pytest.mark.parametrize("view", VIEWS)
+def test_killed_and_resumed_training_ends_with_the_same_bits(view, tmp_path, cache, with_features):
+    config, *settings = VIEWS[view]
+    settings += [f"data_dir={with_features}", "num_epochs=6"]
+    arguments = [f"--config=configs/{config}.py", *(f"--config.{each}" for each in settings)]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     command("stjax.train", *arguments, f"--workdir={whole}", cache=cache)
     duration = 30.0  # of a run left alone, compiled programs in the cache; measured with every one there is
