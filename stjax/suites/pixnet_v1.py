@@ -100,7 +100,7 @@ NOTES = {
         "SGN learns the panel's genes here, as the others; its released code learns all others, and the paper does not "
         "say which",
         "two HD slides leave one to train on: EGN, EGGN and BLEEP, which look up other sections, cannot be trained "
-        "there; nor can HisToGene, TRIPLEX and SGN, which see all spots of a section at once, of which a slide has 147,000",
+        "there; nor can HisToGene, TRIPLEX and SGN, which see all 147,000 bins of a slide at once",
     ),
     "Table 1, HD brain": ("all 40 published deviations of this block equal those of the HD breast block",),
     "Table 1, STNet": (

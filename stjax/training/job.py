@@ -51,6 +51,11 @@ class Job:
         """The folder of checkpoints."""
         return self.folder / workdir.CHECKPOINTS
 
+    @property
+    def spots_per_step(self) -> float:
+        """How many spots a batch is of, on average."""
+        return self.config.batch_size * self.train.num_spots / len(self.train)
+
     def batches(self) -> Generator[tuple[views.Batch, np.ndarray]]:
         """Those of training, from the next step on; see `input_pipeline.training_batches`."""
         return input_pipeline.training_batches(

@@ -97,7 +97,7 @@ def train(job: Job, batches: Iterator[tuple[Batch, np.ndarray]], mesh: jax.shard
         watch.dog.beat("saving")
         checkpoint.save(job.checkpoints, step, state, job.meta)
         left = 0 if job.meta["finished"] else watch.pace.seconds_left(step, total_steps)
-        speed, is_best = watch.pace.speed * job.config.batch_size, job.val is not None and best
+        speed, is_best = watch.pace.speed * job.spots_per_step, job.val is not None and best
         watch.bar.write(run_log.epoch_line(summary, job.config.num_epochs, speed, left, best=is_best))
         if (complaint := profiling.starved(seconds)) and epoch == watch.pace.first_step // per_epoch + 1:
             watch.bar.write(complaint)
@@ -153,8 +153,8 @@ def train_until(
                 watch.log.write("train", values | {"epoch": end // job.schedule.steps_per_epoch})
                 losses.append(values["loss"])
                 watch.bar.update(values["step"] - watch.bar.n)
-            speed = watch.pace.measured(step) * config.batch_size
-            watch.bar.set_postfix_str(f"loss {losses[-1]:.3f}, {speed:.1f} images/s")
+            speed = watch.pace.measured(step) * job.spots_per_step
+            watch.bar.set_postfix_str(f"loss {losses[-1]:.3f}, {speed:.1f} spots/s")
         if first:
             watch.timer.restart()  # that one compiled
         if saves or stops:

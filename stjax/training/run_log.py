@@ -109,5 +109,5 @@ def epoch_figures(summary: dict[str, Any], num_epochs: int) -> str:
 def epoch_line(summary: dict[str, Any], num_epochs: int, speed: float, seconds_left: float, *, best: bool) -> str:
     """An epoch's figures, speed and the time left, for the terminal."""
     minutes, seconds = divmod(round(seconds_left), 60)
-    line = f"{epoch_figures(summary, num_epochs)}  {speed:.1f} images/s  {minutes}:{seconds:02d} left"
+    line = f"{epoch_figures(summary, num_epochs)}  {speed:.1f} spots/s  {minutes}:{seconds:02d} left"
     return line + ("  best so far" if best else "")

@@ -23,7 +23,7 @@ MARK = "### block "
 TOLERANCE, SHARE = 0.02, 0.05
 
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+\.\d+|\.\d+|\d+)(?![\w])")
-_SPEEDS = re.compile(r"[\d.]+ images/s|\d+:\d\d left")
+_SPEEDS = re.compile(r"[\d.]+ spots/s|\d+:\d\d left")
 
 
 def blocks(page: str) -> list[str]:

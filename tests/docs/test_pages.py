@@ -207,8 +207,8 @@ def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
 
 
 def test_a_documented_output_is_compared_line_by_line_with_what_is_printed():
-    documented = "a 0.70 (.61 to .78)\n...\nepoch 12/15  loss 0.88  183.8 images/s  0:06 left  best\nwarn: x...\nend\n"
-    printed = "a 0.70 (.61 to .78)\nmore\nepoch 12/15  loss 0.89  1.8 images/s  9:06 left  best\nwarn: x y, 3\nend\n"
+    documented = "a 0.70 (.61 to .78)\n...\nepoch 12/15  loss 0.88  183.8 spots/s  0:06 left  best\nwarn: x...\nend\n"
+    printed = "a 0.70 (.61 to .78)\nmore\nepoch 12/15  loss 0.89  1.8 spots/s  9:06 left  best\nwarn: x y, 3\nend\n"
     assert differences(documented, printed) == []
     assert differences(documented, printed.replace(".61", ".64")) == ["a 0.70 (.61 to .78)"]
     assert differences(documented, printed.replace("best", "worse")) == [documented.splitlines()[2]]
