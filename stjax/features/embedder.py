@@ -199,7 +199,8 @@ class Embedder:
 
 
 def find_weights(name: str, weights: Path | None, seed: int | None) -> Path | None:
-    """The file of an encoder's weights: the one given, or its Python package's; None for random ones.
+    """The file of an encoder's weights: the one given, by its path or as `locate` knows it, or its Python package's; None
+    for random ones.
 
     Raises:
         InputError: no such encoder, or neither file nor seed.
@@ -212,7 +213,7 @@ def find_weights(name: str, weights: Path | None, seed: int | None) -> Path | No
             f"{encoder.title} needs its weights: give --weights=FILE (stjax encoders {name} says how to get it), "
             "or --random to see what an untrained network does"
         )
-    return weights
+    return weights and locate(str(weights))
 
 
 def seen_px(encoder: encoders.Encoder, size_px: int, *, tiles: bool) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from data_prep import files
 from data_prep.errors import InputError
 from stjax import encoders
+from stjax.features import embedder
 from stjax.features.embedder import Embedder, check_scale, seen_px
 from stjax.models import encoder as networks
 from tests.features.conftest import NAME
@@ -135,3 +137,10 @@ def test_encoders_of_every_kind_embed_patches_and_tiles(name, mesh):
     shapes = [jax.ShapeDtypeStruct((2, side, side, 3), np.uint8) for side in (224, 448)]
     assert jax.eval_shape(found.function, found.state, shapes[0]).shape == (2, width) == (2, found.width)
     assert jax.eval_shape(found.maps, found.state, shapes[1]).shape[:3] in {(2, n, n) for n in (14, 28, 56)}
+
+
+def test_weights_are_a_file_or_what_a_package_is_called(monkeypatch, tmp_path):
+    monkeypatch.setattr(embedder, "locate", lambda name: tmp_path / name)
+    for given in (None, Path("efficientnet-lite0")):
+        assert embedder.find_weights("efficientnet_lite0", given, None) == tmp_path / "efficientnet-lite0"
+    assert embedder.find_weights("kaiko_s16", None, 0) is None
