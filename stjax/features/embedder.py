@@ -199,8 +199,8 @@ class Embedder:
 
 
 def find_weights(name: str, weights: Path | None, seed: int | None) -> Path | None:
-    """The file of an encoder's weights: the one given, by its path or as `locate` knows it, or its Python package's; None
-    for random ones.
+    """The file of an encoder's weights: the one given, as `locate` takes it, or its Python package's; None for random
+    ones.
 
     Raises:
         InputError: no such encoder, or neither file nor seed.
