@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
     """The command line."""
     parser = cli.Parser("python -m stjax.suite", description=__doc__)
     parser.add_argument("action", choices=ACTIONS)
-    parser.add_argument("name", help="a suite: brstnet, comparators, her2st, hest_bench, pixnet_v1, stnet")
+    parser.add_argument("name", help="a suite: brstnet, comparators, cross_scale, her2st, hest_bench, pixnet_v1, stnet")
     parser.add_argument("--out", required=True, type=Path, help="folder of all that is made")
     parser.add_argument("--root", type=Path, help="folder of the raw data; plan says what is expected in it")
     parser.add_argument("--tiny", action="store_true", help="synthetic tissue and small networks: minutes, to try it")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from stjax.suites import Command, Data, Embedding, Figure, Options, Run, Suite, her2st, train
 
 ENCODER = "efficientnet_lite0"
-_SPOT, _AROUND = Embedding("lite0", ENCODER), Embedding("lite0_around", ENCODER, context=5)
+SPOT, _AROUND = Embedding("lite0", ENCODER), Embedding("lite0_around", ENCODER, context=5)
 _TINY = ("--layout=her2st", "--patients=4", "--sections-per-patient=1", "--spots=20")
 _DEMO = ("--layout=her2st", "--patients=6", "--sections-per-patient=1", "--spots=104")
 _SIX = {patient: (f"{patient}1",) for patient in "ABCDEF"}
@@ -87,13 +87,13 @@ def suite(options: Options) -> Suite:
     sets = {part: SETS[part] for part in list(SETS)[: 1 if options.tiny else None]}
     for part, (patches, tiles) in sets.items():
         for row, (name, config, settings) in MODELS.items():
-            features = tuple(each for each in (_SPOT, _AROUND) if each.name == settings.get("features"))
+            features = tuple(each for each in (SPOT, _AROUND) if each.name == settings.get("features"))
             data = tiles if config == "pixnet" else dataclasses.replace(patches, features=features)
             for fold, held_out in _folds(options, data).items():
                 for seed in options.seeds:
                     of = f"{'demo' if data.raw is None else 'her2st'}/{name}/{fold}"
                     of += f"/seed_{seed}" if len(options.seeds) > 1 else ""
-                    given = {"protocol": "stjax", **settings, **(_tiny(name) if options.tiny else {})}
+                    given = {"protocol": "stjax", **settings, **(tiny(name) if options.tiny else {})}
                     given |= {"seed": seed, **held_out}
                     scored = Command(
                         "stjax.evaluate",
@@ -117,7 +117,7 @@ def _folds(options: Options, data: Data) -> dict[str, dict[str, str]]:
     return {section: {"test_sections": section} for of in patients.values() for section in of}
 
 
-def _tiny(name: str) -> dict[str, object]:
+def tiny(name: str) -> dict[str, object]:
     """Settings of a model with --tiny."""
     if name == "ridge":
         return {}

@@ -33,6 +33,7 @@ from stjax.suites import (
     _state,
     _table,
     comparators,
+    cross_scale,
     her2st,
     pixnet_v1,
 )
@@ -58,6 +59,7 @@ def test_suites_have_the_trainings_of_the_papers():
     assert sum(counts("her2st").values()) == 4 * 8
     assert sum(counts("her2st", seeds=(0, 1)).values()) == 4 * 8 * 2
     assert sum(counts("stnet").values()) == 115  # 23 patients x (4 + 1)
+    assert sum(counts("cross_scale").values()) == 12
     rows = len(comparators.MODELS)
     assert list(counts("comparators").values()) == [rows * 8, rows * 5]
     assert list(counts("comparators", tiny=True).values()) == [rows]
@@ -284,7 +286,7 @@ def test_a_folder_keeps_to_one_study(tmp_path):
     [
         (
             ["plan", "brstnett"],
-            "suite 'brstnett' is not known; choose one of brstnet, comparators, her2st, hest_bench, pixnet_v1, stnet",
+            "suite 'brstnett' is not known; choose one of brstnet, comparators, cross_scale, her2st, ",
         ),
         (["plan", "her2st", "--only=b9"], "--only names b9, which no run is called"),
         (["plan", "her2st", "--seeds=0,0"], "--seeds is 0,0"),
@@ -360,6 +362,27 @@ def test_rows_are_compared_with_the_reference_of_a_suite(scored, tmp_path):
     assert found.verdict.endswith("with two (median PCC, paired, 90% intervals): not significantly different: one.")
     tables.write(tmp_path)
     assert pd.read_csv(tmp_path / "table.csv")["compared_with"].tolist()[0] == "two"
+
+
+def test_sizes_of_spots_have_a_column_each_and_a_figure_that_one_seed_lacks_is_left_out(tmp_path):
+    def of(method, value):
+        return {method: {"pcc_mean": value, "mse": 2 * value}}
+
+    sizes = {"16": {"methods": of("model", 0.5)}, "2": {"methods": of("model", 0.3) | of("nearest_spot", 0.2)}}
+    for seed, found in enumerate((sizes, {"16": sizes["16"]})):
+        folder = tmp_path / f"runs/ridge/{seed}/evaluation/pixnet/0123456789ab"
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps({"sizes_um": found}))
+    run = Run("ridge/0", cross_scale.PART, "Ridge", (), ())
+    scored = [cross_scale.scores(_state.Place(tmp_path, dataclasses.replace(run, name=f"ridge/{i}"))) for i in (0, 1)]
+    assert scored[0] == {
+        "2:model:pcc_mean": 0.3, "16:model:pcc_mean": 0.5, "2:nearest_spot:pcc_mean": 0.2,
+        "2:model:mse": 0.6, "16:model:mse": 1.0,
+    }  # fmt: skip
+    assert {key: value for key, (value, _) in cross_scale.means(scored).items()} == {
+        "16:model:pcc_mean": 0.5,
+        "16:model:mse": 1.0,
+    }
 
 
 def test_the_files_of_a_table_say_the_same(scored, tmp_path):
