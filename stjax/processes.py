@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +23,15 @@ class Ended(NamedTuple):
     code: int
     processor_s: float
     peak_bytes: int
+
+
+def _most_memory(pid: int) -> int:
+    """The most bytes that a running process has held so far; 0 where the system keeps no such file."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 class Pool:
@@ -86,7 +96,9 @@ class Pool:
                 ) as process,  # in a group of its own, which Ctrl-C does not reach: it is told to save
             ):
                 self._running.add(process)
+                seen = 0
                 for text in process.stdout or ():
+                    seen = _most_memory(process.pid) or seen
                     print(f"[{label}] {text}", end="", flush=True)
                     if file is not None:
                         file.write(text)
@@ -94,7 +106,9 @@ class Pool:
                 _, status, used = os.wait4(process.pid, 0)  # as process.wait(), but it says what was used
                 process.returncode = os.waitstatus_to_exitcode(status)
             self._running.discard(process)
-            peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-            return Ended(process.returncode, used.ru_utime + used.ru_stime, peak)
+            peak = used.ru_maxrss
+            if seen and peak <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
+                peak = seen // 1024  # Linux counts what this process held when it started that one as that one's
+            return Ended(process.returncode, used.ru_utime + used.ru_stime, peak * (1 if sys.platform == "darwin" else 1024))
         finally:
             self._free.append(place)

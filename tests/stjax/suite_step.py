@@ -11,6 +11,7 @@ def main(do: str, folder: Path) -> int:
     with (folder / "calls").open("a") as file:
         file.write("x")
     print(f"{do} in {folder.name}", flush=True)
+    time.sleep(0.3)  # a run lasts
     if do == "hang":
         time.sleep(60)
     if do == "fail" and not (folder.parent / "mended").exists():

@@ -153,6 +153,8 @@ def test_finished_runs_are_not_made_again_and_failed_ones_only_when_asked_for(tm
 
 
 def test_what_a_run_used_is_kept(tmp_path):
+    held = np.ones(2 * 10**8)  # of this process: none of the run's
+    assert held.nbytes > 1e9
     carry_out(tmp_path, {"a": "work"})
     (place,) = _state.places(stand_in(tmp_path, {"a": "work"}), Options(tmp_path))
     note = place.note()
