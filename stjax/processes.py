@@ -106,9 +106,9 @@ class Pool:
                 _, status, used = os.wait4(process.pid, 0)  # as process.wait(), but it says what was used
                 process.returncode = os.waitstatus_to_exitcode(status)
             self._running.discard(process)
-            peak = used.ru_maxrss
-            if seen and peak <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
-                peak = seen // 1024  # Linux counts what this process held when it started that one as that one's
-            return Ended(process.returncode, used.ru_utime + used.ru_stime, peak * (1 if sys.platform == "darwin" else 1024))
+            peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+            if seen and used.ru_maxrss <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
+                peak = seen  # Linux counts what this process held when it started that one as that one's
+            return Ended(process.returncode, used.ru_utime + used.ru_stime, peak)
         finally:
             self._free.append(place)
