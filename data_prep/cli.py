@@ -223,7 +223,9 @@ def whole_numbers(text: str) -> tuple[int, ...]:
 
 def add_reading(group: Any) -> None:
     """Adds the options of `data_prep.readers._sections.Reading` to a parser, or a group of one."""
-    group.add_argument("--source-um-per-px", type=float, metavar="X", help="the slides' scale, whatever files say")
+    group.add_argument(
+        "--source-um-per-px", type=float, metavar="X", help="the slides' scale, overriding what files state"
+    )
     group.add_argument("--image", type=Path, metavar="PATH", help="full-resolution image, where kept elsewhere")
     group.add_argument("--gene-table", type=Path, metavar="FILE", help="HGNC complete set to name genes by")
     group.add_argument("--resolve-aliases", action="store_true", help="replace outdated gene symbols")

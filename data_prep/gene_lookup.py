@@ -92,7 +92,7 @@ class GeneLookup:
             return places[0], "" if label == name else f"{name} is taken as {label}"
         called = "" if symbol == name else f", which is {symbol}"
         where = (
-            "AuxNet learnt it beside the main genes, and predictions are of these only"
+            "AuxNet learnt it in addition to the main genes, and predictions are of these only"
             if symbol in self._beside
             else f"it is none of the {len(self.labels)} genes; train on data whose main genes have it"
         )

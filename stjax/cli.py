@@ -17,21 +17,21 @@ from data_prep.errors import InputError
 
 COMMANDS = {  # name: module, and what it does
     "demo": ("data_prep.demo", "generate synthetic raw data, to try everything on"),
-    "check": ("data_prep.check", "look over raw data before preparing it: layout, scale, duplicates, leaks"),
+    "check": ("data_prep.check", "check raw data before preparing it: layout, scale, duplicates, leaks"),
     "build": ("data_prep.build", "prepare raw data: a data set of patches or tiles"),
     "train": ("stjax.train", "train a model, and score it on the patients held out"),
     "crossval": ("stjax.crossval", "train and score every fold"),
-    "evaluate": ("stjax.evaluate", "score a trained model beside baselines"),
+    "evaluate": ("stjax.evaluate", "score a trained model and compare it with baselines"),
     "predict": ("stjax.predict", "predict expression from slides, as files other tools open"),
-    "export": ("stjax.export", "write a model as one folder that travels"),
-    "suite": ("stjax.suite", "the tables of a paper or a benchmark: what they take, their runs, the tables"),
-    "hest-bench": ("stjax.hest_bench", "score encoders on HEST-Benchmark, its folder as it is handed out"),
+    "export": ("stjax.export", "export a model as one folder, to be passed on"),
+    "suite": ("stjax.suite", "reproduce the tables of a paper or a benchmark: plan, run, print"),
+    "hest-bench": ("stjax.hest_bench", "score encoders on HEST-Benchmark, from its downloaded folder"),
     "report": ("stjax.report", "a report on a run, as one HTML file"),
-    "audit": ("stjax.audit", "look for ways in which what is scored may have reached the training"),
+    "audit": ("stjax.audit", "look for leaks from the scored sections into training"),
     "embed": ("stjax.embed", "vectors of every spot of a data set from a published encoder"),
     "encoders": ("stjax.encoders", "published encoders: licences, and where their weights come from"),
     "bench": ("stjax.bench", "measure how fast training, prediction and their parts are here"),
-    "doctor": ("stjax.doctor", "look over this installation, and train two steps"),
+    "doctor": ("stjax.doctor", "check this installation, and train two steps"),
     "completion": ("stjax.cli", "a script that completes this command: stjax completion bash|zsh"),
 }
 SHELLS = ("bash", "zsh")

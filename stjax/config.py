@@ -255,7 +255,7 @@ def load(path: Path) -> Config:
     remedy = "restore it, or train in a new work directory"
     if not path.exists():
         lacks = f"it has no {path.name}" if path.parent.is_dir() else "there is no such folder"
-        raise InputError(f"{path.parent} is no work directory: {lacks}; train one first")
+        raise InputError(f"{path.parent} is not a stjax run directory: {lacks}; train one first")
     values = json_files.read_sealed(path, remedy=remedy)
     defaults = built_in("default")
     json_files.require(values, _kinds(defaults), str(path), remedy=remedy)

@@ -185,8 +185,8 @@ def folds_of(config: Config, choice: str) -> tuple[splits.Split, list[dict[str, 
     count = min(INNER_FOLDS if choice == "inner4" else protocol.num_folds, len(rest))
     if count < 2:
         raise InputError(
-            f"{len(rest)} patients beside the held-out ones make no folds under protocol {protocol.name}, which deals "
-            f"patients to {protocol.num_folds}; add patients, or choose another protocol or --choice"
+            f"{len(rest)} patients besides the held-out ones are too few for folds under protocol {protocol.name}, "
+            f"which deals patients to {protocol.num_folds}; add patients, or choose another protocol or --choice"
         )
     if choice != "inner4":
         return split, [{"fold": fold} for fold in range(count)]
@@ -333,7 +333,7 @@ def print_table(result: dict[str, Any]) -> None:
     print("\n".join(["", *lines]))
     for each in [*result["runs"], *result.get("retrained", [])]:
         if each.get("training_finished") is not True:
-            print(f"NOT FINISHED: {each['run']} is trained for {each['trained']}; its figures are of that state")
+            print(f"NOT FINISHED: {each['run']} is trained for {each['trained']}; its results are of that state")
     print("folds share the held-out patients: their spread is that of the training, not of new patients\n")
 
 

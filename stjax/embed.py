@@ -87,7 +87,7 @@ def _parser() -> cli.Parser:
     parser.add_argument(
         "--batch-size", type=int, default=0, help="images a step (default 8 a device, 128 on GPUs, fewer tiles)"
     )
-    parser.add_argument("--maps", action="store_true", help="of tiles, keep the map of tokens beside the vector")
+    parser.add_argument("--maps", action="store_true", help="of tiles, keep the map of tokens as well as the vector")
     parser.add_argument("--context", type=int, default=1, metavar="5", help="5 x 5 windows around each spot")
     parser.add_argument("--source", type=Path, metavar="RAW", help="of --context: folder of the raw images")
     parser.add_argument("--any-scale", action="store_true", help="at whatever scale the encoder was trained")

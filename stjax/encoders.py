@@ -35,7 +35,7 @@ LICENCES = {  # and what one may do
     "Apache-2.0": "any use; keep its notice",
     "MIT": "any use; keep its notice",
     "CC-BY-NC-ND-4.0": f"{_NO_COMMERCE}; weights changed by training may not be passed on",
-    "Apache-2.0, research terms": "research alone, by terms that stand beside the licence",
+    "Apache-2.0, research terms": "research alone, under terms in addition to the licence",
     "Owkin non-commercial": _NO_COMMERCE,
     "Kaiko non-commercial": _NO_COMMERCE,
     "Lunit non-commercial": _NO_COMMERCE,

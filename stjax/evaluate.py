@@ -63,7 +63,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--beside", type=Path, help="of tiles: a run of a model of patches, scored on the same spots")
     help_of_ensemble = "comma-separated runs: score the mean of this run and those"
     parser.add_argument("--ensemble", type=_folders, default=(), help=help_of_ensemble)
-    parser.add_argument("--features", default="", help="folder of the features that a ridge beside the model is of")
+    parser.add_argument(
+        "--features", default="", help="folder of the features for the ridge that the model is compared with"
+    )
     parser.add_argument(
         "--demo-truth", type=Path, help="raw demo folder: score against its cells, without counting noise"
     )

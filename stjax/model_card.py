@@ -42,7 +42,7 @@ measured, to compare methods, to choose what to sequence.
 ## What it is not for
 * Any clinical decision; any tissue, stain, scanner or scale it has not been evaluated on. `stjax.predict` resamples
   and stain-normalises a slide as the training slides were, which does not make it one of them.
-* Reading a single gene's value off a single spot: see the figures below for how far apart prediction and measurement
+* Reading a single gene's value off a single spot: see the results below for how far apart prediction and measurement
   are, gene by gene, in the run's own report.
 
 ## Training data
@@ -54,7 +54,7 @@ measured, to compare methods, to choose what to sequence.
 {evaluation}
 
 ## Limits
-* The figures hold for the sections named there. Between patients, laboratories and scanners they differ, often by more
+* The results hold for the sections named there. Between patients, laboratories and scanners they differ, often by more
   than between methods.
 * Expression that leaves no trace in morphology cannot be predicted; a model then says the mean, with small errors and
   no correlation. Compare with the ridge on colour and the mean predictor above.
@@ -146,7 +146,7 @@ def _unfinished(progress: Progress) -> str:
         return ""
     if progress.finished is None:
         return f"**Whether its training was finished is not known** ({progress}).\n"
-    return f"**NOT FINISHED: trained for {progress}, then stopped.** Figures below are of that state.\n"
+    return f"**NOT FINISHED: trained for {progress}, then stopped.** The results below are of that state.\n"
 
 
 def _tables(folder: Path, step: int) -> Iterator[str]:
@@ -160,7 +160,7 @@ def _tables(folder: Path, step: int) -> Iterator[str]:
                 yield f"Protocol `{path.parent.name}`: evaluated at step {result['checkpoint_step']}, not at this one."
         except (InputError, ValueError, KeyError, TypeError, AttributeError) as error:
             yield (
-                f"Protocol `{path.parent.name}`: the figures cannot be read ({error!r}), another version of stjax may "
+                f"Protocol `{path.parent.name}`: the results cannot be read ({error!r}), another version of stjax may "
                 "have written them: run stjax.evaluate, and export again."
             )
 
@@ -187,9 +187,12 @@ def _table(result: dict[str, Any], path: Path) -> str:
     ]:
         rows += ["", f"What `stjax audit` found: {', '.join(odd)}."]
     if shared := result.get("patients_also_in_training"):
-        rows += ["", f"{len(shared)} of these patients are also in training: figures for tissue the model knows."]
+        rows += [
+            "",
+            f"{len(shared)} of these patients are also in training: these results are for patients seen in training.",
+        ]
     if result["synthetic"]:
-        rows += ["", "SYNTHETIC tissue: these figures say nothing about real tissue."]
+        rows += ["", "SYNTHETIC tissue: these results say nothing about real tissue."]
     return "\n".join(rows)
 
 

@@ -63,7 +63,11 @@ def main(arguments: list[str]) -> None:
         "--genes", default="", help="comma-separated, by any name (HER2 is ERBB2); default the main panel"
     )
     parser.add_argument(
-        "--source-um-per-px", dest="um_per_px", type=float, metavar="X", help="the slides' scale, whatever files say"
+        "--source-um-per-px",
+        dest="um_per_px",
+        type=float,
+        metavar="X",
+        help="the slides' scale, overriding what files state",
     )
     parser.add_argument("--shard", default="1/1", help="i/n: every n-th slide from the i-th on, for array jobs")
     parser.add_argument("--overwrite", action="store_true", help="replace results of another model or other options")

@@ -93,7 +93,7 @@ def _shared(part: str, theirs: set[str], ours: set[str]) -> list[str]:
     if shared := theirs & ours:
         warnings.append(
             f"patient {', '.join(sorted(shared))} is in both training and {part}: "
-            f"{part} figures say how well the model does on tissue it knows, not on new patients"
+            f"{part} results show how well the model does on patients seen in training, not on new patients"
         )
     if alike := [names for names in spelt_alike(theirs | ours) if theirs & set(names) and ours & set(names)]:
         warnings.append(

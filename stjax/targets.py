@@ -41,6 +41,11 @@ TRANSFORMS = {
     "log1p_library": log1p_library,
     "log_smoothed_share": log_smoothed_share,
 }
+FORMULAS = {  # for whoever reads a table
+    "log1p_counts": "log(1 + counts)",
+    "log1p_library": "log(1 + 10,000 counts / total)",
+    "log_smoothed_share": "log((1 + counts) / (genes + total))",
+}
 
 
 # A ranking takes the counts [S, G], CSR, and the columns that may be chosen, and returns those, best first.
@@ -53,7 +58,7 @@ def by_mean_count(counts: Any, eligible: np.ndarray) -> np.ndarray:
 
 
 def by_variability(counts: Any, eligible: np.ndarray) -> np.ndarray:
-    """By dispersion beside genes of like mean: scanpy's `highly_variable_genes(flavor="seurat")` of log counts."""
+    """By dispersion among genes of similar mean: scanpy's `highly_variable_genes(flavor="seurat")` of log counts."""
     mean = np.asarray(counts.mean(axis=0)).ravel()[eligible]
     square = np.asarray(counts.multiply(counts).mean(axis=0)).ravel()[eligible]
     spots = counts.shape[0]

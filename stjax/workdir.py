@@ -215,10 +215,10 @@ def load_fold(workdir: Path) -> Fold:
     if not path.exists():
         if (workdir / "model.stablehlo").exists():
             raise InputError(
-                f"{workdir} is no work directory but an exported model, which predicts (stjax predict, stjax.load); "
-                "give the work directory it was exported from"
+                f"{workdir} is not a stjax run directory but an exported model, which predicts "
+                "(stjax predict, stjax.load); give the run directory it was exported from"
             )
-        raise InputError(f"{workdir} is no work directory: it has no {DATA}; train one first")
+        raise InputError(f"{workdir} is not a stjax run directory: it has no {DATA}; train one first")
     content = json_files.read_sealed(path, remedy=_REMEDY)
     fold = Fold.from_json(content, str(path))
     views.of(fold).check_facts(fold, str(path))

@@ -223,7 +223,7 @@ def read_matrix(out: Outputs) -> _matrix.CountMatrix:
     best, *others = matrices(out)
     matrix = _matrix.read_mtx(best.path, best.prefix) if best.path.is_dir() else _matrix.read_h5(best.path)
     kinds = sorted({other.kind for other in others} - {best.kind})
-    notes = [f"{matrix.path.name} is read, the {kind or 'other'} matrix beside it is not" for kind in kinds]
+    notes = [f"{matrix.path.name} is read, the {kind or 'other'} matrix next to it is not" for kind in kinds]
     return dataclasses.replace(matrix, kind=best.kind, notes=(*notes, *matrix.notes))
 
 

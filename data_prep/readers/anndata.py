@@ -50,7 +50,7 @@ def find_sections(path: Path, reading: Reading) -> dict[str, str]:
             found[name] = f"{file.name} is gzipped: unpack it: {unpack.remedy(file)}"
             continue
         several = "" if samples.by is None else f", which holds {len(samples.names)} samples by {samples.describe()}"
-        where = f"as {image}" if image else f"beside {file.name}{several} (expected {name}.tif|.jpg|.png, or --image)"
+        where = f"as {image}" if image else f"next to {file.name}{several} (expected {name}.tif|.jpg|.png, or --image)"
         found[name] = "" if _images(name, file, samples, image) else f"full-resolution image not found {where}"
     return found
 
@@ -192,7 +192,7 @@ def _spot_shape(
     if square and abs(diameter / pitch - 1) < 0.05:
         return SQUARE, pitch, ("spots are taken as squares: spot_diameter_fullres is the pitch of a square array",)
     if diameter > 0:
-        return DISC, diameter / 2, ("spot size is spot_diameter_fullres, a theoretical figure",)
+        return DISC, diameter / 2, ("spot size is spot_diameter_fullres, a theoretical value",)
     unstated = "spot size not stated: taken as"
     for known_um, radius_um, whose in (
         (_VISIUM_PITCH_UM, _VISIUM_RADIUS_UM, "Visium's 55 um"),

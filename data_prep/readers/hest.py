@@ -49,7 +49,7 @@ def detect(path: Path) -> str | None:
     samples = _samples(path)
     if not samples or not any((path / folder).is_dir() for folder in ("wsis", "metadata")):
         return None
-    return f"it holds st/ with {len(samples)} .h5ad file(s) beside wsis/ or metadata/"
+    return f"it holds st/ with {len(samples)} .h5ad file(s) next to wsis/ or metadata/"
 
 
 def find_sections(path: Path, reading: Reading) -> dict[str, str]:

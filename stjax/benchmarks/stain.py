@@ -114,7 +114,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--staintools-runs", type=int, default=1, help="runs of staintools (default 1; 0: none)")
     of_learning = "wall-clock seconds for its dictionary learning (default 1, as built in; more shows where it goes)"
     parser.add_argument("--staintools-seconds", type=int, default=1, help=of_learning)
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--json", type=Path, help="also write the results here")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # one run, in its own process
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

@@ -20,7 +20,7 @@ LEFT_OUT = "HCC"  # of the published mean
 PUBLISHED = ("CCRCC", "COAD", "IDC", "LUNG", "LYMPH_IDC", "PAAD", "PRAD", "READ", "SKCM")
 _RULES = {
     "A1": "A1: standardised, 256 principal components, ridge without intercept, penalty 100 / (256 x genes): HEST's "
-    "README and the published figures; solved exactly, which HEST's own randomised PCA and LSQR are not",
+    "README and the published results; solved exactly, which HEST's own randomised PCA and LSQR are not",
     "A2": "A2: ridge without intercept on features as they are, penalty 100 / (width x genes): HEST's paper, Table "
     "A13; wide encoders do worse for their width alone",
     "A3": "A3: A1 with an intercept and the penalty that predicts five blocks of the training patches best",
@@ -140,7 +140,7 @@ def _published(scores: Sequence[Scores], name: str) -> str:
 def notes(scores: Sequence[Scores], tasks: Sequence[str], *, synthetic: bool) -> list[str]:
     """What some scores must not be read without."""
     protocols = [protocol for protocol in PROTOCOLS if any(each.protocol == protocol for each in scores)]
-    found = ["SYNTHETIC patches and counts: these figures say nothing of any encoder"] * synthetic
+    found = ["SYNTHETIC patches and counts: these results say nothing about any encoder"] * synthetic
     found += [_RULES[protocol] for protocol in protocols]
     if remarks := sorted({_at_end(each) for each in scores} - {""}):
         found += remarks

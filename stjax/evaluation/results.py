@@ -15,6 +15,7 @@ from stjax.inference.prediction import SectionPrediction
 from stjax.intervals import LEVEL
 from stjax.outputs import h5ad, png
 from stjax.tables import write_csv
+from stjax.targets import FORMULAS
 
 COLUMNS = {
     "pcc_median": "median PCC",
@@ -34,6 +35,9 @@ SIZE_COLUMNS = {  # as PixNet's tables
     "mse": "MSE",
     "amae": "MAE",
 }
+LEGEND = (
+    "PCC: Pearson correlation of a gene over spots; .1-.3: genes of that PCC; aMAE, aRMSE: mean over genes of MAE, RMSE"
+)
 _SAME = 1e-4  # of a median PCC: a model that is itself the ridge on features is not told that it does not beat it
 _NAME = 24  # characters of a method's name
 
@@ -46,7 +50,7 @@ def write(
     predictions: Sequence[SectionPrediction],
     run: workdir.Run,
 ) -> list[Path]:
-    """Writes figures to the folder `target`, predictions and a map of the best gene of each section to `pictures`.
+    """Writes metrics to the folder `target`, predictions and a map of the best gene of each section to `pictures`.
 
     Returns:
         The files.
@@ -66,12 +70,12 @@ def write(
 
 
 def number(value: float | int | None) -> str:
-    """A figure of a table; "-" for one that does not exist."""
+    """A number of a table; "-" for one that does not exist."""
     return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def with_interval(value: float | int | None, ends: Sequence[float] | None) -> str:
-    """A figure of a table, and its interval where it has one."""
+    """A number of a table, and its interval where it has one."""
     return number(value) + (f" ({short(ends[0])} to {short(ends[1])})" if ends else "")
 
 
@@ -81,8 +85,9 @@ def short(value: float) -> str:
 
 
 def print_table(result: Mapping[str, Any]) -> None:
-    """Model and baselines, a row each, and what the figures do and do not say."""
-    rules = f"protocol {result['protocol']} ({result['target']}), PCC {result['pcc_pooling']}"
+    """Model and baselines, a row each, and what the results do and do not show."""
+    target = f"{result['target']}: {FORMULAS[result['target']]}"
+    rules = f"protocol {result['protocol']} ({target}), PCC {result['pcc_pooling']}"
     sections = ", ".join(result["sections"])
     print(f"\n{result['part']} sections {sections}: {result['spots']} spots, {rules}, errors in {result['error_unit']}")
     print_methods(result["methods"])
@@ -103,7 +108,7 @@ def print_table(result: Mapping[str, Any]) -> None:
 
 
 def print_methods(methods: Mapping[str, Any]) -> None:
-    """A row a method; intervals beside their figures."""
+    """A row a method; intervals next to their metrics."""
     rows = [["", *COLUMNS.values()]]
     for method, summary in methods.items():
         ends = summary.get("intervals", {})
@@ -135,9 +140,8 @@ def print_credibility(result: Mapping[str, Any]) -> None:
         print(f"noise ceiling: median PCC {ceiling['pcc_median']:.3f}{reached} (medians over genes)")
     if (conformal := result["conformal"]) and conformal["coverage"] is not None:
         on = ", ".join(conformal["calibrated_on"])
-        print(
-            f"{conformal['level']:.0%} intervals of single values, from patient {on}: hold {conformal['coverage']:.1%}"
-        )
+        covered = f"cover {conformal['coverage']:.1%} of the measurements"
+        print(f"{conformal['level']:.0%} prediction intervals, from patient {on}: {covered}")
 
 
 def constant_lines(methods: Mapping[str, Any]) -> list[str]:
@@ -149,8 +153,8 @@ def constant_lines(methods: Mapping[str, Any]) -> list[str]:
         if method == "mean":  # it says one value of each gene, as it should
             continue
         if everywhere:
-            which = "EVERY gene" if everywhere == genes else f"{everywhere} of {genes} genes"
-            lines.append(f"{name}: {which} predicted the same at every spot (does not vary): no PCC, not taken for 0")
+            which = "ALL genes" if everywhere == genes else f"{everywhere} of {genes} genes"
+            lines.append(f"{name}: {which} have the same prediction at every spot (constant): no PCC, not counted as 0")
         if inside := summary["genes_constant_in_a_section"]:
             lines.append(f"{name}: {inside} of {genes} genes do not vary within some section")
     measured = methods[MODEL]["genes_constant_truth"]
@@ -161,20 +165,21 @@ def constant_lines(methods: Mapping[str, Any]) -> list[str]:
 
 def print_notes(result: Mapping[str, Any]) -> None:
     """What a reader of the table must know."""
+    print(LEGEND)
     if result["resampled"] is not None:
-        what = "how figures vary between patients" if result["resampled"] == "patients" else (
-            "how figures vary within these sections, not between patients"
+        what = "how results vary between patients" if result["resampled"] == "patients" else (
+            "how results vary within these sections, not between patients"
         )  # fmt: skip
         over = result["resampled"].replace("_", " ")
-        print(f"(a to b): {LEVEL:.0%} bootstrap intervals over {over}: {what}; * sees test expression")
+        print(f"(a to b): {LEVEL:.0%} bootstrap intervals over {over}: {what}; * uses test expression")
     if result.get("training_finished") is False:
-        print(f"NOT FINISHED: the model is trained for {result['trained']}; these figures are of that state.")
+        print(f"NOT FINISHED: the model is trained for {result['trained']}; these results are of that state.")
     if result["synthetic"]:
-        print("SYNTHETIC tissue: these figures say nothing about real tissue.")
+        print("SYNTHETIC tissue: these results say nothing about real tissue.")
     for line in constant_lines(result["methods"]):
         print(line)
     if result["genes_not_in_the_data"]:
-        print(f"note: the scored data lacks {result['genes_not_in_the_data']} of the genes; they have no figures.")
+        print(f"note: the scored data lacks {result['genes_not_in_the_data']} of the genes; they have no results.")
     if about := result.get("ridge_features"):
         where = f"{about['encoder']} (features/{about['features']})"
         held_out = about["held_out"].replace("_", " ")

@@ -187,7 +187,7 @@ def _consistent(found: FeatureFile) -> FeatureFile:
     count = len(found.vectors)
     for name, values in (("barcodes", found.barcodes), ("coords", found.corner_xy), ("mask_tb", found.mask)):
         if values is not None and values.shape[:1] != (count,):
-            raise InputError(f"{found.path}: {count} rows of features beside {name} of shape {values.shape}")
+            raise InputError(f"{found.path}: {count} rows of features for {name} of shape {values.shape}")
     windows = found.vectors.shape[1:-1]
     if windows and (found.mask is None or round(windows[0] ** 0.5) ** 2 != windows[0] or windows[0] % 2 == 0):
         raise InputError(f"{found.path}: features {found.vectors.shape}, expected [N, D], or [N, 25, D] with mask_tb")

@@ -90,7 +90,7 @@ def predict_dense(
         if (constant := target.constant()).any():
             print(
                 f"warning: {slide.path.name}: {int(constant.sum())} of {len(constant)} channels do not vary over it: "
-                "the model says the same everywhere, whatever the image"
+                "the model predicts the same value everywhere, whatever the image"
             )
         um_per_model_px = um_per_px * px_scale
         target.finish(

@@ -99,7 +99,7 @@ def constant_warnings(model: Trained, slide: Slide, expression: np.ndarray) -> l
     named = "" if count == genes else f" ({', '.join(which)}{', ...' if count > len(which) else ''})"
     return [
         f"{slide.path.name}: {count} of {genes} genes do not vary over the spots of this slide{named}: "
-        "the model says the same everywhere, whatever the image"
+        "the model predicts the same value everywhere, whatever the image"
     ]
 
 

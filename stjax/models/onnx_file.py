@@ -77,7 +77,7 @@ def _place(path: Path, name: str, fields: list[tuple[int, Any]], taken: dict[str
         about = {bytes(next(_all(pair, _KEY))).decode(): bytes(next(_all(pair, _VALUE))).decode() for pair in pairs}
         where = about["location"]
         if Path(where).name != where:
-            raise ValueError(f"tensor {files.shown(name)} lies in {files.shown(where)}, not in a file beside it")
+            raise ValueError(f"tensor {files.shown(name)} lies in {files.shown(where)}, not in a file next to it")
         beside, start = path.parent / where, int(about.get("offset", 0))
         size = beside.stat().st_size
         if not beside.is_file():

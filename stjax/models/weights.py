@@ -133,7 +133,7 @@ def load(backbone: Any, path: Path, *, keep_half: bool = False) -> Report:
 
 
 def _quarantined(names: tuple[str, ...]) -> list[str]:
-    return [f"beside them it names {_some(names)}: neither imported nor called"] if names else []
+    return [f"it also names {_some(names)}: neither imported nor called"] if names else []
 
 
 def _recognised(by_source: Mapping[str, Names], given: Mapping[str, Any]) -> tuple[str, str, Names]:
@@ -172,7 +172,7 @@ def _misfits(
                 )
     for what, listed in (
         ("lacks", [name for name in wanted if name not in given]),
-        ("has beside them", unexpected),
+        ("also has", unexpected),
     ):
         if listed:
             problems.append(f"it {what} {_some(listed)}")

@@ -51,7 +51,7 @@ def banners(runs: Sequence[RunResults]) -> str:
         who = "This run's tissue is" if len(runs) == 1 else f"The tissue of {listed(run.label for run in synthetic)} is"
         boxes.append(
             '<div class="banner synthetic" role="note"><strong>SYNTHETIC DATA</strong> '
-            f"<span>{who} made by stjax's demo. These figures say nothing about real tissue.</span></div>"
+            f"<span>{who} made by stjax's demo. These results say nothing about real tissue.</span></div>"
         )
     said: dict[tuple[str, str, str], list[str]] = {}  # runs by what must be said of them
     for run in runs:
@@ -60,20 +60,20 @@ def banners(runs: Sequence[RunResults]) -> str:
             said.setdefault(("danger", "NOT FINISHED.", text), []).append(run.label)
         if constant := run.metrics["methods"][MODEL]["genes_constant_prediction"]:
             which = "every gene" if constant == len(run.genes) else f"{number(constant, 0)} of {len(run.genes)} genes"
-            text = f"the model says the same at every spot for <b>{which}</b>, which have no correlation."
+            text = f"the prediction of <b>{which}</b> is the same at every spot, so they have no correlation."
             said.setdefault(("warning", "Constant predictions.", text), []).append(run.label)
         leaks = [entry for entry in run.metrics["audit"] if entry["verdict"] == LEAK]
         if leaks:
             text = "; ".join(f"{escape(check_title(entry['check']))} ({escape(entry['detail'])})" for entry in leaks)
-            text += ". These figures are not of unseen tissue."
+            text += ". These results are not on unseen tissue."
             said.setdefault(("danger", "LEAKAGE FOUND.", text), []).append(run.label)
         if (part := run.metrics["part"]) not in ("held-out", "other"):
             key = ("danger", f"{part} sections.", "the model has seen some of this tissue.")
             said.setdefault(key, []).append(run.label)
         if (patients := run.metrics["patients_also_in_training"]) and not leaks:
             text = (
-                f"patient {listed(patients)} is also in training: the figures are of tissue of a patient that the "
-                "model knows, not of new patients."
+                f"patient {listed(patients)} is also in training: the results are on a patient "
+                "seen in training, not on new patients."
             )
             said.setdefault(("warning", "Known patient.", text), []).append(run.label)
     for (kind, title, text), labels in said.items():
@@ -169,9 +169,9 @@ def summary(run: RunResults) -> str:
             f'<p class="fine">Intervals are {level:.0%} bootstrap intervals over '
             f"{escape(resampled.replace('_', ' '))}, {number(metrics.get('bootstraps'), 0)} resamples. "
         ) + (
-            "They say how the figures vary within these sections, not between patients.</p>"
+            "They show how the results vary within these sections, not between patients.</p>"
             if resampled == "spatial_blocks"
-            else "They say how the figures vary between patients like these.</p>"
+            else "They show how the results vary between patients like these.</p>"
         )
     return f'<p class="lead">{lead} {verdict(run)}</p><dl class="tiles">{boxes}</dl>{rule}'
 
@@ -230,7 +230,7 @@ def targets_table(targets: dict[str, dict[str, Any]]) -> str:
     titles = {name: _TARGETS.get(name, name) for name in targets}
     text = table(["", *map(escape, titles.values())], rows, caption="Median PCC for other targets")
     folded = "".join(methods_table(of, f"Target: {titles[name]}") for name, of in targets.items())
-    return f"{text}<details><summary>All figures under these targets</summary>{folded}</details>"
+    return f"{text}<details><summary>All metrics under these targets</summary>{folded}</details>"
 
 
 def sizes_table(sizes: dict[str, Any]) -> str:

@@ -22,13 +22,13 @@ def audit(run: RunResults) -> str:
     """The leakage audit."""
     entries = run.metrics["audit"]
     warnings = "".join(f"<li>{escape(text)}</li>" for text in run.data.get("split", {}).get("warnings", []))
-    said = f'<p>Said of the split when training began:</p><ul class="plain">{warnings}</ul>' if warnings else ""
+    said = f'<p>Notes on the split when training began:</p><ul class="plain">{warnings}</ul>' if warnings else ""
     count = {kind: sum(entry["verdict"] == kind for entry in entries) for kind in VERDICTS}
     if count[LEAK]:
         head = notice("danger", "LEAKAGE FOUND.", f"{count[LEAK]} of {len(entries)} checks found a leak.")
     elif count[CHOSEN]:
-        text = "Sections of one patient are in training and scored or validated on, as you named them: the figures are "
-        text += "of tissue of a patient that the model knows, not of new patients."
+        text = "Sections of one patient are in training and scored or validated on, as you named them: the results are "
+        text += "on a patient seen in training, not on new patients."
         text += f" {count[UNKNOWN]} of {len(entries)} checks could not be made." * bool(count[UNKNOWN])
         head = notice("warning", "Same patient, by your choice.", text)
     elif count[UNKNOWN]:

@@ -223,7 +223,7 @@ def _quantised(runs: Sequence[RunResults], packed: maps.Packed) -> str:
     text = (
         f"Map values are stored with {packed.bits} bits: each gene&rsquo;s range in a section is divided into "
         f"{levels:,} steps, so a value shown is off by at most 1/{2 * levels:,} of that range. "
-        "Figures per gene are those of <code>per_gene.csv</code>; values per spot are exact in "
+        "Metrics per gene are those of <code>per_gene.csv</code>; values per spot are exact in "
         "<code>predictions/*.h5ad</code>."
     )
     lacking = [
@@ -236,7 +236,7 @@ def _quantised(runs: Sequence[RunResults], packed: maps.Packed) -> str:
     if packed.spots_left_out:
         text += (
             f" Of sections with more than {maps.MAX_SPOTS:,} spots, that many, drawn at random, are shown: "
-            f"{packed.spots_left_out:,} spots are not. Figures are of all spots."
+            f"{packed.spots_left_out:,} spots are not. Results are of all spots."
         )
     return text
 

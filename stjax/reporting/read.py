@@ -130,7 +130,9 @@ def read_run(workdir: Path, label: str, *, protocol: str = "") -> RunResults:
         InputError: no run, not scored yet, or a file that cannot be read.
     """
     if not (workdir / "config.json").is_file():
-        raise InputError(f"{workdir} is no work directory: it has no config.json; train one first (stjax.train)")
+        raise InputError(
+            f"{workdir} is not a stjax run directory: it has no config.json; train one first (stjax.train)"
+        )
     if (workdir / "model.stablehlo").exists():
         raise InputError(f"{workdir} is an exported model, which has no results; give the work directory of its run")
     again = _AGAIN.format(workdir)
@@ -225,7 +227,7 @@ def _read_sections(
         stale = [key for key in ("checkpoint_step", "data_sha256") if key in made and made[key] != metrics.get(key)]
         if stale:
             notes.append(
-                f"Section {name}'s map is of another {' and '.join(stale)} than the figures: it was made at another "
+                f"Section {name}'s map is of another {' and '.join(stale)} than the results: it was made at another "
                 "time. Score the run again for both to agree."
             )
         sections.append(section)

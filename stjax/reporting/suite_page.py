@@ -31,7 +31,9 @@ def build(tables: Any, cells: Callable[[Any], tuple[list[str], list[list[str]]]]
     css = resources.files("stjax.reporting").joinpath("assets", "report.css").read_text(encoding="utf-8")
     title = escape(tables.suite.title)
     lost = sum(run["status"] != "done" for run in tables.runs)
-    text = notice("danger", "Synthetic tissue.", "These figures say nothing of any model.") if tables.synthetic else ""
+    text = (
+        notice("danger", "Synthetic tissue.", "These results say nothing about any model.") if tables.synthetic else ""
+    )
     if lost:
         text += notice("warning", "Not complete.", f"{lost} of {len(tables.runs)} runs are not finished.")
     for part in tables.parts:

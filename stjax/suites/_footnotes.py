@@ -22,11 +22,11 @@ def footnotes(suite: Suite, part: "Part", results: dict[str, list[read.RunResult
         notes += _notes_on_data(runs)
         notes += _notes_on_rules(runs)
         notes.append(
-            "figures are means over a row's finished runs, ± their sample deviation; intervals, and differences of the "
-            "median PCC, are of the held-out spots of all its runs together"
+            "results are means over a row's finished runs, ± their sample standard deviation; intervals, and "
+            "differences of the median PCC, are of the held-out spots of all its runs together"
         )
     if any(row.quoted for row in part.rows):
-        notes.append(f"published figures are quoted, not ours: {suite.source}")
+        notes.append(f"published results are quoted, not ours: {suite.source}")
     return [*notes, *suite.notes.get("", ()), *suite.notes.get(part.name, ())]
 
 

@@ -25,7 +25,7 @@ class Row:
 
     Attributes:
         planned, missing: runs, and the names of those that are not finished.
-        figures: {key: (mean over finished runs, their sample deviation)}.
+        figures: {key: (mean over finished runs, their sample standard deviation)}.
         mean_pcc: of all held-out spots together, with the ends of its interval.
         above_colour: mean over runs of how far the mean PCC is above the ridge on colour.
         pair: with the part's row `beside`, where this is another.
@@ -77,7 +77,7 @@ class Tables:
 
     def console(self) -> list[str]:
         """Lines for the terminal."""
-        lines = [self.suite.title] + ["SYNTHETIC TISSUE: these figures say nothing of any model"] * self.synthetic
+        lines = [self.suite.title] + ["SYNTHETIC TISSUE: these results say nothing about any model"] * self.synthetic
         for part in self.parts:
             head, body = cells(part)
             lines += ["", part.name, *cli.table([head, *body], align="<" + ">" * (len(head) - 1))]

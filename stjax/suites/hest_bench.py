@@ -115,7 +115,7 @@ def _parts(suite: Suite, places: Sequence[Place]) -> tuple[list[Part], bool]:
         notes = lacking(rows) + hest_table.notes(of, tasks, synthetic=synthetic) * bool(of)
         notes += ["± is the deviation over tasks of a mean, over folds of a task"] * bool(of)
         if any(row.quoted for row in rows):
-            notes.append(f"published figures are quoted, not ours: {suite.source}")
+            notes.append(f"published results are quoted, not ours: {suite.source}")
         notes += suite.notes[""]
         best = known[0] if known else None
         parts.append(Part(title, columns, rows, best, best, _verdict(known, tasks), notes))

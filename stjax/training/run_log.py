@@ -70,7 +70,7 @@ def print_data(fold: Fold, dataset: PatchDataset, items: dict[str, Items | None]
     """What the run learns from, and what a reader of its figures must know."""
     view = views.of(fold)
     if fold.synthetic:
-        print("The data is SYNTHETIC (stjax's demo): its figures say nothing about real tissue.")
+        print("The data is SYNTHETIC (stjax's demo): its results say nothing about real tissue.")
     for part in ("train", "val", "test"):
         sections = getattr(fold.split, part)
         patients = sorted({s["patient"] for s in dataset.sections if s["name"] in sections})
@@ -102,7 +102,7 @@ def epoch_figures(summary: dict[str, Any], num_epochs: int) -> str:
         if summary["val_pcc_median"] is not None:
             parts.append(f"val median PCC {summary['val_pcc_median']:.3f}")
         if summary.get("val_genes_constant"):
-            parts.append(f"{summary['val_genes_constant']} genes predicted the same everywhere")
+            parts.append(f"{summary['val_genes_constant']} genes with a constant prediction")
     return "  ".join(parts)
 
 

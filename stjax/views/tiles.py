@@ -192,7 +192,7 @@ class View(views.View):
         json_files.require(fold.facts, FACTS, f"{name}: facts of tiles", remedy=_REMEDY)
         if len(fold.facts["base_rates"]) != fold.panel.num_main + 1:
             raise InputError(
-                f"{name}: {len(fold.facts['base_rates'])} base rates beside {fold.panel.num_main} main genes, expected "
+                f"{name}: {len(fold.facts['base_rates'])} base rates for {fold.panel.num_main} main genes, expected "
                 f"one more; {_REMEDY}"
             )
 

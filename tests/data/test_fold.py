@@ -90,7 +90,7 @@ def test_a_fold_of_before_views_is_read(view):
         ("patches", {"facts": {"arrays": [{"pitch_um": 0, "hexagonal": False}]}}, "facts of patches: arrays"),
         ("tiles", {"facts": FACTS | {"layout": FACTS["layout"] | {"by_spot": [[1, 2, 3]]}}}, "by_spot"),
         ("tiles", {"facts": {k: v for k, v in FACTS.items() if k != "layout"}}, "layout"),
-        ("tiles", {"facts": FACTS | {"base_rates": [1.0, 2.0]}}, "2 base rates beside 3 main genes, expected one more"),
+        ("tiles", {"facts": FACTS | {"base_rates": [1.0, 2.0]}}, "2 base rates for 3 main genes, expected one more"),
         ("tiles", {"facts": None}, "facts"),
         ("patches", {"view": ["patches"]}, "view"),
     ],

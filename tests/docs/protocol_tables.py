@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from stjax import protocols
+from stjax import protocols, targets
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "protocols.md"
 BEGIN, END = "<!-- made by tests/docs/protocol_tables.py: begin -->", "<!-- end -->"
@@ -25,11 +25,6 @@ RULES = {  # field of Protocol: how the page calls it
     "head_at_mean": "the head starts at the mean",
     "num_folds": "folds",
     "test_patients": "patients held out",
-}
-TARGETS = {
-    "log1p_counts": "log(1 + counts)",
-    "log1p_library": "log(1 + 10,000 counts / total)",
-    "log_smoothed_share": "log((1 + counts) / (genes + total))",
 }
 SCOPES = {"train": "training", "all": "training and test"}
 
@@ -62,7 +57,7 @@ def _cell(protocol: protocols.Protocol, field: str) -> str:
     if field == "white_filter_scope" and protocol.max_white_fraction == 1:
         return ""  # no patch is left out
     if field == "target":
-        return TARGETS[str(value)]
+        return targets.FORMULAS[str(value)]
     if field.endswith("_scope"):
         return SCOPES[str(value)]
     if field == "max_white_fraction" and value == 1.0:

@@ -39,7 +39,7 @@ def run_main(monkeypatch, capsys):
 def test_a_program_ends_with_code_2_and_no_traceback(cache):
     result = command("stjax.evaluate", "--workdir=nowhere", cache=cache, check=False)
     assert result.returncode == 2
-    assert result.stderr.startswith("error: nowhere is no work directory")
+    assert result.stderr.startswith("error: nowhere is not a stjax run directory")
     assert len(result.stderr.splitlines()) == 1
 
 
@@ -51,8 +51,8 @@ def test_a_program_ends_with_code_2_and_no_traceback(cache):
         ("stjax.train", ["--workdir=x"], "no config is given"),
         ("stjax.train", ["--config=configs/tiny.py", "--config.num_epochs=three"], "three"),
         ("stjax.train", ["--config=configs/tiny.py", "--config.data_dir=nowhere"], "nowhere"),
-        ("stjax.evaluate", ["--workdir=nowhere"], "nowhere is no work directory"),
-        ("stjax.predict", ["--workdir=nowhere", "--source=.", "--out=x"], "nowhere is no work directory"),
+        ("stjax.evaluate", ["--workdir=nowhere"], "nowhere is not a stjax run directory"),
+        ("stjax.predict", ["--workdir=nowhere", "--source=.", "--out=x"], "nowhere is not a stjax run directory"),
         ("data_prep.build", ["--source=nowhere", "--out=x"], "nowhere"),
     ],
 )

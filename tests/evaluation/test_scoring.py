@@ -122,6 +122,6 @@ def test_genes_without_variation_are_counted_by_whose_it_is():
         assert table["prediction_constant"].sum() == counts[0]
         assert table["truth_constant"].sum() == counts[1]
     lines = results.constant_lines(scores.summaries)
-    assert any("model: 2 of 5 genes predicted the same at every spot" in line for line in lines)
+    assert any("model: 2 of 5 genes have the same prediction at every spot" in line for line in lines)
     assert any("measurement: 1 of 5 genes do not vary" in line for line in lines)
     assert results.constant_lines({"model": scores.summaries["model"] | dict.fromkeys(names, 0)}) == []

@@ -215,7 +215,7 @@ def told(name, value, of="coords"):
         (without("features"), "neither features nor embeddings in it; it holds coords"),
         (without("coords"), "neither barcodes nor coords in it"),
         (instead("features", np.zeros((67, 7), np.float32)), "vectors of 7 numbers, those of Tiny have 32"),
-        (instead("features", np.zeros((3, WIDTH), np.float32)), r"3 rows of features beside coords of shape \(67, 2\)"),
+        (instead("features", np.zeros((3, WIDTH), np.float32)), r"3 rows of features for coords of shape \(67, 2\)"),
         (instead("features", np.zeros((67, WIDTH), int)), "expected numbers"),
         (instead("features", np.full((67, WIDTH), np.nan)), "holds NaN or infinity"),
         (instead("features", np.zeros((67, 25, WIDTH), np.float32)), "with mask_tb"),
@@ -301,7 +301,7 @@ def test_barcodes_that_appear_twice_are_refused(tmp_path):
 
 def test_a_mask_that_is_one_value_is_refused(tmp_path):
     arrays = {"features": np.zeros((2, 9, 4), np.float32), "barcodes": np.array(["a", "b"]), "mask_tb": True}
-    with pytest.raises(InputError, match="2 rows of features beside mask_tb of shape"):
+    with pytest.raises(InputError, match="2 rows of features for mask_tb of shape"):
         exchange.read(write(tmp_path / "A1.h5", **arrays))
 
 

@@ -179,7 +179,7 @@ def changed(part, **arrays):
         ("swin", without("relative_position_bias_table"), r"lacks layers\.0\.blocks\.0\.attn\.relative_position_bias_"),
         ("swin", changed("0.attn.relative_position_bias_table", shape=(225, 2)), "has shape 225 x 2, expected 169 x 2"),
         ("swin", without("patch_embed.proj.4"), r"lacks patch_embed\.proj\.4\.bias"),
-        ("swin", lambda t: t | {"layers.1.downsample.norm.weight": np.ones(4, np.float32)}, "has beside them layers"),
+        ("swin", lambda t: t | {"layers.1.downsample.norm.weight": np.ones(4, np.float32)}, "also has layers"),
         ("conch", without("in_proj_bias"), r"lacks visual\.attn_pool_contrast\.attn\.in_proj_bias"),
         ("conch", changed("k_proj_weight", shape=(64, 64)), "k_proj_weight has shape 64 x 64, expected 64 x 32"),
         ("conch", changed("pos_embed", shape=(1, 5, 32)), "pos_embed has shape 1 x 5 x 32, expected 1 x 10 x 32"),

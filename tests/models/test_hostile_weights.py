@@ -223,7 +223,7 @@ def test_what_a_checkpoint_names_beside_its_weights_is_said(tmp_path):
     )
     operations = b"}(" + text("callbacks") + INERT["a call"] + text("state_dict") + inside + b"u"
     report = weights.load(build(1), write(tmp_path / "w.ckpt", operations, storages=tuple(arrays.items())))
-    assert str(report).endswith("beside them it names os.mkdir: neither imported nor called")
+    assert str(report).endswith("it also names os.mkdir: neither imported nor called")
 
 
 # ----------------------------------------------------------------------------------------------- places in the file

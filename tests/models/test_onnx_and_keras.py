@@ -56,8 +56,8 @@ def test_packed_sides_are_read_too(tmp_path):
 
 
 ONNX = {
-    "elsewhere": ([tensor("w", SIX, external("../m.data"))], "lies in '../m.data', not in a file beside it"),
-    "absolute": ([tensor("w", SIX, external("/etc/passwd"))], "lies in '/etc/passwd', not in a file beside it"),
+    "elsewhere": ([tensor("w", SIX, external("../m.data"))], "lies in '../m.data', not in a file next to it"),
+    "absolute": ([tensor("w", SIX, external("/etc/passwd"))], "lies in '/etc/passwd', not in a file next to it"),
     "above": ([tensor("w", SIX[:0], external(".."))], "lies in '..', which is no file"),
     "missing": ([tensor("w", SIX, external("other.data"))], "No such file"),
     "too long": ([tensor("w", np.zeros(9, np.float32), external("m.data"))], "take more bytes of m.data than the 32"),

@@ -189,7 +189,7 @@ def test_safetensors_cut_short_or_damaged_are_refused(tmp_path):
     ("change", "message"),
     [
         (lambda t: t.pop("features.1.0.block.0.0.weight"), r"it lacks features\.1\.0\.block\.0\.0\.weight"),
-        (lambda t: t.update({"extra.weight": np.ones(1)}), r"it has beside them extra\.weight"),
+        (lambda t: t.update({"extra.weight": np.ones(1)}), r"it also has extra\.weight"),
         (
             lambda t: t.update({"features.0.0.weight": np.ones((5, 3, 3, 3), np.float32)}),
             r"features\.0\.0\.weight has shape 5 x 3 x 3 x 3, expected 8 x 3 x 3 x 3",

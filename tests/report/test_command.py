@@ -30,5 +30,5 @@ def test_folder_without_a_run_is_bad_input(tmp_path, cache):
     result = command("stjax.report", f"--workdir={tmp_path}", "--out=x.html", cache=cache, check=False)
     assert result.returncode == 2
     assert result.stderr.startswith("error: ")
-    assert "is no work directory" in result.stderr
+    assert "is not a stjax run directory" in result.stderr
     assert "Traceback" not in result.stderr

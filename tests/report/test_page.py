@@ -196,7 +196,7 @@ def test_predictions_that_do_not_vary_are_said_and_drawn_flat(tmp_path):
     metrics["methods"]["model"] |= {"genes_constant_prediction": 1, "genes_constant_truth": 0}
     edited(run, methods=metrics["methods"])
     found = written(tmp_path, run)
-    assert "Constant predictions. the model says the same at every spot for 1 of 4 genes" in found.visible
+    assert "Constant predictions. the prediction of 1 of 4 genes is the same at every spot" in found.visible
     for section in found.data["runs"][0]["sections"]:
         layer = section["layers"]["prediction"]
         assert layer["constant"] == [3]
@@ -297,7 +297,7 @@ def test_several_runs_are_compared(two):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda run: (run / "config.json").unlink(), "is no work directory"),
+        (lambda run: (run / "config.json").unlink(), "is not a stjax run directory"),
         (lambda run: (run / "data.json").write_text("{"), "no readable JSON"),
         (lambda run: (run / "data.json").write_text("[]"), "holds a list, expected an object"),
         (lambda run: (run / "evaluation/stjax/metrics.json").unlink(), "has no evaluation yet; score the run"),
@@ -330,7 +330,7 @@ def test_bad_usage_is_explained(tmp_path, run, other):
         (["--workdir", run, "--workdir", other, "--names", "a,a"], "called the same"),
         (["--workdir", run, "--protocol", "pixnet"], "it is under stjax"),
         (["--workdir", run, "--max-mb", "0"], "give at least 1"),
-        (["--workdir", tmp_path / "nowhere"], "is no work directory"),
+        (["--workdir", tmp_path / "nowhere"], "is not a stjax run directory"),
     ):
         with pytest.raises(InputError, match=said):
             main([*map(str, arguments), f"--out={tmp_path / 'x.html'}"])

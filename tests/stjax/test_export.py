@@ -127,7 +127,7 @@ def test_a_missing_file_is_found_and_a_file_beside_them_is_not_minded(exported, 
 
 
 def test_what_has_a_manifest_of_its_own_is_not_taken_for_a_model(dataset):
-    with pytest.raises(InputError, match="is no work directory"):
+    with pytest.raises(InputError, match="is not a stjax run directory"):
         load(dataset)
 
 
@@ -155,7 +155,7 @@ def test_a_failed_export_leaves_nothing(trained, tmp_path, monkeypatch):
 def test_a_folder_without_a_run_and_places_in_use_are_refused(trained, tmp_path, cache):
     (tmp_path / "file").write_text("")
     for folder, out, message in (
-        (tmp_path, tmp_path / "out", "is no work directory"),
+        (tmp_path, tmp_path / "out", "is not a stjax run directory"),
         (trained[0], tmp_path / "file", "is no folder; choose another"),
     ):
         result = command("stjax.export", f"--workdir={folder}", f"--out={out}", cache=cache, check=False)

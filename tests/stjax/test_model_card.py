@@ -53,7 +53,7 @@ def test_figures_of_other_weights_or_versions_are_left_out_and_said_to_be(tmp_pa
     a, b, damaged, older = model_card._tables(tmp_path, 7)
     assert "| model | 0.250 |" in a
     assert b == "Protocol `b`: evaluated at step 5, not at this one."
-    assert damaged.startswith("Protocol `b2`: the figures cannot be read")
+    assert damaged.startswith("Protocol `b2`: the results cannot be read")
     assert "KeyError('part')" in older
 
 
@@ -62,5 +62,5 @@ def test_figures_of_methods_by_their_former_names_are_left_out_and_said_to_be(tm
     former = RESULT | {"checkpoint_step": 7, "methods": {"model": METHOD, "total counts": METHOD}}
     (tmp_path / "evaluation" / "a" / "metrics.json").write_text(json.dumps(former))
     (found,) = model_card._tables(tmp_path, 7)
-    assert found.startswith("Protocol `a`: the figures cannot be read (KeyError('total counts'))")
+    assert found.startswith("Protocol `a`: the results cannot be read (KeyError('total counts'))")
     assert found.endswith("run stjax.evaluate, and export again.")

@@ -342,7 +342,7 @@ def test_a_table_has_what_is_finished_beside_what_was_published_and_what_is_miss
     assert "1 of 2" in text
     assert "0.500" in text
     assert "* not finished: one lacks one/2" in text
-    assert "* published figures are quoted, not ours: A paper, Table 1" in text
+    assert "* published results are quoted, not ours: A paper, Table 1" in text
     assert "no more than chance" in tables.parts[0].verdict
 
 

@@ -128,7 +128,7 @@ def test_scale_from_the_user_where_nothing_states_it(source: Source) -> None:
 def test_missing_image_is_named_and_may_be_given(source: Source, tmp_path: Path) -> None:
     root = source("anndata")
     moved = (root / "A1.jpg").rename(tmp_path / "slide.jpg")
-    with pytest.raises(InputError, match=r"'A1': full-resolution image not found beside A1.h5ad"):
+    with pytest.raises(InputError, match=r"'A1': full-resolution image not found next to A1.h5ad"):
         reader.list_sections(root)
     assert reader.read_section(root / "A1.h5ad", "A1", image=moved).image_path == moved
     with pytest.raises(InputError, match="one file, but there are several sections"):

@@ -74,7 +74,7 @@ def test_the_finest_of_several_columns_counts_unless_another_has_slides(tmp_path
 
 def test_samples_without_a_slide_each_are_refused_by_the_column(tmp_path: Path) -> None:
     root = write(tmp_path, "both", two(label="sample", index_unique="-"))
-    with pytest.raises(InputError, match=r"'A': .* beside both.h5ad, which holds 2 samples by obs\['sample'\] \(exp"):
+    with pytest.raises(InputError, match=r"'A': .* next to both.h5ad, which holds 2 samples by obs\['sample'\] \(exp"):
         reader.list_sections(root)
     with pytest.raises(InputError, match="one file, but there are several sections"):
         reader.list_sections(root, image=root / "both.png")
@@ -194,7 +194,7 @@ def test_numbers_around_the_barcodes_are_refused_without_slides(tmp_path: Path, 
     half = joined.n_obs // 2
     joined.obs_names = [rename(name, int(row >= half)) for row, name in enumerate(joined.obs_names)]
     root = write(tmp_path, "both", joined)
-    with pytest.raises(InputError, match=r"beside both.h5ad, which holds 2 samples by the spot ids"):
+    with pytest.raises(InputError, match=r"next to both.h5ad, which holds 2 samples by the spot ids"):
         reader.list_sections(root)
 
 

@@ -177,7 +177,7 @@ def test_the_matrix_passed_over_is_named(source: Source) -> None:
     outs = root / "A1/outs"
     shutil.copy(outs / "filtered_feature_bc_matrix.h5", outs / "raw_feature_bc_matrix.h5")
     notes = visium.read_section(root, "A1").notes
-    assert "filtered_feature_bc_matrix.h5 is read, the raw matrix beside it is not" in notes
+    assert "filtered_feature_bc_matrix.h5 is read, the raw matrix next to it is not" in notes
     assert not any(
         "beside it" in note for note in visium.read_section(root, "B1").notes
     )  # HDF5 and .mtx are one matrix
