@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_prep import json_files
+from stjax import protocols
 from stjax.suites import Command, Data, Embedding, Figure, Options, Run, Suite, comparators, train
 from stjax.suites._footnotes import lacking
 from stjax.suites._state import DONE, Place
@@ -52,7 +53,8 @@ def suite(options: Options) -> Suite:
     for row, (name, config, settings) in comparators.MODELS.items():
         if name.endswith("as_released"):
             continue
-        given = {**settings, "protocol": "pixnet", **(comparators.tiny(name) if options.tiny else {})}
+        steady = {} if name == "ridge" else protocols.STEADY  # which protocol pixnet is without: b0 goes astray
+        given = {**steady, **settings, "protocol": "pixnet", **(comparators.tiny(name) if options.tiny else {})}
         features = tuple(FEATURES[each] for each in FEATURES if each == given.get("features"))
         patches = [dataclasses.replace(data, features=features) for data in (TRAINED, EVERY)]
         data = (TILES,) if name == "pixnet" else tuple(patches)
