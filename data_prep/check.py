@@ -1,4 +1,4 @@
-"""The doctor: look at a source before building from it, and say what is wrong with it.
+"""Checks raw data before a build, and reports what is wrong with it.
 
 examples:
     python -m data_prep.check --source her2st                    # a table, and a picture per section

@@ -225,12 +225,29 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must not exist or be empty")
     parser.add_argument("--layout", default=Recipe.layout, help=f"one of {', '.join(sorted(LAYOUTS))}")
-    parser.add_argument("--patients", type=int, default=Recipe.patients)
-    parser.add_argument("--sections-per-patient", type=int, default=Recipe.sections_per_patient)
+    parser.add_argument("--patients", type=int, default=Recipe.patients, help=f"how many ({Recipe.patients})")
+    parser.add_argument(
+        "--sections-per-patient",
+        type=int,
+        default=Recipe.sections_per_patient,
+        help=f"how many ({Recipe.sections_per_patient})",
+    )
     parser.add_argument("--spots", type=int, default=Recipe.spots, help="about how many per section")
-    parser.add_argument("--source-um-per-px", dest="um_per_px", type=float, default=Recipe.um_per_px)
-    parser.add_argument("--counts-per-spot", type=float, default=Recipe.counts_per_spot)
-    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument(
+        "--source-um-per-px",
+        dest="um_per_px",
+        type=float,
+        default=Recipe.um_per_px,
+        metavar="X",
+        help=f"the slides' scale ({Recipe.um_per_px:g})",
+    )
+    parser.add_argument(
+        "--counts-per-spot",
+        type=float,
+        default=Recipe.counts_per_spot,
+        help=f"expected total ({Recipe.counts_per_spot:g})",
+    )
+    parser.add_argument("--seed", type=int, default=Recipe.seed, help="another seed gives other tissue")
     parser.add_argument("--workers", type=int, help="threads; one per core by default")
     given = parser.parse_args(arguments)
     system_errors.check_folder(given.out, "--out")

@@ -1,4 +1,4 @@
-"""Looks for ways in which what a run is scored on may have reached its training.
+"""Looks for leaks: ways in which scored tissue may have reached the training.
 
 usage: python -m stjax.audit --workdir=DIR [--data-dir=DIR] [--sections=A,B]
 
@@ -6,9 +6,9 @@ examples:
   python -m stjax.audit --workdir=runs/enet_b0_aux
   python -m stjax.audit --workdir=runs/c5 --sections=C4,C5
 
-Exit code 1 when there is a leak; 0 where sections of one patient are apart by your own choice (config.test_sections)
-and where something cannot be told, as patients that nothing states. `stjax.evaluate` makes the same checks and writes
-them into metrics.json. A check that finds nothing is no proof: it cannot see one patient under two unlike names.
+Exit code 1 when there is a leak; 0 where you chose to separate sections of one patient (config.test_sections), and
+where something is unknown, for example patients that no file states. `stjax.evaluate` makes the same checks and writes
+them into metrics.json. A check without findings is no proof: one patient under two unrelated names is not noticed.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Times what must be fast, beside its reference, interleaved on the same cores.
+"""Times what must be fast and its reference, in turn on the same cores.
 
 usage: python -m stjax.bench [--what=train,inference,...] [--models=efficientnet_b0,...] [--json FILE]
 
@@ -9,8 +9,8 @@ examples:
   python -m stjax.bench --what=embed --torch-python=torch/bin/python
   python -m stjax.bench --what=predict --workdir=runs/enet_b0_aux --source=slide.svs
 
-Models are timed beside PyTorch (channels_last) where torch and torchvision are installed, else alone. Each round runs
-one step of each in turn, so that a busy machine slows both; the median of the rounds counts. `speedup` is against the
+Models are compared with PyTorch (channels_last) where torch and torchvision are installed, else timed alone. Each round
+runs one step of each in turn, so that a busy machine slows both; the median counts. `speedup` is against the
 case's reference. Another case is one entry of `CASES`.
 """
 

@@ -1,9 +1,9 @@
-"""Cross-validation as one job: a run a fold of patients, each scored on the held-out patients, and a table over them.
+"""Cross-validation as one job: one run per fold of patients, scored on the held-out patients, and a table over them.
 
 usage: python -m stjax.crossval --config=FILE --workdir=DIR [OPTIONS] [--config.KEY=VALUE ...]
 
   --config=FILE          a config; every key may be set as for stjax.train
-  --workdir=DIR          holds a work directory a fold, fold_0, fold_1, ..., and crossval.json, crossval.csv
+  --workdir=DIR          gets a work directory for each fold, fold_0, fold_1, ..., and crossval.json, crossval.csv
   --folds=0,2            some of the protocol's folds; default all
   --seeds=0,1,2          several runs a fold, an ensemble; default config.seed alone (fold_0_seed_1, ...)
   --mode=sequential      one run after another (default);
@@ -12,7 +12,7 @@ usage: python -m stjax.crossval --config=FILE --workdir=DIR [OPTIONS] [--config.
   --processes=N          default 2
   --gpus-per-process=K   process i sees GPUs i*K to i*K + K - 1; default all see all
   --choice=validation    each fold keeps the epoch of its lowest validation loss, and is scored with it (default);
-           published     besides, as BrST-Net's code: the epochs of the best validation loss, MAE, RMSE and PCC are
+           published     also, as BrST-Net's code: the epochs of the best validation loss, MAE, RMSE and PCC are
                          averaged over folds, and a last run trains for so many on all patients but the held-out ones
                          (the default of protocol brstnet_code);
            inner4        as ST-Net: the patients that are not held out are dealt to four folds; the epoch with the least
@@ -22,7 +22,7 @@ examples:
   python -m stjax.crossval --config=configs/enet_b0_aux.py --workdir=runs/b0_folds
   python -m stjax.crossval --config=configs/tiny.py --workdir=runs/folds --mode=together --seeds=0,1
 
-The same command goes on where it was stopped: a finished fold is not trained again. An array of jobs that trained the
+The same command resumes where it was stopped; finished folds are not repeated. An array of jobs that trained the
 folds one by one (launch/slurm.sh --folds) is a work directory too.
 """
 

@@ -1,8 +1,8 @@
-"""Looks over an installation: versions, devices, disk, extras, caches, and two training steps on synthetic data.
+"""Checks an installation: versions, devices, disk, extras, caches, and two training steps on synthetic data.
 
 usage: python -m stjax.doctor [--json] [--quick]
 
-Every line says ok, note, warn or FAIL, and what to do. Exit code 1 when something fails.
+Every line starts with ok, note, warn or FAIL, and tells what to do. Exit code 1 when something fails.
 
 examples:
   python -m stjax.doctor

@@ -1,4 +1,4 @@
-"""Makes the vectors of every record of a data set with a published encoder, and keeps them beside it.
+"""Makes the vectors of every record of a data set with a published encoder, and keeps them with it.
 
 usage: python -m stjax.embed --data-dir=DIR --encoder=NAME --weights=FILE [options]
        python -m stjax.embed --data-dir=DIR --import=FOLDER [options]
@@ -14,7 +14,7 @@ examples:
   python -m stjax.embed --data-dir=data/her2st --import=clam/pt_files --coords=clam/patches --encoder=uni
   python -m stjax.embed --data-dir=data/her2st --encoder=uni --export=trident --out=trident
 
-They lie in DIR/features/NAME and are tied to these patches and weights. A run that was stopped goes on where it was,
+They are written to DIR/features/NAME and are tied to these patches and weights. A run that was stopped resumes,
 to the same bytes. Images are normalised as the encoder was trained, not by the data set's statistics. --import takes
 the files of TRIDENT, CLAM, HEST-Benchmark and STP-Bench, one a section.
 """

@@ -6,7 +6,7 @@ examples:
   python -m stjax.encoders
   python -m stjax.encoders uni2_h
 
-stjax neither holds nor downloads weights. HEST is the mean PCC over the nine tasks of HEST-Benchmark (ridge on 256
+stjax neither contains nor downloads weights. HEST is the mean PCC over the nine tasks of HEST-Benchmark (ridge on 256
 principal components), as published.
 """
 

@@ -1,10 +1,10 @@
-"""Scores a trained model on held-out sections, beside the baselines it must beat.
+"""Scores a trained model on held-out sections, and compares it with baselines.
 
 usage: python -m stjax.evaluate --workdir=DIR [--protocol=all] [--data-dir=DIR] [--sections=A,B] [--ensemble=RUN,RUN]
 
 writes, under the work directory: evaluation/<protocol>/metrics.json, evaluation/<protocol>/per_gene.csv,
 predictions/<section>.h5ad, predictions/<section>_<gene>.png and, with --protocol=all, evaluation/protocols.json;
-docs/evaluation.md says what every figure means
+docs/evaluation.md explains every metric
 
 examples:
   python -m stjax.evaluate --workdir=runs/enet_b0_aux
@@ -14,7 +14,7 @@ examples:
   python -m stjax.evaluate --workdir=runs/pixnet --data-dir=data/hd_tiles --spot-size-um=2,8,16,100
 
 A model of tiles is scored on spots of every size. Sizes that the data lacks are made from its finest bins; a size the
-model was not trained at is scored beside a lookup of the nearest spot of the training's size, as the model predicts it,
+model was not trained at is compared with the prediction for the nearest spot of the training size,
 and `--beside=RUN` adds a model of patches, applied to a patch around every spot. Other models are scored on the sizes
 that another data set has (docs/comparators.md says how models of sections see them).
 """
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--workdir", required=True, type=Path, help="a run of stjax.train")
     parser.add_argument("--data-dir", default="", help="score on another data set than the run's own")
     parser.add_argument(
-        "--protocol", default="", help="`all`: besides, score the same prediction under every protocol that fits"
+        "--protocol", default="", help="`all`: also score the same prediction under every protocol that fits"
     )
     parser.add_argument("--sections", type=names, default=(), help="comma-separated; default the run's held-out ones")
     sizes = functools.partial(numbers, name="--spot-size-um")

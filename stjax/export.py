@@ -1,8 +1,8 @@
-"""Writes a trained model as one folder that travels, for use where its code is not (docs/export.md).
+"""Exports a trained model as one folder, for use without its code and data (docs/export.md).
 
 usage: python -m stjax.export --workdir=DIR --out=DIR [--weights=FILE | --head-only]
 
-writes into <out>, whole or not at all:
+writes into <out>, completely or not at all:
   model.stablehlo          the function from uint8 images to predictions, for CPU, CUDA and TPU and any batch size
   weights.safetensors      its first argument
   config.json, genes.csv   genes, target and image statistics, scale, stain target, protocol, settings of the training
@@ -13,8 +13,8 @@ writes into <out>, whole or not at all:
                            whose outputs are standardised targets
   orbax/                   parameters and statistics as an Orbax checkpoint
   manifest.json            the SHA-256 of every file, checked when the folder is loaded
-`stjax.predict --model=<out>`, `stjax.load` and examples/predict_with_jax_only.py run it. Of a model of features its
-encoder is a part of it; with --head-only it is not, and whoever predicts needs the encoder's weights.
+`stjax.predict --model=<out>`, `stjax.load` and examples/predict_with_jax_only.py run it. For a model of features the
+encoder is included; with --head-only it is not, and prediction needs the encoder's weights.
 
 examples:
   python -m stjax.export --workdir=runs/enet_b0_aux --out=exported

@@ -1,4 +1,4 @@
-"""Scores encoders on HEST-Benchmark, its folder as it is handed out.
+"""Scores encoders on HEST-Benchmark, from its downloaded folder.
 
 usage: python -m stjax.hest_bench --root=DIR --out=DIR --encoder=NAME[,NAME...] --weights=NAME=FILE,... [options]
        python -m stjax.hest_bench --root=DIR --out=DIR --encoder=NAME[,NAME...] --features=DIR [options]
@@ -11,7 +11,7 @@ examples:
 Makes the features of every patch, or takes those in DIR/TASK/NAME/ID.h5 of --features; fits A1 (HEST's README), A2 (its
 paper) and A3 (penalty chosen within training) on the benchmark's folds and genes; prints the mean PCC, pooled as HEST
 does and within samples. Below --out: embeddings/, images/, scores/, hest/ (the same in HEST's own files), table.md and
-table.csv. Stopped at any moment, the same command goes on: nothing that is finished is made again.
+table.csv. The same command resumes where it was stopped; finished parts are not repeated.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A folder of files verified by its own list: `manifest.json` names every file with its SHA-256, and is written last."""
+"""A verified folder: `manifest.json`, written last, names every file with its SHA-256."""
 
 import json
 from collections.abc import Sequence

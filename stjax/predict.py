@@ -4,8 +4,8 @@ usage: python -m stjax.predict (--workdir=DIR | --model=DIR) --source=SLIDE_OR_D
 
 writes, for each slide or section, <out>/<name>.<ending> in every format asked for: h5ad (AnnData), spatialdata, geojson
 (QuPath), csv, parquet, and maps of single genes, <name>_<gene>.png and .svg; measured expression, where there is any,
-beside the predicted. With --dense, of a model of tiles, also <name>.ome.zarr: the map of the slide (docs/dense.md).
-<name>.prediction.json says what they are of: called again, what is there already is left as it is (docs/predict.md).
+next to the predicted. With --dense, of a model of tiles, also <name>.ome.zarr: the map of the slide (docs/dense.md).
+<name>.prediction.json records what they were made from; repeated, the command keeps what exists (docs/predict.md).
 
 examples:
   python -m stjax.predict --workdir=runs/enet_b0_aux --source=slide.svs --out=predictions
@@ -57,7 +57,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--formats", default=",".join(outputs.DEFAULT_FORMATS), help=f"some of {', '.join(outputs.format_names())}"
     )
-    parser.add_argument("--layout", default="auto", help="the source's layout, or slides; recognised when left out")
+    parser.add_argument(
+        "--layout", default="auto", help="the source's layout, or slides; detected automatically by default"
+    )
     parser.add_argument("--sections", default="", help="comma-separated; default all whose files are complete")
     parser.add_argument(
         "--genes", default="", help="comma-separated, by any name (HER2 is ERBB2); default the main panel"
@@ -74,10 +76,15 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--symmetries", action="store_true", help="predict means over the eight symmetries")
     parser.add_argument("--weights", type=Path, help=ENCODER_HELP)
     bare = parser.add_argument_group("bare slides")
-    bare.add_argument("--spots", default="st", choices=sorted(grid.PRESETS), help="the array to lay (st)")
-    bare.add_argument("--spot-um", type=float, help="diameter of the spots, in place of the array's")
-    bare.add_argument("--pitch-um", type=float, help="from centre to centre, in place of the array's")
-    bare.add_argument("--pattern", choices=[grid.SQUARE_GRID, grid.HEXAGONAL_GRID], help="in place of the array's")
+    bare.add_argument(
+        "--spots",
+        default="st",
+        choices=sorted(grid.PRESETS),
+        help="spots to place: st (100 um, 200 um apart; default) or visium (55 um, 100 um apart)",
+    )
+    bare.add_argument("--spot-um", type=float, help="diameter of the spots, instead of that of --spots")
+    bare.add_argument("--pitch-um", type=float, help="from centre to centre, instead of that of --spots")
+    bare.add_argument("--pattern", choices=[grid.SQUARE_GRID, grid.HEXAGONAL_GRID], help="instead of that of --spots")
     bare.add_argument(
         "--min-tissue", type=float, default=grid.MIN_TISSUE, help=f"share of a spot, at least ({grid.MIN_TISSUE})"
     )

@@ -2,8 +2,8 @@
 
 usage: python -m stjax.report --workdir=DIR [--workdir=DIR2 ...] --out=report.html
 
-It shows what train and evaluate wrote: figures beside baselines, figures of each gene, maps of every scored section,
-training curves, what preparation removed, the leakage audit, and where everything comes from. Several runs are
+It shows what train and evaluate wrote: results compared with baselines, metrics of each gene, maps of every scored
+section, training curves, what preparation removed, the leakage audit, and where everything comes from. Several runs are
 compared, with paired tests.
 
 examples:

@@ -1,4 +1,4 @@
-"""The tables of a paper or a benchmark by one command: what it would take, every run, and the tables.
+"""Reproduces the tables of a paper or a benchmark: a plan of what it takes, all runs, and the tables.
 
 usage: python -m stjax.suite plan|run|table NAME --out=DIR [--root=DIR] [--tiny] [OPTIONS]
 
@@ -14,9 +14,9 @@ examples:
   python -m stjax.suite run brstnet --root=raw --out=brstnet --shard=3/20
   python -m stjax.suite table brstnet --out=brstnet
 
-A run that fails is written down, and not begun again until --again asks for it: nothing is retried unseen. Stopped by
-Ctrl-C or SIGTERM, runs save and end; however a suite is stopped, the same command goes on with it. Several processes,
-jobs and hosts may share one --out: a run that another one is at is left to it.
+A run that fails is recorded, and not repeated unless --again is given. On Ctrl-C or SIGTERM
+runs save and end; however a suite was stopped, the same command resumes it. Several processes,
+jobs and hosts may share one --out: a run that another process works on is skipped.
 """
 
 import argparse

@@ -1,15 +1,15 @@
-"""Trains one model on one fold, scores it on the held-out patients, and leaves predictions to open.
+"""Trains one model on one fold, scores it on the held-out patients, and writes its predictions.
 
 usage: python -m stjax.train --config=FILE [--workdir=DIR] [--config.KEY=VALUE ...]
 
   --config=FILE           a config, e.g. configs/enet_b0_aux.py; configs/default.py explains every key
-  --workdir=DIR           where the run lives; default runs/<config's name>. A run found there is resumed
+  --workdir=DIR           folder of the run; default runs/<config's name>. A run in it is resumed
   --config.data_dir=DIR   a data set made by python -m data_prep.build; without it the synthetic demo data is used
   --config.protocol=NAME  stjax (default), brstnet_paper, brstnet_code, stnet or pixnet
   --config.init_from=FILE starting weights of the backbone
   --config.KEY=VALUE      any other key of the config
 
-A blank does for the "=", and "-" for the "_" of a key.
+"--config FILE" works as "--config=FILE", and "-" as "_" in keys.
 
 examples:
   python -m stjax.train --config=configs/enet_b0_aux.py
