@@ -13,6 +13,7 @@ from PIL import Image
 from data_prep.files import whole
 from stjax import metrics
 from stjax.inference.prediction import SectionPrediction
+from stjax.targets import FORMULAS
 from stjax.trained import Trained
 
 _PICTURE_PX = 1000
@@ -20,8 +21,8 @@ _VECTOR_SPOTS = 20_000  # more are drawn as pixels in an SVG too, which else tak
 
 
 def write(path: Path, prediction: SectionPrediction, model: Trained, *, genes: np.ndarray, shown: int) -> None:
-    """See `stjax.outputs`. Draws the gene `shown` over the part of the slide with spots: truth, where known, and
-    prediction, on one colour scale; the file's ending says its kind.
+    """See `stjax.outputs`. Draws the part of the slide with spots, alone and under the gene `shown`: measured, where it
+    is known, and predicted, on one colour scale; the file's ending says its kind.
     """
     with whole(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "stjax"}):  # the same bytes every time
         undated: dict[str, Any] = {"metadata": {"Date": None}} if path.suffix == ".svg" else {}
@@ -29,9 +30,11 @@ def write(path: Path, prediction: SectionPrediction, model: Trained, *, genes: n
 
 
 def _figure(prediction: SectionPrediction, model: Trained, gene: int) -> Figure:
-    panels = [("prediction", prediction.expression[:, gene])]
+    panels = [("predicted", prediction.expression[:, gene])]
+    pcc = np.nan
     if prediction.truth is not None:
-        panels.insert(0, ("truth", prediction.truth[:, gene]))
+        panels.insert(0, ("measured", prediction.truth[:, gene]))
+        pcc = metrics.pearson_per_gene(prediction.expression[:, [gene]], prediction.truth[:, [gene]])[0]
     constant = [bool(metrics.constant(panel[:, None])[0]) for _, panel in panels]
     # Rounding errors are no pattern: what does not vary is drawn in one colour.
     panels = [
@@ -46,11 +49,17 @@ def _figure(prediction: SectionPrediction, model: Trained, gene: int) -> Figure:
     left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
     # Matplotlib works on pictures in floating point, and the page has no use for more pixels.
     picture = Image.fromarray(prediction.thumbnail).reduce(math.ceil(max(height, width) / _PICTURE_PX))
-    figure = Figure((5.2 * len(panels), 5.2 * (bottom - top) / (right - left) + 1.0), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False)
+    columns = 1 + len(panels)
+    figure = Figure((4.2 * columns, 4.2 * (bottom - top) / (right - left) + 1.0), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    for axis in axes:
+        axis.imshow(picture, alpha=1.0 if axis is axes[0] else 0.7, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+        axis.set_xlim(left, right)
+        axis.set_ylim(bottom, top)
+        axis.set_axis_off()
+    axes[0].set_title("slide (H&E)")
     collection = None
-    for axis, (name, panel) in zip(axes[0], panels, strict=True):
-        axis.imshow(picture, alpha=0.7, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+    for axis, (name, panel) in zip(axes[1:], panels, strict=True):
         # Spots of a few micrometres are drawn large enough to be seen.
         diameter = max(prediction.diameter_px * prediction.thumbnail_scale, (right - left) / 120)
         collection = EllipseCollection(
@@ -66,12 +75,9 @@ def _figure(prediction: SectionPrediction, model: Trained, gene: int) -> Figure:
         )
         collection.set_clim(low, high)
         axis.add_collection(collection)
-        axis.set_xlim(left, right)
-        axis.set_ylim(bottom, top)
-        axis.set_title(name)
-        axis.set_axis_off()
+        axis.set_title(f"{name} (PCC {pcc:.2f})" if np.isfinite(pcc) and axis is axes[-1] else name)
     if collection is not None:
-        figure.colorbar(collection, ax=axes[0].tolist(), shrink=0.8, label=model.protocol.target)
+        figure.colorbar(collection, ax=axes.tolist(), shrink=0.8, label=FORMULAS[model.protocol.target])
     synthetic = "  (SYNTHETIC tissue)" if prediction.synthetic or model.fold.synthetic else ""
     unfinished = f"\nNOT FINISHED: trained for {model.progress}" if model.progress.finished is False else ""
     figure.suptitle(f"{model.fold.panel.labels[gene]}, section {prediction.section}{synthetic}{unfinished}")

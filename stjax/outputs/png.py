@@ -1,4 +1,4 @@
-"""PNG: one gene over the tissue, beside its measurement where there is one."""
+"""PNG: the slide and one gene over its tissue, predicted and, where it is known, measured."""
 
 from stjax.outputs._map import write
 

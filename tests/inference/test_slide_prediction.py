@@ -317,9 +317,12 @@ def test_a_map_that_does_not_vary_is_drawn_in_one_colour_and_says_so(model, slid
     monkeypatch.setattr(_map, "_figure", lambda *arguments: drawn.append(original(*arguments)) or drawn[-1])
     model.run = Constant()
     run(f"--source={slide_path}", f"--out={tmp_path / 'out'}", "--spot-um=20", "--pitch-um=80", "--genes=RED,BLUE")
-    red, blue = (figure.axes[0] for figure in drawn)
-    assert red.get_title() == "prediction: does not vary"
-    assert blue.get_title() == "prediction"
+    slide, red = drawn[0].axes[:2]
+    blue = drawn[1].axes[1]
+    assert slide.get_title() == "slide (H&E)"
+    assert not slide.collections
+    assert red.get_title() == "predicted: does not vary"
+    assert blue.get_title() == "predicted"
     values = red.collections[0].get_array()
     assert np.ptp(values) == 0
     assert red.collections[0].norm(values[0]) == pytest.approx(0.5)
