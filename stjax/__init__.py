@@ -1,7 +1,7 @@
 """stjax: spatial gene expression from H&E histology, in JAX. For research, not for diagnosis.
 
 >>> import stjax
->>> model = stjax.load("runs/enet_b0_aux")
+>>> model = stjax.fit("enet_b0_aux", stjax.prepare("raw/her2st", "data/her2st"))
 >>> model.predict("slide.svs").to_anndata()
 """
 
@@ -13,10 +13,15 @@ import data_prep  # noqa: F401 -- from here on Ctrl-C ends a command with a word
 if TYPE_CHECKING:
     from data_prep.errors import InputError
     from stjax.api import Model, Prediction, load
+    from stjax.api.training import fit, prepare
 
-__all__ = ["InputError", "Model", "Prediction", "load"]
+__all__ = ["InputError", "Model", "Prediction", "fit", "load", "prepare"]
 
-_PLACES = {"InputError": "data_prep.errors", "Model": "stjax.api", "Prediction": "stjax.api", "load": "stjax.api"}
+_PLACES = {
+    "InputError": "data_prep.errors",
+    **dict.fromkeys(("Model", "Prediction", "load"), "stjax.api"),
+    **dict.fromkeys(("fit", "prepare"), "stjax.api.training"),
+}
 
 
 def __getattr__(name: str) -> Any:

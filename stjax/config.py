@@ -1,5 +1,6 @@
 """Configs: read from a Python file and the command line, filled from the protocol, then fixed and kept as JSON."""
 
+import copy
 import difflib
 import math
 import runpy
@@ -66,6 +67,64 @@ def _built_in_folder() -> Path:
     that name, which may be the user's own."""
     installed = Path(__file__).parent / "configs"
     return installed if installed.is_dir() else Path(__file__).parents[1] / "configs"
+
+
+def get(config: "str | Path | Config") -> tuple[Config, str]:
+    """A config, not yet resolved, and its name.
+
+    Args:
+        config: the name of one that comes with stjax, a Python file, or a ConfigDict, which is copied and has no name.
+
+    Raises:
+        InputError: there is no such config, or its file fails.
+    """
+    if isinstance(config, ConfigDict):
+        return copy.deepcopy(config), ""
+    if isinstance(config, str) and config in built_in_names():
+        return built_in(config), config
+    if not isinstance(config, str | Path):
+        raise InputError(
+            f"the config is a {type(config).__name__}, expected the name of one ({', '.join(built_in_names())}), a "
+            "file, or a ConfigDict"
+        )
+    path = _config_file(str(config))
+    return _config_in(path, ""), path.stem
+
+
+def changed(config: Config, settings: Mapping[str, Any]) -> Config:
+    """A copy of a config with other settings.
+
+    Args:
+        settings: values by key; those of a group as a mapping, or under dotted keys, such as "model.variant". A list
+            does for a text that lists names or numbers, and a path for that of a file.
+
+    Raises:
+        InputError: a key the config does not have, or a value of the wrong type.
+    """
+    config = copy.deepcopy(config)
+    keys = _flatten(config.to_dict())
+    for key, value in _flatten(settings).items():
+        if key not in keys:
+            raise _no_key(key, keys, "; configs/default.py lists them all")
+        *groups, name = key.split(".")
+        group = config
+        for each in groups:
+            group = group[each]
+        try:
+            group[name] = _as_setting(value, group.get_type(name))
+        except (TypeError, ValueError):
+            raise InputError(f"config.{key} is {value!r}, expected {group.get_type(name).__name__}") from None
+    return config
+
+
+def _as_setting(value: Any, kind: type) -> Any:
+    """A value as a setting of type `kind` has it."""
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, bool) and kind in (int, float):
+        raise TypeError
+    if kind is str and isinstance(value, list | tuple):
+        return ", ".join(f'"{part}"' if "," in str(part) else str(part) for part in value)
+    return str(value) if kind is str and isinstance(value, Path) else value
 
 
 def parse(arguments: Sequence[str], *, usage: str, others: Sequence[str] = ()) -> tuple[Config, Path]:
@@ -175,15 +234,18 @@ def _check_options(given: Iterable[str], config: Config, path: Path, others: Seq
         prefix, dot, key = name.partition(".")
         if prefix in ("config", "noconfig") and dot:
             if key.partition("[")[0] not in keys:
-                near = difflib.get_close_matches(key, keys, n=1)
-                raise InputError(
-                    f"config has no key {key!r}" + (f"; did you mean {near[0]!r}?" if near else f" in {path}")
-                )
+                raise _no_key(key, keys, f" in {path}")
         elif name in keys:
             raise InputError(f"there is no option --{name}; did you mean --config.{name}?")
         elif name not in COMMAND_OPTIONS:
             known = (*COMMAND_OPTIONS, *others, *(f"config.{key}" for key in keys))
             raise cli.no_such_option(f"--{name}", [f"--{each}" for each in known])
+
+
+def _no_key(key: str, known: Iterable[str], otherwise: str) -> InputError:
+    """The error for a key that a config does not have: the nearest that it has, or `otherwise`."""
+    near = difflib.get_close_matches(key, list(known), n=1)
+    return InputError(f"config has no key {key!r}" + (f"; did you mean {near[0]!r}?" if near else otherwise))
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

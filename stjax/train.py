@@ -29,11 +29,20 @@ from stjax.config import Config
 def main(arguments: list[str]) -> None:
     """The command line."""
     config, folder = configs.parse(arguments, usage=__doc__ or "")
-    from stjax import cache, workdir  # what takes seconds to be imported waits until the command line is understood
+    from stjax.training import faults  # what takes seconds to be imported waits until the command line is understood
+
+    with faults.exits_when_stopped():
+        run(config, folder)
+
+
+def run(config: Config, folder: Path) -> None:
+    """`train` as a person starts it: compiled programs are kept for the next time, and what Ctrl-C interrupts says what
+    is saved."""
+    from stjax import cache, workdir
     from stjax.training import faults
 
     cache.keep_compiled_programs()
-    with faults.exits_when_stopped(), cli.when_interrupted(lambda: faults.saved_so_far(folder / workdir.CHECKPOINTS)):
+    with cli.when_interrupted(lambda: faults.saved_so_far(folder / workdir.CHECKPOINTS)):
         train(config, folder)
 
 

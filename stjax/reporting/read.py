@@ -135,15 +135,9 @@ def read_run(workdir: Path, label: str, *, protocol: str = "") -> RunResults:
         )
     if (workdir / "model.stablehlo").exists():
         raise InputError(f"{workdir} is an exported model, which has no results; give the work directory of its run")
-    again = _AGAIN.format(workdir)
     config, data = (json_files.read_sealed(workdir / name, remedy=_RETRAIN) for name in ("config.json", "data.json"))
     json_files.require(data, _DATA, str(workdir / "data.json"), remedy=_RETRAIN)
-    folder = _evaluation(workdir, protocol or data.get("protocol", ""), asked=bool(protocol))
-    path = folder / "metrics.json"
-    metrics = json_files.read(path, remedy=again)
-    for expected in ({"methods": _METHODS}, METRICS):
-        json_files.require(metrics, expected, str(path), remedy=again)
-    genes = _read_genes(folder / "per_gene.csv", workdir)
+    metrics, genes = read_scores(workdir, protocol or data.get("protocol", ""), asked=bool(protocol))
     manifest, manifest_note = _read_manifest(data)
     protocols = workdir / "evaluation" / "protocols.json"
     sections, notes = _read_sections(workdir, metrics, genes)
@@ -152,7 +146,7 @@ def read_run(workdir: Path, label: str, *, protocol: str = "") -> RunResults:
         "data": data,
         "metrics": metrics,
         "manifest": manifest,
-        "protocols": _read_protocols(protocols, again),
+        "protocols": _read_protocols(protocols, _AGAIN.format(workdir)),
     }
     return RunResults(
         workdir=workdir,
@@ -164,6 +158,23 @@ def read_run(workdir: Path, label: str, *, protocol: str = "") -> RunResults:
         notes=notes,
         **without_folders(content, known=(workdir, Path(str(data.get("data_dir", ""))))),
     )
+
+
+def read_scores(workdir: Path, protocol: str, *, asked: bool = False) -> tuple[dict[str, Any], pd.DataFrame]:
+    """A run's metrics.json and per_gene.csv under a protocol.
+
+    Args:
+        asked: whether the protocol is the user's choice.
+
+    Raises:
+        InputError: not scored yet, or a file that cannot be read.
+    """
+    folder, again = _evaluation(workdir, protocol, asked=asked), _AGAIN.format(workdir)
+    path = folder / "metrics.json"
+    metrics = json_files.read(path, remedy=again)
+    for expected in ({"methods": _METHODS}, METRICS):
+        json_files.require(metrics, expected, str(path), remedy=again)
+    return metrics, _read_genes(folder / "per_gene.csv", workdir)
 
 
 def _read_protocols(path: Path, remedy: str) -> dict[str, Any]:

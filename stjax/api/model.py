@@ -1,18 +1,7 @@
-"""stjax from Python: a model is loaded, and given images and places in them, for notebooks and other programs.
-
-    import stjax
-
-    model = stjax.load("runs/enet_b0_aux")                 # a work directory, or a folder that stjax.export wrote
-    found = model.predict("slide.svs")                     # a grid of spots on the slide's tissue
-    found = model.predict(image, spots, um_per_px=0.5)     # uint8 [H, W, 3], and spots [N, 2] (x, y) in its pixels
-    found["ERBB2"], found.expression, found.to_dataframe(), found.to_anndata()
-
-The same functions as behind `stjax.predict`, and the same numbers.
-"""
+"""A trained model, loaded, which predicts images."""
 
 import contextlib
 import dataclasses
-import html
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -28,19 +17,20 @@ from data_prep.section import Section
 from data_prep.slide import Slide, open_slide
 from data_prep.spots import Spots
 from stjax import trained
+from stjax.api.result import Prediction, unfinished
+from stjax.api.wording import in_python
 from stjax.inference import grid
-from stjax.inference.prediction import SectionPrediction, gene_columns
+from stjax.inference.model_folder import is_model_folder
+from stjax.inference.prediction import gene_columns
 from stjax.inference.slide_prediction import predict_slide, window_px
 from stjax.inference.sources import SLIDES, open_source, place_spots
 from stjax.trained import Trained
 
 if TYPE_CHECKING:
-    import anndata
     import pandas as pd
 
-_SHOWN_ROWS = 5
 
-
+@in_python(weights="encoder_weights")
 def load(path: str | Path, *, encoder_weights: str | Path | None = None) -> "Model":
     """Opens a trained model.
 
@@ -111,6 +101,38 @@ class Model:
         """Whether it was trained on the demo's generated tissue."""
         return self.model.fold.synthetic
 
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What evaluation found on the sections held out, as metrics.json has it: `metrics["methods"]["model"]` has the
+        model's figures, the other methods those of the baselines; docs/evaluation.md says what each means.
+
+        Raises:
+            InputError: the model is not evaluated yet, or is an exported one, which has no figures with it.
+        """
+        return self._scores()[0]
+
+    @property
+    def per_gene(self) -> "pd.DataFrame":
+        """A row a gene, as per_gene.csv has it: "pcc", its interval, errors, the baselines' PCC; see `metrics`."""
+        return self._scores()[1].set_index("gene")
+
+    def _scores(self) -> tuple[dict[str, Any], "pd.DataFrame"]:
+        from stjax.reporting.read import read_scores
+
+        folder = self.model.folder
+        if is_model_folder(folder):
+            raise InputError(
+                f"{folder} is an exported model, without an evaluation; load the work directory of its run"
+            )
+        metrics, genes = read_scores(folder, self.model.fold.protocol)
+        if metrics.get("model_sha256") != self.model.model_sha256:
+            raise InputError(
+                f"the evaluation in {folder} is of another state of the model; score it again with "
+                f"stjax evaluate --workdir={folder}"
+            )
+        return metrics, genes
+
+    @in_python(source_um_per_px="um_per_px")
     def predict(
         self,
         image: "np.ndarray | Image.Image | str | Path",
@@ -166,90 +188,11 @@ class Model:
     def __repr__(self) -> str:
         data = self.model.fold
         kind = self.model.view.items
-        synthetic = _unfinished(self.model) + (", SYNTHETIC" if self.synthetic else "")
+        synthetic = unfinished(self.model) + (", SYNTHETIC" if self.synthetic else "")
         return (
             f"<stjax.Model {self.model.model_name}: {len(self.genes)} genes ({self.units}) from {kind} of "
             f"{data.image_size_px} px at {self.um_per_px:.3g} um per px, {self.model.folder}{synthetic}>"
         )
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Prediction:
-    """Predicted expression of the spots of an image.
-
-    Attributes:
-        expression: [N, G] float32 in `units`; NaN for spots that could not be predicted.
-        genes: [G] names.
-        spots: [N] in pixels of the image.
-        predicted: [N] bool.
-        units: protocol and target transform.
-        um_per_px: of the image.
-        section: of the spots predicted and all genes, as `stjax.outputs` writes it: pictures, hashes, layers.
-        model: what predicted it.
-    """
-
-    expression: np.ndarray
-    genes: tuple[str, ...]
-    spots: Spots
-    predicted: np.ndarray
-    units: str
-    um_per_px: float
-    section: SectionPrediction
-    model: Trained
-
-    @classmethod
-    def of(cls, found: SectionPrediction, spots: Spots, columns: np.ndarray, model: Trained) -> "Prediction":
-        """Of all spots [N] asked for, what was found of some; the genes are `columns` of the model's."""
-        predicted = np.isin(spots.id, found.spots.id)
-        expression = np.full((len(predicted), len(columns)), np.nan, np.float32)
-        expression[predicted] = found.expression[:, columns]
-        genes = tuple(model.fold.panel.labels[columns].tolist())
-        return cls(expression, genes, spots, predicted, model.units, found.um_per_px, found, model)
-
-    def __len__(self) -> int:
-        return len(self.expression)
-
-    def __getitem__(self, gene: str) -> np.ndarray:
-        """[N] expression of one gene, by its name."""
-        if gene not in self.genes:
-            column = int(gene_columns(self.model, [gene])[0])  # offers the nearest names of an unknown one
-            name = str(self.model.fold.panel.labels[column])
-            if name not in self.genes:
-                raise InputError(f"{gene} is none of the genes asked for: {', '.join(self.genes)}")
-            gene = name
-        return self.expression[:, self.genes.index(gene)]
-
-    def to_dataframe(self) -> "pd.DataFrame":
-        """Columns x and y (pixels of the image) and one a gene; a row a spot, those not predicted included."""
-        import pandas as pd
-
-        frame = pd.DataFrame(self.expression, columns=pd.Index(self.genes, name="gene"))
-        frame.insert(0, "x", self.spots.xy[:, 0])
-        frame.insert(1, "y", self.spots.xy[:, 1])
-        return frame
-
-    def to_anndata(self) -> "anndata.AnnData":
-        """The spots predicted, as `stjax predict` writes them to .h5ad: coordinates, picture of the slide, units and
-        hashes included; scanpy and squidpy read it."""
-        from stjax.outputs import h5ad
-
-        return h5ad.to_anndata(self.section, self.model, genes=gene_columns(self.model, self.genes))
-
-    def __repr__(self) -> str:
-        lost = "" if self.predicted.all() else f" ({int((~self.predicted).sum())} not predicted)"
-        synthetic = _unfinished(self.model)
-        synthetic += ", SYNTHETIC" if self.section.synthetic or self.model.fold.synthetic else ""
-        return f"<stjax.Prediction: {len(self)} spots{lost} x {len(self.genes)} genes, {self.units}{synthetic}>"
-
-    def _repr_html_(self) -> str:
-        """For notebooks: what it is, and the first rows."""
-        shown = self.to_dataframe().iloc[:_SHOWN_ROWS, : _SHOWN_ROWS + 5]
-        table: Any = shown.to_html(float_format="{:.3f}".format)
-        return f"<p><code>{html.escape(repr(self))}</code></p>{table}"
-
-
-def _unfinished(model: Trained) -> str:
-    return f", NOT FINISHED: {model.progress}" if model.progress.finished is False else ""
 
 
 def _array(array: str | grid.Array, spot_um: float | None) -> grid.Array:
