@@ -63,10 +63,10 @@ def get_config() -> Any:
     config.augmentation.jpeg = 0  # the lowest quality of JPEG; 30
     config.augmentation.scale = 0.0  # of patches: times 1 +- this; .2
     config.augmentation.rotate = False  # of patches: any angle
-    config.num_workers = 0  # decoding processes beside the main one; 0 decodes in threads
+    config.num_workers = 0  # decoding processes besides the main one; 0 decodes in threads
     config.eval_batch_size = 64
     config.log_every_steps = 10
-    config.save_every_steps = 0  # checkpoints within an epoch, beside the one at its end; 0 makes none
+    config.save_every_steps = 0  # checkpoints within an epoch, besides the one at its end; 0 makes none
     config.step_timeout_s = 0  # ends a run of which a step takes longer; 0 never does
     config.profile_steps = ""  # "10:15" writes a trace of steps 10 to 14 for TensorBoard
 

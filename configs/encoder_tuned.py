@@ -1,4 +1,4 @@
-"""A published encoder on patches, in the graph: low-rank updates of its attention (LoRA), heads beside them.
+"""A published encoder on patches, in the graph: low-rank updates of its attention (LoRA), and heads.
 
 Its weights are yours to get (`python -m stjax.encoders kaiko_s16` says where): --config.init_from=vits16.pth
 """

@@ -1,4 +1,4 @@
-"""TRIPLEX as its code of 2024 is, by which the published figures seem to be: windows' perceptrons of 1 unit (her2st,
+"""TRIPLEX as its code of 2024 is, by which the published results seem to be: windows' perceptrons of 1 unit (her2st,
 skin) or 4 (stnet), and no layer on the patch's tokens."""
 
 from stjax.config import Config, built_in

@@ -21,7 +21,7 @@ class Budget:
     Attributes:
         what: as it is called in the message.
         least: allowed of a file of any size.
-        per_byte: allowed beside it for every byte of the file.
+        per_byte: allowed in addition for every byte of the file.
         unit: what is counted.
     """
 

@@ -49,7 +49,7 @@ def _why_empty(entry: plan.SectionPlan, options: plan.Options) -> str:
 
 
 def _patch_against_slide(found: checks.Found, options: plan.Options) -> str:
-    """How large a patch is beside the slide."""
+    """How large a patch is compared with the slide."""
     target = options.um_per_px or found.um_per_px
     patch_mm, width_mm, height_mm = (
         pixels * um_per_px / 1000

@@ -1,6 +1,6 @@
 """The folder of a build: whose it is, how far it has come, and what is removed of it.
 
-An unfinished data set has a work folder beside what is whole of it: build.json says what is being built, a lock that
+An unfinished data set has a work folder next to what is whole of it: build.json says what is being built, a lock that
 somebody is at it.
 """
 

@@ -182,7 +182,7 @@ def _scale(section: Section, image: slide.Slide) -> list[Problem]:
         doubt = DEFAULT_SCALE_DOUBT.format(stated)
         return [Problem("scale", NOTE, f"{doubt}; {used:.4g} is used ({source})")]
     text = f"the image file says {stated:.4g} um per px, {used:.4g} is used ({source})"
-    # HEST's metadata know of wrong figures in image files, and so may the user; spots were placed on this very image.
+    # HEST's metadata know of wrong scales in image files, and so may the user; spots were placed on this very image.
     if source in ("spot pitch", "file") and not 1 / _OTHER_IMAGE < stated / used < _OTHER_IMAGE:
         remedy = "give the image the spots were placed on, or state its scale with --source-um-per-px"
         return [Problem("scale", ERROR, f"{text}: is it another image, or a resized copy? {remedy}")]

@@ -86,7 +86,7 @@ _TABLE = spots.ARRAYS | _FIGURES | csr.ARRAYS
 
 @dataclasses.dataclass(frozen=True)
 class SectionTable:
-    """The spots of a section in record order, and figures of its records.
+    """The spots of a section in record order, and statistics of its records.
 
     Attributes:
         counts: [S, G] int32 raw counts, CSR over the data set's genes.

@@ -105,7 +105,7 @@ def make_demo(out: str | Path, *, workers: int | None = None, **options: Any) ->
 
 
 def make_section(recipe: Recipe, life: Biology, patient: int, section: int) -> DemoSection:
-    """One section, the same whatever else is made beside it."""
+    """One section, the same whatever else is made with it."""
     rng = np.random.default_rng([recipe.seed, 0, patient])
     patient_effect = rng.normal(0, 0.12, len(life.genes))
     favour = rng.normal(0, 0.25, len(demo_tissue.TYPES))

@@ -171,7 +171,7 @@ def barcodes(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def spot_table(section: DemoSection, name: str, ids: np.ndarray) -> anndata.AnnData:
-    """Spots in tissue as scanpy keeps them: symbols as names, Ensembl ids beside, (x, y) in full-resolution pixels."""
+    """Spots in tissue as scanpy keeps them: symbols, Ensembl ids, (x, y) in full-resolution pixels."""
     on = section.in_tissue
     obs = pd.DataFrame(
         {"in_tissue": 1, "array_row": section.array_xy[on, 1], "array_col": section.array_xy[on, 0]}, index=ids
@@ -185,7 +185,7 @@ def spot_table(section: DemoSection, name: str, ids: np.ndarray) -> anndata.AnnD
 
 
 def write_anndata(root: Path, section: DemoSection) -> str:
-    """One .h5ad per section with its slide beside it."""
+    """One .h5ad per section with its slide next to it."""
     name = section.name
     save_jpeg(section.image, root / f"{name}.jpg")
     table = spot_table(section, name, barcodes(section.rng, int(section.in_tissue.sum())))

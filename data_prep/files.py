@@ -36,8 +36,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u206
 def whole(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """A path for a file or a folder to write, which takes the place of `path` once the block ends without an error.
 
-    It lies in a folder beside `path` that this process alone may enter, new and of a random name: no link that somebody
-    planted is followed, and two writers never share one. What killed writers left beside `path` is removed.
+    It lies in a folder next to `path` that this process alone may enter, new and of a random name: no link that
+    somebody planted is followed, and two writers never share one. What killed writers left next to `path` is removed.
 
     Args:
         sync: return when it is on disk.

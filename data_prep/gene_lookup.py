@@ -34,7 +34,7 @@ class GeneLookup:
             ensembl_id, symbol: [G], "" where there is none.
             labels: [G] unique names, as they are shown.
             what: whose genes they are and what it does with them, for messages, as "the model does not predict gene".
-            beside: symbols of genes that were learnt beside them and are not given.
+            beside: symbols of genes that were learnt in addition and are not given.
         """
         self.labels, self._what, self._beside = list(labels), what, frozenset(beside)
         self.species = find_species(ensembl_id, symbol)[0]

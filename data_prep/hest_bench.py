@@ -1,4 +1,4 @@
-"""HEST-Benchmark's folder (Jaume et al. 2024), read as it is handed out.
+"""HEST-Benchmark's folder (Jaume et al. 2024), read as downloaded.
 
     TASK/var_50genes.json            {"genes": [...]}, the columns of the targets
     TASK/splits/{train,test}_0.csv   sample_id, patches_path, expr_path, relative to TASK; a pair a fold

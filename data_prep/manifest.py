@@ -1,4 +1,4 @@
-"""The manifest of a data set, and what TFDS keeps beside the shards; both are written once every section is whole."""
+"""The manifest of a data set, and what TFDS keeps next to the shards; both are written once every section is whole."""
 
 import dataclasses
 import importlib.metadata

@@ -58,7 +58,7 @@ def reading_order(slide: Slide, xy: np.ndarray, *, window_px: float) -> np.ndarr
     """[N] the order of windows in which a slide's tiles or strips are each decoded about once.
 
     Strips, as wide as the slide, are gone through row by row. Tiles are gone through in bands, each from left to right,
-    as high as still lets the tiles under a window, and those beside it, be kept while they are needed.
+    as high as still lets the tiles under a window, and those next to it, be kept while they are needed.
 
     Args:
         xy: [N, 2] centres of the windows; window_px: their side; both in full-resolution pixels.

@@ -76,7 +76,7 @@ class Options:
                 raise InputError(f"--{name.replace('_', '-')} is {value}, expected at least {least}")
         if self.source_um_per_px is not None:
             check_stated_scale(self.source_um_per_px, "--source-um-per-px")
-        # Of patches, what is wrong with a scale too large is said beside the slide's own size.
+        # Of patches, what is wrong with a scale too large is compared with the slide's own size.
         if self.um_per_px is not None and (self.kind == "tiles" or not self.um_per_px > ABSURD_UM_PER_PX):
             check_stated_scale(self.um_per_px, "--target-um-per-px")
         for name in ("min_spot_fraction", "max_white_fraction"):

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-PLAIN = 0  # fingerprint of an image too plain to be told from another: white glass
+PLAIN = 0  # fingerprint of an image too plain to be distinguished from another: white glass
 _LEVELS = 16  # values in use that the plainest channel of another image has at least
 LIMIT = 0.01  # share of the smaller sample's patches, of which fewer may be chance
 

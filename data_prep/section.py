@@ -50,7 +50,7 @@ class Section:
         counts: [S, G] raw counts, non-negative int32, CSR.
         spots: [S], in full-resolution pixels, their ids unique.
         um_per_px: physical size of a full-resolution pixel.
-        um_per_px_source: where that figure comes from: "user", "file", "metadata", "spot pitch", "image file" or "spot
+        um_per_px_source: where that number comes from: "user", "file", "metadata", "spot pitch", "image file" or "spot
             diameter" (the last is a guess, and said to be one in the notes).
         layout: the reader's name.
         synthetic: True for generated demo tissue.

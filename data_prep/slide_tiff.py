@@ -29,7 +29,7 @@ _CACHE_BYTES = 32 << 20  # decoded tiles kept, so that overlapping patches do no
 _CACHE_ROW_BYTES = 384 << 20  # the same for a thumbnail of large tiles, all that a row of its blocks touches
 _LARGE_PX = 1 << 20  # a tile of which few fill a thumbnail's block, so that blocks would decode it again and again
 _LZMA_BYTES = 256 << 20  # what unpacking LZMA may take itself
-_SLACK_BYTES = 64 << 10  # beside the pixels of a tile or strip
+_SLACK_BYTES = 64 << 10  # besides the pixels of a tile or strip
 # Kinds of files that tifffile knows, no bright-field slides, some of which lead it to other files.
 _NOT_SLIDES = ("lsm", "mmstack", "ndtiff", "fluoview", "stk", "sis", "eer", "scanimage", "nih", "mdgel")
 

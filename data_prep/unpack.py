@@ -120,7 +120,7 @@ def remedy(file: Path, into: str = "") -> str:
 
     Args:
         file: the packed file.
-        into: a folder for what an archive holds, beside it; by default the folder it lies in.
+        into: a folder for what an archive holds, next to it; by default the folder it lies in.
     """
     name = file.name.lower()
     target = file.parent / into

@@ -1,10 +1,10 @@
-"""Encoders under heads: {ridge, linear, MLP + AuxNet, tuned, PixNet} on the same encoders, beside the ridge on colour.
+"""Encoders under heads: {ridge, linear, MLP + AuxNet, tuned, PixNet} on the same encoders, and the ridge on colour.
 
 usage: python examples/encoder_study.py OUT [--her2st RAW] [--encoders lite0,...] [--heads ridge,...] [--table]
 
 Builds the data sets (her2st's sections C2 to C4 -> C5 where RAW is given, and synthetic demo tissue), embeds them with
 every encoder, trains and scores a run for every cell, and writes OUT/table.md and OUT/table.csv: mean PCC over genes
-with 90 % intervals and, beside it, how far that is above the ridge on the same encoder's features, paired over the same
+with 90 % intervals, and how far that is above the ridge on the same encoder's features, paired over the same
 draws of patients or spatial blocks. What is there already is not made again, so that a command that was stopped goes
 on, and parts may be asked for one by one; --table makes nothing and tables what there is. About an hour and a half on
 two CPU cores. The encoders are those whose weights come with a Python package, and a vision transformer that has learnt
@@ -207,7 +207,7 @@ def rows(folder: Path, data: Data) -> Iterator[dict]:
 
 
 def row(data: Data, head: str, label: str, found: dict, method: str, difference: tuple[float, ...] | None) -> dict:
-    """A row, of a method of a run's figures."""
+    """A row, of a method of a run's metrics."""
     of = found["methods"][method]
     low, high = of["intervals"]["pcc_mean"] or (None, None)
     minus = dict(zip(COLUMNS[6:9], difference or (), strict=False))

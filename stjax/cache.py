@@ -16,7 +16,7 @@ def cache_folder() -> Path:
 
 def own_folder(path: Path) -> Path | None:
     """A folder of the cache, made for this user alone if it is not there; None, and a note, where another user can
-    write: compiled programs are run as they are found, and a data set's hashes vouch for it against damage alone."""
+    write: compiled programs are run as they are found, and a data set's hashes protect it against damage alone."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)

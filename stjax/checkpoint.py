@@ -28,7 +28,7 @@ from stjax import distributed, manifest
 from stjax.manifest import MANIFEST
 
 _HALF = (jnp.float16, jnp.bfloat16)
-_ROOM = 1 << 20  # bytes of a checkpoint beside its arrays, at most
+_ROOM = 1 << 20  # bytes of a checkpoint besides its arrays, at most
 RUN_FILES = ("config.json", "data.json")
 META = {  # the plain state of a checkpoint ...
     "step": json_files.COUNT,
@@ -54,7 +54,7 @@ def save(folder: Path, step: int, state: Any, meta: dict[str, Any]) -> None:
     Args:
         folder: the run's `checkpoints` folder.
         state: pytree of arrays, each whole on every host.
-        meta: plain numbers and strings; `meta["best_step"]` says which checkpoint is kept beside this one.
+        meta: plain numbers and strings; `meta["best_step"]` says which checkpoint is kept next to this one.
     """
     if distributed.is_writer():
         _write(folder, step, state, meta)

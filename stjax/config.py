@@ -28,7 +28,7 @@ LOWEST = {
     **dict.fromkeys(("max_gradient_norm", "ema_decay"), 0),
 }
 
-COMMAND_OPTIONS = ("config", "workdir", "help")  # of training, beside --config.KEY
+COMMAND_OPTIONS = ("config", "workdir", "help")  # of training, besides --config.KEY
 HIGHEST_AUGMENTATION = {
     **dict.fromkeys(("stain", "brightness", "gamma"), 0.9),
     "blur_px": 10,
@@ -63,8 +63,8 @@ def built_in_names() -> list[str]:
 
 
 def _built_in_folder() -> Path:
-    """configs/: beside this package in a clone, within it where it is installed (see pyproject.toml). Never a module of
-    that name, which may be the user's own."""
+    """configs/: next to this package in a clone, within it where it is installed (see pyproject.toml). Never a module
+    of that name, which may be the user's own."""
     installed = Path(__file__).parent / "configs"
     return installed if installed.is_dir() else Path(__file__).parents[1] / "configs"
 

@@ -249,7 +249,7 @@ def in_processes(members: Sequence[Member], processes: int, gpus_per_process: in
 
 
 def row(each: Member) -> dict[str, Any]:
-    """Figures of a finished run: its best epoch, and its scores on the held-out patients."""
+    """Metrics of a finished run: its best epoch, and its scores on the held-out patients."""
     paths = sorted(each.folder.glob("evaluation/*/metrics.json"))
     scores = figures_of(paths[0]) if paths else {}
     meta = checkpoint.newest(each.folder / workdir.CHECKPOINTS)
@@ -264,7 +264,7 @@ def row(each: Member) -> dict[str, Any]:
 
 
 def figures_of(path: Path) -> dict[str, Any]:
-    """The model's figures in a metrics.json. Raises InputError when there are none."""
+    """The model's metrics in a metrics.json. Raises InputError when there are none."""
     figure, remedy = Lacking(Maybe(json_files.number())), "score the run again with stjax.evaluate"
     expected = {"methods": {"model": dict.fromkeys(COLUMNS, figure)}}
     found = json_files.require(json_files.read(path, remedy=remedy), expected, str(path), remedy=remedy)
@@ -307,7 +307,7 @@ def best_epoch(members: Sequence[Member]) -> int:
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """Mean and sample standard deviation over runs of every figure; None where there is none."""
+    """Mean and sample standard deviation over runs of every metric; None where there is none."""
     result = {}
     for name in ("val_loss", "val_pcc_median", *COLUMNS):
         values = [row[name] for row in rows if row[name] is not None]

@@ -57,7 +57,7 @@ class Package:
 
     Attributes:
         module: its folder where packages are installed.
-        files: {path within it: SHA-256}; the first is the one to read, others lie beside it.
+        files: {path within it: SHA-256}; the first is the one to read, others lie next to it.
         install: how to get it.
     """
 

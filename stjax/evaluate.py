@@ -90,7 +90,7 @@ class Options:
         beside: of tiles, the work directory of a model of patches to score on the same spots.
         ensemble: further runs, seeds or folds, whose predictions are averaged with this one's.
         symmetries: predict means over the eight symmetries, which protocols other than `stnet` do not.
-        features: those that a ridge beside the model is fitted to; default the model's own, or the only ones there are.
+        features: those that the ridge on features is fitted to; default the model's own, or the only ones there are.
         demo_truth: the raw folder of a demo: its cells' expected expression takes the place of the counts'.
     """
 
@@ -257,7 +257,7 @@ class Request:
     Attributes:
         sizes_um: of spots of tiles.
         target: folder of metrics.json; pictures: of predictions; protocols: the file of --protocol=all.
-        features: that a ridge beside the model is of.
+        features: of the ridge on features.
         differs: the options that make them another than the run's own result.
     """
 
@@ -331,7 +331,7 @@ def head(run: workdir.Run, asked: Request, found: Sequence[prepared.Found]) -> d
 
 
 def sizes_of(run: workdir.Run, task: comparison.Task, found: Sequence[prepared.Found]) -> dict[str, Any]:
-    """Figures for each size of spots, of a model that can be asked for any, or is asked for others than it was trained
+    """Metrics for each size of spots, of a model that can be asked for any, or is asked for others than it was trained
     on: of these a section is of its median size, as cells are of many."""
     predictions, trained = [each.prediction for each in found], run.view.trained_sizes_um(run.fold)
     sizes = [rounded(prediction.size_um) for prediction in predictions]

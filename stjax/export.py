@@ -98,7 +98,7 @@ def export(folder: Path, out: Path, *, weights: Path | None = None, head_only: b
     Raises:
         InputError: no trained model, no weights of its encoder or others, or `out` cannot be made.
     """
-    for place in (out, out.parent):  # it is made beside its place
+    for place in (out, out.parent):  # it is made next to its place
         system_errors.check_folder(place, "--out")
     if out.is_dir() and any(out.iterdir()):
         raise InputError(f"--out {out} is not empty; choose another folder, or remove it first")

@@ -17,7 +17,7 @@ from data_prep.json_files import Maybe
 from stjax.data.tile_spots import same_size
 
 FILE = "intervals.json"
-LEVEL = 0.9  # of all intervals: of single values, and of figures
+LEVEL = 0.9  # of all intervals: of single values, and of metrics
 
 
 _REMEDY = "remove it, and score the run again with stjax.evaluate"

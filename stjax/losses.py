@@ -134,7 +134,7 @@ def triplex(
     """TRIPLEX's: the fusion's squared error and, of each other head, that to the targets and to the fusion.
 
     Args:
-        outputs: "main", of the fusion, and the heads beside it, [B, S, M] each; gradients go through both.
+        outputs: "main", of the fusion, and the other heads, [B, S, M] each; gradients go through both.
         distilled: weight of the error to the fusion; that to the targets has the rest of 1.
 
     Returns:

@@ -17,7 +17,7 @@ def seal(folder: Path, content: dict[str, Any], *, required: Sequence[str] = ())
     """Writes the manifest of all that is in a folder, in place of one that is there.
 
     Args:
-        content: plain values to keep in it beside the files' hashes.
+        content: plain values to keep in it next to the files' hashes.
         required: files without which the folder is of no use.
 
     Raises:

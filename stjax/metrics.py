@@ -174,19 +174,19 @@ Figure = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of [S, G] predictions
 
 
 def pooled(figure: Figure, predictions: Maps, truths: Maps, patients: Sequence[str], *, pooling: str) -> np.ndarray:
-    """A figure of each gene over sections, pooled the protocol's way.
+    """A metric of each gene over sections, pooled the protocol's way.
 
     Args:
         predictions, truths: one [S, G] a section.
         patients: whose section each is.
-        pooling: "pooled" (all spots together), "section_median" (median of the sections' figures) or "patient_median"
-            (each patient's sections pooled, median of the patients' figures).
+        pooling: "pooled" (all spots together), "section_median" (median of the sections' metrics) or "patient_median"
+            (each patient's sections pooled, median of the patients' metrics).
     """
     return median_of_known(of_groups(figure, predictions, truths, patients, pooling=pooling))
 
 
 def of_groups(figure: Figure, predictions: Maps, truths: Maps, patients: Sequence[str], *, pooling: str) -> np.ndarray:
-    """[groups, G] a figure of each gene over every group of sections whose spots are pooled; as `pooled` takes them."""
+    """[groups, G] a metric of each gene over every group of sections whose spots are pooled; as `pooled` takes them."""
     groups = _sections_of_groups(patients, pooling)
     joined = [[np.concatenate([each[i] for i in group]) for each in (predictions, truths)] for group in groups]
     return np.stack([figure(prediction, truth) for prediction, truth in joined])
@@ -220,7 +220,7 @@ def _sections_of_groups(patients: Sequence[str], pooling: str) -> list[list[int]
 
 
 def group_of_section(patients: Sequence[str], pooling: str) -> np.ndarray:
-    """Which sections' spots a figure is taken over together: a number from 0 for each section."""
+    """Which sections' spots a metric is taken over together: a number from 0 for each section."""
     if pooling == "patient_median":
         return np.unique(np.array(patients), return_inverse=True)[1]
     return np.arange(len(patients)) if pooling == "section_median" else np.zeros(len(patients), np.int64)
@@ -242,15 +242,15 @@ def mean_of_known(values: np.ndarray) -> np.ndarray:
 
 
 def known(figure: Callable[[np.ndarray], Any], values: np.ndarray) -> float | None:
-    """A figure, such as `np.nanmedian`, over what is not NaN; None where nothing is."""
+    """A metric, such as `np.nanmedian`, over what is not NaN; None where nothing is."""
     return None if np.all(np.isnan(values)) else float(figure(values))
 
 
 def summarise(pcc: np.ndarray, mae: np.ndarray, rmse: np.ndarray) -> dict[str, Any]:
-    """Figures over genes: mean, median and quartile PCC, BrST-Net's bands (Table 1), aMAE, aRMSE and MSE.
+    """Metrics over genes: mean, median and quartile PCC, BrST-Net's bands (Table 1), aMAE, aRMSE and MSE.
 
     Returns:
-        None stands for a figure that does not exist (no gene has a PCC).
+        None stands for a number that does not exist (no gene has a PCC).
     """
     with_pcc = pcc[~np.isnan(pcc)]
     return {

@@ -1,5 +1,5 @@
 """The model card of an exported model, in Mitchell et al.'s sections (2019, "Model cards for model reporting"), made of
-what the run knows of itself: no figure in it is written by hand."""
+what the run knows of itself: no number in it is written by hand."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,7 +75,7 @@ def card(run: Run, config: dict[str, Any]) -> str:
     """The card, as Markdown.
 
     Args:
-        run: its `evaluation/*/metrics.json` give the figures.
+        run: its `evaluation/*/metrics.json` give the results.
         config: of the exported folder.
     """
     data, training = run.fold, config["training"]
@@ -166,7 +166,7 @@ def _tables(folder: Path, step: int) -> Iterator[str]:
 
 
 def _table(result: dict[str, Any], path: Path) -> str:
-    """Model and baselines, a row each. Figures that the evaluation gave an interval are followed by it."""
+    """Model and baselines, a row each. Metrics that the evaluation gave an interval are followed by it."""
     rows = [
         f"Protocol `{path.parent.name}`, {result['part']} sections: {len(result['sections'])}, with {result['spots']} "
         f"spots; PCC {result['pcc_pooling']}, errors in {result['error_unit']}"

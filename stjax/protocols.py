@@ -71,7 +71,7 @@ class Protocol:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of every field, written into results so that figures name the rules they were made under."""
+        """SHA-256 of every field, written into results so that results name the rules they were made under."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         if fields["gene_ranking"] == "mean_count":  # once the only one: runs trained then keep their rules' hash
             del fields["gene_ranking"]

@@ -56,7 +56,7 @@ class Trained(abc.ABC):
 
     def with_weights(self, encoder: Path | None) -> Self:
         """The same model with another file of its encoder's weights, where one is given. Raises InputError for one that
-        has no encoder beside it."""
+        has no encoder next to it."""
         if encoder is None:
             return self
         if not self.view.encoded:
@@ -66,7 +66,7 @@ class Trained(abc.ABC):
     @property
     @abc.abstractmethod
     def on_slides(self) -> Self:
-        """The same model, which takes windows cut from a slide: one of features with its encoder in front, or beside it
+        """The same model, which takes windows cut from a slide: one of features with its encoder in front, or alongside
         where its view goes over a slide twice.
 
         Raises:
@@ -138,7 +138,7 @@ def load(folder: Path, *, encoder_weights: Path | None = None) -> Trained:
         encoder_weights: of a model of features, the file of its encoder's weights; default that of its training.
 
     Raises:
-        InputError: the folder holds no trained model, or a damaged one; weights for one that has no encoder beside it.
+        InputError: the folder holds no trained model, or a damaged one; weights for one that has no encoder next to it.
     """
     from stjax.inference.model_folder import Exported, is_model_folder
 

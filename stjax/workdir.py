@@ -232,6 +232,6 @@ def hardware() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of stjax and what its figures may depend on, for results."""
+    """Of stjax and what its results may depend on, for results."""
     packages = ("stjax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}

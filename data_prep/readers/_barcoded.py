@@ -38,7 +38,7 @@ def read_section(
     """A section: its spots under tissue, in matrix order.
 
     Args:
-        sample: the files the slide lies beside.
+        sample: the files the slide lies next to.
         out: the other files.
         factors, positions: read from them.
 

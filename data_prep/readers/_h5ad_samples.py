@@ -1,4 +1,4 @@
-"""Which spots of an .h5ad file are one section: samples that were joined are told apart, or the file is refused."""
+"""Which spots of an .h5ad file are one section: samples that were joined are separated, or the file is refused."""
 
 import dataclasses
 import functools

@@ -28,8 +28,8 @@ from data_prep.readers import _hdf5_structure
 
 _TOO_MUCH, _DAMAGED = 3, 4  # exit codes
 _ROWS = 65_536  # of texts read at a time
-_OBJECT = 60  # bytes of one of Python's objects, beside what it holds
-_MEMORY = 1 << 30  # beside what the texts may take
+_OBJECT = 60  # bytes of one of Python's objects, besides what it holds
+_MEMORY = 1 << 30  # besides what the texts may take
 _LOCK = threading.Lock()
 
 

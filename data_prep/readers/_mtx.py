@@ -14,7 +14,7 @@ from data_prep.errors import InputError
 _KINDS = {b"integer": pyarrow.int64(), b"real": pyarrow.float64(), b"unsigned-integer": pyarrow.int64()}
 _ANYTHING = re.compile(rb"\S")
 _BLANKS = re.compile(rb"[ \t]+")
-_ENTRY_BYTES, _LONGEST = 80, 48  # that an entry takes beside its text, and the longest text
+_ENTRY_BYTES, _LONGEST = 80, 48  # that an entry takes besides its text, and the longest text
 _EDGES = re.compile(rb"^ | \r?$|\r$", re.MULTILINE)
 
 

@@ -10,7 +10,7 @@ from data_prep.errors import InputError
 from data_prep.patients import CONVENTION, FILE, GUESSED, USER
 from data_prep.readers import _text
 
-TABLE = "patients.csv"  # columns section,patient; beside the sections' files
+TABLE = "patients.csv"  # columns section,patient; next to the sections' files
 
 
 class Patient(NamedTuple):

@@ -14,7 +14,7 @@ from data_prep.gene_reference import own_reference
 from data_prep.section import GeneTable
 from data_prep.slide_base import DEFAULT_SCALE_DOUBT, SLIDE_SUFFIXES, check_stated_scale, is_default_scale
 
-SYNTHETIC_MARK = "SYNTHETIC.txt"  # data_prep.demo writes it beside everything it generates
+SYNTHETIC_MARK = "SYNTHETIC.txt"  # data_prep.demo writes it next to everything it generates
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,11 +28,11 @@ _MATRIX = re.compile(
 _AGGREGATED = ("aggregation.csv", "aggr_tissue_positions.csv")
 _PACKED_PART = re.compile(r"(spatial|matrix|matrices|outs|outputs)\.(tar|tgz|zip)", re.IGNORECASE)
 _MTX = re.compile(r"matrix\.mtx(?:\.gz)?$")
-_FLAT = re.compile(  # what makes files beside a matrix a sample
+_FLAT = re.compile(  # what makes files next to a matrix a sample
     rf"^(?P<prefix>|.*?[_.-])(?:(?:spatial[_.-])?(?:{'|'.join(map(re.escape, (*_positions.FILES, FACTORS)))})(?:\.gz)?"
     r"|spatial|(?:spatial|outs)\.(?:tar(?:\.gz)?|tgz|zip))$"
 )
-# Images Space Ranger writes beside the slide, none of them the slide
+# Images Space Ranger writes next to the slide, none of them the slide
 _NOT_SLIDES = re.compile(r"cytassist|aligned_|detected_tissue|tissue_(hires|lowres)|registered|qc", re.IGNORECASE)
 
 
@@ -43,7 +43,7 @@ class Outputs:
     Attributes:
         name: the sample's.
         folder: the output folder.
-        prefix: what the names of all its files begin with, such as "GSM1_A1_"; others' files may lie beside them.
+        prefix: what the names of all its files begin with, such as "GSM1_A1_"; others' files may lie next to them.
     """
 
     name: str
@@ -103,7 +103,7 @@ def samples(path: Path) -> dict[str, Outputs]:
     if any(out.folder in (path, path / "outs") for out in found.values()):
         return found
     loose = [Outputs(match["prefix"].rstrip(_BETWEEN), path, match["prefix"]) for match, _ in _matrix_entries(path)]
-    flat = [out for out in loose if out.name in found]  # its spatial folder was unpacked beside the matrix
+    flat = [out for out in loose if out.name in found]  # its spatial folder was unpacked next to the matrix
     below = [folder for folder in folders(path) if not _FLAT.match(folder.name)]
     for folder in (path, path / "outs", *(out for sample in below for out in (sample, sample / "outs"))):
         flat += _flat(folder)
@@ -140,7 +140,7 @@ def lacking(sample: Outputs, out: Outputs, image: Path | None) -> str:
     """What a section lacks, "" when complete, and how to unpack what is packed.
 
     Args:
-        sample: the files the image lies beside.
+        sample: the files the image lies next to.
         out: the other files.
         image: see `find_image`.
     """
@@ -228,7 +228,7 @@ def read_matrix(out: Outputs) -> _matrix.CountMatrix:
 
 
 def find_image(out: Outputs, image: Path | None, *, packed: bool = False) -> list[Path]:
-    """The full-resolution image: the `image` given, else image files beside the outputs.
+    """The full-resolution image: the `image` given, else image files next to the outputs.
 
     Looked for in the output folder and, where that is named `outs`, in the sample's folder above it; among flat files
     by the sample's prefix. What Space Ranger itself writes there (CytAssist image, alignment and tissue
@@ -260,7 +260,7 @@ def place_image(
     """The image to read, its pixels per full-resolution pixel, and notes.
 
     Args:
-        out: the files the image lies beside.
+        out: the files the image lies next to.
         small: those Space Ranger's small images are of.
         image: a file, a folder of <sample>.<extension>, or "hires" or "lowres" for Space Ranger's reduced image.
         factors: scale factors.

@@ -19,7 +19,7 @@ _BOMS = {  # the longer first: UTF-32 begins as UTF-16 does
 }  # fmt: skip
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _LINE = re.compile(r"[^\r\n]*+(?:\r\n?|\n)|[^\r\n]++")
-_LINE_BYTES, _FIELD_BYTES = 120, 64  # that a line and a field of a table take as Python's objects, beside its text
+_LINE_BYTES, _FIELD_BYTES = 120, 64  # that a line and a field of a table take as Python's objects, besides its text
 _DECIMAL_COMMA = re.compile(r"^[+-]?\d+(,\d+)?([eE][+-]?\d+)?$")
 _THOUSANDS = re.compile(r"^[+-]?\d{1,3}(,\d{3})+$")
 

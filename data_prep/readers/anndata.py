@@ -2,10 +2,10 @@
 
     <section>.h5ad                   X, layers["counts"] or raw.X: raw counts; obsm["spatial"] = (x, y), full-resolution
                                      pixels, or a table whose columns say so
-    <section>.tif|.jpg|...           the full-resolution image beside it, or --image FILE_OR_FOLDER
+    <section>.tif|.jpg|...           the full-resolution image next to it, or --image FILE_OR_FOLDER
     patients.csv                     optional: section,patient
 
-`var_names` are symbols, `var["gene_ids"]` Ensembl ids. A file of several samples, told apart by a column of `obs` (such
+`var_names` are symbols, `var["gene_ids"]` Ensembl ids. A file of several samples, separated by a column of `obs` (such
 as `library_id` or `sample`) or by what stands around the barcodes, holds a section for each.
 """
 
@@ -290,7 +290,7 @@ def _have_images(names: Iterable[str], file: Path, image: Path | None) -> bool:
 
 
 def _images(name: str, file: Path, samples: _h5ad_samples.Samples, image: Path | None) -> list[Path]:
-    """The slide: the one given, else <section>.<extension> beside the file, else the one its entry in `uns` names."""
+    """The slide: the one given, else <section>.<extension> next to the file, else the one its entry in `uns` names."""
     if image is not None:
         return _sections.given_image(image, name)
     named = file.parent / samples.slide.get(name, "")

@@ -7,7 +7,7 @@
 Zenodo's own folders, `count-matrices`, `spot-selections` and `images/HE/C2.jpg`, are read too. A count table with genes
 as rows, and spots named as R or others rename them (`X10x16`, `10_16`), are read and noted. Spots are discs 100 um wide
 on a 200 um grid, which gives the scale. The letter of a section is its patient, as published, unless patients.csv
-(section,patient) beside the folders says otherwise.
+(section,patient) next to the folders says otherwise.
 """
 
 import re

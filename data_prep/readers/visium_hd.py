@@ -121,7 +121,7 @@ def _bins(path: Path) -> dict[str, _Bins]:
 
 
 def _squares(folder: Path) -> list[_Bins]:
-    """The bins of a sample in its output folder, in `binned_outputs` or (taken out of it) beside the rest."""
+    """The bins of a sample in its output folder, in `binned_outputs` or (taken out of it) next to the rest."""
     sample = Outputs(_space_ranger.sample_name(folder), folder)
     holder = folder / "binned_outputs" if (folder / "binned_outputs").is_dir() else folder
     matches = ((_space_ranger.BIN_FOLDER.match(below.name), below) for below in _space_ranger.folders(holder))

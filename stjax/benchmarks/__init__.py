@@ -1,4 +1,4 @@
-"""What `stjax bench` measures, beside what it is measured against."""
+"""What `stjax bench` measures, and the references it is compared with."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Embedding throughput beside timm and torchvision: `python -m stjax.bench --what=embed`.
+"""Embedding throughput compared with timm and torchvision: `python -m stjax.bench --what=embed`.
 
 Networks of random weights on uint8 images of 224 px, normalised on the way. PyTorch runs in a process of its own, which
 waits while the other is timed: `--torch-python` names an interpreter that has torch, timm and torchvision.

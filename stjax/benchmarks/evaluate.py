@@ -1,4 +1,4 @@
-"""The cost of honest figures: `python -m stjax.bench --what=evaluate`.
+"""The cost of honest metrics: `python -m stjax.bench --what=evaluate`.
 
 Scoring: 30,000 spots in three sections, 250 genes, a model and four baselines, 1,000 bootstraps each. The reference of
 the bootstrap draws the same blocks and gathers their spots, for each draw anew; it is timed over a few draws and

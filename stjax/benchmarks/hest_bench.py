@@ -1,4 +1,4 @@
-"""The regressions of HEST-Benchmark beside scikit-learn's: `python -m stjax.bench --what=hest_bench`.
+"""The regressions of HEST-Benchmark compared with scikit-learn's: `python -m stjax.bench --what=hest_bench`.
 
 The benchmark's ten tasks with as many spots a sample and the folds that it has, random features of 1,536 and 50
 targets: A1 and A3 of every fold, fitted and scored, one task in memory after the other. The reference is HEST's way:

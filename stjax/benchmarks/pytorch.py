@@ -15,7 +15,7 @@ _OPERATORS = ("nms", "qnms")  # that torchvision looks for as it is imported
 def import_torchvision() -> Any:
     """torchvision, or None where it or torch is not installed.
 
-    Its wheel built for GPUs does not import beside a torch without them: its own operators are then not loaded, which
+    Its wheel built for GPUs does not import with a torch without them: its own operators are then not loaded, which
     it looks for. It does once these have a name; classification models use neither. Where they are loaded a second
     definition would abort the process, so that the plain import is tried first.
     """

@@ -1,4 +1,4 @@
-"""The ridge with its nested cross-validation beside scikit-learn's: `python -m stjax.bench --what=ridge`.
+"""The ridge with its nested cross-validation compared with scikit-learn's: `python -m stjax.bench --what=ridge`.
 
 20,000 samples of eight patients, 1,536 features, 250 targets, 17 penalties, five folds of patients. The reference is
 the plain route there: features standardised, `GridSearchCV` of `Ridge` over the same folds and penalties, refitted with

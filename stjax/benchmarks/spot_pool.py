@@ -1,4 +1,4 @@
-"""The spot pooling of `stjax.ops.spot_pool` beside the dense map: `python -m stjax.bench --what=spot_pool`.
+"""The spot pooling of `stjax.ops.spot_pool` compared with the dense map: `python -m stjax.bench --what=spot_pool`.
 
 A tile of H = W = 1024 px, a grid of stride 4 with 512 features, 250 genes, float32. Each method computes the spots'
 genes and the gradients of features, kernel and bias. The reference forms the map as the paper does: linear layer,

@@ -1,4 +1,4 @@
-"""Measure stain normalisation of a full slide beside staintools: time, peak memory, repeatability, difference.
+"""Measure stain normalisation of a full slide compared with staintools: time, peak memory, repeatability, difference.
 
     python -m stjax.benchmarks.stain --source C2.jpg --target C3.jpg                 # ours twice, staintools once
     python -m stjax.benchmarks.stain --source C2.jpg --target C3.jpg --staintools-runs 2 --json stain.json

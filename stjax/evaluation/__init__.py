@@ -1,1 +1,1 @@
-"""What figures are made of: scoring, intervals, chance, the noise ceiling, conformal intervals, other protocols."""
+"""What metrics are made of: scoring, intervals, chance, the noise ceiling, conformal intervals, other protocols."""

@@ -156,7 +156,7 @@ def sections_of(run: Run, task: Task, found: Sequence[Found]) -> tuple[list[Scor
 
 
 def score(run: Run, task: Task, found: Sequence[Found], *, pooling: str, thorough: bool = True) -> Scores:
-    """Figures of model and baselines under a task, over all spots with something measured."""
+    """Metrics of model and baselines under a task, over all spots with something measured."""
     sections, correlation_only = sections_of(run, task, found)
     known = [section[np.isfinite(section.truth).any(axis=1)] for section in sections]
     return scoring.score(known, std=task.std, pooling=pooling, correlation_only=correlation_only, thorough=thorough)

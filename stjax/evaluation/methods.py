@@ -50,5 +50,5 @@ def label(method: str, *, star: str = "*") -> str:
 
 
 def column(figure: str, method: str) -> str:
-    """The column of per_gene.csv that has a figure of a method; the model's is called as the figure is."""
+    """The column of per_gene.csv that has a metric of a method; the model's is called as the metric is."""
     return figure if method == MODEL else f"{figure}_{method}"

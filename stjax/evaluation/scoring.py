@@ -1,4 +1,4 @@
-"""Figures of several methods over the spots of several sections."""
+"""Metrics of several methods over the spots of several sections."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ from stjax.evaluation.methods import MODEL, column
 from stjax.evaluation.statistics import Bootstrap, Draws, Units
 from stjax.inference.prediction import SectionPrediction
 
-# Figures over genes that get an interval: of Draws, whose last axis is the genes, and on which scale.
+# Metrics over genes that get an interval: of Draws, whose last axis is the genes, and on which scale.
 _SUMMARIES: dict[str, tuple[Callable[[Draws], np.ndarray], str]] = {
     "pcc_median": (lambda draws: _quantile(draws.pcc, 0.5), "correlation"),
     "pcc_mean": (lambda draws: metrics.mean_of_known(draws.pcc), "correlation"),
@@ -67,12 +67,12 @@ class ScoredSection:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scores:
-    """Figures of methods.
+    """Metrics of methods.
 
     Attributes:
         sections: what was scored.
-        summaries: {method: figures over genes}.
-        per_gene: {method: {figure: [M]}}; errors in standard deviations of the training targets.
+        summaries: {method: metrics over genes}.
+        per_gene: {method: {metric: [M]}}; errors in standard deviations of the training targets.
         draws: {method: the bootstrap's}; empty where none was asked for.
         units: what was drawn; None where nothing was.
     """
@@ -101,7 +101,7 @@ def score(
     correlation_only: Collection[str] = (),
     thorough: bool = True,
 ) -> Scores:
-    """Figures of every method that predicts all sections.
+    """Metrics of every method that predicts all sections.
 
     Args:
         std: [M] errors are in units of it.
@@ -141,7 +141,7 @@ def score(
 
 
 class _Maps:
-    """Sections as maps: what all methods share of the thorough figures."""
+    """Sections as maps: what all methods share of the thorough metrics."""
 
     def __init__(self, sections: Sequence[ScoredSection], pooling: str):
         self._sections, self._pooling = sections, pooling
@@ -153,7 +153,7 @@ class _Maps:
         self.bootstrap = Bootstrap(self.units, np.repeat(group, [len(truth) for truth in self._truths]))
 
     def figures(self, predictions: Sequence[np.ndarray], *, in_units: bool) -> dict[str, np.ndarray]:
-        """{figure: [M]} of [S, M] predictions a section."""
+        """{metric: [M]} of [S, M] predictions a section."""
         truths, patients, pooling = self._truths, self._patients, self._pooling
         smooth = [map_metrics.smooth(p, each.neighbours) for p, each in zip(predictions, self._sections, strict=True)]
         ranks = metrics.pooled_ranks(predictions, patients, pooling=pooling)
@@ -181,7 +181,7 @@ def _ssim(sections: Sequence[ScoredSection], predictions: Sequence[np.ndarray]) 
 
 
 def _intervals(own: Draws, draws: Sequence[Draws], units: Units) -> dict[str, list[float] | None]:
-    """[low, high] of figures over genes; None for a figure that has none."""
+    """[low, high] of metrics over genes; None for a metric that has none."""
     result = {}
     for name, (figure, scale) in _SUMMARIES.items():
         low, high = statistics.intervals(figure(own), [figure(each) for each in draws], units, scale=scale)

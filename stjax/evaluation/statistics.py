@@ -1,4 +1,4 @@
-"""Intervals and tests of figures over spots that are no independent draws.
+"""Intervals and tests of metrics over spots that are no independent draws.
 
 Neighbouring spots, and the spots of a patient, share much: what is drawn again, or permuted, is therefore the patient
 or a compact block of spots, never a spot alone. `docs/evaluation.md` says how well the intervals cover.
@@ -119,7 +119,7 @@ class Units:
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
-    """Figures of each gene over drawn spots: pcc, mae and rmse, [R, G] each; PCC is NaN where a draw is constant."""
+    """Metrics of each gene over drawn spots: pcc, mae and rmse, [R, G] each; PCC is NaN where a draw is constant."""
 
     pcc: np.ndarray
     mae: np.ndarray
@@ -127,7 +127,7 @@ class Draws:
 
 
 class Bootstrap:
-    """Draws units with replacement, the same ones for every method: figures of two methods are paired.
+    """Draws units with replacement, the same ones for every method: metrics of two methods are paired.
 
     Each unit's sums of values and products are taken once, about the genes' means so that nothing cancels; the sums
     of a draw are then a matrix product of how often each unit is drawn with the units' sums.
@@ -151,7 +151,7 @@ class Bootstrap:
         self._sums = scipy.sparse.csr_array((np.ones(spots), (cell.ravel(), np.arange(spots))), shape=(cells, spots))
 
     def draw(self, prediction: np.ndarray, truth: np.ndarray) -> tuple[Draws, ...]:
-        """Figures of [N, G] predictions and truths over every draw; those of `units.finer` after those of `units`."""
+        """Metrics of [N, G] predictions and truths over every draw; those of `units.finer` after those of `units`."""
         genes = max(1, _CHUNK // max(len(truth), 1))
         parts = [
             self._draw(prediction[:, start : start + genes], truth[:, start : start + genes])
@@ -214,7 +214,7 @@ def _weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.where(total > 0, (middle[0] + middle[1]) / 2, np.nan)
 
 
-_SCALES = {  # figures are normal on this scale rather than on their own
+_SCALES = {  # metrics are normal on this scale rather than on their own
     "correlation": (lambda x: np.arctanh(np.clip(x, -1 + 1e-12, 1 - 1e-12)), np.tanh),
     "error": (lambda x: np.log(np.maximum(x, 1e-300)), np.exp),
     "difference": (lambda x: x, lambda x: x),
@@ -224,7 +224,7 @@ _SCALES = {  # figures are normal on this scale rather than on their own
 def intervals(
     estimate: np.ndarray | float, draws: Sequence[np.ndarray], units: Units, *, scale: str, level: float = LEVEL
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where a figure lies with probability `level`, from its spread over draws: Student's t on the scale of `scale`.
+    """Where a metric lies with probability `level`, from its spread over draws: Student's t on the scale of `scale`.
 
     Percentiles of the draws are too narrow for a few units; here the spread is widened for the units lost, the quantile
     is that of as many degrees of freedom as there are units beyond one a stratum, and what neighbouring blocks share
@@ -249,7 +249,7 @@ def intervals(
 
 
 def _variance(draws: np.ndarray, units: Units) -> np.ndarray:
-    """[...] variance of a figure over draws [R, ...] of units, NaN where most draws have none."""
+    """[...] variance of a metric over draws [R, ...] of units, NaN where most draws have none."""
     known = np.isfinite(draws)
     count = known.sum(axis=0)
     usable = (count > len(draws) / 2) & (units.freedom > 0)
@@ -272,7 +272,7 @@ def permutation_p(
 
     The prediction's spatial blocks are permuted within each section, their spots kept in order: both maps stay nearly
     as smooth as they are, so that two smooth maps do not pass for related; what blocks cut off is extrapolated from
-    blocks of half the side. The figure compared is the sum over sections of spots times the PCC within the section.
+    blocks of half the side. The metric compared is the sum over sections of spots times the PCC within the section.
 
     Args:
         predictions, truths: [S, G] of each section; xy: [S, 2].

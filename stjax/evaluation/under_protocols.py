@@ -115,7 +115,7 @@ def _deviations(protocol: Protocol, run: Run, found: Sequence[Found], genes: str
 
 
 def print_table(entries: Mapping[str, Mapping[str, Any]]) -> None:
-    """Every protocol, with the model and the ridge beside it."""
+    """Every protocol, with the model and the ridge."""
     content: list[list[str] | str] = [["", "spots", "genes", *_TITLES.values(), "PCC"]]  # rows, and lines between them
     for name, entry in entries.items():
         if not entry["fits"]:

@@ -1,1 +1,1 @@
-"""Features: vectors of every record of a data set from an encoder, kept beside it in features/<name>/."""
+"""Features: vectors of every record of a data set from an encoder, kept with it in features/<name>/."""

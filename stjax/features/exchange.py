@@ -1,7 +1,7 @@
 """Feature files of other tools: read, one a section, and written in TRIDENT's form.
 
 TRIDENT     features [N, D]; coords [N, 2], the corners (x, y) at full resolution, with patch_size_level0 and more
-CLAM        features and coords alone, or a bare tensor (.pt): how large patches are says the coords file beside it
+CLAM        features and coords alone, or a bare tensor (.pt): how large patches are says the coords file next to it
 HEST-bench  embeddings [N, D], barcodes [N, 1]; coords are centres (y, x) and not read
 STP-Bench   features or embeddings [N, D], or [N, 25, D] with mask_tb; barcodes
 """

@@ -195,7 +195,7 @@ class Writer:
         Args:
             path: the folder.
             key: see `KEY`; features of another key are not gone on with.
-            run: what may change the last bits beside it: an unfinished run of another is not gone on with.
+            run: what else may change the last bits: an unfinished run of another is not gone on with.
 
         Raises:
             InputError: the folder holds something else, or another process writes it.

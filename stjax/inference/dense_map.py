@@ -77,7 +77,7 @@ class DenseMap:
             [N, G] float32; NaN for a spot without the centre of any pixel.
 
         Raises:
-            InputError: an unknown gene, a spot beside the slide, or a damaged map.
+            InputError: an unknown gene, a spot outside the slide, or a damaged map.
         """
         about, columns = self.about, self._columns(genes)
         beside: Any = spots.bounds()

@@ -117,7 +117,7 @@ def find_tissue(slide: Slide, *, um_per_px: float, spot_um: float = _CELL_UM * _
     colour = small.max(axis=2) - small.min(axis=2)
     scanned = grey >= _BLACK
     dark = scanned & (grey <= tissue.otsu_threshold(np.bincount(grey[scanned], minlength=256)))
-    stained = scanned & (dark | (colour > _STAINED))  # pale stroma beside dark nuclei
+    stained = scanned & (dark | (colour > _STAINED))  # pale stroma among dark nuclei
     bright = scanned & ~stained
     if not dark.any() or colour[dark].mean() < _COLOURED:
         return TissueMask(np.zeros_like(dark), px)  # only glass: Otsu split its noise, or uneven light

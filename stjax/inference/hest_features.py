@@ -43,7 +43,7 @@ class Options:
 
     @functools.cached_property
     def facts(self) -> dict[str, str]:
-        """What features are tied to, beside their patches. Raises InputError without weights or for another encoder."""
+        """What features are tied to but their patches. Raises InputError without weights or for another encoder."""
         weights = find_weights(self.encoder, self.weights, self.seed)
         digest = f"{RANDOM}{self.seed}" if weights is None else sha256(weights)
         pooling = encoders.find(self.encoder).pooling

@@ -1,4 +1,4 @@
-"""A trained model as a folder that travels: a StableHLO function, its weights, and what its numbers mean.
+"""A trained model as one exported folder: a StableHLO function, its weights, and what its numbers mean.
 
 `stjax.export` writes it. `config.json` says everything about the model, `model.stablehlo` is `jax.export`'s
 `function(weights, images)` for CPU, CUDA and TPU and any batch size, `weights.safetensors` holds its first argument.
@@ -238,7 +238,7 @@ def restore(template: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
 
 
 def protocol_to_json(protocol: Protocol) -> dict[str, Any]:
-    """A protocol's fields as plain values: the rules a model was trained under travel with it, as those of the same
+    """A protocol's fields as plain values: the rules a model was trained under are stored with it, as those of the same
     name may change."""
     fields = {field.name: getattr(protocol, field.name) for field in dataclasses.fields(protocol)}
     return fields | {"recipe": dict(protocol.recipe)}

@@ -1,4 +1,4 @@
-"""What is predicted of a section, with where it comes from, on its way to files, figures and the report."""
+"""What is predicted of a section, with where it comes from, on its way to files, plots and the report."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -79,7 +79,7 @@ class Training(NamedTuple):
 
 
 class FeaturesBeside(NamedTuple):
-    """Those that a ridge beside a model is of: of the data that is scored, to predict from, and of the training data,
+    """Those of the ridge on features: of the data that is scored, to predict from, and of the training data,
     to learn from. None where there are none, or the training data is gone."""
 
     scored: Features | None = None
@@ -109,7 +109,7 @@ def training(run: workdir.Run, features: Features | None = None) -> Training | N
 
 
 def features_beside(run: workdir.Run, dataset: PatchDataset, asked: str) -> FeaturesBeside:
-    """The features of a data set, and of the training data, that the ridge beside a model is of: in the folder asked
+    """The features of a data set, and of the training data, of the ridge on features: in the folder asked
     for; else the model's own; else the only ones that both have. Each is opened once. That none of several are taken
     is said.
 
@@ -232,7 +232,7 @@ def _predict_items(
 
 
 def comparable(patch_model: workdir.Run, run: workdir.Run) -> workdir.Run:
-    """A model of single patches that may be scored beside `run`. Raises InputError for another kind, unit or
+    """A model of single patches that may be compared with `run`. Raises InputError for another kind, unit or
     preparation."""
     ours, theirs = run.fold, patch_model.fold
     if not patch_model.view.one_spot or patch_model.protocol.target != run.protocol.target:

@@ -1,4 +1,4 @@
-"""What is finished: a file beside a section's results says what they are of, so that nothing stale passes for new.
+"""What is finished: a file next to a section's results says what they are of, so that nothing stale passes for new.
 
 <out>/<section>.prediction.json   written last: {"of": model, slide and options, "files": {format: {name: SHA-256}}}
 """
@@ -19,7 +19,7 @@ from data_prep.section import Section
 FORMAT, VERSION = "stjax-prediction", 1
 
 
-RECORD = {  # what its file holds: the names are those of files beside it
+RECORD = {  # what its file holds: the names are those of files next to it
     "of": json_files.OBJECT,
     "files": json_files.Each(json_files.Each(json_files.SHA256, json_files.NAME)),
 }

@@ -3,7 +3,7 @@
 Exemplars are the training spots whose features are nearest to the spot's own, of other patients. Own features, and
 those of an exemplar with its targets, are projected to the transformer's width; bridges after the attention of every
 second block compare them, and gate a value of each token by what they find. As in the published code, where text and
-figures of the paper say otherwise: 6 exemplars, and bridges that pass on the own token as it was.
+diagrams of the paper say otherwise: 6 exemplars, and bridges that pass on the own token as it was.
 
 Here features are standardised for the projections, while the nearest are those of features as they are.
 """

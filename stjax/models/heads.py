@@ -55,7 +55,7 @@ def patches_through(
 
 
 class PatchModel(nnx.Module):
-    """One spot a patch: a backbone, a linear layer to the main genes and, beside it, AuxNet's to all the others.
+    """One spot a patch: a backbone, a linear layer to the main genes and, in addition, AuxNet's to all the others.
 
     BrST-Net attaches AuxNet "just before the end of the network"; its code makes that two parallel linear layers on
     the shared penultimate feature.

@@ -1,5 +1,5 @@
 """Reads the weights (initialisers) of an ONNX model, and nothing else of it: the few fields of its protobuf that say
-where they lie, in the file or in one beside it. Neither onnx nor a runtime is needed, and nothing is executed.
+where they lie, in the file or in one next to it. Neither onnx nor a runtime is needed, and nothing is executed.
 """
 
 import functools
@@ -40,7 +40,7 @@ def listed(path: Path) -> dict[str, Place]:
 
     Raises:
         ValueError: it is damaged, or its numbers are kept in a way that is not read.
-        OSError: a file beside it is missing.
+        OSError: a file next to it is missing.
     """
     return _places(path)[0]
 
@@ -66,7 +66,7 @@ def _places(path: Path) -> tuple[dict[str, Place], dict[str, int]]:
 
 
 def _place(path: Path, name: str, fields: list[tuple[int, Any]], taken: dict[str, int]) -> Place:
-    """Where a tensor lies; `taken` counts the bytes of files beside that belong to one."""
+    """Where a tensor lies; `taken` counts the bytes of the neighbouring files that belong to one."""
     number = next(_all(fields, _DTYPE), 0)
     if number not in _DTYPES:
         raise ValueError(f"tensor {files.shown(name)} has data type {number}, which is not read")

@@ -1,7 +1,7 @@
 """Maps at strides 4, 8, 16, 32 from the stages of any network: a pyramid of its own, or one made of tokens.
 
 A transformer's tokens are at one stride. They are brought to others (Li et al. 2022, "Exploring plain vision
-transformer backbones for object detection", figure 2), all from the last block or, as taps, each from another: four
+transformer backbones for object detection", Figure 2), all from the last block or, as taps, each from another: four
 blocks, evenly spaced, the earliest for the finest. Tokens of 14 px see the tile shrunk by 14/16: each is 16 px of it.
 
 Windows: what looks at the whole image, by attention or by statistics, sees a large tile as it was never trained to, and

@@ -34,7 +34,7 @@ DROPPED = ("projection", "model.projection")
 
 
 class Block(nnx.Module):
-    """Two 3 x 3 convolutions, or a bottleneck of three, beside the identity (or a 1 x 1 where the shape changes)."""
+    """Two 3 x 3 convolutions, or a bottleneck of three, added to the identity (or a 1 x 1 where the shape changes)."""
 
     def __init__(self, inputs: int, width: int, *, stride: int, bottleneck: bool, rngs: nnx.Rngs):
         self.outputs = 4 * width if bottleneck else width

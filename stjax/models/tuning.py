@@ -1,6 +1,6 @@
 """What of a network is trained: all, nothing, its last blocks, or low-rank updates of some of its layers.
 
-Weights that are not trained are `Frozen`: `models.split` puts them beside the statistics, so that they have no gradient
+Weights that are not trained are `Frozen`: `models.split` puts them with the statistics, so that they have no gradient
 and nothing of the optimiser, and stay what they are to the bit. Frozen BatchNorms normalise as when predicting.
 """
 
@@ -160,7 +160,7 @@ def is_frozen(network: Any) -> bool:
 
 
 def separated(statistics: nnx.State) -> tuple[nnx.State, nnx.State]:
-    """Of what `models.split` puts beside the parameters, the frozen weights, and all else."""
+    """Of what `models.split` separates from the parameters, the frozen weights, and all else."""
     frozen, rest = nnx.split_state(statistics, Frozen, ...)
     return frozen, rest
 

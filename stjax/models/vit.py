@@ -27,7 +27,7 @@ class Spec:
         mlp: outputs of the perceptron's first layer; a gated one multiplies one half by the other.
         gated: SwiGLU, silu(first half) * second half, in place of the exact GELU.
         layer_scale: each branch is multiplied by learnt numbers, channel by channel, before it is added.
-        registers: tokens beside the class token, no part of any output but their own.
+        registers: tokens in addition to the class token, no part of any output but their own.
         positions: what they are added to. "a": class token and patches; "b": class token, registers and patches; "c":
             patches; "d": as "c", but files have the class token's too, which is added to it when they are read.
         grid: side of the grid that the positions are for; None for that of the image size the network is built for.
@@ -114,7 +114,7 @@ class VisionTransformer(nnx.Module):
         Returns:
             "stages": the patches' tokens after each block, [B, h, w, D]; and, normalised at the end, float32,
             "tokens": the patches', [B, h w, D], "class": [B, D], "registers": [B, R, D], and "features": what the
-            pooling makes of them, [B, D], of class token beside mean [B, 2 D].
+            pooling makes of them, [B, D], of class token and mean [B, 2 D].
 
         Raises:
             InputError: the image does not divide into patches.

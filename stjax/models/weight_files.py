@@ -67,7 +67,7 @@ class Opened(dict[str, Stored]):
     """The tensors of a weights file by name.
 
     Attributes:
-        foreign: names of Python that a checkpoint mentions beside its tensors, and that nothing was done with.
+        foreign: names of Python that a checkpoint mentions besides its tensors, and that nothing was done with.
     """
 
     foreign: tuple[str, ...] = ()

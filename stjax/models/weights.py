@@ -81,7 +81,7 @@ def locate(name: str) -> Path:
 
 
 def sha256(path: Path) -> str:
-    """Of a weights file and, of an ONNX model, of the files beside it that it has tensors in. Raises InputError where
+    """Of a weights file and, of an ONNX model, of the files next to it that it has tensors in. Raises InputError where
     one cannot be read, or the model is damaged."""
     parts = [files.sha256(part) for part in (path, *weight_files.beside(path))]
     return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
@@ -272,7 +272,7 @@ def _leaves(backbone: Any) -> dict[str, Any]:
 
 
 def _rules(backbone: Any) -> Any:
-    """The module with `weight_names` of a backbone: its own, or that beside it called `<module>_names`."""
+    """The module with `weight_names` of a backbone: its own, or that next to it called `<module>_names`."""
     name = type(backbone).__module__
     module = importlib.import_module(name)
     return module if hasattr(module, "weight_names") else importlib.import_module(f"{name}_names")

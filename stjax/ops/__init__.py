@@ -1,1 +1,1 @@
-"""What must be fast, each with its plain reference beside it, chosen by platform and tested equal."""
+"""What must be fast, each with its plain reference, chosen by platform and tested equal."""

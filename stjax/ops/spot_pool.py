@@ -10,7 +10,7 @@ follow the sum:
 
 The weights are a sparse matrix A, kept as two tables of fixed shape, one row a spot (A) and one row a feature cell (its
 transpose, for the gradient): rows of about the same number of entries side by side, padded to a common width. Forward
-and backward are then gathers, summed in a fixed order: deterministic, in one pass, with no array beside the result.
+and backward are then gathers, summed in a fixed order: deterministic, in one pass, with no array besides the result.
 Where that suits the machine better (few large spots on a GPU or TPU), A is laid out in full and multiplied.
 
 Nothing here needs the rest of stjax. `spot_pool_reference` is the same by definition: resize, mask, sum.

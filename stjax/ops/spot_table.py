@@ -89,7 +89,7 @@ def spot_table(
         image_hw: H, W, rows and columns of the image.
         grid_hw: h, w of the feature grid that covers it.
         layout: shapes to fill, as of `merge_layouts`; default what fits these spots.
-        outside: "raise" on a spot that lies beside the image, or "zero": it has no pixels and sums to 0.
+        outside: "raise" on a spot that lies outside the image, or "zero": it has no pixels and sums to 0.
         dtype: of the weights; float64 needs JAX's x64 mode.
 
     Raises:
@@ -102,7 +102,7 @@ def spot_table(
 def spot_matrix(
     spots: Spots, *, image_hw: tuple[int, int], grid_hw: tuple[int, int], outside: str = "raise"
 ) -> tuple[scipy.sparse.csr_array, np.ndarray]:
-    """`pooling_matrix`, refusing spots that lie beside the image unless `outside` is "zero"."""
+    """`pooling_matrix`, refusing spots that lie outside the image unless `outside` is "zero"."""
     if outside not in ("raise", "zero"):
         raise InputError(f"outside is {outside!r}; choose raise or zero")
     bounds = spots.bounds()

@@ -1,4 +1,4 @@
-"""CSV: a row a spot, a column a gene. Where it comes from stands in the section's record beside it."""
+"""CSV: a row a spot, a column a gene. Where it comes from stands in the section's record next to it."""
 
 from pathlib import Path
 

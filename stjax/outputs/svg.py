@@ -1,4 +1,4 @@
-"""SVG: one gene over the tissue, beside its measurement where there is one."""
+"""SVG: the slide and one gene over its tissue, predicted and, where it is known, measured."""
 
 from stjax.outputs._map import write
 

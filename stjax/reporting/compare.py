@@ -96,7 +96,7 @@ def _pair(a: RunResults, b: RunResults) -> Pair:
 
 
 def _differ(a: RunResults, b: RunResults) -> str:
-    """Why two runs' figures cannot be compared at all; empty when they can."""
+    """Why two runs' results cannot be compared at all; empty when they can."""
     for key, what in (
         ("sections", "other sections"),
         ("protocol", "another protocol"),

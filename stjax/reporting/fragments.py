@@ -92,7 +92,7 @@ def best_baseline(methods: dict[str, Any]) -> str | None:
 
 
 def verdict(run: RunResults) -> str:
-    """The finding in two sentences, no kinder than the figures."""
+    """The finding in two sentences, no kinder than the results."""
     metrics, methods = run.metrics, run.metrics["methods"]
     model = methods["model"]
     ours, ends = model.get("pcc_median"), (model.get("intervals") or {}).get("pcc_median")
@@ -180,7 +180,7 @@ def methods_table(methods: dict[str, Any], caption: str, minus: dict[str, Any] |
     """Model and baselines, a row each, with intervals where there are.
 
     Args:
-        minus: {method: {figure: {"difference", "interval"}}}, how far the model is above each.
+        minus: {method: {metric: {"difference", "interval"}}}, how far the model is above each.
     """
     shown = [key for key in FIGURES if any(summary.get(key) is not None for summary in methods.values())]
     rows = []
@@ -218,7 +218,7 @@ def _explained(methods: Iterable[str]) -> str:
 
 
 def targets_table(targets: dict[str, dict[str, Any]]) -> str:
-    """Median PCC of every method under each target, and all figures below, folded."""
+    """Median PCC of every method under each target, and all metrics below, folded."""
     names = list(dict.fromkeys(method for of in targets.values() for method in of))
     rows = []
     for method in names:
@@ -234,7 +234,7 @@ def targets_table(targets: dict[str, dict[str, Any]]) -> str:
 
 
 def sizes_table(sizes: dict[str, Any]) -> str:
-    """Figures by size of spot, of models of tiles."""
+    """Metrics by size of spot, of models of tiles."""
     rows = [
         [
             f"{escape(size)} µm{'' if entry.get('trained_on') else ' (not trained on)'} · {METHODS[method].label}",
@@ -248,7 +248,7 @@ def sizes_table(sizes: dict[str, Any]) -> str:
 
 
 def protocols_table(run: RunResults) -> str:
-    """The same prediction under every protocol that fits, beside the best baseline."""
+    """The same prediction under every protocol that fits, compared with the best baseline."""
     rows = []
     for name, entry in run.protocols.items():
         methods = entry.get("methods") or {}

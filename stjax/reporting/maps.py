@@ -1,4 +1,4 @@
-"""Maps of sections, small enough to travel in a page: values quantised a gene at a time, slides as JPEG thumbnails.
+"""Maps of sections, small enough for a page: values quantised a gene at a time, slides as JPEG thumbnails.
 
 A value v of a gene whose values span [low, high] is stored as 1 + round((v - low) / (high - low) * (levels - 1)), and 0
 stands for no value; of a gene that does not vary the mean is kept. What is read back differs by at most half a level.

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-DASH, MINUS = "\u2013", "\u2212"  # for a figure that does not exist, and before a negative one
+DASH, MINUS = "\u2013", "\u2212"  # for a number that does not exist, and before a negative one
 
 
 def escape(value: Any) -> str:
@@ -14,7 +14,7 @@ def escape(value: Any) -> str:
 
 
 def number(value: Any, decimals: int = 3) -> str:
-    """A figure as the page shows it: a true minus sign, and a dash for what does not exist."""
+    """A number as the page shows it: a true minus sign, and a dash for what does not exist."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         return DASH
     return f"{value:,.{decimals}f}".replace("-", MINUS)
@@ -28,7 +28,7 @@ def interval(ends: Any, decimals: int = 3) -> str:
 
 
 def with_ends(value: Any, ends: Any, decimals: int = 3) -> str:
-    """A figure with its interval below, in a table."""
+    """A number with its interval below, in a table."""
     spread = interval(ends, decimals)
     return number(value, decimals) + (f"<small>{spread}</small>" if spread else "")
 

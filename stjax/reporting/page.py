@@ -34,7 +34,7 @@ _CHART = (
     '<label>Figure <select id="runs-figure" autocomplete="off"></select></label></span></figcaption>'
     '<div class="plot"></div></figure>'
 )
-_DIGITS = 7  # of figures in the page; per_gene.csv has them all
+_DIGITS = 7  # of metrics in the page; per_gene.csv has them all
 
 
 def build(runs: Sequence[RunResults], *, limit: int) -> str:

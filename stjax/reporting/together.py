@@ -66,7 +66,7 @@ def mean_pcc(run: RunResults) -> tuple[float, float, float]:
 
 
 def of_patients(run: RunResults, key: str) -> float:
-    """A figure of `together`'s, as ST-Net gives them.
+    """A metric of `together`'s, as ST-Net gives them.
 
     Args:
         key: "pcc_of_best" or "pcc_of_fifth", of genes by their PCC; "genes_pcc_above_0"; or "genes_sign_test", those

@@ -152,7 +152,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A column of a table: a figure of metrics.json, "raw:..." one of raw counts, "gene:NAME", the PCC of one gene,
+    """A column of a table: a metric of metrics.json, "raw:..." one of raw counts, "gene:NAME", the PCC of one gene,
     "together:..." one of `of_patients`, "cost:processor_s" or "cost:peak_bytes"; shown in so many of its `unit`."""
 
     key: str
@@ -168,7 +168,7 @@ class Suite:
 
     Attributes:
         title: what it is.
-        source: what is quoted, as `quoted`: {part: {row: {figure: value}}}.
+        source: what is quoted, as `quoted`: {part: {row: {metric: value}}}.
         figures: {part: its columns}.
         notes: {part: what is to be known of the published table}; "" of all.
         reference: the row that others are compared with where it is finished; "": the best one.

@@ -60,7 +60,7 @@ def _notes_on_data(runs: Sequence[read.RunResults]) -> list[str]:
 
 
 def _notes_on_rules(runs: Sequence[read.RunResults]) -> list[str]:
-    """Of the rules that figures were made under."""
+    """Of the rules that results were made under."""
     notes, used = [], sorted({run.metrics["protocol"] for run in runs})
     known = [protocols.get_protocol(name) for name in used if name in protocols.names()]
     notes += [

@@ -1,4 +1,4 @@
-"""Tables of a suite: what finished runs scored, beside what was published, with what is missing and what to mind."""
+"""Tables of a suite: what finished runs scored, next to what was published, with what is missing and caveats."""
 
 import dataclasses
 import math

@@ -1,7 +1,7 @@
 """Spots of other sizes: PixNet's Table 2 on synthetic Visium HD, whose cells' expression is known.
 
-Every method is trained on bins of 16 um and scored on those of 2, 8 and 16 um of a patient held out, beside what it
-says of the nearest bin of 16 um.
+Every method is trained on bins of 16 um and scored on those of 2, 8 and 16 um of a patient held out, compared with its
+prediction for the nearest bin of 16 um.
 """
 
 import dataclasses
@@ -96,7 +96,7 @@ def _parts(_: Suite, places: Sequence[Place]) -> tuple[list[Part], bool]:
 
 
 def scores(place: Place) -> dict[str, float]:
-    """{figure: value} of a run that is scored on all sizes."""
+    """{metric: value} of a run that is scored on all sizes."""
     path = next(iter(sorted(place.folder.glob("evaluation/*/*/metrics.json"))))
     found: dict[str, Any] = json_files.read(path, remedy="score the run again with stjax.evaluate")
     values = {}
@@ -109,6 +109,6 @@ def scores(place: Place) -> dict[str, float]:
 
 
 def means(scored: Sequence[dict[str, float]]) -> dict[str, tuple[float, float]]:
-    """Mean over seeds of each figure that all have."""
+    """Mean over seeds of each metric that all have."""
     keys = [figure.key for figure in FIGURES if scored and all(figure.key in each for each in scored)]
     return {key: (sum(each[key] for each in scored) / len(scored), math.nan) for key in keys}

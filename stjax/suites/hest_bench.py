@@ -123,7 +123,7 @@ def _parts(suite: Suite, places: Sequence[Place]) -> tuple[list[Part], bool]:
 
 
 def _fill(row: Row, scores: dict[str, hest_scores.Scores], tasks: int) -> None:
-    """The figures of an encoder; means once every task is scored."""
+    """The metrics of an encoder; means once every task is scored."""
     row.figures |= {task: each.pooled for task, each in scores.items()}
     if len(scores) == tasks:
         pooled, within = ([each.pooled[0] for each in scores.values()], [each.within for each in scores.values()])

@@ -169,7 +169,7 @@ def train_until(
 def validate(
     eval_step: Callable[..., Any], state: State, job: Job, items: Items, mesh: jax.sharding.Mesh, dog: faults.Watchdog
 ) -> dict[str, float | None]:
-    """`Validation`'s figures. Each process reads its rows of every batch, and all gather the predictions: every spot
+    """`Validation`'s metrics. Each process reads its rows of every batch, and all gather the predictions: every spot
     counts exactly once.
     """
     found = Validation(job.fold, job.protocol)
@@ -184,7 +184,7 @@ def validate(
 
 
 def flush(pending: list[Any], job: Job, timer: profiling.StepTimer) -> Iterator[dict[str, Any]]:
-    """Waits for the steps under way and hands over their figures; a loss that is no number ends the run."""
+    """Waits for the steps under way and hands over their metrics; a loss that is no number ends the run."""
     for step, rate, parts, index in pending:
         with timer.part("device"):
             values = {name: float(value) for name, value in parts.items()}

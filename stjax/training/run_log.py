@@ -35,7 +35,7 @@ class Log:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, kind: str, values: dict[str, Any]) -> None:
-        """Logs the figures of a step or an epoch; `values` names the step."""
+        """Logs the metrics of a step or an epoch; `values` names the step."""
         if not self._writes:
             return
         self._file.write(json.dumps({"kind": kind, **values}) + "\n")
@@ -67,7 +67,7 @@ def overview(state: State, config: Config) -> str:
 
 
 def print_data(fold: Fold, dataset: PatchDataset, items: dict[str, Items | None]) -> None:
-    """What the run learns from, and what a reader of its figures must know."""
+    """What the run learns from, and what a reader of its results must know."""
     view = views.of(fold)
     if fold.synthetic:
         print("The data is SYNTHETIC (stjax's demo): its results say nothing about real tissue.")
@@ -95,7 +95,7 @@ def print_data(fold: Fold, dataset: PatchDataset, items: dict[str, Items | None]
 
 
 def epoch_figures(summary: dict[str, Any], num_epochs: int) -> str:
-    """An epoch's figures, for the terminal."""
+    """An epoch's metrics, for the terminal."""
     parts = [f"epoch {summary['epoch']}/{num_epochs}", f"loss {summary['loss']:.4f}"]
     if "val_loss" in summary:
         parts.append(f"val loss {summary['val_loss']:.4f}")
@@ -107,7 +107,7 @@ def epoch_figures(summary: dict[str, Any], num_epochs: int) -> str:
 
 
 def epoch_line(summary: dict[str, Any], num_epochs: int, speed: float, seconds_left: float, *, best: bool) -> str:
-    """An epoch's figures, speed and the time left, for the terminal."""
+    """An epoch's metrics, speed and the time left, for the terminal."""
     minutes, seconds = divmod(round(seconds_left), 60)
     line = f"{epoch_figures(summary, num_epochs)}  {speed:.1f} spots/s  {minutes}:{seconds:02d} left"
     return line + ("  best so far" if best else "")

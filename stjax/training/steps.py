@@ -117,14 +117,14 @@ def accumulated(
     key: jax.Array,
     count: int,
 ) -> tuple[Any, dict[str, jax.Array], nnx.State]:
-    """Gradients and figures of a batch from those of `count` micro-batches, one after another, each weighing as its
+    """Gradients and metrics of a batch from those of `count` micro-batches, one after another, each weighing as its
     measured spots do.
 
     BatchNorm normalises each micro-batch by its own statistics, and the running ones move once a micro-batch; a loss
     that correlates over the batch does so over the micro-batch. All else is that of the whole batch.
 
     Returns:
-        Gradients, figures, and the statistics after the last.
+        Gradients, metrics, and the statistics after the last.
     """
     total = jnp.maximum(jnp.sum(batch["mask"]), 1.0)
 

@@ -1,7 +1,7 @@
 """Trains several runs in one program: parameters, statistics and data carry a leading axis over the members.
 
 The members are folds or seeds of one config. Each has its own data, panel, schedule, steps and checkpoints, in its own
-work directory, as `stjax.train` would leave it: the same figures to rounding, resumed by either. What differs in size
+work directory, as `stjax.train` would leave it: the same results to rounding, resumed by either. What differs in size
 between members, genes of AuxNet, is padded with zeros, which stay zeros. All go through an epoch together: a member
 whose epoch has fewer steps waits for the others.
 
@@ -136,7 +136,7 @@ class Members:
         """Trains every member that has a clock, (step, learning rate), on its next batch.
 
         Returns:
-            Figures with a leading axis over members, and the positions of each member's records.
+            Metrics with a leading axis over members, and the positions of each member's records.
         """
         for i, clock in enumerate(clocks):
             if clock is not None or self._last[i] is None:  # who waits gets its last batch, and does not look at it
@@ -156,7 +156,7 @@ class Members:
         return figures, [last[1] for last in self._last]
 
     def validate(self) -> list[dict[str, float | None]]:
-        """Every member's figures of its validation spots; none of a member without any."""
+        """Every member's metrics of its validation spots; none of a member without any."""
         found = [Validation(job.fold, job.protocol) for job in self.jobs]
         size = parallel.round_up(self.jobs[0].config.eval_batch_size, self.mesh)
         streams = [

@@ -1,4 +1,4 @@
-"""Figures of the validation spots, which come a batch at a time; bounded memory for any number of them."""
+"""Metrics of the validation spots, which come a batch at a time; bounded memory for any number of them."""
 
 import numpy as np
 

@@ -232,7 +232,7 @@ class View(abc.ABC):
         return fold
 
     def statistics(self, fold: "Fold") -> tuple[np.ndarray, ...]:
-        """What `fit` measured on the training spots beside what every fold has, and the model is built with."""
+        """What `fit` measured on the training spots besides what every fold has, and the model is built with."""
         return ()
 
     def prepare(self, fold: "Fold", items: Items) -> None:
@@ -323,7 +323,7 @@ class View(abc.ABC):
         """The function of {"params", "statistics"} and of what `signature` says that a model is exported as."""
 
     def signature(self, fold: "Fold", kind: str, items: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """What the exported function takes beside the weights.
+        """What the exported function takes besides the weights.
 
         Args:
             kind: what it gives.

@@ -1,4 +1,4 @@
-"""Sections: an item is a section with all its spots, or some spots of one beside all that is known of the others.
+"""Sections: an item is a section with all its spots, or some spots of one with all that is known of the others.
 
 What a model is called with follows from its module's `needs(variant)`. B items hold S spots that are asked about, of
 sections of N spots; padding comes last, and S and N have few sizes.
