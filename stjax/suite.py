@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--weights", type=cli.named_files, default={}, help="NAME=FILE,... starting weights that plan asks for"
     )
-    parser.add_argument("--encoder", type=cli.names, default=(), help="of hest_bench: NAME,... (those published)")
+    parser.add_argument("--encoder", type=cli.names, default=(), help="of suites of features: NAME,... to compare")
     parser.add_argument(
         "--shard", type=_shard, default=(0, 1), metavar="i/n", help="every n-th run, from the i-th of 0"
     )

@@ -2,7 +2,6 @@
 nothing else."""
 
 import math
-from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
@@ -21,13 +20,8 @@ main { max-width: 1240px; margin: 0 auto; padding: 24px clamp(16px, 4vw, 48px) 6
 _ROW, _LEFT, _WIDTH, _TOP = 28, 330, 900, 8
 
 
-def build(tables: Any, cells: Callable[[Any], tuple[list[str], list[list[str]]]]) -> str:
-    """The page as HTML.
-
-    Args:
-        tables: `stjax.suites._table.Tables`.
-        cells: head and rows of a part of it, as text.
-    """
+def build(tables: Any) -> str:
+    """The page of `stjax.suites._table.Tables` as HTML."""
     css = resources.files("stjax.reporting").joinpath("assets", "report.css").read_text(encoding="utf-8")
     title = escape(tables.suite.title)
     lost = sum(run["status"] != "done" for run in tables.runs)
@@ -37,13 +31,13 @@ def build(tables: Any, cells: Callable[[Any], tuple[list[str], list[list[str]]]]
     if lost:
         text += notice("warning", "Not complete.", f"{lost} of {len(tables.runs)} runs are not finished.")
     for part in tables.parts:
-        head, rows = cells(part)
-        text += f"<h2>{escape(part.name)}</h2>"
-        text += f'<p class="lead">{escape(part.verdict)}</p>' if part.verdict else ""
-        text += _chart(part)
-        shown = [[_cell(head[place], cell) for place, cell in enumerate(row)] for row in rows]
-        text += table([escape(name) for name in head], shown, caption=part.name)
-        text += '<ul class="plain">' + "".join(f"<li>{escape(note)}</li>" for note in part.notes) + "</ul>"
+        for place, block in enumerate(part.blocks()):
+            text += f"<h2>{escape(block.title)}</h2>"
+            text += f'<p class="lead">{escape(block.verdict)}</p>' if block.verdict else ""
+            text += "" if place else _chart(part)
+            shown = [[_cell(*cell) for cell in zip(block.head, row, strict=True)] for row in block.rows]
+            text += table([escape(name) for name in block.head], shown, caption=block.title)
+            text += '<ul class="plain">' + "".join(f"<li>{escape(note)}</li>" for note in block.notes) + "</ul>"
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'

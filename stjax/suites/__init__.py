@@ -65,7 +65,7 @@ class Options:
         root: folder of the raw data; None: not needed any more, or --tiny.
         out: folder of all that is made.
         weights: {name that the suite asks for: file}.
-        encoders: whom to compare, of suites that do; none: all that were published.
+        encoders: whom to compare, of suites that do; none: those that the suite itself names.
     """
 
     out: Path
@@ -124,6 +124,15 @@ class Command(NamedTuple):
     leaves: str
 
 
+class Cell(NamedTuple):
+    """The place of a run where every head is trained on every encoder's features."""
+
+    head: str
+    encoder: str
+    fold: str
+    seed: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One training with its scoring.
@@ -137,6 +146,7 @@ class Run:
         scored: the folder, under its own, of the work directory with its scores.
         needs: runs that must be finished first.
         lacks: why it cannot run here, "" when it can.
+        cell: its head and encoder, where rows differ in both.
     """
 
     name: str
@@ -148,6 +158,7 @@ class Run:
     scored: str = ""
     needs: "tuple[Run, ...]" = ()
     lacks: str = ""
+    cell: Cell | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,6 +223,8 @@ def load(name: str, options: Options) -> Suite:
     known = names()
     if (module := name.replace("-", "_")) not in known:
         raise InputError(f"suite {name!r} is not known; choose one of {', '.join(known)}")
+    if twice := [each for each in options.encoders if options.encoders.count(each) > 1]:
+        raise InputError(f"--encoder names {twice[0]} twice")
     found: Suite = importlib.import_module(f"stjax.suites.{module}").suite(options)
     if options.encoders and not found.of_encoders:
         raise InputError(f"--encoder is for suites that compare encoders, and {name} does not")

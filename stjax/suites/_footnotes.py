@@ -1,6 +1,6 @@
 """What a suite's table must not be read without."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from stjax import protocols
@@ -21,6 +21,10 @@ def footnotes(suite: Suite, part: "Part", results: dict[str, list[read.RunResult
     if runs:
         notes += _notes_on_data(runs)
         notes += _notes_on_rules(runs)
+        encoders = {row.encoder for row in part.rows} - {""}
+        encoders = encoders or {str((run.metrics.get("encoder") or {}).get("title", "")) for run in runs} - {""}
+        if len(encoders) > 1:
+            notes.append(not_ranked(encoders))
         notes.append(
             "results are means over a row's finished runs, ± their sample standard deviation; intervals, and "
             "differences of the median PCC, are of the held-out spots of all its runs together"
@@ -38,6 +42,11 @@ def lacking(rows: "Sequence[Row]") -> list[str]:
         if row.missing
     ]
     return [f"not finished: {'; '.join(found)}"] * bool(found)
+
+
+def not_ranked(encoders: Collection[str]) -> str:
+    """The note on rows of several encoders."""
+    return f"rows differ in their encoder too ({', '.join(sorted(encoders))}): they are not ranked as heads"
 
 
 def _notes_on_data(runs: Sequence[read.RunResults]) -> list[str]:
@@ -74,9 +83,6 @@ def _notes_on_rules(runs: Sequence[read.RunResults]) -> list[str]:
         notes.append(f"{unselected} of {len(runs)} runs have no validation patients: their last checkpoint is scored")
     if any(run.metrics.get("mean_over_symmetries") for run in runs):
         notes.append("predictions are means over the eight symmetries of the square")
-    encoders = {str((run.metrics.get("encoder") or {}).get("name", "")) for run in runs} - {""}
-    if len(encoders) > 1:
-        notes.append(f"rows differ in their encoder too ({', '.join(sorted(encoders))}): they are not ranked as heads")
     depth = [run.label for run in runs if _is_depth(run)]
     if depth:
         notes.append(

@@ -13,7 +13,7 @@ from data_prep import cli, files, json_files
 from stjax.evaluation.statistics import LEVEL
 from stjax.reporting import compare, read, suite_page
 from stjax.reporting.together import mean_pcc, of_patients, together
-from stjax.suites import Figure, Suite
+from stjax.suites import Figure, Suite, _effects
 from stjax.suites._footnotes import footnotes
 from stjax.suites._state import DONE, Place
 from stjax.tables import write_csv
@@ -28,8 +28,9 @@ class Row:
         figures: {key: (mean over finished runs, their sample standard deviation)}.
         mean_pcc: of all held-out spots together, with the ends of its interval.
         above_colour: mean over runs of how far the mean PCC is above the ridge on colour.
-        pair: with the part's row `beside`, where this is another.
+        pair: with the row that it is compared with, where this is another, called `compared_with`.
         quoted: what was published.
+        head, encoder: where rows differ in both, those of a row on features.
     """
 
     part: str
@@ -41,6 +42,9 @@ class Row:
     above_colour: float | None = None
     pair: compare.Pair | None = None
     quoted: dict[str, float] = dataclasses.field(default_factory=dict)
+    head: str = ""
+    encoder: str = ""
+    compared_with: str = ""
 
     @property
     def finished(self) -> int:
@@ -53,17 +57,25 @@ class Part:
     """One table.
 
     Attributes:
-        best: the row that is ahead in its first column; None where nothing is finished.
-        beside: the row that others are compared with: that, or the suite's reference.
+        best: the row that is ahead in its first column; None where nothing is finished, or rows are not ranked.
+        versus: what rows are compared with: "best", or the suite's reference.
+        effects: of encoders and heads, where rows differ in both.
     """
 
     name: str
     columns: tuple[Figure, ...]
     rows: list[Row]
     best: Row | None
-    beside: Row | None
+    versus: str
     verdict: str
     notes: list[str]
+    effects: _effects.Study | None = None
+
+    def blocks(self) -> list[_effects.Block]:
+        """The table as text, and those below it."""
+        of = [] if self.effects is None else self.effects.blocks()
+        notes = self.notes if self.effects is None else [*self.notes, *self.effects.notes]
+        return [_effects.Block(self.name, *cells(self), self.verdict, notes), *of]
 
 
 @dataclasses.dataclass
@@ -78,37 +90,44 @@ class Tables:
     def console(self) -> list[str]:
         """Lines for the terminal."""
         lines = [self.suite.title] + ["SYNTHETIC TISSUE: these results say nothing about any model"] * self.synthetic
-        for part in self.parts:
-            head, body = cells(part)
-            lines += ["", part.name, *cli.table([head, *body], align="<" + ">" * (len(head) - 1))]
-            lines += [part.verdict] * bool(part.verdict) + [f"* {note}" for note in part.notes]
+        for each in self._blocks():
+            lines += ["", each.title, *cli.table([each.head, *each.rows], align="<" + ">" * (len(each.head) - 1))]
+            lines += [each.verdict] * bool(each.verdict) + [f"* {note}" for note in each.notes]
         return lines
 
+    def _blocks(self) -> list[_effects.Block]:
+        return [block for part in self.parts for block in part.blocks()]
+
     def write(self, out: Path) -> list[Path]:
-        """suite.json, table.csv, table.md, table.tex and report.html; returns their paths."""
+        """suite.json, table.csv, effects.csv where there are any, table.md, table.tex and report.html; returns their
+        paths."""
         rows = [_plain(part, row) for part in self.parts for row in part.rows]
-        json_files.write(out / "suite.json", {"suite": self.suite.name, "runs": self.runs, "table": rows})
+        effects = [row for part in self.parts if part.effects for row in part.effects.plain()]
+        found = {"suite": self.suite.name, "runs": self.runs, "table": rows} | ({"effects": effects} if effects else {})
+        json_files.write(out / "suite.json", found)
         write_csv(out / "table.csv", pd.DataFrame(rows))
+        if effects:
+            write_csv(out / "effects.csv", pd.DataFrame(effects))
         files.write_text(out / "table.md", "\n".join(self._markdown()) + "\n")
         files.write_text(out / "table.tex", "\n".join(self._latex()) + "\n")
-        files.write_text(out / "report.html", suite_page.build(self, cells))
-        return [out / name for name in ("suite.json", "table.csv", "table.md", "table.tex", "report.html")]
+        files.write_text(out / "report.html", suite_page.build(self))
+        names = ["suite.json", "table.csv", *["effects.csv"] * bool(effects), "table.md", "table.tex", "report.html"]
+        return [out / name for name in names]
 
     def _markdown(self) -> list[str]:
         lines = []
-        for part in self.parts:
-            head, body = cells(part)
-            lines += [f"**{part.name}**", "", *(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body))]
-            lines += ["", *([part.verdict, ""] if part.verdict else []), *(f"* {note}" for note in part.notes), ""]
+        for each in self._blocks():
+            rows = [each.head, ["---"] * len(each.head), *each.rows]
+            lines += [f"**{each.title}**", "", *(f"| {' | '.join(row)} |" for row in rows)]
+            lines += ["", *([each.verdict, ""] if each.verdict else []), *(f"* {note}" for note in each.notes), ""]
         return lines
 
     def _latex(self) -> list[str]:
         lines = []
-        for part in self.parts:
-            head, body = cells(part)
-            lines += ["\\begin{table}", f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", "\\hline"]
-            lines += [" & ".join(map(_escaped, row)) + " \\\\" for row in (head, *body)]
-            text = " ".join([part.name + ".", *filter(None, [part.verdict]), *part.notes])
+        for each in self._blocks():
+            lines += ["\\begin{table}", f"\\begin{{tabular}}{{l{'r' * (len(each.head) - 1)}}}", "\\hline"]
+            lines += [" & ".join(map(_escaped, row)) + " \\\\" for row in (each.head, *each.rows)]
+            text = " ".join([each.title + ".", *filter(None, [each.verdict]), *each.notes])
             lines += ["\\hline", "\\end{tabular}", f"\\caption{{{_escaped(text)}}}", "\\end{table}", ""]
         return lines
 
@@ -126,10 +145,9 @@ def cells(part: Part) -> tuple[list[str], list[list[str]]]:
     for figure in part.columns:
         columns[figure.title] = [_with_spread(row.figures.get(figure.key), figure.digits) for row in part.rows]
     levels = [row.pair.levels["spots"] if row.pair else compare.Level() for row in part.rows]
-    beside = "best" if part.beside is part.best or part.beside is None else part.beside.name
     more = {
         f"{LEVEL:.0%} interval of PCC": [_ends(row.mean_pcc and row.mean_pcc[1:]) for row in part.rows],
-        f"minus {beside}": [_signed(level.difference) for level in levels],
+        f"minus {part.versus}": [_signed(level.difference) for level in levels],
         f"its {LEVEL:.0%} interval": [_ends((level.low, level.high)) for level in levels],
         "minus ridge on colour": [_signed(row.above_colour) for row in part.rows],
     }
@@ -159,13 +177,15 @@ def _signed(value: float | None) -> str:
 def _plain(part: Part, row: Row) -> dict[str, Any]:
     """A row for files."""
     level = row.pair.levels["spots"] if row.pair else compare.Level()
-    found: dict[str, Any] = {"part": part.name, "name": row.name, "runs": row.planned, "finished": row.finished}
+    found: dict[str, Any] = {"part": part.name, "name": row.name}
+    found |= {"head": row.head, "encoder": row.encoder} if part.effects else {}
+    found |= {"runs": row.planned, "finished": row.finished}
     for figure in part.columns:
         mean, spread = row.figures.get(figure.key, (math.nan, math.nan))
         found |= {figure.key: _known(mean), f"{figure.key}_sd": _known(spread)}
     _, low, high = row.mean_pcc or (math.nan,) * 3
     found |= {"pcc_mean_low": _known(low), "pcc_mean_high": _known(high)}
-    found["compared_with"] = part.beside.name if row.pair and part.beside else ""
+    found["compared_with"] = row.compared_with
     found |= {"difference": level.difference, "difference_low": level.low, "difference_high": level.high}
     found |= {"difference_p": level.p, "minus_ridge_colour": row.above_colour}
     return found | {f"published_{key}": value for key, value in row.quoted.items()}
@@ -185,6 +205,7 @@ def read_tables(suite: Suite, places: Sequence[Place]) -> Tables:
     runs = [
         {"name": place.run.name, "model": place.run.row, "part": place.run.part, "workdir": str(place.scored)}
         | {"status": states[place.run.name], "seconds": place.note()["seconds"]}
+        | (place.run.cell._asdict() if place.run.cell else {})
         for place in places
     ]
     return Tables(suite, parts, runs, synthetic)
@@ -217,20 +238,24 @@ def _part(
         compared: gets the rows of a part's first table, which alone has intervals and comparisons.
     """
     columns, of_rows = suite.figures[title], {}
-    part = Part(title, columns, [], None, None, "", [])
+    part = Part(title, columns, [], None, "best", "", [])
     notes = {place.run.name: place.note() for place in places}
     for label in dict.fromkeys(place.run.row for place in places):
-        names = [place.run.name for place in places if place.run.row == label]
+        runs = [place.run for place in places if place.run.row == label]
+        names, cell = [run.name for run in runs], runs[0].cell
         found = [results[name] for name in names if name in results]
         missing = [name for name in names if name not in results]
         quoted = dict(suite.quoted.get(title, {}).get(label, {}))
-        part.rows.append(Row(title, label, len(names), missing, _figures(found, columns, notes), quoted=quoted))
+        row = Row(title, label, len(names), missing, _figures(found, columns, notes), quoted=quoted)
+        part.rows.append(dataclasses.replace(row, head=cell.head, encoder=cell.encoder) if cell else row)
         if found:
             of_rows[label] = found
             part.rows[-1].above_colour = _above_colour(found)
     if not compared:
         _compare(part, of_rows, suite.reference)
         compared |= {row.name: row for row in part.rows}
+        values = {name: _figure(run, columns[0].key, notes[name]) for name, run in results.items()}
+        part.effects = _effects.study(title, columns[0], [place.run for place in places], values)
     part.notes = footnotes(suite, part, of_rows)
     return part
 
@@ -282,18 +307,40 @@ def _compare(part: Part, results: dict[str, list[read.RunResults]], reference: s
     if not known:
         return
     sign = 1 if first.higher_is_better else -1
-    part.best = max(known, key=lambda row: sign * row.figures[first.key][0])
-    part.beside = next((row for row in known if row.name == reference), part.best)
+    best = max(known, key=lambda row: sign * row.figures[first.key][0])
+    beside = {row.name: _beside(row, known, best, reference) for row in known}
     pairs = {}
     for row in known:
-        both = scored[row.name] & scored[part.beside.name]
-        if row is not part.beside and both:
-            pair = [together(results[name], name, both) for name in (row.name, part.beside.name)]
+        other = beside[row.name]
+        both = scored[row.name] & scored[other.name] if other and other is not row else None
+        if other and both:
+            pair = [together(results[name], name, both) for name in (row.name, other.name)]
             if pair[0] and pair[1]:
                 pairs[row.name] = pair[0], pair[1]
+                row.compared_with = other.name
     for label, pair in zip(pairs, compare.tested(pairs.values()), strict=True):
         next(row for row in part.rows if row.name == label).pair = pair
-    part.verdict = _verdict(part) if part.beside is part.best else _verdict_on(part, part.beside)
+    if any(row.encoder for row in part.rows):
+        part.versus = f"{reference}, same encoder"
+        part.verdict = f"Rows differ in their encoder, and are not ranked. {_compared(part, part.versus)}"
+        return
+    part.best = best
+    if beside[best.name] is best:
+        part.verdict = _verdict(part)
+    else:
+        part.versus = reference
+        ahead = f"{best.name} has the best {first.title}, {best.figures[first.key][0]:.{first.digits}f}."
+        part.verdict = f"{ahead} {_compared(part, reference)}"
+
+
+def _beside(row: Row, known: Sequence[Row], best: Row, reference: str) -> Row | None:
+    """The row that another is compared with: the reference, which is that of the same encoder where rows differ in it,
+    else the best one."""
+    if row.encoder:
+        return next((each for each in known if (each.head, each.encoder) == (reference, row.encoder)), None)
+    if any(each.encoder for each in known):
+        return None
+    return next((each for each in known if each.name == reference), best)
 
 
 def _verdict(part: Part) -> str:
@@ -318,10 +365,8 @@ def _verdict(part: Part) -> str:
     )
 
 
-def _verdict_on(part: Part, reference: Row) -> str:
-    """Who is ahead, and which rows are above or below the reference by more than chance gives."""
-    first, best = part.columns[0], part.best
-    assert best is not None
+def _compared(part: Part, reference: str) -> str:
+    """Which rows are above or below the reference by more than chance gives."""
     levels = {row.name: row.pair.levels["spots"] for row in part.rows if row.pair}
     above = [name for name, level in levels.items() if level.low is not None and level.low > 0]
     below = [name for name, level in levels.items() if level.high is not None and level.high < 0]
@@ -331,7 +376,4 @@ def _verdict_on(part: Part, reference: Row) -> str:
         for what, names in (("above it", above), ("below it", below), ("not significantly different", others))
         if names
     )
-    return (
-        f"{best.name} has the best {first.title}, {best.figures[first.key][0]:.{first.digits}f}. Compared with "
-        f"{reference.name} (median PCC, paired, {LEVEL:.0%} intervals): {said}."
-    )
+    return f"Compared with {reference} (median PCC, paired, {LEVEL:.0%} intervals): {said or 'no row yet'}."

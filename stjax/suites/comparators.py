@@ -2,16 +2,18 @@
 on synthetic tissue, and as their released codes are where these depart from what is right.
 
 Budgets are cut such that two CPU cores carry out the whole: fewer epochs than published, narrow EGN and PixNet, no
-starting weights but those that a Python package has. All features are EfficientNet-Lite0's from ImageNet.
+starting weights but those that a Python package has. Features are EfficientNet-Lite0's from ImageNet, or those of each
+--encoder.
 """
 
 import dataclasses
-from collections.abc import Mapping
 
 from stjax.suites import Command, Data, Embedding, Figure, Options, Run, Suite, her2st, train
+from stjax.suites._encoders import Models, crossed
 
 ENCODER = "efficientnet_lite0"
 SPOT, _AROUND = Embedding("lite0", ENCODER), Embedding("lite0_around", ENCODER, context=5)
+FEATURES = {each.name: each for each in (SPOT, _AROUND)}
 _TINY = ("--layout=her2st", "--patients=4", "--sections-per-patient=1", "--spots=20")
 _DEMO = ("--layout=her2st", "--patients=6", "--sections-per-patient=1", "--spots=104")
 _SIX = {patient: (f"{patient}1",) for patient in "ABCDEF"}
@@ -33,7 +35,7 @@ _TRIPLEX = {"num_epochs": 6, "batch_size": 1, "early_stopping_patience": 0, "fea
 _GRAPH = {"num_epochs": 100, "features": "lite0"}
 _PIXNET = {**her2st.MODELS["PixNet"][3], **_ADAMW}
 RIDGE = "Ridge on features"
-MODELS: Mapping[str, tuple[str, str, Mapping[str, object]]] = {  # row: name, config and its settings
+MODELS: Models = {
     RIDGE: ("ridge", "ridge_features", {"features": "lite0"}),
     "ST-Net": (
         "stnet",
@@ -59,6 +61,13 @@ MODELS: Mapping[str, tuple[str, str, Mapping[str, object]]] = {  # row: name, co
     "SGN as released": ("sgn_as_released", "sgn_as_released", _GRAPH),
     "TRIPLEX as released": ("triplex_as_released", "triplex_as_released", _TRIPLEX),
 }
+ON_FEATURES: Models = {  # with --encoder alone
+    "HisToGene on features": (
+        "histogene_features",
+        "histogene",
+        {**_HISTOGENE, "model__variant": "features", "features": "lite0"},
+    )
+}
 FIGURES = (
     Figure("pcc_mean", "mean PCC"),
     Figure("pcc_median", "median PCC"),
@@ -70,39 +79,52 @@ FIGURES = (
     Figure("cost:processor_s", "processor min", 1, higher_is_better=False, unit=60.0),
     Figure("cost:peak_bytes", "peak GB", 1, higher_is_better=False, unit=1e9),
 )
+_OWN_FEATURES = "features are EfficientNet-Lite0's from ImageNet"  # without --encoder
 NOTES = {
     "": (
         "budgets are cut for two CPU cores, see MODELS in stjax/suites/comparators.py: rows say what a method reaches "
         "with so little training, not what it can; published recipes are those of configs/",
         "ST-Net, HisToGene, BLEEP's and TRIPLEX's networks of patches and PixNet start from random weights here, as "
-        "published ones cannot be had; features are EfficientNet-Lite0's from ImageNet",
+        "published ones cannot be had",
         "processor time and memory are of training with its scoring; features took no part in them",
     )
 }
 
 
 def suite(options: Options) -> Suite:
-    """Every method on every fold of both data sets; with --tiny on one fold of the first, of synthetic tissue too."""
+    """Every method on every fold of both data sets; with --tiny on one fold of the first, of synthetic tissue too. With
+    --encoder, heads on features are a row for each encoder."""
     runs = []
     sets = {part: SETS[part] for part in list(SETS)[: 1 if options.tiny else None]}
     for part, (patches, tiles) in sets.items():
-        for row, (name, config, settings) in MODELS.items():
-            features = tuple(each for each in (SPOT, _AROUND) if each.name == settings.get("features"))
-            data = tiles if config == "pixnet" else dataclasses.replace(patches, features=features)
+        for method in crossed(models(options), FEATURES, options):
+            data = tiles if method.config == "pixnet" else patches
+            if method.features:
+                data = dataclasses.replace(data, features=(method.features,))
             for fold, held_out in _folds(options, data).items():
                 for seed in options.seeds:
-                    of = f"{'demo' if data.raw is None else 'her2st'}/{name}/{fold}"
+                    of = f"{'demo' if data.raw is None else 'her2st'}/{method.name}/{fold}"
                     of += f"/seed_{seed}" if len(options.seeds) > 1 else ""
-                    given = {"protocol": "stjax", **settings, **(tiny(name) if options.tiny else {})}
+                    given = {"protocol": "stjax", **method.settings, **(tiny(method.name) if options.tiny else {})}
                     given |= {"seed": seed, **held_out}
                     scored = Command(
                         "stjax.evaluate",
                         (f"--workdir={options.out / 'runs' / of}", "--protocol=all"),
                         "evaluation/protocols.json",
                     )
-                    runs.append(Run(of, part, row, (data,), (train(options, of, data, config, **given), scored)))
-    figures = dict.fromkeys(sets, FIGURES)
-    return Suite("comparators", "Methods side by side", tuple(runs), figures, notes=NOTES, reference=RIDGE)
+                    commands = (train(options, of, data, method.config, **given), scored)
+                    cell = method.cell(fold, seed)
+                    runs.append(Run(of, part, method.row, (data,), commands, lacks=method.lacks, cell=cell))
+    figures, title = dict.fromkeys(sets, FIGURES), "Methods side by side"
+    notes = NOTES if options.encoders else {"": (*NOTES[""], _OWN_FEATURES)}
+    return Suite("comparators", title, tuple(runs), figures, notes=notes, reference=RIDGE, of_encoders=True)
+
+
+def models(options: Options) -> Models:
+    """The rows; where encoders are compared, HisToGene on features too, and no head as released."""
+    if not options.encoders:
+        return MODELS
+    return {row: of for row, of in {**MODELS, **ON_FEATURES}.items() if not of[0].endswith("as_released")}
 
 
 def _folds(options: Options, data: Data) -> dict[str, dict[str, str]]:
@@ -118,13 +140,20 @@ def _folds(options: Options, data: Data) -> dict[str, dict[str, str]]:
 
 
 def tiny(name: str) -> dict[str, object]:
-    """Settings of a model with --tiny."""
+    """Settings of a model with --tiny, by the name of its row's runs."""
+    name = name.partition("/")[0]
     if name == "ridge":
         return {}
     given: dict[str, object] = {"num_epochs": 1, "batch_size": 2}
     of_module = name.removesuffix("_as_released").removesuffix("_aux")
     variants = {"egn": "tiny", "eggn": "tiny", "sgn": "tiny", "sgn_zero_shot": "tiny", "triplex": "tiny"}
-    variants |= {"histogene": "pixels_tiny", "pixnet": "efficientnet_tiny", "b0": "tiny", "stnet": "tiny"}
+    variants |= {
+        "histogene": "pixels_tiny",
+        "histogene_features": "features_tiny",
+        "pixnet": "efficientnet_tiny",
+        "b0": "tiny",
+        "stnet": "tiny",
+    }
     if of_module in variants:
         given["model__variant"] = variants[of_module]
     if of_module == "stnet":

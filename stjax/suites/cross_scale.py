@@ -11,8 +11,9 @@ from typing import Any
 
 from data_prep import json_files
 from stjax import protocols
-from stjax.suites import Command, Data, Embedding, Figure, Options, Run, Suite, comparators, train
-from stjax.suites._footnotes import lacking
+from stjax.suites import Command, Data, Embedding, Figure, Options, Run, Suite, _effects, comparators, train
+from stjax.suites._encoders import crossed
+from stjax.suites._footnotes import lacking, not_ranked
 from stjax.suites._state import DONE, Place
 from stjax.suites._table import Part, Row
 
@@ -48,14 +49,17 @@ NOTES = (
 
 
 def suite(options: Options) -> Suite:
-    """Every method once, and a seed."""
+    """Every method once, and a seed; with --encoder, heads on features are a row for each encoder."""
     runs = []
-    for row, (name, config, settings) in comparators.MODELS.items():
+    for method in crossed(comparators.models(options), FEATURES, options):
+        name, config = method.name, method.config
         if name.endswith("as_released"):
             continue
-        steady = {} if name == "ridge" else protocols.STEADY  # which protocol pixnet is without: b0 goes astray
-        given = {**steady, **settings, "protocol": "pixnet", **(comparators.tiny(name) if options.tiny else {})}
-        features = tuple(FEATURES[each] for each in FEATURES if each == given.get("features"))
+        steady = (
+            {} if config == "ridge_features" else protocols.STEADY
+        )  # which protocol pixnet is without: b0 goes astray
+        given = {**steady, **method.settings, "protocol": "pixnet", **(comparators.tiny(name) if options.tiny else {})}
+        features = (method.features,) if method.features else ()
         patches = [dataclasses.replace(data, features=features) for data in (TRAINED, EVERY)]
         data = (TILES,) if name == "pixnet" else tuple(patches)
         if name == "histogene":
@@ -74,9 +78,11 @@ def suite(options: Options) -> Suite:
                     "stjax.evaluate", (f"--workdir={options.out / 'runs' / of}", *scored), "evaluation/*/*/metrics.json"
                 ),
             )
-            runs.append(Run(of, PART, row, data, commands))
+            runs.append(Run(of, PART, method.row, data, commands, lacks=method.lacks, cell=method.cell(HELD_OUT, seed)))
     title = "Spots of other sizes than trained on"
-    return Suite("cross_scale", title, tuple(runs), {PART: FIGURES}, notes={PART: NOTES}, parts=_parts)
+    return Suite(
+        "cross_scale", title, tuple(runs), {PART: FIGURES}, notes={PART: NOTES}, parts=_parts, of_encoders=True
+    )
 
 
 def _parts(_: Suite, places: Sequence[Place]) -> tuple[list[Part], bool]:
@@ -86,13 +92,20 @@ def _parts(_: Suite, places: Sequence[Place]) -> tuple[list[Part], bool]:
         of = [place for place in places if place.run.row == name]
         scored = [scores(place) for place in of if place.state() == DONE]
         missing = [place.run.name for place in of if place.state() != DONE]
-        rows.append(Row(PART, name, len(of), missing, means(scored)))
-    known = [row for row in rows if FIGURES[0].key in row.figures]
-    best = max(known, key=lambda row: row.figures[FIGURES[0].key][0], default=None)
-    verdict = ""
-    if best:
-        verdict = f"{best.name} has the highest {FIGURES[0].title}, {best.figures[FIGURES[0].key][0]:.3f}."
-    return [Part(PART, FIGURES, rows, best, best, verdict, [*lacking(rows), *NOTES])], True
+        row = Row(PART, name, len(of), missing, means(scored))
+        cell = of[0].run.cell
+        rows.append(dataclasses.replace(row, head=cell.head, encoder=cell.encoder) if cell else row)
+    first = FIGURES[0]
+    found = {place.run.name: scores(place).get(first.key) for place in places if place.state() == DONE}
+    effects = _effects.study(PART, first, [place.run for place in places], found)
+    known = [row for row in rows if first.key in row.figures]
+    best = max(known, key=lambda row: row.figures[first.key][0], default=None)
+    verdict, notes = "", [*lacking(rows), *NOTES]
+    if effects:
+        best, notes = None, [*notes, not_ranked({row.encoder for row in rows} - {""})]
+    elif best:
+        verdict = f"{best.name} has the highest {first.title}, {best.figures[first.key][0]:.3f}."
+    return [Part(PART, FIGURES, rows, best, "best", verdict, notes, effects)], True
 
 
 def scores(place: Place) -> dict[str, float]:

@@ -11,8 +11,8 @@ from data_prep.errors import InputError
 from stjax import encoders
 from stjax.evaluation import hest_scores, hest_table
 from stjax.evaluation.linear_probe import PROTOCOLS
-from stjax.suites import Command, Data, Figure, Options, Run, Suite
-from stjax.suites._footnotes import lacking
+from stjax.suites import Command, Data, Figure, Options, Run, Suite, _footnotes
+from stjax.suites._encoders import lacking
 from stjax.suites._state import DONE, Place
 from stjax.suites._table import Part, Row
 
@@ -53,11 +53,7 @@ def suite(options: Options) -> Suite:
     folds = {task: len(of) for task, of in demo_hest_bench.TASKS.items()} if options.tiny else FOLDS
     runs = []
     for name in names:
-        entry = encoders.find(name)
-        lacks = ""
-        if not (options.tiny or entry.package or name in options.weights):
-            lacks = "weights of the encoders are needed, --weights=NAME=FILE,..."
-        runs += [_run(options, name, task, count, lacks) for task, count in folds.items()]
+        runs += [_run(options, name, task, count, lacking(options, name)) for task, count in folds.items()]
     columns = (
         Figure(MEAN, "mean PCC", 4),
         Figure(WITHIN, "within samples", 4),
@@ -112,13 +108,13 @@ def _parts(suite: Suite, places: Sequence[Place]) -> tuple[list[Part], bool]:
             _fill(row, {each.task: each for each in of if each.encoder == name}, len(tasks))
             rows.append(row)
         known = sorted((row for row in rows if MEAN in row.figures), key=lambda row: -row.figures[MEAN][0])
-        notes = lacking(rows) + hest_table.notes(of, tasks, synthetic=synthetic) * bool(of)
+        notes = _footnotes.lacking(rows) + hest_table.notes(of, tasks, synthetic=synthetic) * bool(of)
         notes += ["± is the deviation over tasks of a mean, over folds of a task"] * bool(of)
         if any(row.quoted for row in rows):
             notes.append(f"published results are quoted, not ours: {suite.source}")
         notes += suite.notes[""]
         best = known[0] if known else None
-        parts.append(Part(title, columns, rows, best, best, _verdict(known, tasks), notes))
+        parts.append(Part(title, columns, rows, best, "best", _verdict(known, tasks), notes))
     return parts, synthetic
 
 
