@@ -136,14 +136,16 @@ class Study:
 
     def _first_in_words(self, factor: str, means: Sequence[Mean]) -> str:
         first, second = means[:2]
-        over = f"{len(self._others(factor))} {self._others(factor)[0].factor}s"
+        over = f"the {len(self._others(factor))} {self._others(factor)[0].factor}s"
         text = f"Averaged over {over}, {first.name} is the best {factor}, by {self._number(abs(second.difference))}"
-        text += f" before {second.name}"
+        text += f" over {second.name}"
         if not math.isfinite(second.difference_low):
-            return f"{text}; whether that is more than chance would give, so few folds cannot tell."
-        apart = "more than" if second.difference_low > 0 or second.difference_high < 0 else "no more than"
-        ends = sorted(abs(each) if apart == "more than" else each for each in second[-2:])
-        return f"{text}, {apart} chance would give ({LEVEL:.0%} interval {self._ends(*ends)}, over the same folds)."
+            return f"{text}; there are too few folds to say whether the difference is significant."
+        ends = sorted((abs(second.difference_low), abs(second.difference_high)))
+        if second.difference_low <= 0 <= second.difference_high:
+            ends = sorted((-second.difference_low, -second.difference_high))
+            return f"{text}, not significantly ({LEVEL:.0%} interval {self._ends(*ends)}, on the same folds)."
+        return f"{text}, a significant difference ({LEVEL:.0%} interval {self._ends(*ends)}, on the same folds)."
 
     def _others(self, factor: str) -> list[Mean]:
         assert self.found is not None

@@ -55,9 +55,7 @@ def suite(options: Options) -> Suite:
         name, config = method.name, method.config
         if name.endswith("as_released"):
             continue
-        steady = (
-            {} if config == "ridge_features" else protocols.STEADY
-        )  # which protocol pixnet is without: b0 goes astray
+        steady = {} if config == "ridge_features" else protocols.STEADY  # which pixnet lacks: b0 goes astray
         given = {**steady, **method.settings, "protocol": "pixnet", **(comparators.tiny(name) if options.tiny else {})}
         features = (method.features,) if method.features else ()
         patches = [dataclasses.replace(data, features=features) for data in (TRAINED, EVERY)]

@@ -86,8 +86,11 @@ def test_who_is_better_and_what_matters_is_said_in_words():
     assert (
         "Changing the encoder changes it by 0.020, changing the head by 0.008 (standard deviations)." in shares.verdict
     )
-    assert "Averaged over 3 heads, uni is the best encoder, by 0.040 before lite0, more than chance" in means.verdict
-    assert "Averaged over 2 encoders, BLEEP is the best head" in means.verdict
+    assert (
+        "Averaged over the 3 heads, uni is the best encoder, by 0.040 over lite0, a significant difference"
+        in means.verdict
+    )
+    assert "Averaged over the 2 encoders, BLEEP is the best head" in means.verdict
     assert [row[0] for row in means.rows] == ["encoder uni", "encoder lite0", "head BLEEP", "head EGN", "head Ridge"]
     assert means.rows[1][3] == "-0.040"
 
