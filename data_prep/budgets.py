@@ -74,6 +74,13 @@ HDF5_ATTRIBUTE = Budget("an attribute it declares", 16 * _MB, 1)  # never packed
 # HDF5: all texts and attributes as Python's objects; and the time to go through all but numbers.
 HDF5_TEXTS = Budget("all texts in it", 256 * _MB, 120)
 HDF5_SECONDS = Budget("going through it", 10, 3e-8, "seconds")
+# Parquet: rows, of which sound files hold less than one a byte, and one group of them unpacked.
+PARQUET_ROWS = Budget("its table", 4 * _MB, 8, "rows")
+PARQUET_GROUP = Budget("a group of rows it declares", 256 * _MB, 120)
+# GeoJSON: as text, all of which is held, and as Python's objects in turn.
+GEOJSON_TEXT = Budget("what it unpacks to", 64 * _MB, 30)
+# Images of labels, decoded: mostly 0, and long runs of the same number.
+LABELS = Budget("its pixels", 256 * _MB, 2000)
 # Archives of arrays (.npz): one array, as its header declares it.
 NPZ_ARRAY = Budget("an array it declares", 256 * _MB, 120)
 # Records of a data set: the image, decoded.

@@ -24,7 +24,7 @@ from data_prep.errors import InputError
 from data_prep.genes import species_of
 from data_prep.readers import _patients, _text
 from data_prep.section import Section
-from data_prep.spots import SQUARE
+from data_prep.spots import DISC
 
 _MIN_COUNTS = 1000  # what build asks of a spot unless told otherwise
 
@@ -157,8 +157,8 @@ def _describe(finding: Finding, section: Section) -> None:
     finding.patient_source = section.patient_source
     finding.found = checks.Found(section.name, section.patient, section.patient_source)
     low = float(np.mean(total < _MIN_COUNTS))
-    if total.max() == 0 or section.spots.kind[0] == SQUARE:
-        return  # an error of its own; and bins are as deep as they are large
+    if total.max() == 0 or section.spots.kind[0] != DISC:
+        return  # an error of its own; and bins and cells are as deep as they are large
     if low == 1:
         finding.warnings.append(f"low depth: no spot has {_MIN_COUNTS} counts; a build keeps none without --min-counts")
     elif low > 0.5:

@@ -230,6 +230,9 @@ def add_reading(group: Any) -> None:
     group.add_argument("--gene-table", type=Path, metavar="FILE", help="HGNC complete set to name genes by")
     group.add_argument("--resolve-aliases", action="store_true", help="replace outdated gene symbols")
     group.add_argument("--bin-um", type=whole_numbers, metavar="8,16", help="Visium HD bin sizes (all)")
+    group.add_argument(
+        "--areas", metavar="KIND", help="cells, nuclei, squares:100, discs:55:100, where a layout has them"
+    )
 
 
 def _spaceless(name: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_prep import cli, demo_layouts, demo_slide, demo_space_ranger, demo_tissue, files, system_errors
+from data_prep import cli, demo_layouts, demo_slide, demo_space_ranger, demo_tissue, demo_xenium, files, system_errors
 from data_prep.demo_layouts import DemoSection
 from data_prep.demo_tissue import Biology, Cells, Tissue
 from data_prep.errors import InputError
@@ -29,7 +29,7 @@ EXAMPLES = """examples:
   python -m data_prep.demo --out demo_hd --layout visium_hd --patients 2 --sections-per-patient 1
   python -m data_prep.demo --out demo_stnet --layout stnet --spots 60 --seed 1
 """
-VERSION = 2  # of what a recipe makes and a build says of it; a cache of demo data is named after it
+VERSION = 3  # of what a recipe makes and a build says of it; a cache of demo data is named after it
 _MARGIN_UM = 170.0  # a 224 px window around any spot stays inside the slide
 _TISSUE_SHARE = 0.42  # of the slide within its margin
 
@@ -39,7 +39,7 @@ class Layout(NamedTuple):
 
     Attributes:
         array: where it is measured: "legacy" spots, "grid" (the same without printing error), "dense" (closer),
-            "hexagonal" or "bins".
+            "hexagonal" or "molecules" (no spots: each where it was caught).
         write: one section to the folder; returns the name it has there.
         finish: what ties the sections together, given section -> patient.
     """
@@ -54,7 +54,8 @@ LAYOUTS = {
     "stnet": Layout("grid", demo_layouts.write_stnet, demo_layouts.finish_stnet),
     "cscc": Layout("dense", demo_layouts.write_cscc),
     "visium": Layout("hexagonal", demo_space_ranger.write_visium, demo_layouts.write_patients),
-    "visium_hd": Layout("bins", demo_space_ranger.write_visium_hd, demo_layouts.write_patients),
+    "visium_hd": Layout("molecules", demo_space_ranger.write_visium_hd, demo_layouts.write_patients),
+    "xenium": Layout("molecules", demo_xenium.write_xenium, demo_layouts.write_patients),
     "hest": Layout("hexagonal", demo_layouts.write_hest),
     "anndata": Layout("hexagonal", demo_layouts.write_anndata),
 }
@@ -121,7 +122,7 @@ def make_section(recipe: Recipe, life: Biology, patient: int, section: int) -> D
     image = demo_slide.paint(rng, tissue, demo_slide.section_staining(rng, staining), um_per_px=recipe.um_per_px)
     bare = DemoSection(patient, section, image, recipe.um_per_px, life.genes, tissue, rng)
     array = LAYOUTS[recipe.layout].array
-    if array == "bins":
+    if array == "molecules":
         density = depth / (np.pi * SPOT_RADIUS_UM**2)  # counts per um2, as many as a legacy spot would catch
         gene, xy_um = demo_tissue.sample_molecules(rng, tissue.cells, life, density * area)
         return dataclasses.replace(bare, molecule_gene=gene, molecule_xy_um=xy_um)

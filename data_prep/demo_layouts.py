@@ -34,7 +34,7 @@ class DemoSection:
         spot_xy: [S, 2] float64 spot centres in pixels.
         in_tissue: [S] bool.
         counts: [spots in tissue, G] int32.
-        molecule_gene: [N] int16, for layouts of bins.
+        molecule_gene: [N] int16, for layouts of molecules.
         molecule_xy_um: [N, 2] float32.
     """
 

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import scipy.sparse
 from PIL import Image
 
-from data_prep import demo_tissue, h5_file
+from data_prep import demo_cells, demo_tissue, h5_file
 from data_prep.demo_layouts import NOTICE, DemoSection, barcodes, reduced, save_jpeg, write_gzip
 from data_prep.section import GeneTable
 
@@ -27,7 +27,7 @@ def write_visium(root: Path, section: DemoSection) -> str:
     inside = names[section.in_tissue]
     order = np.argsort(inside)  # matrices are sorted by barcode, positions by place
     counts = scipy.sparse.csr_array(section.counts[order])
-    _write_h5(outs / "filtered_feature_bc_matrix.h5", inside[order], section.genes, counts)
+    write_h5(outs / "filtered_feature_bc_matrix.h5", inside[order], section.genes, counts)
     _write_mtx(outs / "filtered_feature_bc_matrix", inside[order], section.genes, counts)
     rows = [
         f"{barcode},{int(on)},{row},{column},{float(y)!r},{float(x)!r}"
@@ -50,11 +50,63 @@ def write_visium(root: Path, section: DemoSection) -> str:
 
 
 def write_visium_hd(root: Path, section: DemoSection) -> str:
-    """Square bins nested in one another; array columns run from right to left, as on real slides."""
+    """Square bins nested in one another, whose array columns run from right to left, as on real slides; the cells, as
+    Space Ranger 4 writes them; and nuclei, as outlines or, of every other patient, as a label image."""
     save_jpeg(section.image, root / section.name / f"{section.name}_tissue_image.jpg")
     for size in BIN_UM:
         _write_bins(root / section.name / "binned_outputs" / f"square_{size:03d}um", section, size)
+    _write_cells(root / section.name / "segmented_outputs", section)
+    _write_nuclei(root / section.name / f"{section.name}_nuclei", section)
     return section.name
+
+
+def area_counts(section: DemoSection, *, share: float = 1.0) -> scipy.sparse.csr_array:
+    """[C, G] int32: counts of the 2 um bins whose centre is in each cell, or in its nucleus at `share`."""
+    _, centre_um, inside, counts = bin_counts(section, BIN_UM[0])
+    owner = demo_cells.owner(section.tissue.cells, centre_um[inside], share=share)
+    held = np.flatnonzero(owner >= 0)
+    entries = (np.ones(len(held), np.int32), (owner[held], held))
+    member = scipy.sparse.csr_array(entries, shape=(len(section.tissue.cells.type), len(owner)))
+    return scipy.sparse.csr_array(member @ counts)
+
+
+def _write_cells(folder: Path, section: DemoSection) -> None:
+    """Cells without counts have an outline and no row in the matrix."""
+    folder.mkdir()
+    counts = area_counts(section)
+    filled = np.flatnonzero(counts.sum(axis=1))
+    names = np.array([f"cellid_{cell + 1:09d}-1" for cell in filled])
+    write_h5(folder / "filtered_feature_cell_matrix.h5", names, section.genes, counts[filled])
+    _write_outlines(folder / "cell_segmentations.geojson", demo_cells.outlines_um(section.tissue.cells), section)
+    factors = {"microns_per_pixel": section.um_per_px, **_write_small_images(folder / "spatial", section)}
+    (folder / "spatial/scalefactors_json.json").write_text(json.dumps(factors, indent=4))
+
+
+def _write_nuclei(stem: Path, section: DemoSection) -> None:
+    share = demo_cells.NUCLEUS
+    if section.patient % 2 == 0:
+        outlines = demo_cells.outlines_um(section.tissue.cells, share=share)
+        _write_outlines(stem.with_suffix(".geojson"), outlines, section)
+        return
+    row, column = np.indices(section.image.shape[:2])
+    centre_um = (np.column_stack([column.ravel(), row.ravel()]) + 0.5) * section.um_per_px
+    labels = 1 + demo_cells.owner(section.tissue.cells, centre_um, share=share).reshape(row.shape)
+    image = Image.fromarray(labels.astype(np.int32))
+    image.save(stem.with_suffix(".tif"), compression="tiff_deflate", description=NOTICE)
+
+
+def _write_outlines(path: Path, outlines_um: np.ndarray, section: DemoSection) -> None:
+    """Closed polygons in pixels of the slide, numbered from 1."""
+    corners = np.concatenate([outlines_um, outlines_um[:, :1]], axis=1) / section.um_per_px
+    features = [
+        {
+            "type": "Feature",
+            "properties": {"cell_id": number},
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
+        }
+        for number, ring in enumerate(corners.tolist(), 1)
+    ]
+    path.write_text(json.dumps({"type": "FeatureCollection", "notice": NOTICE, "features": features}))
 
 
 def bin_counts(section: DemoSection, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, scipy.sparse.csr_array]:
@@ -95,7 +147,7 @@ def _write_bins(folder: Path, section: DemoSection, size: int) -> None:
     column = columns - 1 - xy[:, 0]
     names = np.array([f"s_{size:03d}um_{row:05d}_{col:05d}-1" for row, col in zip(xy[:, 1], column, strict=True)])
     folder.mkdir(parents=True)
-    _write_h5(folder / "filtered_feature_bc_matrix.h5", names[inside], section.genes, counts)
+    write_h5(folder / "filtered_feature_bc_matrix.h5", names[inside], section.genes, counts)
     scale = _write_small_images(folder / "spatial", section)
     pixel = centre_um / section.um_per_px
     order = section.rng.permutation(len(names))
@@ -129,7 +181,22 @@ def _write_small_images(spatial: Path, section: DemoSection) -> dict[str, float]
     return factors
 
 
-def _write_h5(path: Path, names: np.ndarray, genes: GeneTable, counts: scipy.sparse.csr_array) -> None:
+def write_h5(
+    path: Path,
+    names: np.ndarray,
+    genes: GeneTable,
+    counts: scipy.sparse.csr_array,
+    types: np.ndarray | None = None,
+) -> None:
+    """A matrix as 10x's programs write it.
+
+    Args:
+        names: [S] barcodes.
+        genes: [G] its features.
+        counts: [S, G].
+        types: [G] what kind of feature each is; genes by default.
+    """
+    types = np.full(len(genes), "Gene Expression") if types is None else types
     with h5_file.create(path) as file:
         file.attrs["notice"] = NOTICE
         group = file.create_group("matrix")
@@ -142,7 +209,7 @@ def _write_h5(path: Path, names: np.ndarray, genes: GeneTable, counts: scipy.spa
         values["shape"] = np.array([len(genes), len(names)], np.int32)
         values["features/id"] = genes.ensembl_id.astype("S")
         values["features/name"] = genes.symbol.astype("S")
-        values["features/feature_type"] = np.full(len(genes), b"Gene Expression")
+        values["features/feature_type"] = types.astype("S")
         values["features/genome"] = np.full(len(genes), b"GRCh38")
         for key, value in values.items():
             group.create_dataset(key, data=value, compression="gzip", compression_opts=1)

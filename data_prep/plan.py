@@ -32,6 +32,7 @@ class Options:
         gene_table: HGNC complete set to name genes by, in place of the shipped table.
         resolve_aliases: replace outdated gene symbols.
         bin_um: Visium HD bin sizes to read; None for all.
+        areas: what is measured, where a layout offers a choice, such as "cells"; see `data_prep.readers._areas`.
         patch_size_px: side of a patch, in record pixels.
         tile_size_px: side of a tile; None makes patches.
         context_px: margin of a tile that owns no spot, record pixels; None chooses (see `data_prep.tiles`).
@@ -54,6 +55,7 @@ class Options:
     gene_table: Path | None = None
     resolve_aliases: bool = False
     bin_um: tuple[int, ...] | None = None
+    areas: str | None = None
     patch_size_px: int = 224
     tile_size_px: int | None = None
     context_px: int | None = None
@@ -106,7 +108,7 @@ class Options:
     @property
     def reading(self) -> dict[str, Any]:
         """What readers need to know."""
-        names = ("image", "gene_table", "resolve_aliases", "bin_um")
+        names = ("image", "gene_table", "resolve_aliases", "bin_um", "areas")
         return {name: getattr(self, name) for name in names} | {"um_per_px": self.source_um_per_px}
 
     def parameters(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ A reader module offers
     find_sections(path, reading) -> dict[str, str]    every section listed -> what it lacks ("" when complete)
     read_section(path, name, reading) -> Section      one that lacks nothing
     check(path, names, reading)                       may be left out: refuses sections that cannot be read together
+    AREAS                                             may be left out: kinds of `_areas` to choose from, the usual first
 
 where `reading` is `_sections.Reading`; `Reader` makes of them what others call.
 """
@@ -22,6 +23,7 @@ from typing import Any
 
 from data_prep import unpack
 from data_prep.errors import InputError
+from data_prep.readers import _areas
 from data_prep.readers._sections import Reading, choose
 from data_prep.section import Section
 
@@ -45,7 +47,7 @@ class Reader:
 
     def find_sections(self, path: str | Path, **options: Any) -> dict[str, str]:
         """Every section listed -> what it lacks ("" when complete)."""
-        return self._module.find_sections(Path(path), Reading(**options))
+        return self._module.find_sections(Path(path), self._reading(options))
 
     def list_sections(
         self, path: str | Path, *, sections: Sequence[str] | None = None, skip_incomplete: bool = False, **options: Any
@@ -53,7 +55,7 @@ class Reader:
         """Names of the sections to read; see `data_prep.readers._sections.choose`."""
         names = choose(self.find_sections(path, **options), Path(path), sections, skip_incomplete)
         if check := getattr(self._module, "check", None):
-            check(Path(path), names, Reading(**options))
+            check(Path(path), names, self._reading(options))
         return names
 
     def read_section(self, path: str | Path, name: str, **options: Any) -> Section:
@@ -63,7 +65,7 @@ class Reader:
             InputError: a missing, malformed or contradictory file, with its place and what to do.
         """
         self.list_sections(path, sections=[name], **options)
-        return self._module.read_section(Path(path), name, Reading(**options))
+        return self._module.read_section(Path(path), name, self._reading(options))
 
     def read_sections(
         self, path: str | Path, *, sections: Sequence[str] | None = None, skip_incomplete: bool = False, **options: Any
@@ -71,6 +73,17 @@ class Reader:
         """The sections one by one; the first is read when asked for."""
         for name in self.list_sections(path, sections=sections, skip_incomplete=skip_incomplete, **options):
             yield self.read_section(path, name, **options)
+
+    def _reading(self, options: dict[str, Any]) -> Reading:
+        """How to read. Raises InputError for areas that the layout does not have."""
+        reading = Reading(**options)
+        if offered := getattr(self._module, "AREAS", None):
+            _areas.parse(reading.areas, offered)
+        elif reading.areas is not None:
+            raise InputError(
+                f"--areas is {reading.areas!r}, but layout {self.name} has one kind of areas; leave it out"
+            )
+        return reading
 
 
 @functools.cache
@@ -157,8 +170,6 @@ def _remedy(path: Path, readers: list[Reader]) -> str:
     if packed := [archive for folder in folders for archive in unpack.archives(folder)]:
         more = f", and {len(packed) - 1} more like it" if len(packed) > 1 else ""
         return f"{packed[0].name} is still packed, unpack it: {unpack.remedy(packed[0])}{more}"
-    if path.name == "segmented_outputs":
-        return "the cells Space Ranger segmented are not read, give binned_outputs"
     return f"name it with --layout {'|'.join(layout_names())}, see docs/layouts for the files each expects"
 
 

@@ -27,6 +27,7 @@ class Reading:
         gene_table: HGNC complete set to name genes by, in place of the shipped table.
         resolve_aliases: replace outdated gene symbols by official ones.
         bin_um: Visium HD: the bin sizes to read, e.g. (8, 16); all present by default.
+        areas: what is measured, where a layout offers a choice, see `_areas.FORMS`.
     """
 
     um_per_px: float | None = None
@@ -34,6 +35,7 @@ class Reading:
     gene_table: Path | None = None
     resolve_aliases: bool = False
     bin_um: Sequence[int] | None = None
+    areas: str | None = None
 
     def name_genes(
         self, names: Sequence[str], counts: scipy.sparse.csr_array, symbols: Sequence[str] | None = None

@@ -16,6 +16,7 @@ from data_prep.readers import _matrix, _positions, _sections, _text
 from data_prep.slide_base import decoding
 
 BIN_FOLDER = re.compile(r"^square_(\d+)um$")
+CELLS_FOLDER = "segmented_outputs"  # of Visium HD, which has a `spatial` of its own and is no sample
 REDUCED = ("hires", "lowres")  # Space Ranger's own small images, as `image` may name them
 FACTORS = "scalefactors_json.json"
 
@@ -32,8 +33,10 @@ _FLAT = re.compile(  # what makes files next to a matrix a sample
     rf"^(?P<prefix>|.*?[_.-])(?:(?:spatial[_.-])?(?:{'|'.join(map(re.escape, (*_positions.FILES, FACTORS)))})(?:\.gz)?"
     r"|spatial|(?:spatial|outs)\.(?:tar(?:\.gz)?|tgz|zip))$"
 )
-# Images Space Ranger writes next to the slide, none of them the slide
-_NOT_SLIDES = re.compile(r"cytassist|aligned_|detected_tissue|tissue_(hires|lowres)|registered|qc", re.IGNORECASE)
+# Images Space Ranger writes next to the slide, and labels of nuclei, none of them the slide
+_NOT_SLIDES = re.compile(
+    r"cytassist|aligned_|detected_tissue|tissue_(hires|lowres)|registered|qc|nuclei\.", re.IGNORECASE
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +102,8 @@ def outputs(path: Path, marker: str) -> dict[str, Path]:
 def samples(path: Path) -> dict[str, Outputs]:
     """Sample name -> its files: in folders as Space Ranger writes them, or flat in `path` or in the folders in it."""
     path = path.resolve()
-    found = {name: Outputs(name, folder) for name, folder in outputs(path, "spatial").items()}
+    folders_of = outputs(path, "spatial").items()
+    found = {name: Outputs(name, folder) for name, folder in folders_of if folder.name != CELLS_FOLDER}
     if any(out.folder in (path, path / "outs") for out in found.values()):
         return found
     loose = [Outputs(match["prefix"].rstrip(_BETWEEN), path, match["prefix"]) for match, _ in _matrix_entries(path)]
@@ -144,7 +148,7 @@ def lacking(sample: Outputs, out: Outputs, image: Path | None) -> str:
         out: the other files.
         image: see `find_image`.
     """
-    return ", ".join(filter(None, [*_missing_files(out), _missing_image(sample, image)]))
+    return ", ".join(filter(None, [*_missing_files(out), missing_image(sample, image)]))
 
 
 def _missing_files(out: Outputs) -> list[str]:
@@ -227,6 +231,12 @@ def read_matrix(out: Outputs) -> _matrix.CountMatrix:
     return dataclasses.replace(matrix, kind=best.kind, notes=(*notes, *matrix.notes))
 
 
+def places(out: Outputs) -> list[Path]:
+    """Folders in which what belongs to a sample may lie beside its files, such as its slide."""
+    above = [out.folder.parent] if out.folder.name == "outs" else []
+    return [place for folder in (out.folder, *above) for place in (folder, folder / "image", folder / "images")]
+
+
 def find_image(out: Outputs, image: Path | None, *, packed: bool = False) -> list[Path]:
     """The full-resolution image: the `image` given, else image files next to the outputs.
 
@@ -241,10 +251,7 @@ def find_image(out: Outputs, image: Path | None, *, packed: bool = False) -> lis
     """
     if image is not None:
         return _sections.given_image(image, out.name)
-    places = [out.folder, out.folder / "image", out.folder / "images"]
-    if out.folder.name == "outs":
-        places += [out.folder.parent, out.folder.parent / "image", out.folder.parent / "images"]
-    images = [file for place in places for file in _sections.images_in(place, packed=packed)]
+    images = [file for place in places(out) for file in _sections.images_in(place, packed=packed)]
     others = [other.prefix for other in _flat(out.folder) if len(other.prefix) > len(out.prefix)] if out.prefix else []
     return [
         file for file in images
@@ -313,7 +320,7 @@ def _size(path: Path) -> tuple[int, int]:
         return picture.size
 
 
-def _missing_image(out: Outputs, image: Path | None) -> str:
+def missing_image(out: Outputs, image: Path | None) -> str:
     """What is said of a sample without its full-resolution image, "" where there is one."""
     if (image is not None and str(image) in REDUCED) or find_image(out, image):
         return ""

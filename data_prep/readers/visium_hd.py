@@ -9,8 +9,13 @@
 The folders `square_008um` may lie in the sample's folder itself, or be given alone; and files may lie flat under a
 prefix, as for `visium`, where `bin_size_um` tells that they are bins.
 
-Section `S_008um` holds sample S's 8 um bins. Bins are squares, taken as upright on the image. `feature_slice.h5` and
-the cells of Space Ranger 4's `segmented_outputs` are not read.
+Section `S_008um` holds sample S's 8 um bins. Bins are squares, taken as upright on the image. `feature_slice.h5` is not
+read. With `--areas`, section `S` holds something else of the sample, see `_hd_cells`:
+
+    cells                  <sample>/[outs/]segmented_outputs/cell_segmentations.geojson, as Space Ranger 4 writes it
+                           <sample>/[outs/]segmented_outputs/filtered_feature_cell_matrix.h5
+    nuclei                 <sample>/[outs/]<sample>_nuclei.geojson|.tif|.png, pooled from 2 um bins
+    squares:100, discs:55:100                                                 pooled from 2 um bins
 """
 
 from collections.abc import Sequence
@@ -21,17 +26,19 @@ import numpy as np
 
 from data_prep import unpack
 from data_prep.errors import InputError
-from data_prep.readers import _barcoded, _patients, _positions, _sections, _space_ranger
+from data_prep.readers import _areas, _barcoded, _hd_cells, _patients, _positions, _sections, _space_ranger
 from data_prep.readers._sections import Reading
 from data_prep.readers._space_ranger import Outputs
 from data_prep.section import Section
 from data_prep.spots import SQUARE
 
+AREAS = (_areas.BINS, _areas.CELLS, _areas.NUCLEI, _areas.SQUARES, _areas.DISCS)
+
 
 class _Bins(NamedTuple):
     """A section: the sample's files, which the slide lies beside; those of its bins; and their side in um.
 
-    A sample whose `binned_outputs` are still packed is a section of bins of 0 um.
+    A sample whose `binned_outputs` are still packed, or not there beside its cells, is a section of bins of 0 um.
     """
 
     sample: Outputs
@@ -41,8 +48,12 @@ class _Bins(NamedTuple):
 
 def detect(path: Path) -> str | None:
     """Why `path` is in the Visium HD layout, or None."""
-    found = [name for name, section in _bins(path).items() if section.size]
-    return f"it holds binned outputs {', '.join(sorted(found))}" if found else None
+    sections = _bins(path)
+    found = sorted(name for name, section in sections.items() if section.size)
+    cells = sorted(section.sample.name for section in sections.values() if _hd_cells.there(section.sample))
+    if not found:
+        return f"it holds segmented outputs of {', '.join(cells)}" if cells else None
+    return f"it holds binned outputs {', '.join(found)}"
 
 
 def find_sections(path: Path, reading: Reading) -> dict[str, str]:
@@ -50,25 +61,64 @@ def find_sections(path: Path, reading: Reading) -> dict[str, str]:
     sections = _bins(path)
     if not sections:
         raise InputError(f"{path}: no binned_outputs/square_*um found; give the folder that holds binned_outputs")
+    areas = _areas.parse(reading.areas, AREAS)
+    if areas.kind != _areas.BINS:
+        return {name: _lacking(path, name, areas, reading) for name in _samples(path)}
     sizes = sorted({section.size for section in sections.values() if section.size})
     absent = [size for size in reading.bin_um or () if size not in sizes]
     if absent:
         raise InputError(f"{path}: no {absent[0]} um bins; --bin-um may name {','.join(map(str, sizes))}")
     return {
-        name: _space_ranger.lacking(sample, bins, reading.image)
-        for name, (sample, bins, size) in sections.items()
-        if not reading.bin_um or size in (0, *reading.bin_um)
+        name: _space_ranger.lacking(section.sample, section.bins, reading.image)
+        if section.size or unpack.archives(section.sample.folder)
+        else "no bins found; --areas cells reads its cells"
+        for name, section in sections.items()
+        if not reading.bin_um or section.size in (0, *reading.bin_um)
     }
 
 
 def check(path: Path, names: Sequence[str], reading: Reading) -> None:
     """Refuse one image file for several samples; the bins of one, of all sizes, lie on one."""
     sections = _bins(path)
-    _sections.check_one_image(path, [sections[name].sample.name for name in names], reading)
+    samples = [sections[name].sample.name if name in sections else name for name in names]
+    _sections.check_one_image(path, samples, reading)
 
 
 def read_section(path: Path, name: str, reading: Reading) -> Section:
-    """One bin size of one sample: its bins under tissue, in matrix order."""
+    """One sample: its bins of one size under tissue, in matrix order, or the areas that were asked for."""
+    areas = _areas.parse(reading.areas, AREAS)
+    if areas.kind == _areas.BINS:
+        return _read_bins(path, name, reading)
+    sample = _samples(path)[name]
+    if areas.kind == _areas.CELLS:
+        return _hd_cells.read_cells(path, sample, reading)
+    (section, bins) = next((section, bins) for section, bins in _bins(path).items() if _is_pooled(bins, sample))
+    factors = _space_ranger.read_scale_factors(bins.bins.need(_space_ranger.FACTORS))
+    px_scale = _space_ranger.place_image(sample, bins.bins, reading.image, factors)[1]
+    return _hd_cells.pool(_read_bins(path, section, reading), sample, areas, px_scale)
+
+
+def _lacking(path: Path, name: str, areas: _areas.Areas, reading: Reading) -> str:
+    """What a sample lacks for areas other than bins, "" when complete."""
+    sample = _samples(path)[name]
+    bins = next((bins for bins in _bins(path).values() if _is_pooled(bins, sample)), None)
+    lacks = _hd_cells.lacking(sample, areas, bins=bins is not None)
+    if bins is None or areas.kind == _areas.CELLS:
+        return ", ".join(filter(None, [*lacks, _space_ranger.missing_image(sample, reading.image)]))
+    return ", ".join(filter(None, [*lacks, _space_ranger.lacking(sample, bins.bins, reading.image)]))
+
+
+def _samples(path: Path) -> dict[str, Outputs]:
+    """Sample -> the files its slide lies beside."""
+    return {section.sample.name: section.sample for section in _bins(path).values()}
+
+
+def _is_pooled(bins: _Bins, sample: Outputs) -> bool:
+    """Whether these are the bins of a sample that others are made of."""
+    return bins.size == _hd_cells.BIN_UM and bins.sample == sample
+
+
+def _read_bins(path: Path, name: str, reading: Reading) -> Section:
     sample, bins, size = _bins(path)[name]
     factors_path = bins.need(_space_ranger.FACTORS)
     factors = _space_ranger.read_scale_factors(factors_path, "bin_size_um", "microns_per_pixel")
@@ -79,7 +129,7 @@ def read_section(path: Path, name: str, reading: Reading) -> Section:
         )
     positions = _positions.read_positions(bins.need(*_positions.FILES))
     patient = _patients.find(path, name, sample=sample.name)
-    notes = _cell_notes(sample)
+    notes = () if reading.areas else _cell_notes(sample)
     array = _barcoded.Array(SQUARE, size, size, np.ones(2), every_spot=False)
     return _barcoded.read_section(
         name, sample, bins, factors, positions, array, patient, reading, layout="visium_hd", notes=notes
@@ -88,8 +138,7 @@ def read_section(path: Path, name: str, reading: Reading) -> Section:
 
 def _cell_notes(sample: Outputs) -> tuple[str, ...]:
     """A note when Space Ranger 4 segmented cells too."""
-    there = (sample.folder / "segmented_outputs").is_dir()
-    return ("the cells of segmented_outputs are not read, only bins",) if there else ()
+    return ("only bins are read; --areas cells reads the cells",) if _hd_cells.there(sample) else ()
 
 
 def _bins(path: Path) -> dict[str, _Bins]:
@@ -101,12 +150,12 @@ def _bins(path: Path) -> dict[str, _Bins]:
     only = None
     if match := _space_ranger.BIN_FOLDER.match(path.name):
         path, only = path.parent, int(match[1])
-    if path.name == "binned_outputs":
+    if path.name in ("binned_outputs", _space_ranger.CELLS_FOLDER):
         path = path.parent
     single = [found for folder in (path, path / "outs") if (found := _squares(folder))]
     found = single[:1] or [
         squares for folder in _space_ranger.folders(path) for out in (folder, folder / "outs")
-        if folder.name != "binned_outputs" and (squares := _squares(out))
+        if folder.name not in ("binned_outputs", _space_ranger.CELLS_FOLDER) and (squares := _squares(out))
     ]  # fmt: skip
     squares = [section for sections in found for section in sections if only in (None, section.size)]
     if only is not None:  # given alone, the slide may lie in it
@@ -129,4 +178,4 @@ def _squares(folder: Path) -> list[_Bins]:
     packed = (
         any(file.name.startswith("binned_outputs.") for file in unpack.archives(folder)) if folder.is_dir() else False
     )
-    return bins or [_Bins(sample, sample, 0)] * packed
+    return bins or [_Bins(sample, sample, 0)] * (packed or _hd_cells.there(sample))

@@ -212,14 +212,12 @@ def test_flat_bins_are_told_from_spots(source: Source, tmp_path: Path) -> None:
     check_same(visium_hd.read_section(flat, "GSM1_A1_016um"), visium_hd.read_section(root, "A1_016um"))
 
 
-def test_cells_of_space_ranger_4_are_said_to_be_unread(source: Source) -> None:
-    root = source("visium_hd")
-    assert not any("segmented" in note for note in visium_hd.read_section(root, "A1_016um").notes)
-    (root / "A1/segmented_outputs").mkdir()
-    assert "the cells of segmented_outputs are not read, only bins" in visium_hd.read_section(root, "A1_016um").notes
-    (root / "A1/segmented_outputs/cell_segmentations.geojson").write_text("{}")
-    with pytest.raises(InputError, match="cells Space Ranger segmented are not read, give binned_outputs"):
-        find_layout(root / "A1/segmented_outputs")
+def test_cells_of_space_ranger_4_are_said_to_be_unread_unless_bins_are_asked_for(source: Source) -> None:
+    root, note = source("visium_hd"), "only bins are read; --areas cells reads the cells"
+    assert note in visium_hd.read_section(root, "A1_016um").notes
+    assert note not in visium_hd.read_section(root, "A1_016um", areas="bins").notes
+    shutil.rmtree(root / "A1/segmented_outputs")
+    assert note not in visium_hd.read_section(root, "A1_016um").notes
 
 
 def test_xenograft_is_refused(source: Source) -> None:

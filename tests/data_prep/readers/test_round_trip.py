@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from data_prep import demo, demo_space_ranger, demo_tissue
+from data_prep import demo, demo_cells, demo_space_ranger, demo_tissue
 from data_prep.demo_layouts import DemoSection
 from data_prep.readers import find_layout, layout_names
 from data_prep.section import Section
-from data_prep.spots import DISC, SQUARE
+from data_prep.spots import DISC, POLYGON, SQUARE
 
 RECIPE = {"patients": 2, "sections_per_patient": 2, "spots": 6, "um_per_px": 3.0, "seed": 5}
 
@@ -47,6 +47,8 @@ def test_layout_reads_back_identically(made: tuple[str, Path]) -> None:
         if layout == "visium_hd":
             _, centre_um, inside, counts = demo_space_ranger.bin_counts(truth, size)
             check_spots(section, truth, centre_um[inside] / truth.um_per_px, counts)
+        elif layout == "xenium":
+            check_spots(section, truth, truth.tissue.cells.xy_um.astype(float) / truth.um_per_px, cell_counts(truth))
         else:
             check_spots(section, truth, truth.spot_xy[truth.in_tissue], scipy.sparse.csr_array(truth.counts))
 
@@ -55,11 +57,19 @@ def check_facts(section: Section, layout: str, size: int, truth: DemoSection) ->
     assert section.layout == layout
     assert section.synthetic
     assert section.um_per_px == pytest.approx(truth.um_per_px, rel=1e-9)
-    size_um = {"her2st": 50.0, "stnet": 50.0, "cscc": 55.0}.get(layout, float(size) or 27.5)
-    np.testing.assert_allclose(section.spots.size_px * truth.um_per_px, size_um, rtol=1e-6)
-    assert set(section.spots.kind) == {SQUARE if size else DISC}
+    sizes_um = {"her2st": 50.0, "stnet": 50.0, "cscc": 55.0, "xenium": 0.0}
+    np.testing.assert_allclose(
+        section.spots.size_px * truth.um_per_px, sizes_um.get(layout, float(size) or 27.5), rtol=1e-6
+    )
+    assert set(section.spots.kind) == {POLYGON if layout == "xenium" else SQUARE if size else DISC}
     assert "patient not stated" not in " ".join(section.notes)
     assert not any("symbol" in note for note in section.notes)
+
+
+def cell_counts(truth: DemoSection) -> scipy.sparse.csr_array:
+    cells = truth.tissue.cells
+    owner = demo_cells.owner(cells, truth.molecule_xy_um)
+    return demo_cells.counts(owner, truth.molecule_gene, (len(cells.type), len(truth.genes)))
 
 
 def check_spots(section: Section, truth: DemoSection, spot_xy: np.ndarray, counts: scipy.sparse.csr_array) -> None:

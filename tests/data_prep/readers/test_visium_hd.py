@@ -63,7 +63,8 @@ def test_a_sample_may_be_given_at_any_depth(source: Source, given: str) -> None:
 
 def test_unused_outputs_may_be_there_or_not(source: Source) -> None:
     root = source("visium_hd")
-    (root / "A1/segmented_outputs").mkdir()
+    shutil.rmtree(root / "A1/segmented_outputs")
+    (root / "A1/A1_nuclei.geojson").unlink()
     (root / "A1/feature_slice.h5").write_bytes(b"unread")
     (root / "A1/spatial").mkdir()
     assert find_layout(root)[0] is visium_hd

@@ -96,9 +96,52 @@ class VisiumHd(Layout):
 
     def make(self, folder: Path) -> None:
         super().make(folder)
-        for size in ("002", "008"):
-            for other in (folder / "source").rglob(f"square_{size}um"):
-                shutil.rmtree(other)
+        _drop(folder, "square_002um", "square_008um", "segmented_outputs")
+
+
+class VisiumHdCells(Layout):
+    """The cells that Space Ranger segmented."""
+
+    layout = "visium_hd"
+    options: ClassVar = {"areas": "cells"}
+    only = ("*.h5", "*.json", "*.geojson", "*.geojson", "*.geojson")
+
+    def make(self, folder: Path) -> None:
+        super().make(folder)
+        _drop(folder, "binned_outputs", "A1_nuclei.geojson")
+
+
+class VisiumHdNuclei(Layout):
+    """Nuclei of a segmentation, pooled from 2 um bins."""
+
+    layout = "visium_hd"
+    options: ClassVar = {"areas": "nuclei"}
+    only = ("*.parquet", "*.geojson", "*.geojson", "*.geojson")
+
+    def make(self, folder: Path) -> None:
+        super().make(folder)
+        _drop(folder, "square_008um", "square_016um", "segmented_outputs")
+
+
+def _drop(folder: Path, *names: str) -> None:
+    for name in names:
+        for other in (folder / "source").rglob(name):
+            shutil.rmtree(other) if other.is_dir() else other.unlink()
+
+
+class Xenium(Layout):
+    """Xenium's cells."""
+
+    layout = "xenium"
+    only = ("*.h5", "*.csv", "*.xenium", "cell_boundaries.parquet", "cell_boundaries.parquet")
+
+
+class XeniumPooled(Layout):
+    """Xenium's transcripts pooled to squares."""
+
+    layout = "xenium"
+    options: ClassVar = {"areas": "squares:100"}
+    only = ("*.csv", "*.xenium", "transcripts.parquet", "transcripts.parquet")
 
 
 class Hest(Layout):
