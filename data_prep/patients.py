@@ -9,7 +9,7 @@ UNKNOWN = "unknown"  # of data sets built before it was recorded
 # How the patient of a section is known, and in words; the first three are statements, the others are not.
 ORIGINS = {
     FILE: "stated by the files",
-    USER: "stated in patients.csv",
+    USER: "stated in patients.csv or slides.csv",
     CONVENTION: "by the layout's naming of sections",
     GUESSED: "guessed, as nothing states it",
     UNKNOWN: "not recorded, by a version of stjax that did not",

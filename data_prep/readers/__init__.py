@@ -12,6 +12,7 @@ where `reading` is `_sections.Reading`; `Reader` makes of them what others call.
 """
 
 import contextlib
+import dataclasses
 import functools
 import glob
 import importlib
@@ -23,7 +24,7 @@ from typing import Any
 
 from data_prep import unpack
 from data_prep.errors import InputError
-from data_prep.readers import _areas
+from data_prep.readers import _areas, _slides_table
 from data_prep.readers._sections import Reading, choose
 from data_prep.section import Section
 
@@ -65,7 +66,10 @@ class Reader:
             InputError: a missing, malformed or contradictory file, with its place and what to do.
         """
         self.list_sections(path, sections=[name], **options)
-        return self._module.read_section(Path(path), name, self._reading(options))
+        reading = self._reading(options)
+        stated = _slides_table.of_section(_slides_table.read(Path(path)), name)
+        um_per_px = _slides_table.one_scale(Path(path), name, stated, reading.um_per_px)
+        return self._module.read_section(Path(path), name, dataclasses.replace(reading, um_per_px=um_per_px))
 
     def read_sections(
         self, path: str | Path, *, sections: Sequence[str] | None = None, skip_incomplete: bool = False, **options: Any

@@ -1,6 +1,5 @@
 """patients.csv, by which users state whose tissue a section is, and what holds where they do not."""
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +7,7 @@ from typing import NamedTuple
 from data_prep import files
 from data_prep.errors import InputError
 from data_prep.patients import CONVENTION, FILE, GUESSED, USER
-from data_prep.readers import _text
+from data_prep.readers import _slides_table, _text
 
 TABLE = "patients.csv"  # columns section,patient; next to the sections' files
 
@@ -27,21 +26,28 @@ def find(
     """The patient of a section: the first of those given, in this order, that is known.
 
     Args:
-        root: the source, where patients.csv may be; what a user states there wins.
+        root: the source, where patients.csv and slides.csv may be; what a user states there wins.
         name: the section's.
-        sample: what else patients.csv may call it.
+        sample: what else these may call it.
         stated: by a file of the layout.
         convention: by the section's name, where the layout's publication says how sections are named.
         guess: what to take where nothing is known, the section itself unless given; `why`: a note of that.
 
     Raises:
-        InputError: patients.csv is damaged or contradicts itself.
+        InputError: one of them is damaged, or they contradict themselves or each other.
     """
-    listed = _read(root)
-    patient = listed.get(name) or listed.get(sample, "")
+    listed, slide = _read(root), _slides_table.of_section(_slides_table.read(root), name)
+    patient, table = listed.get(name) or listed.get(sample, ""), TABLE
+    if patient and slide.patient and patient != slide.patient:
+        raise InputError(
+            f"Section {name!r}: patient {patient} in {TABLE} and {slide.patient} in {_slides_table.TABLE}; correct the "
+            "one that is wrong"
+        )
+    if slide.patient:
+        patient, table = slide.patient, _slides_table.TABLE
     if patient:
         other, by = (stated, "a file") if stated else (convention, "the section's name")
-        note = f"patient {patient} as {TABLE} says; {by} says {other}"
+        note = f"patient {patient} as {table} says; {by} says {other}"
         return Patient(patient, USER, (note,) if other and other != patient else ())
     unlisted = f"{TABLE} does not list it (it lists {_some(listed)}); " if listed else ""
     if stated:
@@ -54,11 +60,15 @@ def find(
 
 
 def unknown_sections(root: Path, sections: Iterable[str]) -> str:
-    """What to say of sections that patients.csv lists and the source does not hold, else ""."""
-    known = {each for name in sections for each in (name, re.sub(r"_\d{3,}um$", "", name))}  # Visium HD's bins
-    if not (strangers := [name for name in _read(root) if name not in known]):
-        return ""
-    return f"{TABLE} lists sections that are not here: {_some(strangers)}; a misspelt one counts as not listed"
+    """What to say of sections that patients.csv or slides.csv lists and the source does not hold, else ""."""
+    known = {each for name in sections for each in (name, _slides_table.sample_of(name))}
+    tables = {TABLE: _read(root), _slides_table.TABLE: _slides_table.read(root)}
+    found = {table: [name for name in listed if name not in known] for table, listed in tables.items()}
+    return "; ".join(
+        f"{table} lists sections that are not here: {_some(strangers)}; a misspelt one counts as not listed"
+        for table, strangers in found.items()
+        if strangers
+    )
 
 
 def _read(root: Path) -> dict[str, str]:

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse
 
-from data_prep import readers
+from data_prep import patients, readers
 from data_prep.errors import InputError
+from data_prep.readers import _slides_table
 from data_prep.section import GeneTable, Section
 from data_prep.slide import Slide, open_slide
 from data_prep.slide_base import DEFAULT_SCALE_DOUBT, SLIDE_SUFFIXES, check_stated_scale, is_default_scale
@@ -123,10 +124,19 @@ def _slides(path: Path, chosen: Sequence[str], um_per_px: float | None, reason: 
     if unknown := [name for name in chosen if name not in paths]:
         raise InputError(f"--sections names {', '.join(unknown)}; {path} has {', '.join(paths)}")
     names = tuple(name for name in paths if not chosen or name in chosen)
-    return Source(names, f"slides ({reason})", lambda name: _bare(name, paths[name], um_per_px), bare=True)
+    listed = _slides_table.read(path)
+    if strangers := [name for name in listed if name not in paths and path.is_dir()]:
+        reason += f"; {_slides_table.TABLE} lists slides that are not here: {', '.join(strangers[:5])}"
+
+    def read(name: str) -> Section:
+        stated = _slides_table.of_section(listed, name)
+        scale = _slides_table.one_scale(path, name, stated, um_per_px)
+        return _bare(name, paths[name], scale, stated.patient)
+
+    return Source(names, f"slides ({reason})", read, bare=True)
 
 
-def _bare(name: str, path: Path, um_per_px: float | None) -> Section:
+def _bare(name: str, path: Path, um_per_px: float | None, patient: str) -> Section:
     """A slide as a section without spots. Raises InputError when its scale is not known."""
     with open_slide(path) as slide:
         stated = slide.um_per_px
@@ -134,7 +144,7 @@ def _bare(name: str, path: Path, um_per_px: float | None) -> Section:
     if scale is None:
         raise InputError(
             f"{path}: the scale is not known, the file does not state it; give it with --source-um-per-px "
-            "(of most scanners 0.25 at 40x, 0.5 at 20x)"
+            "or in slides.csv (of most scanners 0.25 at 40x, 0.5 at 20x)"
         )
     notes = []
     if um_per_px and stated and abs(um_per_px / stated - 1) > _SAME_SCALE:
@@ -143,7 +153,8 @@ def _bare(name: str, path: Path, um_per_px: float | None) -> Section:
         notes.append(f"the scale is doubtful: {DEFAULT_SCALE_DOUBT.format(scale)}; state it with --source-um-per-px")
     return Section(
         name=name,
-        patient="",
+        patient=patient,
+        patient_source=patients.USER if patient else patients.GUESSED,
         image_path=path,
         genes=GeneTable(np.zeros(0, str), np.zeros(0, str)),
         counts=scipy.sparse.csr_array((0, 0), dtype=np.int32),

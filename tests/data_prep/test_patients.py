@@ -28,7 +28,7 @@ def test_what_is_not_stated_is_said() -> None:
 
 
 def test_origins_are_summed_up_in_words() -> None:
-    assert patients.summary({"A": USER, "B": USER}) == "stated in patients.csv"
+    assert patients.summary({"A": USER, "B": USER}) == "stated in patients.csv or slides.csv"
     summed = patients.summary({"A": GUESSED, "B": FILE})
     assert summed == "stated by the files (B), guessed, as nothing states it (A)"
 

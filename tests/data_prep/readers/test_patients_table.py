@@ -106,7 +106,9 @@ def test_check_and_build_say_how_patients_are_known(tmp_path: Path, capsys: pyte
     capsys.readouterr()
     check.print_report(check.check(source))
     shown = capsys.readouterr().out
-    assert f"patients: stated in patients.csv ({first}), guessed, as nothing states it ({second})" in shown
+    assert (
+        f"patients: stated in patients.csv or slides.csv ({first}), guessed, as nothing states it ({second})" in shown
+    )
     assert f"patients.csv lists sections that are not here: {second}x" in shown
     build.build(source, tmp_path / "data", patch_size_px=32, min_counts=0)
     assert f"warning: patients.csv lists sections that are not here: {second}x" in capsys.readouterr().out
