@@ -233,6 +233,16 @@ def add_reading(group: Any) -> None:
     group.add_argument(
         "--areas", metavar="KIND", help="cells, nuclei, squares:100, discs:55:100, where a layout has them"
     )
+    help_of_blocks = "Visium HD: of each size, only blocks of N x N bins, one every UM micrometres (all)"
+    group.add_argument("--bin-blocks", type=_bin_blocks, metavar="N/UM", help=help_of_blocks)
+
+
+def _bin_blocks(text: str) -> tuple[int, float]:
+    try:
+        side, every = text.split("/")
+        return int(side), float(every)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form N/UM, such as 4/200") from error
 
 
 def _spaceless(name: str) -> str:

@@ -33,6 +33,7 @@ class Options:
         resolve_aliases: replace outdated gene symbols.
         bin_um: Visium HD bin sizes to read; None for all.
         areas: what is measured, where a layout offers a choice, such as "cells"; see `data_prep.readers._areas`.
+        bin_blocks: Visium HD, of each size only blocks of so many bins a side, one every so many um; None for all bins.
         patch_size_px: side of a patch, in record pixels.
         tile_size_px: side of a tile; None makes patches.
         context_px: margin of a tile that owns no spot, record pixels; None chooses (see `data_prep.tiles`).
@@ -56,6 +57,7 @@ class Options:
     resolve_aliases: bool = False
     bin_um: tuple[int, ...] | None = None
     areas: str | None = None
+    bin_blocks: tuple[int, float] | None = None
     patch_size_px: int = 224
     tile_size_px: int | None = None
     context_px: int | None = None
@@ -108,7 +110,7 @@ class Options:
     @property
     def reading(self) -> dict[str, Any]:
         """What readers need to know."""
-        names = ("image", "gene_table", "resolve_aliases", "bin_um", "areas")
+        names = ("image", "gene_table", "resolve_aliases", "bin_um", "areas", "bin_blocks")
         return {name: getattr(self, name) for name in names} | {"um_per_px": self.source_um_per_px}
 
     def parameters(self) -> dict[str, Any]:
@@ -119,7 +121,8 @@ class Options:
         values["gene_table"] = files.sha256(self.gene_table) if self.gene_table else None
         if self.stain_target and Path(self.stain_target).is_file():
             values["stain_target"] = f"sha256:{files.sha256(self.stain_target)}"
-        return {"kind": self.kind, **values, "bin_um": list(self.bin_um) if self.bin_um else None}
+        of_bins = {name: list(values[name]) if values[name] else None for name in ("bin_um", "bin_blocks")}
+        return {"kind": self.kind, **values, **of_bins}
 
 
 def _image_identity(image: Path | None) -> str | None:

@@ -22,6 +22,7 @@ jobs and hosts may share one --out: a run that another process works on is skipp
 import argparse
 import collections
 import contextlib
+import heapq
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +42,9 @@ def main(arguments: list[str]) -> None:
     """The command line."""
     parser = cli.Parser("python -m stjax.suite", description=__doc__)
     parser.add_argument("action", choices=ACTIONS)
-    parser.add_argument("name", help="a suite: brstnet, comparators, cross_scale, her2st, hest_bench, pixnet_v1, stnet")
+    parser.add_argument(
+        "name", help="a suite: brstnet, comparators, cross_scale, her2st, hest_bench, pixnet_v1, pixnet_v4, stnet"
+    )
     parser.add_argument("--out", required=True, type=Path, help="folder of all that is made")
     parser.add_argument("--root", type=Path, help="folder of the raw data; plan says what is expected in it")
     parser.add_argument("--tiny", action="store_true", help="synthetic tissue and small networks: minutes, to try it")
@@ -67,7 +70,7 @@ def main(arguments: list[str]) -> None:
     chosen = {"tiny": given.tiny, "weights": given.weights, "encoders": given.encoder}
     options = suites.Options(given.out.resolve(), root, given.seeds, **chosen)
     if given.action == "plan":
-        plan(given.name, options, given.only)
+        plan(given.name, options, given.only, processes=given.processes)
     elif given.action == "table":
         table(given.name, options, given.only)
     else:
@@ -85,8 +88,8 @@ def _shard(text: str) -> tuple[int, int]:
 # ----------------------------------------------------------------------------------------------------------- plan
 
 
-def plan(name: str, options: "Options", only: Sequence[str] = ()) -> None:
-    """Prints what a suite is made of, what of it is there, and what it still takes."""
+def plan(name: str, options: "Options", only: Sequence[str] = (), *, processes: int = 1) -> None:
+    """Prints what a suite is made of, what of it is there, and what it still takes, so many runs at a time."""
     from stjax import suites
     from stjax.suites import _state
 
@@ -114,28 +117,36 @@ def plan(name: str, options: "Options", only: Sequence[str] = ()) -> None:
     for why in sorted({place.run.lacks for place in chosen if place.run.lacks}):
         count = sum(place.run.lacks == why for place in chosen)
         print(f"{count} runs cannot be made here: {why}")
-    _print_time(chosen, states)
+    _print_time(chosen, states, processes)
     print(f"\n{trainings} trainings in {len(chosen)} runs")
 
 
-def _print_time(chosen: "Sequence[Place]", states: dict[str, str]) -> None:
-    """How long the rest takes, from what finished runs of the same row took on this machine, and their disk space."""
+def _print_time(chosen: "Sequence[Place]", states: dict[str, str], processes: int) -> None:
+    """How long the rest takes, from what finished runs of the same row of a table took here, and their disk space."""
     from stjax.suites import _state
 
     taken = collections.defaultdict(list)
     for place in chosen:
         if states[place.run.name] == _state.DONE:
-            taken[place.run.row].append((place.note()["seconds"], _bytes(place.folder)))
+            taken[place.run.part, place.run.row].append((place.note()["seconds"], _bytes(place.folder)))
     if not taken:
         print("hours and disk space are estimated once a run of a row is finished: run one of each, --only=NAME")
         return
-    left = [place.run.row for place in chosen if states[place.run.name] not in (_state.DONE, _state.LACKING)]
-    known = [row for row in left if row in taken]
-    seconds, size = (sum(sum(part[i] for part in taken[row]) / len(taken[row]) for row in known) for i in (0, 1))
-    print(
-        f"left: {len(left)} runs; {len(known)}, as finished ones of their rows took, {seconds / 3600:.1f} h "
-        f"one after another here, and {size / 1e9:.1f} GB"
-    )
+    left = [place.run for place in chosen if states[place.run.name] not in (_state.DONE, _state.LACKING)]
+    rows = [taken[run.part, run.row] for run in left if (run.part, run.row) in taken]
+    each, size = ([sum(of[i] for of in row) / len(row) for row in rows] for i in (0, 1))
+    text = f"{sum(each) / 3600:.1f} h one after another here"
+    text += f", {_hours(each, processes):.1f} h {processes} at a time" if processes > 1 else ""
+    text += f", and {sum(size) / 1e9:.1f} GB"
+    print(f"left: {len(left)} runs; {len(rows)}, as finished ones of their rows took, {text}")
+
+
+def _hours(seconds: Sequence[float], processes: int) -> float:
+    """How long runs take where each begins, in their order, on the process that is free first."""
+    free = [0.0] * processes
+    for each in seconds:
+        heapq.heapreplace(free, free[0] + each)
+    return max(free) / 3600
 
 
 def _bytes(folder: Path) -> int:

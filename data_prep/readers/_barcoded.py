@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_prep.errors import InputError
 from data_prep.readers import _array_fit, _patients, _positions, _sections, _space_ranger
 from data_prep.readers._sections import Reading
 from data_prep.section import Section
@@ -47,6 +48,10 @@ def read_section(
     """
     matrix = _space_ranger.read_matrix(out)
     rows, places, join_notes = _positions.join(matrix, positions, every_spot=array.every_spot)
+    if array.kind == SQUARE and reading.bin_blocks is not None:
+        inside = in_blocks(positions.array_xy[places], array.size_um, *reading.bin_blocks)
+        join_notes += (f"{int((~inside).sum())} bins between the blocks that --bin-blocks asks for were left out",)
+        rows, places = rows[inside], places[inside]
     grid_xy = positions.array_xy * array.steps
     _array_fit.check(positions.path, positions.barcode, grid_xy, positions.pixel_xy)
     pitch = _array_fit.pitch_px(grid_xy, positions.pixel_xy)
@@ -80,3 +85,18 @@ def read_section(
             *patient.notes, *scale_notes, *image_notes, *turn_notes, *notes, *matrix.notes, *join_notes, *gene_notes
         ),
     )  # fmt: skip
+
+
+def in_blocks(array_xy: np.ndarray, size_um: float, side: int, every_um: float) -> np.ndarray:
+    """[S] bool: which bins lie in blocks of `side` x `side` of them, one every `every_um` along the array.
+
+    Args:
+        array_xy: [S, 2] whole numbers (column, row) on the array.
+
+    Raises:
+        InputError: blocks of no bins, or no distance between them.
+    """
+    if not (side >= 1 and every_um > 0):
+        raise InputError(f"--bin-blocks is {side}/{every_um:g}, expected 1 bin or more, and a distance above 0")
+    from_start = np.mod(np.round(array_xy) * size_um, every_um)  # um from where a block begins
+    return np.all(from_start < side * size_um, axis=1)

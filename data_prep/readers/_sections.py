@@ -28,6 +28,8 @@ class Reading:
         resolve_aliases: replace outdated gene symbols by official ones.
         bin_um: Visium HD: the bin sizes to read, e.g. (8, 16); all present by default.
         areas: what is measured, where a layout offers a choice, see `_areas.FORMS`.
+        bin_blocks: Visium HD: of each size, only blocks of so many bins a side, one every so many um of the array; all
+            bins by default.
     """
 
     um_per_px: float | None = None
@@ -36,6 +38,7 @@ class Reading:
     resolve_aliases: bool = False
     bin_um: Sequence[int] | None = None
     areas: str | None = None
+    bin_blocks: tuple[int, float] | None = None
 
     def name_genes(
         self, names: Sequence[str], counts: scipy.sparse.csr_array, symbols: Sequence[str] | None = None

@@ -62,6 +62,8 @@ def find_sections(path: Path, reading: Reading) -> dict[str, str]:
     if not sections:
         raise InputError(f"{path}: no binned_outputs/square_*um found; give the folder that holds binned_outputs")
     areas = _areas.parse(reading.areas, AREAS)
+    if areas.kind != _areas.BINS and reading.bin_blocks is not None:
+        raise InputError(f"--bin-blocks is for bins, and --areas asks for {reading.areas}; leave one of the two out")
     if areas.kind != _areas.BINS:
         return {name: _lacking(path, name, areas, reading) for name in _samples(path)}
     sizes = sorted({section.size for section in sections.values() if section.size})

@@ -74,6 +74,8 @@ def calibrate(runs: Sequence[Run], *, sizes_um: Sequence[float], max_spots: int)
     """
     errors: dict[str, list[np.ndarray]] = {}
     sizes: set[float] = set()
+    if runs[0].view.any_size and len(sizes_um) > 1:
+        return None, "errors differ between sizes of spots, and several are scored"
     for run in runs:
         if not run.fold.split.val:
             return None, "no validation sections, whose errors would be needed"
@@ -87,7 +89,11 @@ def calibrate(runs: Sequence[Run], *, sizes_um: Sequence[float], max_spots: int)
         if not unseen:
             continue
         options = {"sizes_um": sizes_um, "max_spots": max_spots, "colours": False}
-        for found in prepared.predict_sections(run, dataset, unseen, **options):
+        try:
+            sections = prepared.predict_sections(run, dataset, unseen, **options)
+        except InputError as error:  # it has no spots of the size that is scored
+            return None, str(error)
+        for found in sections:
             sizes.update(np.unique(rounded(found.prediction.size_um)))
             if run.view.any_size and len(sizes) > 1:
                 return None, "errors differ between sizes of spots, and the validation sections have several"

@@ -17,5 +17,5 @@ def stnet_data(name: str, build: tuple[str, ...], tiny: tuple[str, ...], *, pati
     Args:
         build: options of `data_prep.build`; `tiny` those with --tiny, where the demo has so many `patients`.
     """
-    demo = ("--layout=stnet", f"--patients={patients}", "--sections-per-patient=1", "--spots=40")
+    demo = ("--layout=stnet", f"--patients={patients}", "--sections-per-patient=1", "--spots=20")
     return Data(name, "stnet", _ABOUT, build, demo, tiny, _SECTIONS, _SPOTS)

@@ -201,7 +201,7 @@ def _known(value: float) -> float | None:
 def read_tables(suite: Suite, places: Sequence[Place]) -> Tables:
     """The tables of some runs, as far as they are finished."""
     states = {place.run.name: place.state() for place in places}
-    parts, synthetic = suite.parts(suite, places) if suite.parts else _of_runs(suite, places, states)
+    parts, synthetic = suite.parts(suite, places) if suite.parts else of_trainings(suite, places)
     runs = [
         {"name": place.run.name, "model": place.run.row, "part": place.run.part, "workdir": str(place.scored)}
         | {"status": states[place.run.name], "seconds": place.note()["seconds"]}
@@ -211,15 +211,13 @@ def read_tables(suite: Suite, places: Sequence[Place]) -> Tables:
     return Tables(suite, parts, runs, synthetic)
 
 
-def _of_runs(suite: Suite, places: Sequence[Place], states: Mapping[str, str]) -> tuple[list[Part], bool]:
+def of_trainings(suite: Suite, places: Sequence[Place]) -> tuple[list[Part], bool]:
     """Of what trainings scored, and whether any of it is synthetic tissue."""
     parts, synthetic = [], False
     for name in dict.fromkeys(place.run.part for place in places):
         of_part = [place for place in places if place.run.part == name]
         results = {
-            place.run.name: read.read_run(place.scored, place.run.name)
-            for place in of_part
-            if states[place.run.name] == DONE
+            place.run.name: read.read_run(place.scored, place.run.name) for place in of_part if place.state() == DONE
         }
         synthetic |= any(run.synthetic for run in results.values())
         compared: dict[str, Row] = {}

@@ -7,6 +7,7 @@ starting weights but those that a Python package has. Features are EfficientNet-
 """
 
 import dataclasses
+from collections.abc import Collection
 
 from stjax.suites import Command, Data, Embedding, Figure, Options, Run, Suite, her2st, train
 from stjax.suites._encoders import Models, crossed
@@ -14,7 +15,7 @@ from stjax.suites._encoders import Models, crossed
 ENCODER = "efficientnet_lite0"
 SPOT, _AROUND = Embedding("lite0", ENCODER), Embedding("lite0_around", ENCODER, context=5)
 FEATURES = {each.name: each for each in (SPOT, _AROUND)}
-_TINY = ("--layout=her2st", "--patients=4", "--sections-per-patient=1", "--spots=20")
+_TINY = ("--layout=her2st", "--patients=4", "--sections-per-patient=1", "--spots=12")
 _DEMO = ("--layout=her2st", "--patients=6", "--sections-per-patient=1", "--spots=104")
 _SIX = {patient: (f"{patient}1",) for patient in "ABCDEF"}
 _ABOUT = "synthetic tissue of six patients (data_prep.demo)"
@@ -68,6 +69,7 @@ ON_FEATURES: Models = {  # with --encoder alone
         {**_HISTOGENE, "model__variant": "features", "features": "lite0"},
     )
 }
+TINY = (RIDGE, "EGN, narrow", "SGN", "TRIPLEX")  # rows of --tiny, where no encoders are compared
 FIGURES = (
     Figure("pcc_mean", "mean PCC"),
     Figure("pcc_median", "median PCC"),
@@ -92,12 +94,12 @@ NOTES = {
 
 
 def suite(options: Options) -> Suite:
-    """Every method on every fold of both data sets; with --tiny on one fold of the first, of synthetic tissue too. With
+    """Every method on every fold of both data sets; with --tiny some on one fold of the first, made synthetic too. With
     --encoder, heads on features are a row for each encoder."""
     runs = []
     sets = {part: SETS[part] for part in list(SETS)[: 1 if options.tiny else None]}
     for part, (patches, tiles) in sets.items():
-        for method in crossed(models(options), FEATURES, options):
+        for method in crossed(models(options, TINY), FEATURES, options):
             data = tiles if method.config == "pixnet" else patches
             if method.features:
                 data = dataclasses.replace(data, features=(method.features,))
@@ -120,10 +122,10 @@ def suite(options: Options) -> Suite:
     return Suite("comparators", title, tuple(runs), figures, notes=notes, reference=RIDGE, of_encoders=True)
 
 
-def models(options: Options) -> Models:
-    """The rows; where encoders are compared, HisToGene on features too, and no head as released."""
+def models(options: Options, tiny_rows: Collection[str]) -> Models:
+    """The rows, with --tiny some; where encoders are compared HisToGene on features too, and no head as released."""
     if not options.encoders:
-        return MODELS
+        return {row: MODELS[row] for row in (tiny_rows if options.tiny else MODELS)}
     return {row: of for row, of in {**MODELS, **ON_FEATURES}.items() if not of[0].endswith("as_released")}
 
 

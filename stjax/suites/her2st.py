@@ -8,7 +8,7 @@ from stjax.suites import Command, Data, Figure, Options, Run, Suite, train
 
 _LETTERS = dict.fromkeys("ABCD", 6) | dict.fromkeys("EFGH", 3)  # sections of each patient
 _SECTIONS = {patient: tuple(f"{patient}{place + 1}" for place in range(count)) for patient, count in _LETTERS.items()}
-_DEMO = ("--layout=her2st", "--patients=2", "--sections-per-patient=1", "--spots=40")
+_DEMO = ("--layout=her2st", "--patients=2", "--sections-per-patient=1", "--spots=20")
 PATCHES = Data(
     name="patches",
     raw="",
@@ -51,17 +51,20 @@ MODELS = {  # row: name, data, config and its settings
     ),
 }
 PART = "her2st, library-normalised"
+TINY = ("EfficientNet-b0 + AuxNet", "PixNet")  # rows of --tiny, with one patient held out
 
 
 def suite(options: Options) -> Suite:
     """Leave one patient out; of one patient, leave one section out."""
     runs = []
     for row, (name, data, config, settings) in MODELS.items():
+        if options.tiny and row not in TINY:
+            continue
         patients = options.patients(data)
         by_section = len(patients) == 1
         held_out = next(iter(patients.values())) if by_section else tuple(patients)
         rule = "test_sections" if by_section else "test_patients"
-        for left_out in held_out:
+        for left_out in held_out[: 1 if options.tiny else None]:
             for seed in options.seeds:
                 of = f"{name}/{left_out}" + (f"/seed_{seed}" if len(options.seeds) > 1 else "")
                 given = {**settings, "optimizer": "adamw", "schedule": "cosine", "seed": seed, rule: left_out}

@@ -4,22 +4,23 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
-from stjax.suites import Data, Embedding, Figure, Options, Run, Suite, train
+from stjax.suites import Command, Data, Embedding, Figure, Options, Run, Suite, _sizes, _table, train
+from stjax.suites._state import Place
 from stjax.suites._stnet_data import stnet_data
 
 STNET_FOLDS = 4
 HD_TILES = ("--layout=visium_hd", "--tile-size-px=512", "--min-counts=0")
-_HD_DEMO = ("--layout=visium_hd", "--patients=2", "--sections-per-patient=1", "--spots=12")
+_HD_DEMO = ("--layout=visium_hd", "--patients=2", "--sections-per-patient=1", "--spots=4")
 HD_PATCHES = ("--layout=visium_hd", "--bin-um=16", "--min-counts=0")
 _TINY_TILES = ("--tile-size-px=128", "--min-counts=0")
 _TINY_PATCHES = ("--patch-size-px=32", "--bin-um=16", "--min-counts=0")
-STNET_TILES = stnet_data("stnet_tiles", ("--tile-size-px=1024",), _TINY_TILES, patients=6)
-STNET_PATCHES = stnet_data("stnet_patches", (), ("--patch-size-px=32",), patients=6)
+STNET_TILES = stnet_data("stnet_tiles", ("--tile-size-px=1024",), _TINY_TILES, patients=4)
+STNET_PATCHES = stnet_data("stnet_patches", (), ("--patch-size-px=32",), patients=4)
 
 
 def _hd(name: str, raw: str, about: str, *, tiles: bool, spots: int) -> Data:
     slides = {f"slide_{place}": (f"slide_{place}",) for place in (1, 2)}
-    build, tiny = (HD_TILES, _TINY_TILES) if tiles else (HD_PATCHES, _TINY_PATCHES)
+    build, tiny = (HD_TILES, (*_TINY_TILES, "--bin-um=8,16")) if tiles else (HD_PATCHES, _TINY_PATCHES)
     return Data(name, raw, about, build, _HD_DEMO, tiny, slides, spots)
 
 
@@ -36,9 +37,35 @@ SETS = {  # table: data sets of tiles, and of patches
     ),
     "Table 1, STNet": (STNET_TILES, STNET_PATCHES),
 }
+TRANSFER, SIZES_UM, SPOTS_UM = "Table 2", (2, 8, 16), 100
+_AT_SCALE = ("--layout=visium_hd", "--min-counts=0", "--target-um-per-px=0.67")  # of STNet's slides
+_SMALL_DEMO = (
+    "--layout=visium_hd", "--patients=1", "--sections-per-patient=1", "--spots=4", "--source-um-per-px=0.7",
+)  # fmt: skip
+_SMALL = ("--min-counts=0", "--target-um-per-px=1.4")
+_SLIDES = {f"slide_{place}": tuple(f"slide_{place}_{size:03d}um" for size in SIZES_UM) for place in (1, 2)}
+ON_HD = (  # what models fitted on STNet are scored on, at the scale of its slides: tiles, and patches
+    Data(
+        "hd_breast_tiles_as_stnet", *_BREAST, (*_AT_SCALE, "--tile-size-px=1024"), _SMALL_DEMO,
+        (*_SMALL, "--tile-size-px=128"), _SLIDES, 20_164_000,
+    ),
+    Data(
+        "hd_breast_patches_as_stnet", *_BREAST, (*_AT_SCALE, "--bin-blocks=4/200"), _SMALL_DEMO,
+        (*_SMALL, "--patch-size-px=32", "--bin-blocks=2/200"), _SLIDES, 100_000,
+    ),
+)  # fmt: skip
 _BINS = re.compile(r"_\d{3}um$")
-TINY = ("Table 1, HD breast", "Table 1, STNet")
+TINY = {  # rows of --tiny, a fold each: models of patches, of sections, of tiles
+    "Table 1, STNet": ("ST-Net",),
+    TRANSFER: ("HisToGene", "PixNet"),
+}
 FIGURES = ("mse", "amae", "pcc_first_quartile", "pcc_median", "pcc_mean")
+_COLUMNS = tuple(
+    Figure(key, title, 3, key.startswith("pcc"))
+    for key, title in zip(FIGURES, ("MSE", "MAE", "PCC@F", "PCC@S", "PCC@M"), strict=True)
+)
+RANKED = (_COLUMNS[-1], *_COLUMNS[:-1])  # rows are ranked by the first
+ACROSS = _sizes.figures(SIZES_UM, SIZES_UM, ("mse", "amae"))
 PUBLISHED = {  # MSE MAE PCC@F PCC@S PCC@M, Table 1
     "Table 1, HD breast": {
         "ST-Net": (0.269, 0.482, -0.009, -0.001, -0.001),
@@ -71,6 +98,16 @@ PUBLISHED = {  # MSE MAE PCC@F PCC@S PCC@M, Table 1
         "PixNet": (0.188, 0.377, 0.181, 0.369, 0.362),
     },
 }
+PUBLISHED_ACROSS = {  # MSE MAE PCC@M at 2, at 8 and at 16 um, Table 2
+    "ST-Net": (0.420, 0.515, 0.000, 0.397, 0.498, 0.002, 0.395, 0.501, 0.005),
+    "HisToGene": (0.388, 0.501, 0.088, 0.389, 0.500, 0.093, 0.373, 0.485, 0.097),
+    "EGN": (0.371, 0.492, 0.091, 0.377, 0.479, 0.087, 0.365, 0.481, 0.100),
+    "EGGN": (0.368, 0.483, 0.087, 0.372, 0.499, 0.088, 0.361, 0.487, 0.102),
+    "BLEEP": (0.323, 0.441, 0.115, 0.302, 0.431, 0.127, 0.301, 0.435, 0.125),
+    "TRIPLEX": (0.365, 0.488, 0.092, 0.355, 0.451, 0.100, 0.356, 0.457, 0.099),
+    "SGN": (0.303, 0.437, 0.118, 0.289, 0.422, 0.136, 0.286, 0.431, 0.123),
+    "PixNet": (0.270, 0.415, 0.160, 0.245, 0.411, 0.183, 0.240, 0.398, 0.190),
+}
 MODELS = tuple(PUBLISHED["Table 1, STNet"])
 LOOK_UP, FEWEST_SLIDES = ("EGN", "EGGN", "BLEEP"), 3
 WHOLE = ("HisToGene", "TRIPLEX", "SGN")
@@ -82,6 +119,7 @@ ENCODERS = {  # Fig. 4, less the one of Table 1: variant, and name of its weight
 }
 ENCODER = "ciga_resnet18"  # of the features, and the start of PixNet and of TRIPLEX's network of patches
 _SPOT, _AROUND = Embedding("ciga", ENCODER), Embedding("ciga_around", ENCODER, context=5)
+OVER_UNI2 = "PixNet over UNI2-h, stjax's decoder"  # of pixnet_v4
 CONFIGS = {  # of each model: its config, the weights that it starts from, the features that it is of
     "ST-Net": ("stnet_densenet121", "densenet121", None),
     "HisToGene": ("histogene", "", None),
@@ -91,8 +129,8 @@ CONFIGS = {  # of each model: its config, the weights that it starts from, the f
     "TRIPLEX": ("triplex", ENCODER, _AROUND),
     "SGN": ("sgn", "", _SPOT),
     "PixNet": ("pixnet", ENCODER, None),
+    OVER_UNI2: ("pixnet_encoder", "uni2_h", None),
 }
-_NO_TRANSFER = "models fitted on STNet are not scored on HD slides by this version of the suite"
 NOTES = {
     "": (
         "the paper's folds are not defined: here STNet's patients are dealt to 4, and each HD slide is left out once",
@@ -101,6 +139,19 @@ NOTES = {
         "say which",
         "two HD slides leave one to train on: EGN, EGGN and BLEEP, which look up other sections, cannot be trained "
         "there; nor can HisToGene, TRIPLEX and SGN, which see all 147,000 bins of a slide at once",
+    ),
+    TRANSFER: (
+        "how the paper sees bins of other sizes with models of spots is not said; here docs/comparators.md says how",
+        "fitted on STNet's patients but the last two: one chooses the checkpoint, and as every training here each of "
+        "these holds one out",
+        "slides are resampled to STNet's 0.67 um per px; genes are those of the 250 that the slides were measured for",
+        "all bins are too many to cut a patch around each: of each size blocks of 4 x 4 bins, one every 200 um, are "
+        "scored (with --tiny of 2 x 2); PixNet is scored on 20,000 bins of each size and slide, drawn at random with a "
+        "fixed seed",
+        f"nearest: what the same model says of the nearest spot of {SPOTS_UM} um; a model that is not above it knows "
+        "nothing between its spots",
+        f"a prediction is the expression of a spot of {SPOTS_UM} um, and is scored against a bin's own: the errors are "
+        "those of other depths too",
     ),
     "Table 1, HD brain": ("all 40 published deviations of this block equal those of the HD breast block",),
     "Table 1, STNet": (
@@ -117,26 +168,18 @@ def suite(options: Options) -> Suite:
         run
         for part, sets in SETS.items()
         for model in MODELS
-        for run in _of_model(options, part, model, sets, _key(model), {})
+        for run in of_model(options, part, model, sets, key_of(model), {})
     ]
+    runs += [run for model in MODELS for run in across_sizes(options, TRANSFER, model, {})]
     breast = SETS["Table 1, HD breast"]
-    runs += [
-        Run(f"table_2/{_key(model)}", "Table 2", model, (STNET_TILES, breast[0]), (), lacks=_NO_TRANSFER)
-        for model in MODELS
-    ]
     for label, sizes in SIZES.items():
         name = f"sizes_{sizes.replace(',', '_')}"
-        runs += _of_model(options, "Table 3", "PixNet", breast, name, {"spot_sizes_um": sizes}, f"bins of {label} um")
+        runs += of_model(options, "Table 3", "PixNet", breast, name, {"spot_sizes_um": sizes}, f"bins of {label} um")
     for row, (variant, weights) in ENCODERS.items():
         given = {"model__variant": variant}
-        runs += _of_model(options, "Fig. 4", "PixNet", breast, weights, given, row, weights=weights)
+        runs += of_model(options, "Fig. 4", "PixNet", breast, weights, given, row, weights=weights)
     if options.tiny:
-        runs = [run for run in runs if run.part in TINY]
-    columns = tuple(
-        Figure(key, title, 3, key.startswith("pcc"))
-        for key, title in zip(FIGURES, ("MSE", "MAE", "PCC@F", "PCC@S", "PCC@M"), strict=True)
-    )
-    ranked = (columns[-1], *columns[:-1])  # rows are ranked by the first
+        runs = [run for run in runs if run.row in TINY.get(run.part, ())]
     parts = dict.fromkeys(run.part for run in runs)
     quoted: dict[str, dict[str, dict[str, float]]] = {
         part: {row: dict(zip(FIGURES, values, strict=True)) for row, values in rows.items()}
@@ -150,19 +193,34 @@ def suite(options: Options) -> Suite:
             strict=True,
         )
     }
-    source = (
-        "Zhang, Yang and Pan, arXiv 2503.01347v1, Tables 1 and 3 (the order of Table 3's rows is that of version 4)"
-    )
-    return Suite(
-        "pixnet_v1", "PixNet, arXiv version 1", tuple(runs), dict.fromkeys(parts, ranked), source, quoted, NOTES
-    )
+    quoted[TRANSFER] = {
+        row: {
+            f"{size}:model:{key}": values[3 * place + of]
+            for place, size in enumerate(SIZES_UM)
+            for of, key in enumerate(("mse", "amae", "pcc_mean"))
+        }
+        for row, values in PUBLISHED_ACROSS.items()
+    }
+    source = "Zhang, Yang and Pan, arXiv 2503.01347v1, Tables 1 to 3 (the order of Table 3's rows is that of version 4)"
+    figures = dict.fromkeys(parts, RANKED) | {TRANSFER: ACROSS}
+    return Suite("pixnet_v1", "PixNet, arXiv version 1", tuple(runs), figures, source, quoted, NOTES, parts=tables)
 
 
-def _key(model: str) -> str:
-    return model.lower().replace("-", "")
+def tables(suite: Suite, places: Sequence[Place]) -> tuple[list[_table.Part], bool]:
+    """Tables of held-out spots, and of other sizes than trained on."""
+    found, synthetic = [], False
+    for title in dict.fromkeys(place.run.part for place in places):
+        of_part = [place for place in places if place.run.part == title]
+        if suite.figures[title] == ACROSS:
+            part, made = _sizes.table(suite, title, of_part)
+            parts = [part]
+        else:
+            parts, made = _table.of_trainings(suite, of_part)
+        found, synthetic = [*found, *parts], synthetic or made
+    return found, synthetic
 
 
-def _of_model(
+def of_model(
     options: Options,
     part: str,
     model: str,
@@ -173,42 +231,99 @@ def _of_model(
     *,
     weights: str = "",
 ) -> list[Run]:
-    """A run a fold and seed."""
-    config, start, features = CONFIGS[model]
-    data = sets[0] if model == "PixNet" else sets[1]
-    patients = options.patients(data)
-    if part == "Table 1, STNet":
-        names = tuple(patients)
-        count = 2 if options.tiny else STNET_FOLDS
-        folds = {f"fold_{fold}": ",".join(names[fold::count]) for fold in range(count)}
-        rule = "test_patients"
-    else:
-        folds, rule = {slide: ",".join(of) for slide, of in slides_of(patients).items()}, "test_sections"
-    weights = weights or start
-    lacks, given = "", {"protocol": "pixnet", **settings}  # one target and one panel for all rows
-    if features:
-        given["features"] = features.name
-        data = dataclasses.replace(data, features=(features,))
-    needed = [weights] * bool(weights) + [ENCODER] * bool(features)
-    if model in LOOK_UP and len(slides_of(patients)) < FEWEST_SLIDES:
-        lacks = f"{', '.join(LOOK_UP)} look up training sections other than a spot's own, and there is one"
-    elif model in WHOLE and part in SETS and part != "Table 1, STNet" and not options.tiny:
-        lacks = f"{', '.join(WHOLE)} see all spots of a section at once, which 147,000 bins are too many for"
-    elif not options.tiny and (missing := [name for name in dict.fromkeys(needed) if name not in options.weights]):
-        lacks = f"weights are needed, --weights={','.join(f'{name}=FILE' for name in missing)}"
-    elif weights in options.weights:
-        given["init_from"] = options.weights[weights]
-    if options.tiny:
-        config, tiny = _tiny(model)
-        given |= tiny
-    place = part.lower().replace(", ", "_").replace(". ", "_").replace(" ", "_")
+    """A run a fold and seed.
+
+    Args:
+        sets: data sets of tiles, and of patches.
+        settings: of its config.
+        weights: that it starts from, in place of those of `CONFIGS`.
+    """
+    data = _data_of(model, sets)
+    config, given, lacks = _recipe(options, model, data, settings, weights)
+    folds = list(folds_of(data, options.patients(data)).items())
     found = []
-    for fold, left_out in folds.items():
-        for seed in options.seeds:
-            of = f"{place}/{name}/{fold}" + f"_seed_{seed}" * (len(options.seeds) > 1)
-            commands = () if lacks else (train(options, of, data, config, **given, **{rule: left_out, "seed": seed}),)
+    for fold, left_out in folds[: 1 if options.tiny else None]:
+        for of, seed in named(options, f"{place_of(part)}/{name}/{fold}"):
+            commands = () if lacks else (train(options, of, data, config, **given, **left_out, seed=seed),)
             found.append(Run(of, part, row or model, (data,), commands, lacks=lacks))
     return found
+
+
+def across_sizes(options: Options, part: str, model: str, settings: Mapping[str, object]) -> list[Run]:
+    """A run a seed: fitted on STNet's patients but two, one of whom validates, and scored on bins of HD slides."""
+    data, scored_on = (_data_of(model, sets) for sets in (SETS["Table 1, STNet"], ON_HD))
+    config, given, lacks = _recipe(options, model, data, settings, "")
+    *_, validating, held_out = options.patients(data).values()
+    given |= {"val_sections": ",".join(validating), "test_sections": ",".join(held_out)}
+    found = []
+    for of, seed in named(options, f"{place_of(part)}/{key_of(model)}"):
+        scored = [f"--workdir={options.out / 'runs' / of}", f"--data-dir={options.path(scored_on)}"]
+        if is_of_tiles(model):  # of spots of the trained size too, to look up the nearest
+            scored.append(f"--spot-size-um={','.join(map(str, (*SIZES_UM, SPOTS_UM)))}")
+            scored += ["--max-spots=500"] * options.tiny
+        evaluation = Command("stjax.evaluate", tuple(scored), _sizes.LEAVES)
+        commands = () if lacks else (train(options, of, data, config, **given, seed=seed), evaluation)
+        found.append(Run(of, part, model, (data, scored_on), commands, lacks=lacks))
+    return found
+
+
+def key_of(model: str) -> str:
+    """As a part of names."""
+    return model.lower().replace("-", "").replace(", ", "_").replace(" ", "_")
+
+
+def place_of(part: str) -> str:
+    """The first part of its runs' names."""
+    return part.lower().replace(", ", "_").replace(". ", "_").replace(" ", "_")
+
+
+def is_of_tiles(model: str) -> bool:
+    """Whether it sees tiles, not patches."""
+    return CONFIGS[model][0].startswith("pixnet")
+
+
+def named(options: Options, name: str) -> list[tuple[str, int]]:
+    """The name and seed of each run."""
+    return [(name + f"_seed_{seed}" * (len(options.seeds) > 1), seed) for seed in options.seeds]
+
+
+def _data_of(model: str, sets: tuple[Data, Data]) -> Data:
+    """The data set that a model sees, of tiles and of patches, with the features that it needs."""
+    features = CONFIGS[model][2]
+    data = sets[0 if is_of_tiles(model) else 1]
+    return dataclasses.replace(data, features=(features,)) if features else data
+
+
+def _recipe(
+    options: Options, model: str, data: Data, settings: Mapping[str, object], weights: str
+) -> tuple[str, dict[str, object], str]:
+    """The config of a model, its settings, and what it lacks to be trained."""
+    config, start, features = CONFIGS[model]
+    weights, on_hd = weights or start, (data.raw or "").startswith("hd_")
+    given: dict[str, object] = {"protocol": "pixnet", **settings}  # one target and one panel for all rows
+    given |= {"features": features.name} if features else {}
+    if options.tiny:
+        config, tiny = _tiny(model)
+        return config, given | tiny, ""
+    given |= {"init_from": options.weights[weights]} if weights in options.weights else {}
+    needed = [weights] * bool(weights) + [ENCODER] * bool(features)
+    lacks = ""
+    if model in LOOK_UP and on_hd and len(slides_of(options.patients(data))) < FEWEST_SLIDES:
+        lacks = f"{', '.join(LOOK_UP)} look up training sections other than a spot's own, and there is one"
+    elif model in WHOLE and on_hd:
+        lacks = f"{', '.join(WHOLE)} see all spots of a section at once, which 147,000 bins are too many for"
+    elif missing := [name for name in dict.fromkeys(needed) if name not in options.weights]:
+        lacks = f"weights are needed, --weights={','.join(f'{name}=FILE' for name in missing)}"
+    return config, given, lacks
+
+
+def folds_of(data: Data, patients: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str, str]]:
+    """{fold: settings that say who is left out}: STNet's patients dealt to four, others in turn, slides in turn."""
+    if (data.raw or "").startswith("hd_"):
+        return {slide: {"test_sections": ",".join(of)} for slide, of in slides_of(patients).items()}
+    names = tuple(patients)
+    count = min(STNET_FOLDS, len(names)) if data.raw == "stnet" else len(names)
+    return {f"fold_{fold}": {"test_patients": ",".join(names[fold::count])} for fold in range(count)}
 
 
 def slides_of(patients: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
@@ -226,9 +341,9 @@ def _tiny(model: str) -> tuple[str, dict[str, object]]:
         "HisToGene": {"model__variant": "pixels_tiny", "model__options__crop_px": 0},
         "BLEEP": {"model__options__backbone": "resnet18"},
         "TRIPLEX": {"model__variant": "tiny", "model__options__backbone": "efficientnet_tiny"},
-        "PixNet": {"model__variant": "efficientnet_tiny", "eval_batch_size": 4},
     }
     if model == "ST-Net":
         return "tiny", {**given, "model__aux": False}
-    config = "pixnet_tiny" if model == "PixNet" else CONFIGS[model][0]
-    return config, given | options.get(model, {"model__variant": "tiny"})
+    if is_of_tiles(model):
+        return "pixnet_tiny", {**given, "model__variant": "efficientnet_tiny", "eval_batch_size": 4}
+    return CONFIGS[model][0], given | options.get(model, {"model__variant": "tiny"})

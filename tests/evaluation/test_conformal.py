@@ -4,8 +4,11 @@ import anndata
 import numpy as np
 import pytest
 
-from stjax import evaluate
+from data_prep.errors import InputError
+from stjax import evaluate, workdir
+from stjax.evaluation import conformal
 from stjax.evaluation.conformal import Calibration
+from stjax.inference import prepared
 
 
 def test_half_width_of_one_patient_is_the_quantile_of_its_errors():
@@ -86,3 +89,12 @@ def test_an_ensemble_of_a_run_with_itself_is_that_run_and_says_what_it_is(traine
     path = next((own[0] / "predictions").glob("*.h5ad"))
     assert np.abs(anndata.read_h5ad(path).layers["std"]).max() < 1e-5
     assert json.loads((folder / "evaluation" / "stjax" / "metrics.json").read_text()) == before
+
+
+def test_a_size_that_the_validation_patients_lack_is_why_there_are_no_intervals(trained, monkeypatch):
+    def lacking(*_args, **_options):
+        raise InputError("no spot of 2 um in section A1")
+
+    monkeypatch.setattr(prepared, "predict_sections", lacking)
+    found = conformal.calibrate([workdir.Run.load(trained[0])], sizes_um=(2.0,), max_spots=0)
+    assert found == (None, "no spot of 2 um in section A1")

@@ -30,10 +30,10 @@ from stjax.suites import (
     Options,
     Run,
     Suite,
+    _sizes,
     _state,
     _table,
     comparators,
-    cross_scale,
     her2st,
     pixnet_v1,
 )
@@ -56,13 +56,23 @@ def test_suites_have_the_trainings_of_the_papers():
     found = counts("pixnet-v1")
     assert (found["Table 1, STNet"], found["Table 1, HD breast"], found["Table 1, HD brain"]) == (32, 16, 16)
     assert (found["Table 2"], found["Table 3"], found["Fig. 4"]) == (8, 8, 6)
+    found = counts("pixnet-v4")
+    ours = Counter(run.part for run in suites.load("pixnet_v4", Options(ROOT)).runs if run.row == pixnet_v1.OVER_UNI2)
+    published = found - ours
+    assert [published["Table 1, HD breast"], published["Table 1, HD brain"]] == [14 * 2] * 2  # models x slides
+    assert [published["Table 2, STNet"], published["Table 2, her2st"]] == [14 * 4, 14 * 8]  # models x folds
+    assert published["Table 5"] == 7 + 2 + 1  # the rivals of version 1, iStar and MERGE, PixNet
+    ablations = {"Table 3": 3 * 2, "Table 4": 2 * 2, "Table 6": 4 * 2, "Fig. 4": 5 * 2}  # less the row of Table 1 each
+    assert {part: published[part] for part in ablations} == ablations
+    assert sum(published.values()) == 262
+    assert sum(ours.values()) == 2 + 2 + 4 + 8 + 1
     assert sum(counts("her2st").values()) == 4 * 8
     assert sum(counts("her2st", seeds=(0, 1)).values()) == 4 * 8 * 2
     assert sum(counts("stnet").values()) == 115  # 23 patients x (4 + 1)
     assert sum(counts("cross_scale").values()) == 12
     rows = len(comparators.MODELS)
     assert list(counts("comparators").values()) == [rows * 8, rows * 5]
-    assert list(counts("comparators", tiny=True).values()) == [rows]
+    assert list(counts("comparators", tiny=True).values()) == [len(comparators.TINY)]
     assert sum(counts("hest_bench", encoders=("uni",)).values()) == 27
     assert sum(counts("hest_bench", encoders=("uni", "kaiko_s16")).values()) == 2 * 27
 
@@ -94,10 +104,30 @@ def test_one_patient_alone_has_its_sections_held_out_in_turn(monkeypatch):
     assert "--config.test_sections=C2" in runs[0].commands[0].arguments
 
 
+def test_models_of_table_2_are_fitted_on_stnet_and_scored_on_bins_of_hd_slides(tmp_path):
+    options = Options(tmp_path, weights={"ciga_resnet18": "c.pth", "densenet121": "d.pth", "resnet50": "r.pth"})
+    runs = [run for run in pixnet_v1.suite(options).runs if run.part == "Table 2"]
+    assert [run.row for run in runs] == list(pixnet_v1.MODELS)
+    for run in runs:
+        training, scoring = run.commands
+        tiles = run.row == "PixNet"
+        trained_on, scored_on = run.data
+        assert trained_on.name == ("stnet_tiles" if tiles else "stnet_patches")
+        assert "--target-um-per-px=0.67" in scored_on.build
+        assert ("--bin-blocks=4/200" in scored_on.build) != tiles
+        assert trained_on.features == scored_on.features
+        assert f"--config.data_dir={tmp_path / 'data' / trained_on.name}" in training.arguments
+        assert "--config.val_sections=patient_22_0,patient_22_1,patient_22_2" in training.arguments
+        assert "--config.test_sections=patient_23_0,patient_23_1,patient_23_2" in training.arguments
+        assert f"--data-dir={tmp_path / 'data' / scored_on.name}" in scoring.arguments
+        assert ("--spot-size-um=2,8,16,100" in scoring.arguments) == tiles
+
+
 def test_bins_of_every_size_of_a_slide_are_held_out_together(monkeypatch):
     sections = {"A": ("A1_002um", "A1_008um"), "B": ("B1_002um", "B1_008um")}
     monkeypatch.setattr(Options, "patients", lambda *_: sections)
-    runs = pixnet_v1.suite(Options(ROOT / "nowhere", tiny=True)).runs
+    runs = pixnet_v1.suite(Options(ROOT / "nowhere", weights={"ciga_resnet18": "c.pth"})).runs
+    runs = [run for run in runs if run.row == "PixNet" and run.part == "Table 1, HD breast"]
     held_out = {
         line for run in runs for command in run.commands for line in command.arguments if "test_sections" in line
     }
@@ -308,8 +338,25 @@ def test_a_plan_counts_what_is_there_and_says_what_is_needed(tmp_path, capsys):
     suite.main(["plan", "pixnet_v1", f"--out={tmp_path}"])
     printed = capsys.readouterr().out
     assert "86 trainings in 86 runs" in printed
-    assert "8 runs cannot be made here: weights are needed, --weights=densenet121=FILE" in printed
+    assert "9 runs cannot be made here: weights are needed, --weights=densenet121=FILE" in printed
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_says_how_long_the_rest_takes_from_finished_runs_of_the_same_row(tmp_path, monkeypatch, capsys):
+    does = dict.fromkeys(("a/1", "a/2", "a/3", "a/4", "b/1"), "work")
+    found = stand_in(tmp_path, does)
+    monkeypatch.setattr(suites, "load", lambda *_: found)
+    suite.plan("stand_in", Options(tmp_path))
+    assert "estimated once a run of a row is finished" in capsys.readouterr().out
+    carry_out(tmp_path, {"a/1": "work"})
+    place = _state.places(found, Options(tmp_path))[0]
+    place.write({**place.note(), "seconds": 7200.0})
+    suite.plan("stand_in", Options(tmp_path), processes=2)  # three of a are left, and b of which nothing is known
+    printed = capsys.readouterr().out
+    assert (
+        "left: 4 runs; 3, as finished ones of their rows took, 6.0 h one after another here, 4.0 h 2 at a time"
+        in printed
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- tables
@@ -371,20 +418,32 @@ def test_sizes_of_spots_have_a_column_each_and_a_figure_that_one_seed_lacks_is_l
         return {method: {"pcc_mean": value, "mse": 2 * value}}
 
     sizes = {"16": {"methods": of("model", 0.5)}, "2": {"methods": of("model", 0.3) | of("nearest_spot", 0.2)}}
-    for seed, found in enumerate((sizes, {"16": sizes["16"]})):
-        folder = tmp_path / f"runs/ridge/{seed}/evaluation/pixnet/0123456789ab"
+    columns = _sizes.figures((2, 8, 16), (2, 8), ("mse",))
+    runs = []
+    for name, found in (("ridge/0", sizes), ("ridge/1", {"16": sizes["16"]}), ("mean/0", {"16": sizes["2"]})):
+        folder = tmp_path / "runs" / name / "evaluation/pixnet/0123456789ab"
         folder.mkdir(parents=True)
-        (folder / "metrics.json").write_text(json.dumps({"sizes_um": found}))
-    run = Run("ridge/0", cross_scale.PART, "Ridge", (), ())
-    scored = [cross_scale.scores(_state.Place(tmp_path, dataclasses.replace(run, name=f"ridge/{i}"))) for i in (0, 1)]
-    assert scored[0] == {
+        (folder / "metrics.json").write_text(json.dumps({"sizes_um": found, "synthetic": True}))
+        runs.append(Run(name, "part", name.split("/")[0], (), (Command("stjax.evaluate", (), _sizes.LEAVES),)))
+    runs.append(dataclasses.replace(runs[-1], name="mean/1"))
+    quoted = {"part": {"ridge": {"16:model:mse": 0.9}}}
+    found = Suite("stand_in", "Stand-in", tuple(runs), {"part": columns}, "A paper", quoted, {"part": ("mind it",)})
+    part, synthetic = _sizes.table(found, "part", _state.places(found, Options(tmp_path)))
+    ridge, mean = part.rows
+    assert {key: value for key, (value, _) in ridge.figures.items()} == {"16:model:pcc_mean": 0.5, "16:model:mse": 1.0}
+    assert ridge.quoted == {"16:model:mse": 0.9}
+    assert (mean.finished, mean.missing) == (1, ["mean/1"])
+    assert part.verdict == ""  # none has a figure at 2 um
+    assert synthetic
+    assert part.notes == [
+        "not finished: mean lacks mean/1",
+        "published results are quoted, not ours: A paper",
+        "mind it",
+    ]
+    assert _sizes.scores({"sizes_um": sizes}, columns) == {
         "2:model:pcc_mean": 0.3, "16:model:pcc_mean": 0.5, "2:nearest_spot:pcc_mean": 0.2,
         "2:model:mse": 0.6, "16:model:mse": 1.0,
     }  # fmt: skip
-    assert {key: value for key, (value, _) in cross_scale.means(scored).items()} == {
-        "16:model:pcc_mean": 0.5,
-        "16:model:mse": 1.0,
-    }
 
 
 def test_the_files_of_a_table_say_the_same(scored, tmp_path):

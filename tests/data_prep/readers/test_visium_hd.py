@@ -42,6 +42,27 @@ def test_bin_sizes_may_be_chosen(source: Source) -> None:
         visium_hd.list_sections(root, bin_um=(4,))
 
 
+def test_blocks_of_bins_are_read_one_every_so_many_um_of_the_array(source: Source) -> None:
+    root = source("visium_hd")
+    whole, blocks = (visium_hd.read_section(root, "A1_008um", bin_blocks=given) for given in (None, (2, 40.0)))
+    place = {name: tuple(map(int, name.split("-")[0].split("_")[2:])) for name in whole.spots.id}
+    expected = [name for name in whole.spots.id if all(number % 5 < 2 for number in place[name])]
+    assert 0 < len(expected) < len(whole.spots)
+    assert blocks.spots.id.tolist() == expected
+    rows = np.flatnonzero(np.isin(whole.spots.id, expected))
+    assert (blocks.counts != whole.counts[rows]).nnz == 0
+    np.testing.assert_array_equal(blocks.spots.xy, whole.spots.xy[rows])
+    left_out = f"{len(whole.spots) - len(expected)} bins between the blocks that --bin-blocks asks for were left out"
+    assert left_out in blocks.notes
+    odd = visium_hd.read_section(root, "A1_016um", bin_blocks=(1, 24.0))  # of bins 1.5 apart: 0, 2, 3, 5, ...
+    numbers = sorted({int(name.split("_")[2]) for name in odd.spots.id})
+    assert all(number % 3 in (0, 2) for number in numbers)
+    with pytest.raises(InputError, match="--bin-blocks is 0/40, expected 1 bin or more"):
+        visium_hd.read_section(root, "A1_008um", bin_blocks=(0, 40.0))
+    with pytest.raises(InputError, match="--bin-blocks is for bins, and --areas asks for squares:100; leave one"):
+        visium_hd.list_sections(root, areas="squares:100", bin_blocks=(2, 40.0))
+
+
 def test_one_image_serves_all_bin_sizes(source: Source, tmp_path: Path) -> None:
     root = source("visium_hd")
     moved = (root / "A1/A1_tissue_image.jpg").rename(tmp_path / "slide.jpg")
