@@ -34,7 +34,7 @@ from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from stjax import audit, distributed, findings, intervals, progress, workdir
 from stjax.config import names, numbers, spot_sizes
-from stjax.data.tile_spots import rounded
+from stjax.data.tile_spots import rounded, sizes_um
 from stjax.evaluation import comparison, conformal, credibility, results, scoring, statistics, under_protocols
 from stjax.evaluation import ensemble as members
 from stjax.evaluation.methods import METHODS
@@ -332,9 +332,9 @@ def head(run: workdir.Run, asked: Request, found: Sequence[prepared.Found]) -> d
 
 def sizes_of(run: workdir.Run, task: comparison.Task, found: Sequence[prepared.Found]) -> dict[str, Any]:
     """Metrics for each size of spots, of a model that can be asked for any, or is asked for others than it was trained
-    on: of these a section is of its median size, as cells are of many."""
+    on: of these a section is of its median size, as cells are of many; and so are cells of a model for any size."""
     predictions, trained = [each.prediction for each in found], run.view.trained_sizes_um(run.fold)
-    sizes = [rounded(prediction.size_um) for prediction in predictions]
+    sizes = [rounded(sizes_um(prediction.spots, prediction.um_per_px)) for prediction in predictions]
     if not run.view.any_size:
         sizes = [np.full(len(each), rounded(np.median(each))) for each in sizes]
         if not trained or all(scoring.is_size(float(each[0]), trained) for each in sizes):

@@ -35,7 +35,7 @@ _BOUNDARIES, _TRANSCRIPTS = "cell_boundaries.parquet", "transcripts.parquet"
 _ALIGNMENT = re.compile(r"^(?!\.).*imagealignment\.csv$")
 _NOT_SLIDES = re.compile(r"^(morphology|nucle|cells)", re.IGNORECASE)  # images that Xenium writes itself
 _HE = re.compile(r"he_image\.", re.IGNORECASE)
-_OTHER_SCALE = 0.02  # between the two axes of the image: more is no turned and enlarged copy
+_OTHER_SCALE = 0.05  # between the two axes of the image: more is no turned and enlarged copy
 
 
 def detect(path: Path) -> str | None:

@@ -16,7 +16,7 @@ from scipy.spatial import KDTree
 from data_prep import csr, records
 from data_prep.dataset import PatchDataset, SectionTable
 from data_prep.errors import InputError
-from data_prep.spots import DISC, SQUARE, Spots
+from data_prep.spots import DISC, POLYGON, SQUARE, Spots
 
 _SAME_SIZE = 0.05  # sizes that differ by less are one
 DISCS_FROM_UM = 50.0  # a size that is not in the data is made of discs from here up, of squares below
@@ -124,6 +124,14 @@ def same_size(size_um: Any, other_um: float) -> Any:
     return np.abs(size_um / other_um - 1) < _SAME_SIZE
 
 
+def sizes_um(spots: Spots, um_per_px: float) -> np.ndarray:
+    """[S] float64: how wide each is; polygons, of which no two are alike, as wide as the median one."""
+    across, outlined = spots.across_um(um_per_px), spots.kind == POLYGON
+    if outlined.any():
+        across[outlined] = np.median(across[outlined])
+    return across
+
+
 def rounded(size_um: np.ndarray) -> np.ndarray:
     """Sizes to three digits: spots of the same array share one."""
     scale = 10 ** (2 - np.floor(np.log10(np.maximum(size_um, 1e-9))))
@@ -144,7 +152,7 @@ def _measured(
         tile=tile,
         spots=table.spots,
         within=within,
-        size_um=table.spots.across_um(entry["um_per_px"]),
+        size_um=sizes_um(table.spots, entry["um_per_px"]),
         counts=csr.take_columns(table.counts, columns),
         total=table.total_counts,
     )

@@ -4,10 +4,12 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse
 
-from data_prep import demo, demo_tissue
+from data_prep import demo, demo_cells, demo_tissue
 from data_prep.errors import InputError
-from stjax.data.tile_spots import DISCS_FROM_UM
+from data_prep.spots import DISC, POLYGON
+from stjax.inference.prediction import SectionPrediction
 from stjax.inference.prepared import Found
 from stjax.workdir import Run
 
@@ -27,13 +29,8 @@ def without_noise(found: Found, run: Run, demo_folder: Path) -> Found:
         cells, life = demo.load_truth(demo_folder, name)
     except OSError:
         raise InputError(f"--demo-truth {demo_folder} has no truth/{name}.npz; give the raw demo folder") from None
-    panel, places = run.fold.panel, prediction.spots.xy * prediction.um_per_px
-    size = float(np.median(prediction.size_um))
-    if size >= DISCS_FROM_UM:
-        members = demo_tissue.cells_in_discs(cells, places, size / 2)
-    else:
-        members = demo_tissue.cells_in_squares(cells, places, size)
-    expected = demo_tissue.expected_expression(cells, life, members)  # [S, genes of the demo]
+    panel = run.fold.panel
+    expected = demo_tissue.expected_expression(cells, life, _members(prediction, cells))  # [S, genes of the demo]
     total = expected.sum(axis=1, keepdims=True)
     # Protocols transform counts: those of a spot so deep that they are shares.
     every = np.divide(expected, total, out=np.full_like(expected, np.nan), where=total > 0) * _DEEP
@@ -41,3 +38,16 @@ def without_noise(found: Found, run: Run, demo_folder: Path) -> Found:
     counts, depth = np.where(columns >= 0, every[:, columns], np.nan), np.full(len(total), _DEEP)
     truth = run.protocol.transform(counts, depth[:, None], panel.num_genes)
     return found._replace(prediction=dataclasses.replace(prediction, truth=truth), counts=counts, depth=depth)
+
+
+def _members(prediction: SectionPrediction, cells: demo_tissue.Cells) -> scipy.sparse.csr_array:
+    """[S, C] how much of each cell is in each spot: all of the cell that a polygon is the outline of."""
+    spots, places = prediction.spots, prediction.spots.xy * prediction.um_per_px
+    if (spots.kind == POLYGON).all():
+        owner = demo_cells.owner(cells, places)
+        row = np.flatnonzero(owner >= 0)
+        return scipy.sparse.csr_array((np.ones(len(row)), (row, owner[row])), shape=(len(spots), len(cells.type)))
+    size = float(np.median(prediction.size_um))
+    if (spots.kind == DISC).all():
+        return demo_tissue.cells_in_discs(cells, places, size / 2)
+    return demo_tissue.cells_in_squares(cells, places, size)
