@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import checks, cli, overlay, patients, readers, slide, system_errors
+from data_prep import checks, cli, overlay, patch_slide, patients, readers, system_errors
 from data_prep.errors import InputError
 from data_prep.genes import species_of
 from data_prep.readers import _patients, _text
@@ -129,7 +129,7 @@ def _look(
     try:
         section: Section = reader.read_section(source, name, **options)
         _describe(finding, section)
-        with slide.open_slide(section.image_path) as image:
+        with patch_slide.open_image(section) as image:
             small = image.preview(checks.THUMBNAIL_PX)
             scale = small.shape[1] / image.width
             finding.found = checks.examine(section, image, small)

@@ -99,6 +99,7 @@ def examine(section: Section, image: slide.Slide, small: np.ndarray) -> Found:
         small: uint8 [h, w, 3], a thumbnail of it.
     """
     share, turned = orientation.check(section, small, small.shape[1] / image.width)
+    turned = [] if image.patch_px else turned  # patches lie where they were cut
     problems = [*placed(section, image), *(Problem("orientation", *found) for found in turned)]
     if not section.counts.count_nonzero():
         problems.insert(0, Problem("counts", ERROR, "every count is zero; check that this is the right count table"))

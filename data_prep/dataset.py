@@ -42,7 +42,12 @@ SECTION = {  # a section's entry in the manifest, as far as anything reads it
     "removed": Lacking(Each(json_files.COUNT)),
     "um_per_px": json_files.POSITIVE,
     "px_scale": json_files.POSITIVE,
-    "image": {"sha256": json_files.TEXT, "width": json_files.SIZE_PX, "height": json_files.SIZE_PX},
+    "image": {  # or, with "patches", the file of the patches that were taken as they are
+        "sha256": json_files.TEXT,
+        "width": json_files.SIZE_PX,
+        "height": json_files.SIZE_PX,
+        "patches": Lacking(json_files.FLAG),
+    },
     "notes": Lacking(json_files.TEXTS),
     "shards": [_FILE | {"records": json_files.COUNT}],
     "table": _FILE,

@@ -58,6 +58,7 @@ LAYOUTS = {
     "xenium": Layout("molecules", demo_xenium.write_xenium, demo_layouts.write_patients),
     "hest": Layout("hexagonal", demo_layouts.write_hest),
     "anndata": Layout("hexagonal", demo_layouts.write_anndata),
+    "bundle": Layout("hexagonal", demo_layouts.write_bundle, demo_layouts.finish_bundle),
 }
 
 

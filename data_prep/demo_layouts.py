@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse
@@ -231,3 +232,33 @@ def write_hest(root: Path, section: DemoSection) -> str:
         file["img"] = np.stack([np.asarray(Image.fromarray(patch).resize((224, 224))) for patch in patches])
         file["coords"], file["barcode"] = corner, ids[:8, None].astype("S")
     return name
+
+
+def write_bundle(root: Path, section: DemoSection) -> str:
+    """Patches and counts of one sample as HEST-Benchmark has them: centres (y, x), and rows in orders of their own."""
+    name = section.name
+    for folder in ("st", "patches"):
+        (root / folder).mkdir(exist_ok=True)
+    ids = barcodes(section.rng, int(section.in_tissue.sum()))
+    h5_file.write_anndata(root / f"st/{name}.h5ad", spot_table(section, "ST", ids))
+    order, image = section.rng.permutation(len(ids)), Image.fromarray(section.image)
+    side = round(112 / section.um_per_px)
+    centre = np.round(section.spot_xy[section.in_tissue][order]).astype(np.int64)
+    images = [
+        image.resize((224, 224), box=(x - side / 2, y - side / 2, x + side / 2, y + side / 2))
+        for x, y in centre.tolist()
+    ]
+    with h5_file.create(root / f"patches/{name}.h5") as file:
+        pixels = file.create_dataset(
+            "img", data=np.stack([np.asarray(each) for each in images]), chunks=(1, 224, 224, 3)
+        )
+        pixels.attrs.update({"patch_size": side, "factor": 0.5 / section.um_per_px})
+        file["coords"] = centre[:, ::-1]
+        file.create_dataset("barcode", data=ids[order, None].astype(object), dtype=h5py.string_dtype())
+    return name
+
+
+def finish_bundle(root: Path, patients: dict[str, str]) -> None:
+    """`ids.csv`."""
+    rows = [f"{section},{patient}" for section, patient in patients.items()]
+    (root / "ids.csv").write_text("\n".join(["sample_id,case_id", *rows]) + "\n")

@@ -22,7 +22,8 @@ _ARRAYS = {
     "rest": ("U", 0),
 }
 _OF_SECTION = (  # plain values
-    "name", "patient", "patient_source", "um_per_px", "um_per_px_source", "layout", "synthetic", "notes",
+    "name", "patient", "patient_source", "um_per_px", "um_per_px_source", "layout", "synthetic", "patch_coords",
+    "notes",
 )  # fmt: skip
 _OF_FRAMES = ("px_scale", "context_px", "removed")
 

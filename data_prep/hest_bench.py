@@ -6,26 +6,21 @@
     TASK/adata/ID.h5ad               raw counts of all spots, obsm["spatial"] = (x, y) of centres at full resolution
 
 Counts are joined to patches by barcode: their order differs for Xenium, where joining by place is wrong without a word.
-The patches of the benchmark have centres (y, x) as coords, those of HEST-1k top-left corners (x, y); which they are is
-told by how far they lie from the spots.
 """
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from data_prep import csr, files, json_files, repeats
+from data_prep import csr, files, json_files, patch_file, repeats
 from data_prep.errors import InputError
-from data_prep.readers import _h5ad_file, _hdf5_arrays, _matrix, _text
+from data_prep.readers import _h5ad_file, _matrix, _text
 
 GENES = "var_50genes.json"
-CENTRES, CORNERS = "centres (y, x)", "corners (x, y)"
-_NEAR_PX = 2.0  # at full resolution; the benchmark's own lie within 1 of the spots
-_MOST_FAR = 0.05  # share of patches that may lie farther: HEST reports some spots off their places
 _REMEDY = "download the task again"
 _COLUMNS = ["sample_id", "patches_path", "expr_path"]
 
@@ -66,7 +61,7 @@ class Sample:
         barcodes: [N] str, in the order of the patches.
         centre_xy: [N, 2] float64, at full resolution.
         targets: [N, G] float64, log(1 + counts) of the task's genes.
-        coords: what the file's coordinates are, CENTRES or CORNERS.
+        coords: what the file's coordinates are, see `data_prep.patch_file`.
         spots: how many the count table has.
     """
 
@@ -172,8 +167,8 @@ def read_sample(task: Task, name: str) -> Sample:
             that are not raw.
     """
     path, table = task.patches[name], task.expression[name]
-    with _matrix.hdf5(path, "a file of patches (HDF5)") as file:
-        barcodes, coords, side = _of_patches(file, path)
+    patches = patch_file.read(path)
+    barcodes = patches.barcodes
     with _h5ad_file.opened(table) as file:
         spots = _h5ad_file.table(file, "obs", table).index.to_numpy(dtype=str)
         _matrix.check_unique(spots, table, "spot")
@@ -197,25 +192,7 @@ def read_sample(task: Task, name: str) -> Sample:
     chosen = _matrix.as_counts(counts, table, lambda row, column: f"spot {spots[row]}, gene {symbols[column]}")[rows]
     centre_xy = spot_xy[rows].astype(np.float64)
     targets = np.log1p(csr.take_columns(chosen, columns).toarray().astype(np.float64))
-    return Sample(name, barcodes, centre_xy, targets, _convention(coords, side, centre_xy, path), len(spots))
-
-
-def _of_patches(file: Any, path: Path) -> tuple[np.ndarray, np.ndarray, float | None]:
-    """Barcodes [N], coords [N, 2], and the side of a patch at full resolution where it is said."""
-    key = next((name for name in ("barcode", "barcodes") if name in file), None)
-    if key is None or not {"img", "coords"} <= set(file):
-        raise InputError(f"{path}: expected img, coords and barcode in it; it holds {', '.join(list(file)[:8])}")
-    barcodes = _hdf5_arrays.texts(_hdf5_arrays.array(file, key, path), path, key)
-    coords = _hdf5_arrays.array(file, "coords", path)
-    images = file["img"]
-    if getattr(images, "dtype", None) != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        raise InputError(f"{path}: img is {getattr(images, 'shape', 'a group')}, expected uint8 [N, 224, 224, 3]")
-    if coords.shape != (len(barcodes), 2) or coords.dtype.kind not in "iuf" or len(images) != len(barcodes):
-        shapes = f"{len(images)} img, {coords.dtype} coords {coords.shape}"
-        raise InputError(f"{path}: {shapes} beside {len(barcodes)} barcodes; download it again")
-    attributes = {name: value for part in (file, images, file["coords"]) for name, value in part.attrs.items()}
-    sides = (_hdf5_arrays.number(attributes, name, path) for name in ("patch_size_src", "patch_size"))
-    return barcodes, coords.astype(np.float64), next((side for side in sides if side), None)
+    return Sample(name, barcodes, centre_xy, targets, patches.convention(centre_xy)[0], len(spots))
 
 
 def _columns(symbols: np.ndarray, task: Task, path: Path) -> np.ndarray:
@@ -228,34 +205,6 @@ def _columns(symbols: np.ndarray, task: Task, path: Path) -> np.ndarray:
             f"{odd[0]}); another gene list, or another sample's file"
         )
     return np.concatenate(places)
-
-
-def _convention(coords: np.ndarray, side: float | None, centre_xy: np.ndarray, path: Path) -> str:
-    """What coordinates [N, 2] are, of the forms known the one by which patches lie on their spots [N, 2]."""
-    forms = {CENTRES: coords[:, ::-1]} | ({} if side is None else {CORNERS: coords + side // 2})
-    off = {name: np.abs(xy - centre_xy).max(axis=1, initial=0) for name, xy in forms.items()}
-    far = {name: float(np.mean(each > _NEAR_PX)) if len(each) else 0.0 for name, each in off.items()}
-    best = min(far, key=far.__getitem__)
-    if far[best] > _MOST_FAR:
-        raise InputError(
-            f"{path}: coords lie {np.median(off[best]):.0f} px from the spots of their barcodes, read as {best}"
-            f"{'' if side else '; the size of the patches is not said'}; not the patches of this table"
-        )
-    return best
-
-
-def places(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Barcodes [N] str of the patches of a file, and their coordinates [N, 2] as it has them."""
-    with _matrix.hdf5(path, "a file of patches (HDF5)") as file:
-        return _of_patches(file, path)[:2]
-
-
-def images(path: Path, *, batch: int = 256) -> Iterator[np.ndarray]:
-    """The patches of a file, uint8 [B, H, W, 3] at a time. Raises InputError where it is none of patches."""
-    with _matrix.hdf5(path, "a file of patches (HDF5)") as file:
-        _of_patches(file, path)
-        for start in range(0, len(file["img"]), batch):
-            yield np.asarray(file["img"][start : start + batch])
 
 
 # ---------------------------------------------------------------------------------------------------- same tissue

@@ -54,6 +54,13 @@ def cut_window(
     return np.asarray(resized), region
 
 
+def stored_window(slide: Slide, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The patch that a slide has of a spot, and the same with a margin for the blur, as `cut_window` gives them."""
+    window = slide.patch(name)
+    margin = (BLUR_MARGIN_PX, BLUR_MARGIN_PX)
+    return window, np.pad(window, (margin, margin, (0, 0)), mode="edge")
+
+
 def reading_order(slide: Slide, xy: np.ndarray, *, window_px: float) -> np.ndarray:
     """[N] the order of windows in which a slide's tiles or strips are each decoded about once.
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from data_prep import checks, counts, files, patches, readers, slide, stain, tiles, tissue
+from data_prep import checks, counts, files, patch_slide, patches, readers, slide, stain, tiles, tissue
 from data_prep.errors import InputError
 from data_prep.framed import Framed
 from data_prep.genes import species_of, two_species
@@ -17,6 +17,8 @@ from data_prep.readers._space_ranger import REDUCED
 from data_prep.records import IMAGE_FORMATS
 from data_prep.section import GeneTable, Section
 from data_prep.slide_base import ABSURD_UM_PER_PX, check_stated_scale
+
+_SAME_SCALE = 0.01  # share that two scales may differ by and be one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,11 +187,11 @@ def frame_section(
     Args:
         transform: stain normalisation; used only when white records are to be removed.
     """
-    px_scale = 1.0 if options.um_per_px is None else options.um_per_px / section.um_per_px
+    px_scale = _px_scale(section, image, options)
     xy = section.spots.xy
     centre_inside = np.all((xy >= 0) & (xy < [image.width, image.height]), axis=1)
     window_inside = centre_inside
-    if options.kind == "patches":
+    if options.kind == "patches" and not image.patch_px:
         window_inside = patches.inside_mask(image, xy, patch_size_px=options.patch_size_px, px_scale=px_scale)
     reasons = {"outside_image": ~centre_inside, "window_outside_image": centre_inside & ~window_inside}
     totals = counts.row_totals(section.counts)
@@ -209,7 +211,10 @@ def frame_section(
         threshold = tissue.otsu_threshold(tissue.grey_histogram(image, transform=transform))
         cut = {"size_px": options.size_px, "px_scale": px_scale, "transform": transform}
         for record, origin in enumerate(origin_xy):
-            region = patches.cut_window(image, origin, **cut)[1]
+            if image.patch_px:
+                region = patches.stored_window(image, str(section.spots.id[members[record][0]]))[1]
+            else:
+                region = patches.cut_window(image, origin, **cut)[1]
             keep[record] = tissue.white_fraction(region, threshold) <= options.max_white_fraction
     kept = [rows for rows, stays in zip(members, keep, strict=True) if stays]
     removed["white"] = sum(map(len, members)) - sum(map(len, kept))
@@ -226,6 +231,32 @@ def frame_section(
     )
 
 
+def _px_scale(section: Section, image: slide.Slide, options: Options) -> float:
+    """Full-resolution pixels per record pixel.
+
+    Raises:
+        InputError: patches are stored in place of an image, and something else is asked for than these as they are.
+    """
+    if not image.patch_px:
+        return 1.0 if options.um_per_px is None else options.um_per_px / section.um_per_px
+    patch_um, stored = section.um_per_px * image.patch_scale, f"patches of {image.patch_px} px"
+    fault = ""
+    if options.kind == "tiles":
+        fault = "no tiles can be cut from them; leave --tile-size-px out"
+    elif options.patch_size_px != image.patch_px:
+        fault = f"they are not cut anew to {options.patch_size_px}; give --patch-size-px={image.patch_px}"
+    elif options.um_per_px is not None and abs(options.um_per_px / patch_um - 1) > _SAME_SCALE:
+        fault = f"they have {patch_um:.4g} um per px and are not resampled; leave --target-um-per-px out"
+    elif options.stain != "none":
+        fault = "stains are normalised slide by slide; leave --stain out"
+    if fault:
+        raise InputError(
+            f"Section {section.name!r}: {image.path.name} has {stored} and no slide, {fault} (or read slides, with "
+            "--layout=hest)"
+        )
+    return image.patch_scale
+
+
 def plan_section(
     source: Path, layout: str, name: str, options: Options, *, target: stain.Profile | None = None
 ) -> tuple[SectionPlan, Framed]:
@@ -237,7 +268,7 @@ def plan_section(
     reader, _ = readers.find_layout(source, layout)
     section = reader.read_section(source, name, **options.reading)
     check_section(section)
-    with slide.open_slide(section.image_path) as image:
+    with patch_slide.open_image(section) as image:
         transform = stain_transform(options, image, target) if options.max_white_fraction < 1 else None
         framed = frame_section(section, image, options, transform=transform)
         found = checks.examine(section, image, image.preview(checks.THUMBNAIL_PX))

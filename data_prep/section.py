@@ -45,7 +45,7 @@ class Section:
     Attributes:
         name: unique within a source.
         patient: whose tissue it is; folds are made of patients.
-        image_path: the full-resolution image.
+        image_path: the full-resolution image, or the file of the spots' patches where there is none.
         genes: [G] gene table.
         counts: [S, G] raw counts, non-negative int32, CSR.
         spots: [S], in full-resolution pixels, their ids unique.
@@ -54,6 +54,7 @@ class Section:
             diameter" (the last is a guess, and said to be one in the notes).
         layout: the reader's name.
         synthetic: True for generated demo tissue.
+        patch_coords: what the coordinates of a file of patches are, see `data_prep.patch_file`; "" of an image.
         patient_source: how the patient is known, a key of `data_prep.patients.ORIGINS`.
         notes: what the reader met and the user should know (spots without counts, unmapped genes, ...).
     """
@@ -68,6 +69,7 @@ class Section:
     um_per_px_source: str
     layout: str
     synthetic: bool = False
+    patch_coords: str = ""
     patient_source: str = GUESSED
     notes: tuple[str, ...] = ()
 

@@ -48,6 +48,7 @@ FORMATS = "JPEG, PNG, TIFF, OME-TIFF or a whole-slide format OpenSlide reads"
 
 _TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _JPEG_HEAD, _PNG_HEAD = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+_HDF5_HEAD = b"\x89HDF\r\n\x1a\n"
 _BAND_PX = 1 << 22
 _HARMLESS_JPEG = ("extraneous bytes", "Invalid SOS parameters", "Adobe color transform")
 
@@ -204,6 +205,8 @@ def _open_by_content(path: Path, head: bytes, max_pixels: int) -> Slide:
         return _WholeSlide(path, PngImagePlugin.PngImageFile, "png", max_pixels)
     if head[:4] in _TIFF_HEADS:
         return _open_tiff(path, max_pixels)
+    if head.startswith(_HDF5_HEAD):
+        raise InputError(f"{path}: an HDF5 file, such as patches are kept in, and no slide; expected {FORMATS}")
     raise InputError(
         f"{path}: not an image of an allowed format (first bytes {head[:8]!r}), expected {FORMATS}; convert it, or "
         "download it again if it should be one"

@@ -39,15 +39,19 @@ class Slide:
         path: the file.
         width, height: full-resolution pixels.
         um_per_px: what the file states, or None.
-        format: "jpeg", "png", "tiff" or "openslide:<vendor>".
+        format: "jpeg", "png", "tiff", "patches" or "openslide:<vendor>".
         max_pixels: the most pixels one read may decode.
         segment_px: (width, height) of what is decoded together: a tile or strip of the file, or all of the image.
         orientation: the TIFF or EXIF tag, 1 to 8, by which viewers turn the picture; pixels are given as stored.
         notes: what is odd about the file.
+        patch_px: side of the patches that it has in place of a whole image; 0 where there is an image.
+        patch_scale: full-resolution pixels per pixel of these.
     """
 
     format = ""
     orientation = 1
+    patch_px = 0
+    patch_scale = 1.0
     notes: tuple[str, ...] = ()
 
     def __init__(self, path: Path, width: int, height: int, um_per_px: float | None, max_pixels: int) -> None:
@@ -65,6 +69,10 @@ class Slide:
         """Number, width and height of the coarsest stored level that is at most `factor` coarser than the slide."""
         del factor
         return 0, self.width, self.height
+
+    def patch(self, name: str) -> np.ndarray:
+        """uint8 [P, P, 3] the patch of a spot, where there are patches in place of a whole image."""
+        raise NotImplementedError
 
     def read_region(self, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Read a region at full resolution; what lies outside the image is white.

@@ -15,7 +15,7 @@ import scipy.sparse
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 from PIL import Image
 
-from data_prep import checks, cli, counts, files, json_files, patches, plan, records, slide, stain, tissue
+from data_prep import checks, cli, counts, files, json_files, patch_slide, patches, plan, records, slide, stain, tissue
 from data_prep.dataset import SECTION, WORK_FOLDER, SectionTable, check_files
 from data_prep.errors import InputError
 from data_prep.framed import Framed
@@ -153,7 +153,7 @@ def _write_files(task: Task, folder: Path) -> tuple[dict[str, Any], dict[str, Pa
         "table.npz": Path("tables") / f"{task.split}.npz",
         "thumbnail.jpg": Path("thumbnails") / f"{task.split}.jpg",
     }
-    with slide.open_slide(framed.section.image_path) as image:
+    with patch_slide.open_image(framed.section) as image:
         transform = plan.stain_transform(task.options, image, task.target)
         selected, totals = plan.counts_over(framed.section, task.genes), counts.row_totals(framed.section.counts)
         nothing = scipy.sparse.csr_array(framed.section.counts.shape, dtype=np.int32)
@@ -167,7 +167,7 @@ def _write_files(task: Task, folder: Path) -> tuple[dict[str, Any], dict[str, Pa
         ) as progress:
             _write_shards(folder, shards, iter(progress))
         thumbnail = image.thumbnail(THUMBNAIL_PX)
-        of_image = {"width": image.width, "height": image.height}
+        of_image = {"width": image.width, "height": image.height} | ({"patches": True} if image.patch_px else {})
     if transform is not None:
         places["before.jpg"] = Path("thumbnails") / f"{task.split}_before.jpg"
         _save_jpeg(folder / "before.jpg", thumbnail)
@@ -257,7 +257,10 @@ def _records(
     """Serialised records in order; appends white fraction and channel moments of each to `figures`."""
     size, section, px_scale = options.size_px, framed.section, framed.px_scale
     for origin, start, stop in zip(framed.origin_xy, framed.record_start, framed.record_start[1:], strict=False):
-        window, region = patches.cut_window(image, origin, size_px=size, px_scale=px_scale, transform=transform)
+        if image.patch_px:
+            window, region = patches.stored_window(image, str(section.spots.id[start]))
+        else:
+            window, region = patches.cut_window(image, origin, size_px=size, px_scale=px_scale, transform=transform)
         data = records.encode_image(window, options.image_format, jpeg_quality=options.jpeg_quality)
         # Moments are those of the pixels that training will read, not of the slide's.
         stored = records.decode_image(data, options.image_format, size, size).reshape(-1, 3).astype(np.float32)

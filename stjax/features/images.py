@@ -117,6 +117,11 @@ def find_slides(source: Path, dataset: PatchDataset) -> dict[str, Path]:
     Raises:
         InputError: an image of the data set is not there, or is another.
     """
+    if any(section["image"].get("patches") for section in dataset.sections):
+        raise InputError(
+            f"{dataset.path} is of patches as they are stored, and windows around them are not: import their features "
+            "(stjax embed --import), or build the data set from slides, with --layout=hest"
+        )
     wanted = {section["name"]: section["image"]["sha256"] for section in dataset.sections}
     paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in SLIDE_SUFFIXES and p.is_file())
     names = {section["image"].get("file") for section in dataset.sections}

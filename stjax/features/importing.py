@@ -98,7 +98,7 @@ def _read(section: dict[str, Any], options: Options) -> FeatureFile | None:
     coords = None if options.coords is None else exchange.find_coords(options.coords, tuple(filter(None, names)))
     file = exchange.read(path, coords)
     size = (section["image"]["width"], section["image"]["height"])
-    if file.size_px not in (None, size):
+    if file.size_px not in (None, size) and not section["image"].get("patches"):  # whose slide's size is not known
         raise InputError(
             f"{path}: features of a slide of {file.size_px[0]} x {file.size_px[1]} px, that of section "
             f"{section['name']} has {size[0]} x {size[1]}: another slide, or one of another scale"

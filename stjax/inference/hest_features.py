@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from jax.sharding import Mesh
 
-from data_prep import cli, files, h5_file, hest_bench, json_files, repeats
+from data_prep import cli, files, h5_file, hest_bench, json_files, patch_file, repeats
 from data_prep.errors import InputError
 from data_prep.hest_bench import Task
 from stjax import encoders
@@ -106,7 +106,7 @@ class Maker:
         embedder = self._embedder
         program, size = Program(embedder.mesh, embedder.of_patches), embedder.batch_size
         parts = []
-        batches = ((filled(batch, size), batch) for batch in hest_bench.images(patches, batch=size))
+        batches = ((filled(batch, size), batch) for batch in patch_file.images(patches, batch=size))
         for outputs, batch in stream.in_turn(program, batches):
             if not parts:
                 um_per_px = PATCH_UM / seen_px(embedder.encoder, batch.shape[1], tiles=False)
@@ -121,13 +121,13 @@ def _say_scale(encoder: str, um_per_px: float) -> None:
 
 
 def _write(path: Path, vectors: np.ndarray, patches: Path, facts: Mapping[str, str]) -> None:
-    barcodes, coords = hest_bench.places(patches)
+    said = patch_file.read(patches)
     with files.whole(path) as made, h5_file.create(made) as file:
         embeddings = file.create_dataset("embeddings", data=vectors)
         embeddings.attrs.update({exchange.STJAX + name: value for name, value in facts.items()})
         embeddings.attrs["encoder"] = facts["encoder"]
-        file.create_dataset("barcodes", data=barcodes.astype(object)[:, None], dtype=h5py.string_dtype())
-        file.create_dataset("coords", data=coords.astype(np.int64))
+        file.create_dataset("barcodes", data=said.barcodes.astype(object)[:, None], dtype=h5py.string_dtype())
+        file.create_dataset("coords", data=said.coords.astype(np.int64))
 
 
 # -------------------------------------------------------------------------------------------------------- reading
@@ -167,7 +167,7 @@ def fingerprints(task: Task, folder: Path) -> dict[str, np.ndarray]:
         path, file = folder / task.name / f"{sample}.json", stamp(patches)
         kept = json_files.read_sealed(path, remedy=_AGAIN) if files.is_there(path) else {}
         if kept.get("file") != file:
-            prints = repeats.fingerprints(hest_bench.images(patches))
+            prints = repeats.fingerprints(patch_file.images(patches))
             kept = {"file": file, "fingerprints": [f"{each:016x}" for each in prints.tolist()]}
             json_files.write(path, json_files.sealed(kept))
         found[sample] = np.array([int(each, 16) for each in kept["fingerprints"]], np.uint64)

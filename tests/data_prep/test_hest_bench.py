@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from data_prep import demo_hest_bench, hest_bench, repeats
+from data_prep import demo_hest_bench, hest_bench, patch_file, repeats
 from data_prep.errors import InputError
 
 
@@ -27,7 +27,7 @@ def test_targets_are_those_of_each_patchs_barcode(tmp_path, task, sample, corner
     expected = np.log1p(table[found.barcodes, list(opened.genes)].X.toarray().astype(np.float64))
     np.testing.assert_array_equal(found.targets, expected)
     np.testing.assert_array_equal(found.centre_xy, table[found.barcodes].obsm["spatial"])
-    assert found.coords == (hest_bench.CORNERS if corners else hest_bench.CENTRES)
+    assert found.coords == (patch_file.CORNERS if corners else patch_file.CENTRES)
 
 
 def test_every_sample_is_held_out_in_turn(root):
@@ -65,8 +65,8 @@ def test_patches_of_another_sample_are_refused(root):
 
 def test_a_mirrored_sample_across_train_and_test_is_refused(root):
     task = hest_bench.open_task(root, "TINY_VISIUM")
-    prints = {name: repeats.fingerprints(hest_bench.images(path)) for name, path in task.patches.items()}
+    prints = {name: repeats.fingerprints(patch_file.images(path)) for name, path in task.patches.items()}
     hest_bench.check_apart(task, prints)
-    mirrored = [batch[::-1, :, ::-1] for batch in hest_bench.images(task.patches["TINY2"])]
+    mirrored = [batch[::-1, :, ::-1] for batch in patch_file.images(task.patches["TINY2"])]
     with pytest.raises(InputError, match="share 20 images"):
         hest_bench.check_apart(task, prints | {"TINY1": repeats.fingerprints(mirrored)})

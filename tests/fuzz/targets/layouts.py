@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from data_prep import check, demo, readers
+from data_prep.patch_slide import open_image
 from data_prep.section import Section
-from data_prep.slide import open_slide
 from tests.fuzz.damage.hdf5_structure import damage_structure
 from tests.fuzz.targets import Facts, Target, facts
 
@@ -35,7 +35,7 @@ class Layout(Target):
 
 def _facts(section: Section) -> dict[str, Any]:
     names = ("patient", "counts", "spots", "um_per_px", "um_per_px_source")
-    with open_slide(section.image_path) as slide:
+    with open_image(section) as slide:
         x, y = (int(place) for place in section.spots.xy[0])
         seen = {"thumbnail": slide.thumbnail(64), "patch": slide.read_region(x - 20, y - 20, 40, 40)}
     genes = {"symbol": section.genes.symbol, "ensembl_id": section.genes.ensembl_id}
@@ -156,6 +156,13 @@ class Anndata(Layout):
 
     layout = "anndata"
     only = ("*.h5ad",)
+
+
+class Bundle(Layout):
+    """Patches with their counts, without a slide."""
+
+    layout = "bundle"
+    only = ("*.h5", "*.h5", "*.h5", "*.h5ad", "ids.csv")
 
 
 class _Structure(Layout):
