@@ -62,9 +62,11 @@ def find_sections(path: Path, reading: Reading) -> dict[str, str]:
     if not sections:
         raise InputError(f"{path}: no binned_outputs/square_*um found; give the folder that holds binned_outputs")
     areas = _areas.parse(reading.areas, AREAS)
-    if areas.kind != _areas.BINS and reading.bin_blocks is not None:
-        raise InputError(f"--bin-blocks is for bins, and --areas asks for {reading.areas}; leave one of the two out")
     if areas.kind != _areas.BINS:
+        for option, value in (("--bin-um", reading.bin_um), ("--bin-blocks", reading.bin_blocks)):
+            if value is not None:
+                asked = f"{option} is for bins, and --areas asks for {reading.areas}"
+                raise InputError(f"{asked}; leave one of the two out")
         return {name: _lacking(path, name, areas, reading) for name in _samples(path)}
     sizes = sorted({section.size for section in sections.values() if section.size})
     absent = [size for size in reading.bin_um or () if size not in sizes]

@@ -86,6 +86,11 @@ def test_a_sample_of_cells_alone_is_found(source: Source) -> None:
         module.list_sections(root / "A1", areas="nuclei")
 
 
+def test_bin_sizes_beside_other_areas_are_refused(source: Source) -> None:
+    with pytest.raises(InputError, match="--bin-um is for bins, and --areas asks for nuclei; leave one of the two out"):
+        visium_hd.list_sections(source("visium_hd"), areas="nuclei", bin_um=(2,))
+
+
 def test_cells_on_a_reduced_image_lie_on_it(source: Source) -> None:
     root = source("visium_hd")
     full = visium_hd.read_section(root, "A1", areas="cells")
