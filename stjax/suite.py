@@ -8,6 +8,7 @@ runs/ (a work directory a run), logs/, and suite.json, table.csv, table.md, tabl
 
 examples:
   python -m stjax.suite plan brstnet --out=brstnet
+  python -m stjax.suite plan her2st --out=study --time --processes=4
   python -m stjax.suite run her2st --root=raw/her2st --out=study --processes=2
   python -m stjax.suite run her2st --root=raw/her2st --out=study --only=C5
   python -m stjax.suite run brstnet --root=raw --out=brstnet --prepare
@@ -60,10 +61,13 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--processes", type=int, default=1, help="runs at a time (1)")
     parser.add_argument("--gpus-per-process", type=int, default=0, help="process i sees the i-th so many; 0: all")
     parser.add_argument("--prepare", action="store_true", help="of run: prepare the data, and no more")
+    parser.add_argument("--time", action="store_true", help="of plan: time a few steps of each row, and estimate")
     parser.add_argument("--again", action="store_true", help="of run: also what failed before")
     given = parser.parse_args(arguments)
     if not given.seeds or min(given.seeds) < 0 or len(set(given.seeds)) < len(given.seeds):
         raise InputError(f"--seeds is {','.join(map(str, given.seeds))}, expected different whole numbers from 0 up")
+    if given.time and given.action != "plan":
+        raise InputError("--time is for plan")
     from stjax import suites  # which take seconds, and --help should not
 
     root = given.root and given.root.resolve()
@@ -71,6 +75,9 @@ def main(arguments: list[str]) -> None:
     options = suites.Options(given.out.resolve(), root, given.seeds, **chosen)
     if given.action == "plan":
         plan(given.name, options, given.only, processes=given.processes)
+        if given.time:
+            system_errors.check_folder(options.out, "--out")
+            print_times(given.name, options, given)
     elif given.action == "table":
         table(given.name, options, given.only)
     else:
@@ -130,7 +137,7 @@ def _print_time(chosen: "Sequence[Place]", states: dict[str, str], processes: in
         if states[place.run.name] == _state.DONE:
             taken[place.run.part, place.run.row].append((place.note()["seconds"], _bytes(place.folder)))
     if not taken:
-        print("hours and disk space are estimated once a run of a row is finished: run one of each, --only=NAME")
+        print("hours and disk space are estimated from a few steps by --time, or once a run of each row is finished")
         return
     left = [place.run for place in chosen if states[place.run.name] not in (_state.DONE, _state.LACKING)]
     rows = [taken[run.part, run.row] for run in left if (run.part, run.row) in taken]
@@ -147,6 +154,16 @@ def _hours(seconds: Sequence[float], processes: int) -> float:
     for each in seconds:
         heapq.heapreplace(free, free[0] + each)
     return max(free) / 3600
+
+
+def print_times(name: str, options: "Options", given: argparse.Namespace) -> None:
+    """Prints what is left would take, from timed steps."""
+    from stjax import suites
+    from stjax.suites import _state, _timing
+
+    suite = suites.load(name, options)
+    rows, features = _timing.estimate(suite, options, _state.places(suite, options, given.only))
+    print("\n".join(["", *_timing.lines(rows, features, given.processes)]))
 
 
 def _bytes(folder: Path) -> int:

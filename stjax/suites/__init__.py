@@ -65,6 +65,7 @@ class Options:
         root: folder of the raw data; None: not needed any more, or --tiny.
         out: folder of all that is made.
         weights: {name that the suite asks for: file}.
+        synthetic: synthetic tissue takes the place of raw data, and is prepared as these are.
         encoders: whom to compare, of suites that do; none: those that the suite itself names.
     """
 
@@ -74,6 +75,7 @@ class Options:
     tiny: bool = False
     weights: Mapping[str, str] = dataclasses.field(default_factory=dict)
     encoders: tuple[str, ...] = ()
+    synthetic: bool = False
 
     def raw(self, data: Data) -> Path:
         """The folder of the raw files of a data set. Raises InputError where --root does not say where they are."""
@@ -104,7 +106,7 @@ class Options:
 
     def is_made(self, data: Data) -> bool:
         """Whether its tissue is synthetic."""
-        return self.tiny or data.raw is None
+        return self.tiny or self.synthetic or data.raw is None
 
     def patients(self, data: Data) -> dict[str, tuple[str, ...]]:
         """{patient: sections}, by name: of the data set where it is there, else as published."""
@@ -147,6 +149,7 @@ class Run:
         needs: runs that must be finished first.
         lacks: why it cannot run here, "" when it can.
         cell: its head and encoder, where rows differ in both.
+        embeds: of a run that trains nothing: the encoder, and how many images it embeds.
     """
 
     name: str
@@ -159,6 +162,7 @@ class Run:
     needs: "tuple[Run, ...]" = ()
     lacks: str = ""
     cell: Cell | None = None
+    embeds: tuple[str, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

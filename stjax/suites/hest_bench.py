@@ -27,6 +27,18 @@ FOLDS = {
     "READ": 2,
     "SKCM": 2,
 }
+PATCHES = {  # of each task, as handed out
+    "CCRCC": 74_220,
+    "COAD": 15_651,
+    "IDC": 35_536,
+    "LUNG": 5_206,
+    "LYMPH_IDC": 19_964,
+    "PAAD": 7_571,
+    "PRAD": 62_710,
+    "READ": 8_407,
+    "SKCM": 3_034,
+}
+_TINY_PATCHES = 48  # of a task of synthetic patches, about
 TINY_ENCODER = "kaiko_s16"
 BUNDLE = Data(
     name="bundle",
@@ -79,7 +91,9 @@ def _run(options: Options, name: str, task: str, folds: int, lacks: str) -> Run:
     arguments = (f"--root={root}", f"--out={options.out / 'runs' / of}", f"--encoder={name}", f"--tasks={task}")
     arguments += ("--random",) if options.tiny else ()
     arguments += (f"--weights={name}={options.weights[name]}",) if name in options.weights else ()
-    return Run(of, PART, name, (BUNDLE,), (Command("stjax.hest_bench", arguments, "table.csv"),), folds, lacks=lacks)
+    command = Command("stjax.hest_bench", arguments, "table.csv")
+    images = PATCHES.get(task, _TINY_PATCHES)
+    return Run(of, PART, name, (BUNDLE,), (command,), folds, lacks=lacks, embeds=(name, images))
 
 
 # ---------------------------------------------------------------------------------------------------------- table
