@@ -72,7 +72,7 @@ class Features(NamedTuple):
 # ------------------------------------------------------------------------------------------------------- arithmetic
 
 
-def lines(rows: Sequence[Row], features: Sequence[Features], devices: int) -> list[str]:
+def lines(rows: Sequence[Row], features: Sequence[Features], processes: int) -> list[str]:
     """What is printed: every row and every encoder, and the sums."""
     head = ["", "runs left", "h a run", "h in all", "GB in all", "timed on"]
     body = [
@@ -93,10 +93,9 @@ def lines(rows: Sequence[Row], features: Sequence[Features], devices: int) -> li
     size = sum(row.runs * row.size for row in known) + sum(each.images * each.image_bytes for each in made)
     text = cli.table([head, *body], align="<>>>><")
     text.append(f"left, ESTIMATED: {_hours(seconds)} h one after another on this machine, {_gb(size)} GB of disk space")
-    if devices > 1:
-        text.append(
-            f"on {devices} such devices or processes: {_hours(seconds / devices)} h, a plain division by {devices}"
-        )
+    if processes > 1:
+        each = f"{_hours(seconds / processes)} h on as many such devices, a plain division by {processes}"
+        text.append(f"{processes} at a time: {each}")
     unknown = sum(row.runs for row in rows if row.why)
     text += [f"* {unknown} runs are not in the sums, as they could not be timed"] * bool(unknown)
     if any(row.synthetic for row in known):

@@ -347,7 +347,7 @@ def test_a_plan_says_how_long_the_rest_takes_from_finished_runs_of_the_same_row(
     found = stand_in(tmp_path, does)
     monkeypatch.setattr(suites, "load", lambda *_: found)
     suite.plan("stand_in", Options(tmp_path))
-    assert "estimated once a run of a row is finished" in capsys.readouterr().out
+    assert "once a run of each row is finished" in capsys.readouterr().out
     carry_out(tmp_path, {"a/1": "work"})
     place = _state.places(found, Options(tmp_path))[0]
     place.write({**place.note(), "seconds": 7200.0})

@@ -22,7 +22,7 @@ def test_a_training_takes_its_start_and_its_steps_as_many_as_there_are_spots():
     assert pace.seconds(2500) == 30 + 2 * 600 * 2.5
 
 
-def test_hours_are_sums_over_runs_and_features_and_devices_are_a_division():
+def test_hours_are_sums_over_runs_and_features_and_processes_are_a_division():
     rows = [Row("part", "a", 4, 1800.0, 5e8, "", True), Row("part", "b", 2, 3600.0, 1e9, "", False)]
     rows += [Row("part", "c", 3, 0.0, 0.0, "killed", False)]
     features = [Features("data/patches, uni", 7200, 0.5, 4096, "")]
@@ -33,7 +33,7 @@ def test_hours_are_sums_over_runs_and_features_and_devices_are_a_division():
     assert cells[3] == ["part:", "c", "3", "NOT", "TIMED:", "killed"]
     assert cells[4][2:5] == ["uni", "1.00", "0.03"]
     assert text[5] == "left, ESTIMATED: 5.00 h one after another on this machine, 4.03 GB of disk space"
-    assert text[6] == "on 5 such devices or processes: 1.00 h, a plain division by 5"
+    assert text[6] == "5 at a time: 1.00 h on as many such devices, a plain division by 5"
     assert text[7] == "* 3 runs are not in the sums, as they could not be timed"
     assert not any("plain division" in line for line in lines(rows, features, 1))
 
@@ -64,7 +64,7 @@ def timed(monkeypatch):
 
 
 def test_every_row_is_printed_with_what_its_step_times_come_to(timed, tmp_path, capsys):
-    given = ["--encoder=uni", "--weights=uni=FILE", "--only=ridge,sgn,b0_aux", "--time", "--devices=2"]
+    given = ["--encoder=uni", "--weights=uni=FILE", "--only=ridge,sgn,b0_aux", "--time", "--processes=2"]
     suite.main(["plan", "comparators", f"--out={tmp_path}", *given])
     printed = capsys.readouterr().out
     asked, data = timed
@@ -111,10 +111,9 @@ def test_noise_stands_for_features(tmp_path):
         assert np.std(vectors) == pytest.approx(1, abs=0.1)
 
 
-@pytest.mark.parametrize("given", [["plan", "--devices=2"], ["plan", "--time", "--devices=0"], ["table", "--time"]])
-def test_times_are_for_plans(given, tmp_path):
+def test_times_are_for_plans(tmp_path):
     with pytest.raises(InputError, match="--time is for plan"):
-        suite.main([given[0], "her2st", f"--out={tmp_path}", *given[1:]])
+        suite.main(["table", "her2st", f"--out={tmp_path}", "--time"])
 
 
 def test_plans_without_time_write_nothing(tmp_path, capsys):
