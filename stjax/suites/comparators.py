@@ -69,7 +69,7 @@ ON_FEATURES: Models = {  # with --encoder alone
         {**_HISTOGENE, "model__variant": "features", "features": "lite0"},
     )
 }
-TINY = (RIDGE, "EGN, narrow", "SGN", "TRIPLEX")  # rows of --tiny, where no encoders are compared
+TINY = (RIDGE, "EGN, narrow", "SGN")  # rows of --tiny, where no encoders are compared
 FIGURES = (
     Figure("pcc_mean", "mean PCC"),
     Figure("pcc_median", "median PCC"),

@@ -269,7 +269,7 @@ def across_sizes(options: Options, part: str, model: str, settings: Mapping[str,
 
 def key_of(model: str) -> str:
     """As a part of names."""
-    return model.lower().replace("-", "").replace(", ", "_").replace(" ", "_")
+    return re.sub(r"[^a-z0-9]+", "_", model.lower().replace("-", "").replace("'s", "")).strip("_")
 
 
 def place_of(part: str) -> str:
