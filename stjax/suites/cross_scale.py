@@ -24,7 +24,8 @@ _ONE_SIZE = (*_PATCHES, f"--bin-um={TRAINED_UM}")
 _ALL_SIZES = (*_PATCHES, f"--sections={','.join(_NAMES)}")
 _FOUR = ",".join(f"{patient}1_{TRAINED_UM:03d}um" for patient in "CDEF")  # patients of --tiny
 TRAINED = Data(
-    "bins_of_16_um", None, _ABOUT, _ONE_SIZE, _DEMO, (*_PATCHES, f"--sections={_FOUR}", "--bin-blocks=4/128"), _SLIDES, 880,
+    "bins_of_16_um", None, _ABOUT, _ONE_SIZE, _DEMO, (*_PATCHES, f"--sections={_FOUR}", "--bin-blocks=4/128"),
+    _SLIDES, 880,
 )  # fmt: skip
 EVERY = Data(
     "bins_of_all_sizes", None, _ABOUT, _ALL_SIZES, _DEMO, (*_ALL_SIZES, f"--bin-blocks=1/{TRAINED_UM}"), {"F": _NAMES},
