@@ -28,6 +28,13 @@ FIGURES: dict[str, tuple[str, int]] = {
     "pcc_smoothed_median": ("median PCC, smoothed", 3),
     "ssim_median": ("median SSIM", 3),
 }
+_FIRST = (
+    "pcc_median",
+    "pcc_mean",
+    "genes_pcc_above_0.5",
+    "amae",
+    "armse",
+)  # columns that fit a screen; others are folded
 _SIZE_FIGURES = ("pcc_first_quartile", "pcc_median", "pcc_mean", "mse", "amae")
 _FACTS = {
     "what": "permuted",
@@ -40,7 +47,7 @@ _FACTS = {
     "guaranteed": "enough patients to promise the level",
     "half_width_median": "median half width",
 }
-_STAR = '<p class="fine">* uses expression measured on the scored sections: a reference, not a rival.</p>'
+_STAR = '<p class="fine">* uses expression measured on the scored sections: a reference, not a competitor.</p>'
 _TARGETS = {"raw": "raw counts, log(1 + x)", "library": "library-normalised, log"}
 
 
@@ -115,17 +122,38 @@ def verdict(run: RunResults) -> str:
     paired = metrics.get("model_minus", {}).get(rival, {}).get("pcc_median", {}).get("interval")
     gain = f", {number(ours - theirs)} less"
     if interval(paired):
-        sure = "" if paired[0] > 0 else ": the gain is not beyond doubt"
+        sure = "" if paired[0] > 0 else ": the difference is not significant"
         return f"{text}{gain} ({interval(paired)}, paired){sure}."
     if not (ends and their_ends and interval(ends) and interval(their_ends)):
         return f"{text}{gain}. Without intervals, chance cannot be told from skill."
     if ends[0] > their_ends[1]:
         return f"{text}{gain}, and the intervals do not overlap."
-    return f"{text}{gain}, but the intervals overlap: the gain is not beyond doubt."
+    return f"{text}{gain}, but the intervals overlap: the difference is not significant."
+
+
+def headline(run: RunResults) -> str:
+    """The verdict in one line."""
+    methods = run.metrics["methods"]
+    ours, rival = methods[MODEL].get("pcc_median"), best_baseline(methods)
+    if ours is None:
+        return "The model predicts no gene."
+    if rival is None:
+        return "There is no baseline to compare the model with."
+    name = escape(METHODS[rival].label)
+    if ours <= methods[rival]["pcc_median"]:
+        return f"The model is not better than the best baseline ({name})."
+    paired = run.metrics.get("model_minus", {}).get(rival, {}).get("pcc_median", {}).get("interval")
+    if interval(paired):
+        sure = paired[0] > 0
+    else:
+        ends, theirs = ((methods[each].get("intervals") or {}).get("pcc_median") for each in (MODEL, rival))
+        sure = bool(ends and theirs and interval(ends) and interval(theirs) and ends[0] > theirs[1])
+    better = "significantly better" if sure else "better, but not significantly,"
+    return f"The model is {better} than the best baseline ({name})."
 
 
 def summary(run: RunResults) -> str:
-    """The lead sentence and the tiles."""
+    """What was scored, and the tiles."""
     metrics, model = run.metrics, run.metrics["methods"]["model"]
     sections = metrics["sections"]
     patients = sorted({section.patient for section in run.sections if section.patient})
@@ -173,7 +201,7 @@ def summary(run: RunResults) -> str:
             if resampled == "spatial_blocks"
             else "They show how the results vary between patients like these.</p>"
         )
-    return f'<p class="lead">{lead} {verdict(run)}</p><dl class="tiles">{boxes}</dl>{rule}'
+    return f'<p>{lead}</p><dl class="tiles">{boxes}</dl>{rule}'
 
 
 def methods_table(methods: dict[str, Any], caption: str, minus: dict[str, Any] | None = None) -> str:
@@ -183,6 +211,16 @@ def methods_table(methods: dict[str, Any], caption: str, minus: dict[str, Any] |
         minus: {method: {metric: {"difference", "interval"}}}, how far the model is above each.
     """
     shown = [key for key in FIGURES if any(summary.get(key) is not None for summary in methods.values())]
+    first, more = [key for key in shown if key in _FIRST], [key for key in shown if key not in _FIRST]
+    starred = any(METHODS[method].uses_test_expression for method in methods)
+    text = _columns(methods, first, caption, minus or {}) + (_STAR if starred else "")
+    if more:
+        folded = _columns(methods, more, f"{caption}: more columns", {})
+        text += f"<details><summary>More columns</summary>{folded}</details>"
+    return text
+
+
+def _columns(methods: dict[str, Any], shown: Sequence[str], caption: str, minus: dict[str, Any]) -> str:
     rows = []
     for method, figures in methods.items():
         ends = figures.get("intervals") or {}
@@ -194,8 +232,7 @@ def methods_table(methods: dict[str, Any], caption: str, minus: dict[str, Any] |
     head = ["", *(escape(FIGURES[key][0]) for key in shown)]
     if minus:
         head.insert(2, "model above it")
-    starred = any(METHODS[method].uses_test_expression for method in methods)
-    return table(head, rows, caption=caption) + (_STAR if starred else "")
+    return table(head, rows, caption=caption)
 
 
 def methods(run: RunResults) -> str:

@@ -18,9 +18,10 @@ from typing import Any
 from data_prep.gene_lookup import other_names
 from stjax.evaluation import statistics
 from stjax.evaluation.methods import METHODS, column
-from stjax.reporting import compare, fragments, maps, origins
+from stjax.reporting import compare, fragments, maps, origins, overview
 from stjax.reporting.markup import DASH, escape, interval, listed, notice, number, table, with_ends
 from stjax.reporting.read import RunResults
+from stjax.targets import FORMULAS
 
 SCRIPTS = ("core.js", "charts.js", "table.js", "scales.js", "maps.js", "main.js")
 LOG_POINTS = 600
@@ -31,7 +32,7 @@ _METHODS = {  # as the script knows them
 }
 _CHART = (
     '<figure class="chart" id="runs"><figcaption><span class="figure-title">The models</span><span class="controls">'
-    '<label>Figure <select id="runs-figure" autocomplete="off"></select></label></span></figcaption>'
+    '<label>Metric <select id="runs-figure" autocomplete="off"></select></label></span></figcaption>'
     '<div class="plot"></div></figure>'
 )
 _DIGITS = 7  # of metrics in the page; per_gene.csv has them all
@@ -64,6 +65,7 @@ def build(runs: Sequence[RunResults], *, limit: int) -> str:
     }
     versions = _versions()
     for name, make in (
+        ("overview", overview.overview),
         ("summary", fragments.summary),
         ("methods", fragments.methods),
         ("significance", fragments.significance),
@@ -174,6 +176,7 @@ def _payload(run: RunResults) -> dict[str, Any]:
         "label": run.label,
         "model": metrics["model"],
         "target": metrics["target"],
+        "unit": FORMULAS.get(metrics["target"], metrics["target"]),
         "methods": metrics["methods"],
         "targets": {name: entry["methods"] for name, entry in (metrics.get("targets") or {}).items()},
         "level": metrics.get("level"),

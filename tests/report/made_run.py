@@ -30,7 +30,7 @@ def bands(pcc):
 
 
 def added(summary, half=0.05):
-    """Rank correlation and intervals beside a method's figures."""
+    """Rank correlation and intervals added to a method's metrics."""
     ends = {
         key: [value - half, value + half] for key, value in summary.items() if key in ("pcc_median", "pcc_mean", "amae")
     }
@@ -57,7 +57,7 @@ def make_run(
     """Writes the run; the last gene's prediction is constant, so that it has no PCC.
 
     Args:
-        noise: of the predictions, beside measurements of deviation 1.
+        noise: of the predictions, where measurements have deviation 1.
         audit: entries of the leakage audit.
         encoder: what evaluate says of the model's.
     """

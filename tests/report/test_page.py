@@ -1,5 +1,7 @@
 import base64
+import dataclasses
 import hashlib
+import io
 import json
 import re
 
@@ -7,11 +9,12 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from data_prep.errors import InputError
 from stjax import encoders
 from stjax.report import main, report
-from stjax.reporting import maps, page, read
+from stjax.reporting import maps, overview, page, read
 from tests.mutated_json import reseal
 from tests.report.html_reading import Page
 from tests.report.made_run import make_run
@@ -238,6 +241,26 @@ def test_verdict_is_no_kinder_than_the_figures(run):
     assert "does <b>not</b> beat it" in page.fragments.verdict(results)
     ridge["pcc_median"], ridge["intervals"]["pcc_median"] = 0.1, None
     assert "Without intervals" in page.fragments.verdict(results)
+
+
+def test_the_first_screen_says_whether_the_model_is_good_and_shows_its_best_gene(run, one):
+    results = read.read_run(run, "run")
+    shown = Page(overview.overview(results))
+    assert "significantly better than the best baseline (ridge on colour)" in shown.visible
+    best = results.genes.dropna(subset=["pcc"]).nlargest(5, "pcc")
+    places = [shown.visible.index(gene) for gene in best["gene"]]
+    assert places[1:] == sorted(places[1:])
+    (image,) = shown.find("img")
+    jpeg = base64.b64decode(image["src"].removeprefix("data:image/jpeg;base64,"))
+    with Image.open(io.BytesIO(jpeg)) as opened:
+        assert opened.width > 2 * opened.height
+    assert one.visible.index("the best baseline") < one.visible.index("More columns")
+    model, ridge = (results.metrics["methods"][name] for name in ("model", "ridge_colour"))
+    model["intervals"]["pcc_median"] = [ridge["pcc_median"], 1]
+    assert "better, but not significantly" in overview.overview(results)
+    ridge["pcc_median"] = model["pcc_median"]
+    assert "not better than the best baseline" in overview.overview(results)
+    assert "<img" not in overview.overview(dataclasses.replace(results, sections=()))
 
 
 def test_what_is_gone_is_said(tmp_path, capsys):

@@ -72,7 +72,7 @@ function drawRuns(width) {
 function drawForest(width, entries, figure) {
   const rows = entries.filter(([, summary]) => known(summary[figure]));
   const without = entries.filter(([, summary]) => !known(summary[figure])).map(([name]) => name);
-  if (!rows.length) return element("p", { class: "fine" }, "None has this figure.");
+  if (!rows.length) return element("p", { class: "fine" }, "None has this metric.");
   const ends = ([, summary]) => summary.intervals?.[figure] ?? [summary[figure], summary[figure]];
   const values = rows.flatMap((row) => [row[1][figure], ...ends(row)]).filter(known);
   const marks = ticks(Math.min(0, ...values), Math.max(...values) * 1.02, width < 500 ? 4 : 8);
@@ -98,7 +98,7 @@ function drawForest(width, entries, figure) {
   const star = rows.some(([, , kind]) => kind === "ref");
   const notes = [
     star && "* uses expression measured on the scored sections: a reference, not a rival.",
-    without.length && `Without this figure: ${without.join(", ")} (a constant prediction has no correlation).`,
+    without.length && `Without this metric: ${without.join(", ")} (a constant prediction has no correlation).`,
   ].filter(Boolean);
   return [graph, notes.length > 0 && element("p", { class: "fine" }, notes.join(" "))];
 }

@@ -1,6 +1,7 @@
 // The map viewer: truth, prediction and their difference over the tissue, moved and zoomed together.
 const VIEWS = { all: "All", truth: "Truth", prediction: "Prediction", difference: "Difference", interval: "Interval" };
 const NAMES = { truth: "Measured", prediction: "Predicted", difference: "Predicted − measured", interval: "Width of the prediction interval" };
+const SCALE_TITLES = { truth: "expression", prediction: "expression", difference: "difference of expression", interval: "width in expression" };
 const viewer = { section: 0, view: "all", opacity: 0.85, size: 1, shared: true, grey: false, panels: [], values: {}, flat: {}, limits: {}, picture: null, camera: null, spot: -1, request: 0 };
 
 const mapSections = () => current().sections ?? [];
@@ -157,7 +158,8 @@ function buildPanels() {
       context.fillRect(i, 0, 1, 1);
     });
     const ends = [element("span"), element("span")], note = element("em");
-    const box = element("div", { class: "panel" }, element("h3", {}, NAMES[kind], note), element("div", { class: "frame" }, target, bar), element("div", { class: "scale" }, ends[0], strip, ends[1]));
+    const title = element("p", { class: "scale-title" }, `${SCALE_TITLES[kind]}, ${current().unit}`);
+    const box = element("div", { class: "panel" }, element("h3", {}, NAMES[kind], note), element("div", { class: "frame" }, target, bar), element("div", { class: "scale" }, ends[0], strip, ends[1]), title);
     follow(target);
     return { kind, canvas: target, bar, box, ends, note };
   });
