@@ -57,19 +57,13 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--formats", default=",".join(outputs.DEFAULT_FORMATS), help=f"some of {', '.join(outputs.format_names())}"
     )
-    parser.add_argument(
-        "--layout", default="auto", help="the source's layout, or slides; detected automatically by default"
-    )
+    parser.add_argument("--layout", default="auto", help="the source's layout, or slides; detected by default")
     parser.add_argument("--sections", default="", help="comma-separated; default all whose files are complete")
     parser.add_argument(
         "--genes", default="", help="comma-separated, by any name (HER2 is ERBB2); default the main panel"
     )
     parser.add_argument(
-        "--source-um-per-px",
-        dest="um_per_px",
-        type=float,
-        metavar="X",
-        help="the slides' scale, overriding what files state",
+        "--source-um-per-px", dest="um_per_px", type=float, metavar="X", help="the slides' scale; overrides the files'"
     )
     parser.add_argument("--shard", default="1/1", help="i/n: every n-th slide from the i-th on, for array jobs")
     parser.add_argument("--overwrite", action="store_true", help="replace results of another model or other options")
@@ -77,10 +71,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--weights", type=Path, help=ENCODER_HELP)
     bare = parser.add_argument_group("bare slides")
     bare.add_argument(
-        "--spots",
-        default="st",
-        choices=sorted(grid.PRESETS),
-        help="spots to place: st (100 um, 200 um apart; default) or visium (55 um, 100 um apart)",
+        "--spots", default="st", choices=sorted(grid.PRESETS), help="st: 100 um, 200 apart (default); visium: 55, 100"
     )
     bare.add_argument("--spot-um", type=float, help="diameter of the spots, instead of that of --spots")
     bare.add_argument("--pitch-um", type=float, help="from centre to centre, instead of that of --spots")
