@@ -14,10 +14,15 @@ def get_config() -> Any:
     config.seed = 0
 
     # Who is held out. By default the protocol decides by patient; sections may be named instead ("C5" or "C4,C5").
+    config.split = "patients"  # or blocks: spatial blocks of every section, for those with one (docs/protocols.md)
     config.fold = 0
     config.test_patients = ""
     config.test_sections = ""
     config.val_sections = ""
+    config.blocks = ConfigDict()
+    config.blocks.folds = 5
+    config.blocks.per_fold = 1  # compact blocks that are tested on; more are more of the tissue, and drop more spots
+    config.blocks.buffer_um = 0.0  # spots of different parts are at least so far apart; 0: as far as the model sees
 
     config.model = ConfigDict()
     config.model.module = "efficientnet"  # a file in stjax/models ...

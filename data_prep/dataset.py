@@ -110,6 +110,11 @@ class SectionTable:
     channel_mean: np.ndarray
     channel_mean_square: np.ndarray
 
+    def __getitem__(self, rows: np.ndarray) -> "SectionTable":
+        """Of some of the spots, beside all records."""
+        per_spot = {name: getattr(self, name)[rows] for name in ("counts", "spots", "total_counts", "record_of_spot")}
+        return dataclasses.replace(self, **per_spot)
+
     def save(self, path: Path) -> None:
         """Write as .npz, counts and gene indices in the smallest type that holds them."""
         figures = {name: getattr(self, name) for name in _FIGURES}
@@ -268,6 +273,19 @@ class PatchDataset:
         for section in dataset.sections:
             check_files(path, section, verify=verify)
         return dataset
+
+    @property
+    def whole(self) -> "PatchDataset":
+        """The data set on disk: of one that shows parts of its sections as sections (`stjax.data.blocks`), that."""
+        return self
+
+    def of_whole(self, name: str) -> str:
+        """The section of `whole` that a section is, or is a part of."""
+        return name
+
+    def rows(self, name: str) -> np.ndarray:
+        """[S] which of the spots that its records hold are a section's, ascending: all."""
+        return np.arange(self.section(name)["spots"])
 
     def patients(self, names: Sequence[str]) -> Patients:
         """Patient of each of the named sections, and how that is known, a key of `data_prep.patients.ORIGINS`."""

@@ -6,9 +6,9 @@ examples:
   python -m stjax.audit --workdir=runs/enet_b0_aux
   python -m stjax.audit --workdir=runs/c5 --sections=C4,C5
 
-Exit code 1 when there is a leak; 0 where you chose to separate sections of one patient (config.test_sections), and
-where something is unknown, for example patients that no file states. `stjax.evaluate` makes the same checks and writes
-them into metrics.json. A check without findings is no proof: one patient under two unrelated names is not noticed.
+Exit code 1 when there is a leak; 0 where you chose to separate sections of one patient (config.test_sections) or blocks
+of one section (config.split), and where something is unknown, for example patients that no file states.
+`stjax.evaluate` makes the same checks and writes them into metrics.json. A check without findings is no proof: one patient under two unrelated names is not noticed.
 """
 
 import dataclasses
@@ -28,6 +28,7 @@ from data_prep.patients import not_stated, spelling_key
 from stjax import checkpoint, log_file, progress, views, workdir
 from stjax import config as configs
 from stjax.config import Config
+from stjax.data.blocks import overlapping
 from stjax.data.fit import fit
 from stjax.data.fold import Fold
 from stjax.data.selection import Selection
@@ -82,6 +83,8 @@ class Audited:
     def chosen(self) -> set[str]:
         """Sections that the user named to be held out, whoever's they are."""
         sections = (*self.fold.split.test, *self.fold.split.val)
+        if self.fold.blocks is not None and self.same_data:
+            return set(sections)
         named = [configs.names(self.config[key], sections) for key in ("test_sections", "val_sections")]
         return {name for names in named for name in names} if self.same_data else set()
 
@@ -99,7 +102,7 @@ def main(arguments: list[str]) -> None:
     if meta is None:
         raise InputError(f"{given.workdir} has no checkpoint yet; train it (again) with python -m stjax.train")
     trained_on = opened(data)
-    scored_on = PatchDataset.open(given.data_dir) if given.data_dir else trained_on
+    scored_on = data.divided(PatchDataset.open(given.data_dir)) if given.data_dir else trained_on
     if scored_on is None:
         raise InputError(f"the data set {data.data_dir} is gone or has changed; name the one to use with --data-dir")
     every = tuple(section["name"] for section in scored_on.sections)
@@ -120,7 +123,7 @@ def opened(data: Fold) -> PatchDataset | None:
         dataset = PatchDataset.open(data.data_dir)
     except InputError:
         return None
-    return dataset if dataset.content_hash == data.content_hash else None
+    return data.divided(dataset) if dataset.content_hash == data.content_hash else None
 
 
 def audit(run: Audited) -> list[Finding]:
@@ -161,7 +164,7 @@ def validation_is_apart(run: Audited) -> Verdict:
         return OK, "there is none"
     if dataset is None:
         return UNKNOWN, "whose the validation sections are is gone with the data set"
-    if found := _duplicates(dataset, split.val, dataset, split.train):
+    if found := _duplicates(run, dataset, split.val, split.train):
         return LEAK, "; ".join(found)
     return _apart(run, dataset.patients(split.val), run.trained_patients, "validated on", "in training")
 
@@ -195,26 +198,43 @@ def images_are_apart(run: Audited) -> Verdict:
         return UNKNOWN, "the training images are gone"
     ours = (*run.fold.split.train, *run.fold.split.val)
     theirs = [name for name in run.sections if not (run.same_data and name in ours)]
-    if found := _duplicates(run.scored_on, theirs, run.trained_on, ours):
+    if found := _duplicates(run, run.scored_on, theirs, ours):
         return LEAK, "; ".join(found)
+    if run.fold.blocks is not None and run.same_data:
+        return OK, f"no image or counts of {', '.join(theirs)} are shown for spots of {', '.join(ours)}"
     return OK, f"no image or counts of {len(theirs)} sections are among the {len(ours)} of training"
 
 
-def _duplicates(dataset: PatchDataset, theirs: Sequence[str], training: PatchDataset, ours: Sequence[str]) -> list[str]:
-    """Which sections of a data set have the image or the counts of others."""
+def _duplicates(run: Audited, dataset: PatchDataset, theirs: Sequence[str], ours: Sequence[str]) -> list[str]:
+    """Which sections of a data set have the image or the counts of others, of the run's; of parts of one slide, which
+    are shown to the model with the same tissue."""
+    training = run.trained_on
+    assert training is not None
+    parts = run.fold.blocks is not None and dataset.content_hash == run.fold.content_hash
     tables = {name: _telling_spots(training.table(name), training) for name in ours}
     pictures = {name: _picture(training, name) for name in ours}
     found = []
     for name in theirs:
         spots, picture = _telling_spots(dataset.table(name), dataset), _picture(dataset, name)
         for other in ours:
-            if dataset.section(name)["image"]["sha256"] == training.section(other)["image"]["sha256"]:
+            same = dataset.section(name)["image"]["sha256"] == training.section(other)["image"]["sha256"]
+            if same and parts:
+                found += _shown_alike(run, dataset, name, other)
+                continue
+            if same:
                 found.append(f"{name} has the image of {other}")
             elif _likeness(picture, pictures[other]) > SAME_PICTURE:
                 found.append(f"{name} looks like a copy of {other}")
             if spots and len(spots & tables[other]) > SAME_SPOTS * len(spots):
                 found.append(f"{name} has the counts of {other}")
     return found
+
+
+def _shown_alike(run: Audited, dataset: PatchDataset, name: str, other: str) -> list[str]:
+    """Whether the model is shown the same tissue for spots of two parts of a slide."""
+    ours, theirs = (views.of(run.fold).field(dataset, each) for each in (name, other))
+    count = overlapping(ours.middle_xy, theirs.middle_xy, max(ours.side_px, theirs.side_px))
+    return [f"{count} spots of {name} are shown tissue that is shown for spots of {other}"] if count else []
 
 
 def _telling_spots(table: SectionTable, dataset: PatchDataset) -> set[int]:

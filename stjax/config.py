@@ -38,6 +38,7 @@ HIGHEST_AUGMENTATION = {
 }
 
 GRADIENT, CLOSED_FORM = FITS = ("gradient", "closed_form")
+PATIENTS, BLOCKS = SPLITS = ("patients", "blocks")
 
 # Fields that may change between a run and its resumption: they do not touch the numbers.
 FREE_ON_RESUME = (
@@ -281,6 +282,11 @@ def resolve(config: Config, protocol: Protocol, *, demo: bool) -> Config:
             )
     if not config.learning_rate > 0:
         raise InputError(f"config.learning_rate is {config.learning_rate}, expected a positive number")
+    if config.split not in SPLITS:
+        raise InputError(f"config.split is {config.split!r}; choose one of {', '.join(SPLITS)}")
+    named = [key for key in ("test_patients", "test_sections", "val_sections") if config[key]]
+    if config.split == BLOCKS and named:
+        raise InputError(f"config.{named[0]} names what is held out whole, config.split=blocks divides every section")
     if config.fit not in FITS:
         raise InputError(f"config.fit is {config.fit!r}; choose one of {', '.join(FITS)}")
     if config.fit == CLOSED_FORM:

@@ -1,4 +1,5 @@
 """Cross-validation as one job: one run per fold of patients, scored on the held-out patients, and a table over them.
+With --config.split=blocks folds are made of spatial blocks, and each is scored on its own.
 
 usage: python -m stjax.crossval --config=FILE --workdir=DIR [OPTIONS] [--config.KEY=VALUE ...]
 
@@ -86,7 +87,8 @@ def main(arguments: list[str]) -> None:
     mode, processes = own.get("mode", MODES[0]), _whole(own.get("processes", "2"), "--processes")
     if mode not in MODES:
         raise InputError(f"--mode is {mode!r}; choose one of {', '.join(MODES)}")
-    choice = own.get("choice", "published" if config.protocol == "brstnet_code" else "validation")
+    published = config.protocol == "brstnet_code" and config.split != configs.BLOCKS
+    choice = own.get("choice", "published" if published else "validation")
     if choice not in CHOICES:
         raise InputError(f"--choice is {choice!r}; choose one of {', '.join(CHOICES)}")
     distributed.initialise()
@@ -158,6 +160,8 @@ def crossval(
             train_all(retrained, "sequential", 1, 0, command)
             result |= {f"{choice}_epochs": epochs, "retrained": [row(each) for each in retrained]}
         result["summary"] = summary(result["runs"])
+        if caveat := workdir.load_fold(members[0].folder).caveat:
+            result["caveat"] = caveat
         if distributed.is_writer():
             write_results(result, folder)
     return result
@@ -176,6 +180,11 @@ def folds_of(config: Config, choice: str) -> tuple[splits.Split, list[dict[str, 
     if config.test_sections or config.val_sections:
         raise InputError("folds are of patients; leave out config.test_sections and config.val_sections")
     protocol = protocols.get_protocol(config.protocol)
+    if config.split == configs.BLOCKS:
+        if choice != CHOICES[0]:
+            raise InputError(f"--choice={choice} trains on all patients but the held-out ones, and folds are of blocks")
+        job.rule_of(config, protocol).check()
+        return splits.Split((), (), ()), [{"fold": fold} for fold in range(config.blocks.folds)]
     dataset = PatchDataset.open(job.dataset_path(config))
     patients = {section["name"]: section["patient"] for section in dataset.sections}
     split = splits.split_sections(
@@ -334,7 +343,9 @@ def print_table(result: dict[str, Any]) -> None:
     for each in [*result["runs"], *result.get("retrained", [])]:
         if each.get("training_finished") is not True:
             print(f"NOT FINISHED: {each['run']} is trained for {each['trained']}; its results are of that state")
-    print("folds share the held-out patients: their spread is that of the training, not of new patients\n")
+    shared = "folds share the held-out patients: their spread is that of the training, not of new patients"
+    caveat = result.get("caveat")
+    print(f"each fold is scored on its own blocks; {caveat}\n" if caveat else f"{shared}\n")
 
 
 if __name__ == "__main__":

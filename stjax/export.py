@@ -191,7 +191,12 @@ def describe(run: workdir.Run, exported: jax_export.Exported, *, kind: str) -> d
     """What config.json holds: all that is known of the model, except who the patients are and where their data lies."""
     data, takes = run.fold, run.view.signature(run.fold, kind, jax_export.symbolic_shape("B")[0])
     record = dataclasses.replace(
-        data.main, data_dir="", split=Split((), (), ()), train_patients=(), train_patient_origins={}
+        data.main,
+        data_dir="",
+        split=Split((), (), ()),
+        train_patients=(),
+        train_patient_origins={},
+        blocks=None if data.blocks is None else data.blocks.exported,
     )
     settings = run.config.to_dict()
     options = settings["model"]["options"]

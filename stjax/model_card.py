@@ -46,7 +46,7 @@ measured, to compare methods, to choose what to sequence.
   are, gene by gene, in the run's own report.
 
 ## Training data
-* Patients: {patients}{known}; sections: {sections}{init}; data set `{content_hash}`.
+* Patients: {patients}{known}; sections: {sections}{parts}{init}; data set `{content_hash}`.
 {bank}* {panel_scope}
 * Settings of the training are in config.json under "training".
 
@@ -54,7 +54,7 @@ measured, to compare methods, to choose what to sequence.
 {evaluation}
 
 ## Limits
-* The results hold for the sections named there. Between patients, laboratories and scanners they differ, often by more
+{caveat}* The results hold for the sections named there. Between patients, laboratories and scanners they differ, often by more
   than between methods.
 * Expression that leaves no trace in morphology cannot be predicted; a model then says the mean, with small errors and
   no correlation. Compare with the ridge on colour and the mean predictor above.
@@ -79,10 +79,11 @@ def card(run: Run, config: dict[str, Any]) -> str:
         config: of the exported folder.
     """
     data, training = run.fold, config["training"]
+    whose = "blocks" if data.caveat else "patients"
     panel_scope = {
-        "train": "Gene panel and all statistics are of the training patients alone.",
-        "all": "As the protocol was published, genes were ranked over the held-out patients too; statistics are of the "
-        "training patients alone.",
+        "train": f"Gene panel and all statistics are of the training {whose} alone.",
+        "all": f"As the protocol was published, genes were ranked over the held-out {whose} too; statistics are of the "
+        f"training {whose} alone.",
     }
     return _TEMPLATE.format(
         name=run.model_name,
@@ -112,9 +113,11 @@ def card(run: Run, config: dict[str, Any]) -> str:
         patients=training["patients"],
         known=f" ({known})" if (known := training.get("patients_known")) else "",
         sections=training["sections"],
+        parts=", of which some blocks were held out" if data.caveat else "",
         init=f", starting from the weights {training['init_from']}" if training["init_from"] else "",
         content_hash=data.content_hash,
         bank=_BANK.format(**bank) if (bank := data.facts.get("bank")) else "",
+        caveat=f"* **Spatial blocks**: {data.caveat}.\n" if data.caveat else "",
         panel_scope=panel_scope[run.protocol.panel_scope],
         evaluation="\n\n".join(_tables(run.folder, run.step))
         or "None: this run has not been evaluated. Run stjax.evaluate, and export again.",
@@ -191,6 +194,8 @@ def _table(result: dict[str, Any], path: Path) -> str:
             "",
             f"{len(shared)} of these patients are also in training: these results are for patients seen in training.",
         ]
+    if caveat := result.get("caveat"):
+        rows += ["", f"SPATIAL BLOCKS: {caveat}."]
     if result["synthetic"]:
         rows += ["", "SYNTHETIC tissue: these results say nothing about real tissue."]
     return "\n".join(rows)

@@ -205,6 +205,8 @@ class SectionWriter:
         system_errors.check_folder(out, "--out")
         plain = trained.load(folder, encoder_weights=options.weights).on_slides
         progress.say(str(folder), plain.progress)
+        if caveat := plain.fold.caveat:
+            print(f"note: {caveat}")
         if options.tile_px:
             check_maps(plain)
         model = plain.over_symmetries() if options.symmetries else plain

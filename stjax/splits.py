@@ -60,7 +60,8 @@ def split_sections(
     if not train:
         raise InputError(
             f"no section is left to train on: {len(names)} section(s) of {len(set(patient_of.values()))} patient(s), "
-            f"{len(test)} held out for test; add patients, or name --config.test_sections"
+            f"{len(test)} held out for test; add patients, name --config.test_sections, or hold out spatial blocks of "
+            "each section with --config.split=blocks (docs/protocols.md)"
         )
     warnings = []
     for part, sections in (("test", test), ("validation", val)):

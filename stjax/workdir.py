@@ -173,7 +173,7 @@ class Run(Trained):
                 f"the data set {self.fold.data_dir} has changed since this run was trained; "
                 "name the one to use with --data-dir"
             )
-        return dataset
+        return self.fold.divided(dataset)
 
 
 def _arrays(state: Mapping[str, Any]) -> list[tuple[str, jax.Array]]:

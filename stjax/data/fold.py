@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from data_prep import json_files, stain
-from data_prep.dataset import PARAMETERS
+from data_prep.dataset import PARAMETERS, PatchDataset
 from data_prep.errors import InputError
 from data_prep.json_files import Each, Lacking, Maybe
+from stjax.data.blocks import BLOCKS, Blocks
 from stjax.data.panel import Panel
 from stjax.splits import Split
 
@@ -46,6 +47,7 @@ FOLD = {  # a fold's plain values
     "facts": json_files.OBJECT,
     "normalisation": Lacking(Maybe(json_files.Each(json_files.numbers(length=3)))),
     "init_sha256": Lacking(json_files.TEXT),
+    "blocks": Lacking(Maybe(BLOCKS)),
 }
 
 
@@ -76,6 +78,8 @@ class Fold:
             `image_std`: those that an encoder was trained with.
         init_sha256: of the weights file that the backbone began with; empty where it began at random, and of runs
             trained before that was recorded.
+        blocks: the parts of its sections, where training, validation and test are spatial blocks of the same sections,
+            which `split` then names; None where sections are whole.
     """
 
     data_dir: str
@@ -100,6 +104,18 @@ class Fold:
     train_patient_origins: dict[str, str] = dataclasses.field(default_factory=dict)
     normalisation: dict[str, list[float]] | None = None
     init_sha256: str = ""
+    blocks: Blocks | None = None
+
+    def divided(self, dataset: PatchDataset) -> PatchDataset:
+        """The data set trained on with the sections that `split` names; another one as it is."""
+        if self.blocks is None or dataset.content_hash != self.content_hash:
+            return dataset
+        return self.blocks.open(dataset.whole)
+
+    @property
+    def caveat(self) -> str:
+        """What results on its test sections do not say, "" where there is nothing to add."""
+        return "" if self.blocks is None else self.blocks.caveat
 
     @property
     def main(self) -> "Fold":
@@ -113,7 +129,8 @@ class Fold:
         values = {
             field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in _STATISTICS
         }
-        return values | {"split": dataclasses.asdict(self.split), "panel": self.learned()}
+        blocks = None if self.blocks is None else self.blocks.to_json()
+        return values | {"split": dataclasses.asdict(self.split), "panel": self.learned(), "blocks": blocks}
 
     def learned(self) -> dict[str, Any]:
         """Genes and statistics, plain values."""
@@ -141,6 +158,7 @@ class Fold:
             "parameters": _UNSAID | values["parameters"],
             "split": Split(**{part: tuple(split[part]) for part in FOLD["split"]}),
             "train_patients": tuple(values["train_patients"]),
+            "blocks": Blocks.from_json(blocks, name) if (blocks := values.get("blocks")) else None,
             "panel": Panel(**names, num_main=genes["num_main"], num_genes=genes["num_genes"]),
         }
         return cls(**given)

@@ -105,8 +105,9 @@ def slides(
                 tile = tiles.setdefault(key, (len(tiles), Tile(first[name] + record, origin, scale)))
                 within.append(records.spots_of(content))
                 place.append(np.full(len(within[-1]), tile[0]))
-            in_tiles = Spots.concatenate(within)
-            measured.append(_measured(entry, table, in_tiles, np.concatenate(place), columns))
+            rows = dataset.rows(name)
+            in_tiles, of_tile = Spots.concatenate(within)[rows], np.concatenate(place)[rows]
+            measured.append(_measured(entry, table, in_tiles, of_tile, columns))
         found = [tile for _, tile in tiles.values()]
         if not sizes_um:
             yield found, measured
@@ -176,11 +177,11 @@ def _made(
     low, high = finest.spots.xy.min(axis=0) - bin_px / 2, finest.spots.xy.max(axis=0)  # squares begin where bins do
     grid = np.stack(np.meshgrid(*(np.arange(a + half, b, pitch) for a, b in zip(low, high, strict=True))), axis=-1)
     centres = grid.reshape(-1, 2)
-    # The tile whose middle is nearest has the most room around the spot.
-    side = dataset.size_px * tiles[0].px_scale
-    middles = np.stack([tile.origin_xy for tile in tiles]) + side / 2
+    # Of the tiles that hold spots, the one whose middle is nearest has the most room around this one.
+    side, held = dataset.size_px * tiles[0].px_scale, np.unique(np.concatenate([spots.tile for spots in measured]))
+    middles = np.stack([tiles[tile].origin_xy for tile in held]) + side / 2
     found: Any = KDTree(middles).query(centres, p=np.inf)
-    distance, tile = found
+    distance, tile = found[0], held[found[1]]
     inside = distance + half <= side / 2
     is_disc = size_um >= DISCS_FROM_UM
     members = KDTree(finest.spots.xy).query_ball_point(centres, half * (1 + _ROUNDING), p=2 if is_disc else np.inf)

@@ -59,6 +59,12 @@ def predict_sections(
     features: Features | None = None,
 ) -> list[Found]:
     """`prepared.predict_sections` of the mean of the runs that know a gene, with their spread as the layer "std"."""
+    for run in runs[1:]:
+        if dataset.content_hash == runs[0].fold.content_hash and run.fold.blocks != runs[0].fold.blocks:
+            raise InputError(
+                f"--ensemble {run.folder} was trained on other spatial blocks of these sections than "
+                f"{runs[0].folder}, and may know the spots that are scored; name runs of the same fold"
+            )
     options = {"sizes_um": sizes_um, "max_spots": max_spots}
     first = prepared.predict_sections(runs[0], dataset, names, **options, beside=beside, features=features)
     if len(runs) == 1:

@@ -174,6 +174,8 @@ def print_notes(result: Mapping[str, Any]) -> None:
         print(f"(a to b): {LEVEL:.0%} bootstrap intervals over {over}: {what}; * uses test expression")
     if result.get("training_finished") is False:
         print(f"NOT FINISHED: the model is trained for {result['trained']}; these results are of that state.")
+    if caveat := result.get("caveat"):
+        print(f"SPATIAL BLOCKS: {caveat}.")
     if result["synthetic"]:
         print("SYNTHETIC tissue: these results say nothing about real tissue.")
     for line in constant_lines(result["methods"]):

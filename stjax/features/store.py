@@ -109,19 +109,19 @@ class Features:
 
     @classmethod
     def open(cls, dataset: PatchDataset, name: str) -> "Features":
-        """The features `name` of a data set.
+        """The features `name` of a data set; parts of a section have those of all its records.
 
         Raises:
             InputError: none there, unfinished, damaged, or of other patches than the data set's.
         """
         path = dataset.path / FOLDER / files.check_name(name, "Features")
         meta = _read_meta(path)
-        key, ours = meta["key"], patches_sha256(dataset)
+        key, ours = meta["key"], patches_sha256(dataset.whole)
         check_patches(path, key["patches"], ours)
         if set(meta["sections"]) != set(ours):
             raise InputError(f"{path / META}: its sections are not those of the data set; {_REMEDY}")
         found: dict[str, dict[str, np.memmap]] = {VECTORS: {}, MASK: {}, MAPS: {}}
-        for section in dataset.sections:
+        for section in dataset.whole.sections:
             entry = meta["sections"][section["name"]]
             for kind, arrays in found.items():
                 if kind in entry:
@@ -132,7 +132,9 @@ class Features:
             raise InputError(f"{path / META}: masks of its windows are missing; {_REMEDY}")
         if not key["weights_sha256"].startswith(RANDOM):
             encoders.say_terms(key["encoder"])
-        return cls(path, key, found[VECTORS], found[MASK], found[MAPS])
+        parts = {section["name"]: dataset.of_whole(section["name"]) for section in dataset.sections}
+        of_parts = ({name: of[whole] for name, whole in parts.items() if whole in of} for of in found.values())
+        return cls(path, key, *of_parts)
 
 
 def _read_meta(path: Path) -> dict[str, Any]:

@@ -79,6 +79,7 @@ def provenance(model: Trained, *, data_sha256: str, synthetic: bool) -> dict[str
         **model.progress.facts(),
         "mean_over_symmetries": model.protocol.test_symmetries,
         "synthetic": synthetic or model.fold.synthetic,
+        **({"caveat": caveat} if (caveat := model.fold.caveat) else {}),
         "stjax_version": metadata.version("stjax"),
     }
 

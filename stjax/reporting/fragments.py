@@ -77,6 +77,8 @@ def banners(runs: Sequence[RunResults]) -> str:
         if (part := run.metrics["part"]) not in ("held-out", "other"):
             key = ("danger", f"{part} sections.", "the model has seen some of this tissue.")
             said.setdefault(key, []).append(run.label)
+        if caveat := run.metrics.get("caveat"):
+            said.setdefault(("warning", "Spatial blocks.", f"{escape(caveat)}."), []).append(run.label)
         if (patients := run.metrics["patients_also_in_training"]) and not leaks:
             text = (
                 f"patient {listed(patients)} is also in training: the results are on a patient "

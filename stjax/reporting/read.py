@@ -54,6 +54,7 @@ METRICS = {  # what the page takes from metrics.json
     **dict.fromkeys(("trained", "part", "model", "units", "error_unit", "pcc_pooling"), TEXT),
     "training_finished": Lacking(FLAG),
     "patients_also_in_training": TEXTS,
+    "caveat": Lacking(TEXT),
     **dict.fromkeys(("synthetic", "mean_over_symmetries"), Lacking(Maybe(FLAG))),
     "model_minus": Lacking(Maybe(Each(Each(Maybe({"difference": _FIGURE, "interval": Lacking(_ENDS)})), key=_KNOWN))),
     "targets": Lacking(Maybe(Each({"methods": _METHODS}))),

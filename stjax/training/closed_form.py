@@ -27,7 +27,7 @@ def solve(job: Job, state: State, mesh: Mesh) -> tuple[State, ridge.Ridge]:
     blocks of the sections where there is one patient."""
     items, main = job.train, job.fold.main
     targets = (items.main_expression(job.protocol) - main.target_mean) / main.target_std  # [N, M]
-    whose = PatchDataset.open(Path(job.fold.data_dir)).patients(job.fold.split.train)
+    whose = job.fold.divided(PatchDataset.open(Path(job.fold.data_dir))).patients(job.fold.split.train)
     patient = np.array([whose[name][0] for name in items.slide_section])
     groups = statistics.groups_to_hold_out(patient, items.section, items.spots.xy)
     found = ridge.fit(features(job, state, mesh), targets, groups)

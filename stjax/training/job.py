@@ -1,6 +1,7 @@
 """What a run is made of before its first step: settings, data, panel, schedule, and a fresh or restored state."""
 
 import dataclasses
+import functools
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from stjax import checkpoint, distributed, models, optim, parallel, protocols, s
 from stjax import config as configs
 from stjax.config import Config
 from stjax.data import input_pipeline
+from stjax.data.blocks import Rule, divide
 from stjax.data.fit import fit
 from stjax.data.fold import Fold
 from stjax.data.selection import Selection
@@ -107,7 +109,7 @@ def prepare(config: Config, folder: Path, mesh: jax.sharding.Mesh) -> Job:
         )
     known = (folder / workdir.DATA).exists()
     fold = known_fold(folder, dataset) if known else make_fold(config, view, protocol, dataset)
-    view = views.of(fold) if known else view  # which knows what it was trained on
+    dataset, view = fold.divided(dataset), views.of(fold) if known else view  # which knows what it was trained on
     view.check_spots(dataset, protocol, fold.split)
     chosen = Selection(dataset, fold.split.train, protocol, train=True, sizes_um=configs.spot_sizes(config))
     train, val = view.open(chosen, fold.panel), None
@@ -196,11 +198,37 @@ def dataset_path(config: Config) -> Path:
 
 
 def make_fold(config: Config, view: views.View, protocol: protocols.Protocol, dataset: PatchDataset) -> Fold:
-    """Deals the sections, measures the training ones, hashes the weights it begins with, as the config says. Raises
-    InputError where these do not fit."""
+    """Deals the sections, or blocks of them, measures the training ones, hashes the weights it begins with, as the
+    config says. Raises InputError where these do not fit."""
+    if species := several_species(dataset.genes.ensembl_id.tolist()):
+        raise InputError(
+            f"the data set {dataset.path} has genes of {' and '.join(species)}, which share none; build one of each "
+            "species, naming its --sections, and train on one"
+        )
+    if config.split == configs.BLOCKS:
+        blocks = divide(dataset, functools.partial(view.field, dataset), rule_of(config, protocol))
+        dataset = blocks.open(dataset)
+        split = blocks.split(dataset)
+    else:
+        blocks, split = None, deal_sections(config, protocol, dataset)
+    fold = fit(view, protocol, dataset, split, sizes_um=configs.spot_sizes(config))
+    own = models.normalisation(config.model.module, config.model.variant, config.model.options.to_dict())
+    normalisation = own and dict(zip(("mean", "std"), map(list, own), strict=True))
+    begun = weights.sha256(weights.locate(config.init_from)) if config.init_from else ""
+    return dataclasses.replace(fold, normalisation=normalisation, init_sha256=begun, blocks=blocks)
+
+
+def rule_of(config: Config, protocol: protocols.Protocol) -> Rule:
+    """How spatial blocks are made and dealt. Where the protocol's folds validate, blocks do."""
+    asked = config.blocks
+    return Rule(asked.folds, asked.per_fold, config.fold, protocol.num_folds > 0, asked.buffer_um)
+
+
+def deal_sections(config: Config, protocol: protocols.Protocol, dataset: PatchDataset) -> splits.Split:
+    """Whole sections, by patient unless the config names them. Raises InputError where none is left to train on."""
     whose = dataset.patients([section["name"] for section in dataset.sections])
     patient_of = {name: patient for name, (patient, _) in whose.items()}
-    split = splits.split_sections(
+    return splits.split_sections(
         protocol,
         patient_of,
         origin_of={name: origin for name, (_, origin) in whose.items()},
@@ -209,13 +237,3 @@ def make_fold(config: Config, view: views.View, protocol: protocols.Protocol, da
         test_sections=configs.names(config.test_sections, patient_of),
         val_sections=configs.names(config.val_sections, patient_of),
     )
-    if species := several_species(dataset.genes.ensembl_id.tolist()):
-        raise InputError(
-            f"the data set {dataset.path} has genes of {' and '.join(species)}, which share none; build one of each "
-            "species, naming its --sections, and train on one"
-        )
-    fold = fit(view, protocol, dataset, split, sizes_um=configs.spot_sizes(config))
-    own = models.normalisation(config.model.module, config.model.variant, config.model.options.to_dict())
-    normalisation = own and dict(zip(("mean", "std"), map(list, own), strict=True))
-    begun = weights.sha256(weights.locate(config.init_from)) if config.init_from else ""
-    return dataclasses.replace(fold, normalisation=normalisation, init_sha256=begun)

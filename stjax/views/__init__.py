@@ -20,6 +20,7 @@ import numpy as np
 from data_prep import csr
 from data_prep.errors import InputError
 from stjax import augmentation
+from stjax.data.blocks import Field
 from stjax.data.items import Batch, Items, Windows
 from stjax.data.panel import Panel
 from stjax.protocols import Protocol
@@ -193,6 +194,19 @@ class View(abc.ABC):
     def white(self, table: "SectionTable") -> np.ndarray | None:
         """[S] how white the image around each spot is, by which a protocol may leave it out; None: it never does."""
         del table
+
+    def field(self, dataset: "PatchDataset", name: str) -> Field:
+        """What a model is shown of the slide for each spot of a section, its fields of view: the images of the records
+        that hold them.
+
+        Raises:
+            InputError: it is not known.
+        """
+        entry, source = dataset.section(name), dataset.source((name,))
+        side_px = dataset.size_px * entry["px_scale"]
+        origin_xy = [source.record(record, image=False)["origin_xy"] for record in range(entry["records"])]
+        middle_xy = np.reshape(origin_xy, (-1, 2)).astype(np.float64) + side_px / 2
+        return Field(middle_xy[dataset.table(name).record_of_spot], side_px)
 
     def used(self, chosen: "Selection") -> tuple[list["SectionTable"], list[np.ndarray]]:
         """The sections' tables, and [S] bool of each: its spots that are used, of any size."""

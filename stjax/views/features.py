@@ -18,6 +18,7 @@ from data_prep.dataset import PatchDataset, SectionTable
 from data_prep.errors import InputError
 from stjax import views
 from stjax.data import arrays
+from stjax.data.blocks import Field
 from stjax.data.images import Images
 from stjax.data.panel import Panel
 from stjax.data.selection import Selection
@@ -120,7 +121,7 @@ class View(patches.View):
 
     def __init__(self, facts: Mapping[str, Any] = MappingProxyType({})):
         super().__init__(facts)
-        self._opened: dict[Path, Features] = {}  # of data sets
+        self._opened: dict[tuple[str, ...], Features] = {}  # of data sets, by their path and sections
 
     @property
     def encoder(self) -> str:
@@ -144,6 +145,19 @@ class View(patches.View):
                 "choose another --config.protocol"
             )
 
+    def field(self, dataset: PatchDataset, name: str) -> Field:
+        """As `views.View` says: the square of windows around each spot, which another tool may have cut larger than the
+        data set's patches."""
+        found, patch = self.features(dataset), super().field(dataset, name)
+        px, um_per_px = found.key["px"], found.key["um_per_px"].get(dataset.of_whole(name))
+        if not px or not um_per_px:
+            raise InputError(
+                f"{found.path}: the features do not say how large the patches are that they were made of, and blocks "
+                "must be farther apart than these; embed the data set (stjax embed)"
+            )
+        window_px = px * um_per_px / dataset.section(name)["um_per_px"]
+        return patch._replace(side_px=found.context * max(window_px, patch.side_px))
+
     def used(self, chosen: Selection) -> tuple[list[SectionTable], list[np.ndarray]]:
         tables, kept = super().used(chosen)
         found = self.features(chosen.dataset)
@@ -164,7 +178,8 @@ class View(patches.View):
     def features(self, dataset: PatchDataset) -> Features:
         """As `views.View` says, opened once. Raises InputError where there are none of this name, or others than were
         trained on."""
-        if dataset.path not in self._opened:
+        of = (str(dataset.path), *(section["name"] for section in dataset.sections))
+        if of not in self._opened:
             name = self.facts["features"]
             found = Features.open(dataset, name)
             self._check_context(found)
@@ -174,8 +189,8 @@ class View(patches.View):
                         f"{found.path}: {key} is {found.key[key]}, of the features that the model was trained on "
                         f"{self.facts[key]}; embed the data set as those were, or train a new model"
                     )
-            self._opened[dataset.path] = found
-        return self._opened[dataset.path]
+            self._opened[of] = found
+        return self._opened[of]
 
     def _check_context(self, found: Features) -> None:
         """Raises InputError for features of other windows than the model's."""

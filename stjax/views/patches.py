@@ -16,6 +16,7 @@ from data_prep.slide import Slide
 from data_prep.spots import Spots
 from stjax import baselines, views
 from stjax.data import arrays, tile_spots
+from stjax.data.blocks import Field
 from stjax.data.images import Images
 from stjax.data.panel import Panel
 from stjax.data.selection import Selection
@@ -76,6 +77,11 @@ class View(views.View):
 
     def white(self, table: SectionTable) -> np.ndarray:
         return table.white_fraction[table.record_of_spot]
+
+    def field(self, dataset: PatchDataset, name: str) -> Field:
+        xy, px_scale = dataset.table(name).spots.xy, dataset.section(name)["px_scale"]
+        origin_xy = patches.patch_origins(xy, patch_size_px=dataset.size_px, px_scale=px_scale)
+        return Field(origin_xy + dataset.size_px * px_scale / 2, dataset.size_px * px_scale)
 
     def measured(self, chosen: Selection) -> views.Measured:
         _refuse_sizes(chosen)

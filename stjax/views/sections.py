@@ -37,6 +37,7 @@ from data_prep.section import Section
 from data_prep.slide import Slide
 from stjax import baselines, models, views
 from stjax.data import arrays, lattice
+from stjax.data.blocks import Field
 from stjax.data.gene_vectors import gene_vectors
 from stjax.data.images import Images
 from stjax.data.panel import Panel
@@ -137,6 +138,10 @@ class View(features.View):
 
     def check_spots(self, dataset: PatchDataset, protocol: Protocol, split: Split) -> None:
         self._alike.check_spots(self, dataset, protocol, split)
+
+    def field(self, dataset: PatchDataset, name: str) -> Field:
+        """As `views.View` says, of the spots of a part: it is told of no spot of another."""
+        return self._alike.field(self, dataset, name)
 
     def used(self, chosen: Selection) -> tuple[list[SectionTable], list[np.ndarray]]:
         return self._alike.used(self, chosen)

@@ -36,7 +36,10 @@ def dataset_of(spots) -> Any:
     )
     entry = {"name": "A1", "patient": "A", "records": 1, "um_per_px": 0.5, "image": {"sha256": "0"}}
     source = SimpleNamespace(record=lambda _, image: records.decode_record(encoded, image=image))
-    return SimpleNamespace(section=lambda _: entry, table=lambda _: table, source=lambda _: source)
+    every = np.arange(len(spots))
+    return SimpleNamespace(
+        section=lambda _: entry, table=lambda _: table, source=lambda _: source, rows=lambda _: every
+    )
 
 
 def test_outlines_with_holes_stay_with_their_spots():
