@@ -8,7 +8,8 @@ examples:
 
 Exit code 1 when there is a leak; 0 where you chose to separate sections of one patient (config.test_sections) or blocks
 of one section (config.split), and where something is unknown, for example patients that no file states.
-`stjax.evaluate` makes the same checks and writes them into metrics.json. A check without findings is no proof: one patient under two unrelated names is not noticed.
+`stjax.evaluate` makes the same checks and writes them into metrics.json. A check without findings is no proof: one
+patient under two unrelated names is not noticed.
 """
 
 import dataclasses

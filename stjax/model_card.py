@@ -54,8 +54,8 @@ measured, to compare methods, to choose what to sequence.
 {evaluation}
 
 ## Limits
-{caveat}* The results hold for the sections named there. Between patients, laboratories and scanners they differ, often by more
-  than between methods.
+{caveat}* The results hold for the sections named there. Between patients, laboratories and scanners they differ, often
+  by more than between methods.
 * Expression that leaves no trace in morphology cannot be predicted; a model then says the mean, with small errors and
   no correlation. Compare with the ridge on colour and the mean predictor above.
 * A model trained on few patients knows few patients.
