@@ -1,0 +1,63 @@
+"""Every suite on synthetic tissue by the command that users type: its tables hold what its runs scored."""
+
+import csv
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stjax import suites
+from stjax.evaluation import hest_scores
+from tests.conftest import command
+
+IN_CI = (
+    "brstnet",
+    "comparators",
+    "her2st",
+    "hest_bench",
+    "pixnet_v4",
+)  # four minutes on two cores; more are slow tests
+FILES = ("suite.json", "table.csv", "table.md", "table.tex", "report.html")
+
+
+def scored(folder: Path, part: str, key: str) -> float | None:
+    """A figure of a finished run, read where its scoring left it; None where it has none."""
+    *of, name = key.split(":")
+    if of_tasks := [hest_scores.read(path) for path in sorted(folder.glob("scores/*/*/*.json"))]:
+        known = [each for each in of_tasks if each is not None]
+        return next((each.pooled[0] for each in known if each.task == name and part.endswith(each.protocol)), None)
+    (path,) = folder.glob("evaluation/*/*/metrics.json" if len(of) == 2 else "evaluation/*/metrics.json")
+    found: dict[str, Any] = json.loads(path.read_text())
+    if of:
+        found = found["sizes_um" if len(of) == 2 else "targets"].get(of[0], {})
+    return found.get("methods", {}).get(of[1] if len(of) == 2 else "model", {}).get(name)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in IN_CI else pytest.mark.slow) for name in suites.names()]
+)
+def test_a_tiny_suite_runs_and_its_table_has_the_figures_of_its_runs(name: str, tmp_path: Path, cache: Path) -> None:
+    out = tmp_path / "out"
+    printed = command("stjax.suite", "run", name, "--tiny", "--processes=2", f"--out={out}", cache=cache).stdout
+    assert "SYNTHETIC TISSUE" in printed
+    assert all((out / file).stat().st_size for file in FILES)
+    runs = json.loads((out / "suite.json").read_text())["runs"]
+    assert {run["status"] for run in runs} == {"done"}
+    with (out / "table.csv").open() as file:
+        table = list(csv.DictReader(file))
+    checked = set()
+    for row in table:
+        own = [run for run in runs if row["part"] == run["part"] or row["part"].startswith(f"{run['part']}: ")]
+        folders = [Path(run["workdir"]) for run in own if run["model"] == row["name"]]
+        assert int(row["runs"]) == int(row["finished"]) == len(folders)
+        for key, text in row.items():
+            if f"{key}_sd" not in row or not text:
+                continue
+            values = [value for each in folders if (value := scored(each, row["part"], key)) is not None]
+            if values:
+                assert float(text) == pytest.approx(statistics.fmean(values), rel=1e-9)
+                checked.add(row["part"])
+    assert checked >= {run["part"] for run in runs} or name == "hest_bench"
+    assert checked
