@@ -21,6 +21,7 @@ from data_prep.errors import InputError
 from data_prep.readers import _h5ad_file, _matrix, _text
 
 GENES = "var_50genes.json"
+ALIASES = {"LUAD": "LUNG"}  # what a task's folder is called in some copies
 _REMEDY = "download the task again"
 _COLUMNS = ["sample_id", "patches_path", "expr_path"]
 
@@ -49,8 +50,8 @@ class Task:
 
     @property
     def name(self) -> str:
-        """As the folder is called."""
-        return self.folder.name
+        """As the benchmark calls it now."""
+        return ALIASES.get(self.folder.name, self.folder.name)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,7 +83,8 @@ def tasks(root: Path) -> list[str]:
     Raises:
         InputError: there is none.
     """
-    found = sorted(path.parent.name for path in root.glob(f"*/{GENES}")) if root.is_dir() else []
+    folders = [path.parent.name for path in root.glob(f"*/{GENES}")] if root.is_dir() else []
+    found = sorted({ALIASES.get(name, name) for name in folders})
     if not found:
         raise InputError(f"{root}: no task found (expected TASK/{GENES}, TASK/splits); give the benchmark's own folder")
     return found
@@ -94,7 +96,7 @@ def open_task(root: Path, name: str) -> Task:
     Raises:
         InputError: not there, a split without its other half, a sample trained and tested on, or files that lack.
     """
-    folder = root / files.check_name(name, "Task")
+    folder = _folder(root, files.check_name(name, "Task"))
     genes = _genes(folder / GENES)
     patches: dict[str, Path] = {}
     expression: dict[str, Path] = {}
@@ -115,6 +117,16 @@ def open_task(root: Path, name: str) -> Task:
             )
         folds.append(Fold(*halves))
     return Task(folder, genes, tuple(folds), patches, expression)
+
+
+def _folder(root: Path, name: str) -> Path:
+    """Of a task, by any of its names. Raises InputError where it is there under two."""
+    called = ALIASES.get(name, name)
+    every = [called, *(alias for alias, of in ALIASES.items() if of == called)]
+    there = [each for each in every if (root / each / GENES).is_file()]
+    if len(there) > 1:
+        raise InputError(f"{root} has the folders {' and '.join(there)}, which are one task; keep one of them")
+    return root / (there[0] if there else name)
 
 
 def _genes(path: Path) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _COMPUTE = ("float32", "bfloat16")
 PROTOCOLS = ("A1", "A2", "A3")
+METHODS = ("ridge", "random-forest", "xgboost")
 
 
 def main(arguments: list[str]) -> None:
@@ -40,14 +41,14 @@ def main(arguments: list[str]) -> None:
     from stjax import workdir
 
     names = given.tasks or hest_bench.tasks(given.root)
-    tasks = [hest_bench.open_task(given.root, name) for name in names]
+    tasks = {task.name: task for task in (hest_bench.open_task(given.root, name) for name in names)}
     makers = {} if given.features else _makers(given)
     kept = f"what is done is kept in {given.out}; the same command goes on with it"
     with (
         files.lock(given.out / workdir.LOCK, busy=f"another process is at {given.out}; wait for it"),
         cli.when_interrupted(lambda: kept),
     ):
-        found = [each for task in tasks for each in score_task(task, given, makers)]
+        found = [each for task in tasks.values() for each in score_task(task, given, makers)]
         print_tables(given.out, found, synthetic=is_synthetic(given.root))
 
 
@@ -62,12 +63,17 @@ def _parser() -> cli.Parser:
     parser.add_argument("--compute", default="float32", choices=_COMPUTE, help="what encoders compute in")
     parser.add_argument("--features", type=Path, metavar="DIR", help="features that are there: TASK/NAME/ID.h5")
     parser.add_argument("--tasks", type=cli.names, default=(), help="comma-separated (all)")
-    parser.add_argument("--protocols", type=cli.names, default=PROTOCOLS, help=f"of {','.join(PROTOCOLS)} (all)")
+    parser.add_argument(
+        "--protocols", type=cli.names, help=f"of {','.join(PROTOCOLS)} (all; A1 alone where --method is not ridge)"
+    )
+    parser.add_argument("--method", default="ridge", choices=METHODS, help="the regression (ridge)")
     return parser
 
 
 def _check(given: argparse.Namespace) -> None:
     """Raises InputError for options that do not go together."""
+    if given.protocols is None:
+        given.protocols = PROTOCOLS if given.method == "ridge" else ("A1",)
     if unknown := [name for name in given.protocols if name not in PROTOCOLS]:
         raise InputError(f"--protocols names {', '.join(unknown)}; choose from {', '.join(PROTOCOLS)}")
     for option in ("encoder", "tasks", "protocols"):
@@ -81,7 +87,20 @@ def _check(given: argparse.Namespace) -> None:
         raise InputError("--weights and --random are for features that are made, not for those of --features")
     if unused := [name for name in given.weights if name not in given.encoder]:
         raise InputError(f"--weights names {unused[0]}, which --encoder does not")
+    _check_method(given)
     system_errors.check_folder(given.out, "--out")
+
+
+def _check_method(given: argparse.Namespace) -> None:
+    """Names protocols with their method, which scores are kept under. Raises InputError for one that cannot be."""
+    if given.method == "ridge":
+        return
+    from stjax.evaluation import trees
+
+    trees.check(given.method)
+    if "A3" in given.protocols:
+        raise InputError(f"A3 chooses the penalty of a ridge: --method={given.method} goes with A1 and A2")
+    given.protocols = tuple(f"{protocol}-{given.method}" for protocol in given.protocols)
 
 
 def _makers(given: argparse.Namespace) -> "dict[str, Maker]":

@@ -32,11 +32,11 @@ def write_task(folder: Path, scores: Scores, predictions: Sequence[np.ndarray], 
     for number, fold in enumerate(scores.folds):
         split, results = place / f"split{number}", _results(scores.genes, fold)
         config = {
-            "method": "ridge",
+            "method": scores.protocol.partition("-")[2] or "ridge",
             "normalize": True,
             "dimreduce": "PCA" if fold.components else None,
             "latent_dim": fold.components or COMPONENTS,
-            "alpha": fold.alpha,
+            "alpha": fold.alpha or None,
             "gene_list": GENES,
             "encoders": [scores.encoder],
             "datasets": [scores.task],

@@ -11,6 +11,7 @@ import numpy as np
 from data_prep import files, json_files
 from data_prep.hest_bench import GENES, Fold, Sample, Task
 from stjax import metrics
+from stjax.evaluation import trees
 from stjax.evaluation.linear_probe import Probe
 from stjax.inference import hest_features
 
@@ -105,7 +106,8 @@ def score(
     """
     found, predictions = [], []
     for fold in task.folds:
-        fitted = probe.fit(protocol, fold.train)
+        by_trees = protocol in trees.PROTOCOLS
+        fitted = trees.fit(protocol, probe, fold.train) if by_trees else probe.fit(protocol, fold.train)
         of_sample = {name: fitted.predict(probe.features[name]) for name in fold.test}
         within = {name: metrics.pearson_per_gene(of_sample[name], samples[name].targets) for name in fold.test}
         predicted = np.concatenate(list(of_sample.values()))

@@ -10,12 +10,13 @@ import pandas as pd
 
 from data_prep import cli, files
 from stjax import encoders
+from stjax.evaluation import linear_probe, trees
 from stjax.evaluation.hest_scores import Scores
-from stjax.evaluation.linear_probe import PROTOCOLS
 from stjax.features.store import RANDOM
 from stjax.ops import ridge
 from stjax.tables import write_csv
 
+PROTOCOLS = (*linear_probe.PROTOCOLS, *trees.PROTOCOLS)
 LEFT_OUT = "HCC"  # of the published mean
 PUBLISHED = ("CCRCC", "COAD", "IDC", "LUNG", "LYMPH_IDC", "PAAD", "PRAD", "READ", "SKCM")
 _RULES = {
@@ -24,6 +25,12 @@ _RULES = {
     "A2": "A2: ridge without intercept on features as they are, penalty 100 / (width x genes): HEST's paper, Table "
     "A13; wide encoders do worse for their width alone",
     "A3": "A3: A1 with an intercept and the penalty that predicts five blocks of the training patches best",
+    "A1-random-forest": "A1-random-forest: on the components of A1, a forest of 70 trees a gene by scikit-learn, where "
+    "HEST takes cuML's",
+    "A2-random-forest": "A2-random-forest: on features as they are, a forest of 70 trees a gene by scikit-learn, where "
+    "HEST takes cuML's",
+    "A1-xgboost": "A1-xgboost: on the components of A1, 100 rounds of boosted trees with HEST's parameters",
+    "A2-xgboost": "A2-xgboost: on features as they are, 100 rounds of boosted trees with HEST's parameters",
 }
 _QUOTED = "published A1 is quoted, not ours: the mean over nine tasks on HEST-Benchmark's page"
 _DOUBTS = {

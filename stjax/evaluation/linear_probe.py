@@ -61,7 +61,7 @@ class Probe:
     """
 
     def __init__(self, features: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]):
-        self.features, self._y = features, targets
+        self.features, self.targets = features, targets
         widths = {x.shape[1] for x in features.values()}
         if len(widths) != 1:
             raise InputError(f"features have {sorted(widths)} numbers a patch, expected the same of all samples")
@@ -75,7 +75,7 @@ class Probe:
 
     def _of_sample(self, name: str) -> tuple[np.ndarray, ...]:
         """Number, sums [D] and products [D, D], [D, G], and sums of targets [G]."""
-        x, y = np.asarray(self.features[name], np.float64) - self._centre, np.asarray(self._y[name], np.float64)
+        x, y = np.asarray(self.features[name], np.float64) - self._centre, np.asarray(self.targets[name], np.float64)
         return np.asarray(len(x)), x.sum(axis=0), x.T @ x, x.T @ y, y.sum(axis=0)
 
     def fit(self, protocol: str, samples: Sequence[str]) -> Fitted:
@@ -105,6 +105,11 @@ class Probe:
         coef = basis @ (projected / (values + alpha)[:, None])
         return Fitted(coef, -x_mean @ coef, alpha, len(values))
 
+    def components(self, samples: Sequence[str]) -> Components:
+        """The principal components of some samples, those of A1."""
+        parts = zip(*(self._sums[name][:3] for name in samples), strict=True)
+        return self._components(tuple(samples), *(functools.reduce(np.add, each) for each in parts))
+
     def _components(self, samples: tuple[str, ...], count: np.ndarray, x: np.ndarray, xx: np.ndarray) -> Components:
         """The principal components of some samples: those of A1 are those of A3."""
         if self._last is None or self._last[0] != samples:
@@ -123,7 +128,7 @@ class Probe:
 
     def _nested(self, samples: Sequence[str], basis: np.ndarray, x_mean: np.ndarray) -> Fitted:
         z = np.concatenate([(np.asarray(self.features[name], np.float64) - x_mean) @ basis for name in samples])
-        y = np.concatenate([self._y[name] for name in samples])
+        y = np.concatenate([self.targets[name] for name in samples])
         found = ridge.fit(z, y, blocks(len(z)), standardise=False)
         coef = basis @ found.coef
         return Fitted(coef, found.intercept - x_mean @ coef, found.penalty, basis.shape[1])

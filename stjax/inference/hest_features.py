@@ -51,8 +51,9 @@ class Options:
 
 
 def path_of(folder: Path, task: Task, encoder: str, sample: str) -> Path:
-    """The file of a sample's features."""
-    return folder / task.name / encoder / f"{sample}.h5"
+    """The file of a sample's features; the task's folder may be called as in the bundle."""
+    called = task.folder.name if (folder / task.folder.name).is_dir() else task.name
+    return folder / called / encoder / f"{sample}.h5"
 
 
 # --------------------------------------------------------------------------------------------------------- making

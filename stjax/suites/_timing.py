@@ -99,7 +99,10 @@ def lines(rows: Sequence[Row], features: Sequence[Features], processes: int) -> 
     unknown = sum(row.runs for row in rows if row.why)
     text += [f"* {unknown} runs are not in the sums, as they could not be timed"] * bool(unknown)
     if any(row.synthetic for row in known):
-        text.append("* synthetic tissue: steps are multiplied by the published number of spots, less one patient's")
+        text.append(
+            "* synthetic tissue: where it stands for published data, steps are multiplied by the published number of "
+            "spots, less one patient's"
+        )
     return text + [f"* {note}" for note in _NOTES]
 
 
@@ -127,7 +130,8 @@ def estimate(suite: Suite, options: Options, chosen: Sequence[Place]) -> tuple[l
     wanted = suites.merged(data for place in left for data in place.run.data if not place.run.embeds)
     stands_in = [data for data in wanted if not options.is_prepared(data)]
     needed = {each.encoder for data in stands_in for each in data.features}
-    images = _images(left, options)
+    records = {data.name: stand_in(data, made) for data in stands_in}
+    images = _images(left, options, records)
     timed = {name: _timed(made, f"encoder_{name}", [f"--encoder={name}"]) for name in {*needed, *images.values()}}
     found = [
         Features(what, count, of.get("image_s", 0.0), 4 * of.get("width", 0), of.get("failed", ""))
@@ -135,7 +139,7 @@ def estimate(suite: Suite, options: Options, chosen: Sequence[Place]) -> tuple[l
         for of in [timed[name]]
     ]
     for data in stands_in:
-        stand_in(data, made, {name: int(of.get("width", 0)) for name, of in timed.items()})
+        write_noise(data, made, {name: int(of.get("width", 0)) for name, of in timed.items()})
     return _rows(left, options, made, suites.load(suite.name, made).runs), found
 
 
@@ -167,20 +171,21 @@ def trained_on(data: Data) -> float:
     return data.spots * (1 - 1 / len(data.sections))
 
 
-def stand_in(data: Data, made: Options, widths: Mapping[str, int]) -> None:
-    """Makes a data set of synthetic tissue, prepared as the suite's is, with features of noise.
-
-    Args:
-        widths: {encoder: numbers of a vector}.
-    """
+def stand_in(data: Data, made: Options) -> int:
+    """Makes a data set of synthetic tissue, prepared as the suite's is; returns how many images it has."""
     from stjax.processes import Pool
     from stjax.suite import prepare
 
     with Pool(1) as pool:
         bare = dataclasses.replace(data, features=())
         prepare(bare if made.tiny else like_published(bare), made, pool)
-    dataset = PatchDataset.open(made.path(data))
+    return sum(section["records"] for section in PatchDataset.open(made.path(data)).sections)
+
+
+def write_noise(data: Data, made: Options, widths: Mapping[str, int]) -> None:
+    """Writes noise for features of a data set of synthetic tissue; `widths` are {encoder: numbers of a vector}."""
     for each in made.features_to_make(data):
+        dataset = PatchDataset.open(made.path(data))
         _write_noise(dataset, each, widths[each.encoder])
 
 
@@ -224,8 +229,9 @@ def _write_noise(dataset: PatchDataset, features: Embedding, width: int) -> None
         writer.finish()
 
 
-def _images(left: Iterable[Place], options: Options) -> dict[tuple[str, int], str]:
-    """{(what, number of images): encoder} of features that are not there."""
+def _images(left: Iterable[Place], options: Options, records: Mapping[str, int]) -> dict[tuple[str, int], str]:
+    """{(what, number of images): encoder} of features that are not there; as published, or the `records` of a study
+    that is --tiny."""
     found: dict[tuple[str, int], str] = {}
     embedded: collections.Counter[str] = collections.Counter()
     for place in left:
@@ -234,9 +240,8 @@ def _images(left: Iterable[Place], options: Options) -> dict[tuple[str, int], st
             embedded[encoder] += count
         for data in place.run.data:
             missing = options.features_to_make(data) if options.is_built(data) else data.features
-            found |= {
-                (f"data/{data.name}, {each.name}", data.spots * each.context**2): each.encoder for each in missing
-            }
+            spots = records.get(data.name, data.spots) if options.tiny else data.spots
+            found |= {(f"data/{data.name}, {each.name}", spots * each.context**2): each.encoder for each in missing}
     return found | {(encoder, count): encoder for encoder, count in embedded.items()}
 
 

@@ -70,3 +70,14 @@ def test_a_mirrored_sample_across_train_and_test_is_refused(root):
     mirrored = [batch[::-1, :, ::-1] for batch in patch_file.images(task.patches["TINY2"])]
     with pytest.raises(InputError, match="share 20 images"):
         hest_bench.check_apart(task, prints | {"TINY1": repeats.fingerprints(mirrored)})
+
+
+def test_lung_may_be_called_luad(root):
+    shutil.move(root / "TINY_XENIUM", root / "LUAD")
+    assert hest_bench.tasks(root) == ["LUNG", "TINY_VISIUM"]
+    by_name, by_alias = (hest_bench.open_task(root, name) for name in ("LUNG", "LUAD"))
+    assert by_name.name == by_alias.name == "LUNG"
+    assert by_name.folder == by_alias.folder == root / "LUAD"
+    shutil.copytree(root / "LUAD", root / "LUNG")
+    with pytest.raises(InputError, match="has the folders LUNG and LUAD, which are one task; keep one of them"):
+        hest_bench.open_task(root, "LUNG")

@@ -233,3 +233,14 @@ def test_damaged_bundles_are_refused(root, tmp_path, damage, message):
 def test_options_that_do_not_go_together_are_refused(root, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         run(root, tmp_path / "out", *options)
+
+
+def test_a_task_called_luad_is_scored_as_lung_and_its_features_may_be_called_either(root, tmp_path):
+    write_features(root, tmp_path / "embeddings", "known", 12, task="TINY_XENIUM")
+    shutil.move(root / "TINY_XENIUM", root / "LUAD")
+    for called in ("LUNG", "LUAD"):
+        folder = tmp_path / called
+        shutil.copytree(tmp_path / "embeddings/TINY_XENIUM", folder / called)
+        out = tmp_path / f"out_{called}"
+        run(root, out, f"--features={folder}", "--encoder=known", f"--tasks={called}", "--protocols=A2")
+        assert pd.read_csv(out / "table.csv")["task"].tolist() == ["LUNG"]

@@ -57,8 +57,9 @@ def timed(monkeypatch):
         return {"image_s": 0.5, "width": 1024, "wall_s": 9.0} if name.startswith("encoder_") else STEP
 
     monkeypatch.setattr(_timing, "_timed", answer)
+    monkeypatch.setattr(_timing, "stand_in", lambda *_: 40)
     monkeypatch.setattr(
-        _timing, "stand_in", lambda each, made, widths: data.append((each.name, made.synthetic, widths))
+        _timing, "write_noise", lambda each, made, widths: data.append((each.name, made.synthetic, widths))
     )
     return asked, data
 
@@ -87,6 +88,16 @@ def test_every_row_is_printed_with_what_its_step_times_come_to(timed, tmp_path, 
     assert "features: data/patches, uni" in printed
     assert "13,620 images" in printed
     assert "a plain division by 2" in printed
+
+
+def test_tiny_studies_count_their_own_images(timed, tmp_path):
+    options = Options(tmp_path, encoders=("uni",), tiny=True)
+    found = suites.load("comparators", options)
+    _, features = _timing.estimate(found, options, _state.places(found, options, ("ridge", "triplex")))
+    assert {(each.name, each.images) for each in features} == {
+        ("data/patches, uni", 40), ("data/patches, uni_around", 40 * 25)
+    }  # fmt: skip
+    assert timed[0][0] == "--encoder=uni"
 
 
 def test_an_encoder_of_hest_benchmark_embeds_every_patch_and_trains_nothing(timed, tmp_path):
