@@ -5,6 +5,7 @@ import contextlib
 import csv
 import difflib
 import functools
+import importlib.util
 import io
 import itertools
 import os
@@ -253,8 +254,24 @@ def _spaceless(name: str) -> str:
 def progress(
     items: Iterable[Any] | None = None, *, total: int | None = None, description: str = "", unit: str = "it"
 ) -> tqdm:
-    """A progress bar on stderr when that is a terminal, silent otherwise."""
-    return tqdm(items, total=total, desc=description, unit=unit, disable=not sys.stderr.isatty(), leave=False)
+    """A progress bar on stderr when that is a terminal, or in a notebook; silent otherwise."""
+    kind, shown = (_notebook_bar(), True) if _in_notebook() else (tqdm, sys.stderr.isatty())
+    return kind(items, total=total, desc=description, unit=unit, disable=not shown, leave=False)
+
+
+def _in_notebook() -> bool:
+    """Whether this is a Jupyter kernel, whose output is no terminal and shows bars all the same."""
+    interactive = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return type(interactive).__name__ == "ZMQInteractiveShell"
+
+
+def _notebook_bar() -> type[tqdm]:
+    """tqdm's widget where ipywidgets is installed, else its line of text."""
+    if importlib.util.find_spec("ipywidgets") is None:
+        return tqdm
+    from tqdm.notebook import tqdm as widget
+
+    return widget
 
 
 def table(rows: Sequence[Sequence[str]], *, align: str, least: Sequence[int] = ()) -> list[str]:

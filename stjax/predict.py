@@ -32,15 +32,13 @@ from stjax import outputs, progress, trained
 from stjax.config import names
 from stjax.inference import grid
 from stjax.inference.dense import TILE_PX, check_maps, predict_dense
-from stjax.inference.domain import check_scale
 from stjax.inference.prediction import SectionPrediction, gene_columns
 from stjax.inference.records import Record, spots_sha256
-from stjax.inference.slide_prediction import about_image, predict_slide, window_px
-from stjax.inference.sources import Source, open_source, place_spots
+from stjax.inference.slide_prediction import about_image, lay_spots, predict_slide, symmetric
+from stjax.inference.sources import Source, open_source
 from stjax.trained import ENCODER_HELP, Trained
 
 _LEAST_BYTES = 2  # that a spot's value of a gene takes in a file, compressed
-MOST_MAPS = 12  # of genes that --genes names; else the one that varies most is drawn
 
 
 @cli.when_interrupted(lambda: "finished sections are kept; the same command goes on")
@@ -209,8 +207,7 @@ class SectionWriter:
             print(f"note: {caveat}")
         if options.tile_px:
             check_maps(plain)
-        model = plain.over_symmetries() if options.symmetries else plain
-        spread = plain if options.symmetries and not plain.protocol.test_symmetries else None
+        model, spread = symmetric(plain, options.symmetries)
         return cls(model, spread, out, options, writers, gene_columns(model, options.genes))
 
     def run(self, source: Source, name: str) -> list[Path]:
@@ -275,9 +272,7 @@ class SectionWriter:
             outputs.require_space(self.out, len(section.spots) * len(self.columns) * _LEAST_BYTES)
             return predict_slide(self.model, section, slide, plain=self.plain)
         array, least = self.options.array, self.options.min_tissue
-        check_scale(self.model, slide, section.um_per_px)  # before tissue is looked for at a scale that cannot be
-        window = window_px(self.model, section.um_per_px)
-        section, laid = place_spots(section, slide, array, min_tissue=least, window_px=window)
+        section, laid = lay_spots(self.model, section, slide, array, min_tissue=least)
         spacing = f"{array.spot_um:g} um, {array.pitch_um:g} um apart"
         print(f"{section.name}: {len(laid)} spots of {spacing}, on tissue")
         outputs.require_space(self.out, len(laid) * len(self.columns) * _LEAST_BYTES)
@@ -286,8 +281,7 @@ class SectionWriter:
     def write(self, form: str, prediction: SectionPrediction) -> list[str]:
         """Writes one format; returns the files' names."""
         writer = self.writers[form]
-        most_varied = self.columns[[np.argmax(prediction.expression[:, self.columns].std(axis=0))]]
-        shown = self.columns if 0 < len(self.options.genes) <= MOST_MAPS else most_varied
+        shown = outputs.drawn(prediction.expression, self.columns, asked=bool(self.options.genes))
         labels = self.model.fold.panel.labels
         files = {f"{prediction.section}{writer.SUFFIX}": int(shown[0])}
         if getattr(writer, "ONE_GENE", False):

@@ -74,6 +74,11 @@ class Trained(abc.ABC):
         """
 
     @property
+    def takes_features(self) -> bool:
+        """Whether `predict` takes an encoder's features of single spots, in place of images."""
+        return False
+
+    @property
     def units(self) -> str:
         """What its predictions are in: the protocol and its target transform."""
         return f"{self.fold.protocol}: {self.protocol.target}"

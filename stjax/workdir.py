@@ -89,6 +89,11 @@ class Run(Trained):
         return dataclasses.replace(self, graphdef=graphdef, weights=weights, alone=self)
 
     @property
+    def takes_features(self) -> bool:
+        """As `Trained` says."""
+        return self.view.encoded and self.view.one_spot and self.alone is None
+
+    @property
     def encoder(self) -> dict[str, Any] | None:
         """As `Trained` says."""
         settings, encoded = self.config.model, self.view.encoded

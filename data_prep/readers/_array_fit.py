@@ -118,7 +118,7 @@ def check(path: Path, ids: Sequence[str] | np.ndarray, grid_xy: np.ndarray, spot
 
 @_ANY_NUMBER
 def describe(
-    path: Path,
+    path: Path | str,
     ids: Sequence[str] | np.ndarray,
     grid_xy: np.ndarray,
     spot_xy: np.ndarray,

@@ -37,7 +37,7 @@ class Array:
     units: np.ndarray
 
 
-def of_table(obs: pd.DataFrame, spot_xy: np.ndarray, path: Path) -> tuple[Array | None, tuple[str, ...]]:
+def of_table(obs: pd.DataFrame, spot_xy: np.ndarray, path: Path | str) -> tuple[Array | None, tuple[str, ...]]:
     """The array that `array_row` and `array_col` describe, or Seurat's `row` and `col`, if they are there; and notes.
 
     Args:

@@ -71,9 +71,12 @@ def under_tissue(obs: pd.DataFrame, kept: np.ndarray, path: Path) -> tuple[np.nd
     Raises:
         InputError: a value that is neither yes nor no.
     """
-    if "in_tissue" not in obs:
-        return kept, ()
-    values = pd.Series(as_text(obs["in_tissue"], path)).str.lower()
+    return (kept, ()) if "in_tissue" not in obs else flagged(as_text(obs["in_tissue"], path), kept, path)
+
+
+def flagged(in_tissue: np.ndarray, kept: np.ndarray, path: Path | str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """`under_tissue`, of the texts [S] of `obs["in_tissue"]`."""
+    values = pd.Series(in_tissue).str.lower()
     if unknown := sorted(set(values) - {*_INSIDE, *_OUTSIDE}):
         raise InputError(f"{path}: obs['in_tissue'] holds {unknown[0]!r}, expected 1 (under tissue) or 0; correct it")
     inside = values.isin(_INSIDE).to_numpy()

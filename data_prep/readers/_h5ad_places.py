@@ -1,6 +1,7 @@
 """Where the spots of an .h5ad file lie: arrays and tables in `obsm`, columns of `obs`; names decide x and y."""
 
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +29,48 @@ _SAME_PX = 1.0  # tables round
 
 
 def read(file: Any, obs: pd.DataFrame, path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """`find` in an open file."""
+    return find(
+        obs,
+        list(file.get("obsm", {})),
+        lambda key: element(file, f"obsm/{key}", path),
+        lambda: _picture_scales(file),
+        path,
+    )
+
+
+def find(
+    obs: pd.DataFrame,
+    obsm: Sequence[str],
+    value_of: Callable[[str], Any],
+    picture_scales: Callable[[], Sequence[tuple[str, float]]],
+    path: Path | str,
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """[S, 2] float64 (x, y), full-resolution pixels, NaN where a spot has no place; [S] z, 0 if none; what was chosen.
+
+    Args:
+        obsm: keys of `obsm`, and `value_of` one of them.
+        picture_scales: gives names and values of the scale factors of small pictures, of every library.
+        path: where they are from, for messages.
 
     Raises:
         InputError: no coordinates, or some whose order cannot be told.
     """
     named = _pair(obs, _PIXELS)
-    keys = {letters(name): name for name in file.get("obsm", {})}
+    keys = {letters(name): name for name in obsm}
     key = next((keys[wanted] for wanted in _KEYS if wanted in keys), None)
     if key is None:
         named = named or _pair(obs, _PLAIN)
         if named is None:
             raise InputError(
-                f"{path}: obsm['spatial'] not found (obsm holds {', '.join(file.get('obsm', {})) or 'nothing'}); "
+                f"{path}: obsm['spatial'] not found (obsm holds {', '.join(obsm) or 'nothing'}); "
                 "put (x, y) in full-resolution pixels there"
             )
         x, y = named
         note = f"obsm['spatial'] not found: x and y are obs[{x!r}] and obs[{y!r}], taken as full-resolution pixels"
         xy = _numbers(obs[[x, y]], f"obs[{x!r}] and obs[{y!r}]", path)
         return xy, np.zeros(len(xy)), (note,)
-    value, place = element(file, f"obsm/{key}", path), f"obsm[{key!r}]"
+    value, place = value_of(key), f"obsm[{key!r}]"
     xyz, notes = _table(value, place, path) if isinstance(value, pd.DataFrame) else _array(value, place, path, len(obs))
     xy, z = xyz[:, :2], np.zeros(len(xyz))
     if xyz.shape[1] == 3:
@@ -55,11 +78,11 @@ def read(file: Any, obs: pd.DataFrame, path: Path) -> tuple[np.ndarray, np.ndarr
     if named is None:
         return xy, z, notes
     by_name = _numbers(obs[list(named)], f"obs[{named[0]!r}]", path)
-    xy, contradiction = _compare(file, xy, by_name, place, f"obs[{named[0]!r}] and obs[{named[1]!r}]")
+    xy, contradiction = _compare(picture_scales, xy, by_name, place, f"obs[{named[0]!r}] and obs[{named[1]!r}]")
     return xy, z, notes + contradiction
 
 
-def _table(value: pd.DataFrame, place: str, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+def _table(value: pd.DataFrame, place: str, path: Path | str) -> tuple[np.ndarray, tuple[str, ...]]:
     """[S, 2] or [S, 3]: by the names of its columns, never by their position, unless they are no names."""
     pair = _pair(value, _PIXELS) or _pair(value, _PLAIN)
     if pair is not None:
@@ -78,7 +101,7 @@ def _table(value: pd.DataFrame, place: str, path: Path) -> tuple[np.ndarray, tup
     )
 
 
-def _array(value: Any, place: str, path: Path, spots: int) -> tuple[np.ndarray, tuple[str, ...]]:
+def _array(value: Any, place: str, path: Path | str, spots: int) -> tuple[np.ndarray, tuple[str, ...]]:
     """[S, 2] or [S, 3], as scanpy has it: (x, y) and perhaps z."""
     value = value.toarray() if scipy.sparse.issparse(value) else np.asarray(value)
     if value.shape not in ((spots, 2), (spots, 3)):
@@ -90,7 +113,11 @@ def _array(value: Any, place: str, path: Path, spots: int) -> tuple[np.ndarray, 
 
 
 def _compare(
-    file: Any, xy: np.ndarray, by_name: np.ndarray, place: str, names: str
+    picture_scales: Callable[[], Sequence[tuple[str, float]]],
+    xy: np.ndarray,
+    by_name: np.ndarray,
+    place: str,
+    names: str,
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """The coordinates to take where columns of `obs` state pixels too, and what is said of a contradiction."""
     known = np.isfinite(xy).all(axis=1) & np.isfinite(by_name).all(axis=1)
@@ -98,7 +125,7 @@ def _compare(
         return xy, ()
     if _near(xy[known], by_name[known, ::-1]):
         return by_name, (f"{place} holds (row, col): x and y are {names}",)
-    for name, factor in _picture_scales(file):
+    for name, factor in picture_scales():
         for order, what in ((slice(None), ""), (slice(None, None, -1), " and (row, col)")):
             if _near(xy[known], by_name[known, order] * factor):
                 return by_name, (f"{place} is in pixels of a smaller picture ({name}{what}): x and y are {names}",)
@@ -134,7 +161,7 @@ def letters(name: Any) -> str:
     return re.sub(r"[^a-z0-9]", "", str(name).lower())
 
 
-def _numbers(table: Any, place: str, path: Path) -> np.ndarray:
+def _numbers(table: Any, place: str, path: Path | str) -> np.ndarray:
     """[S, columns] float64; text that is a number is one, as a misread header makes text of all of a column."""
     if all(pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes):
         found = table.to_numpy(dtype=np.float64)

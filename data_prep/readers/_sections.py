@@ -149,7 +149,7 @@ def check_one_image(path: Path, names: Sequence[str], reading: Reading) -> None:
 
 
 def check_size(
-    name: str, image: Path, found: Sequence[float], declared: Sequence[float], by: str, tolerance: float
+    name: str, image: Path | str, found: Sequence[float], declared: Sequence[float], by: str, tolerance: float
 ) -> None:
     """Compare the (width, height) of an image with what `by` declares.
 
@@ -158,7 +158,7 @@ def check_size(
     """
     if any(abs(size - other) > tolerance for size, other in zip(found, declared, strict=True)):
         raise InputError(
-            f"Section {name!r}: {image} is {found[0]} x {found[1]} px, but {by} declares {declared[0]:.0f} x "
+            f"Section {name!r}: {image} is {found[0]:.0f} x {found[1]:.0f} px, but {by} declares {declared[0]:.0f} x "
             f"{declared[1]:.0f} px; give the full-resolution image the spots were placed on"
         )
 

@@ -12,7 +12,6 @@ as `library_id` or `sample`) or by what stands around the barcodes, holds a sect
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,16 +19,11 @@ import pandas as pd
 from data_prep import slide, unpack
 from data_prep.errors import InputError
 from data_prep.patients import USER
-from data_prep.readers import _array_fit, _arrays, _h5ad, _h5ad_samples, _patients, _sections
+from data_prep.readers import _h5ad, _h5ad_geometry, _h5ad_samples, _patients, _sections
 from data_prep.readers._h5ad_file import as_text
 from data_prep.readers._sections import Reading
 from data_prep.section import Section
-from data_prep.spots import DISC, SQUARE, Spots
 
-_VISIUM_PITCH_UM, _VISIUM_RADIUS_UM = 100.0, 27.5
-_LEGACY_PITCH_UM, _LEGACY_RADIUS_UM = 200.0, 50.0
-# Pitch over spot_diameter_fullres: 1.54 of Visium (a theoretical 65 um), 1.8 where a tool wrote 55 um, 1 of bins
-_VISIUM_PITCH_PER_DIAMETER, _PITCH_PER_DIAMETER = (1.2, 2.5), (0.8, 2.5)
 _PATIENT_COLUMN = re.compile(r"^(patient|donor|subject|individual|participant|animal|mouse(?=id))(id|name|no|number)?$")
 _NO_PATIENT = ("unknown", "pooled", "")  # as CELLxGENE writes where there is none to name
 
@@ -66,26 +60,10 @@ def read_section(path: Path, name: str, reading: Reading) -> Section:
     obs, spot_xy = table.obs.iloc[rows], table.spot_xy[rows]
     _h5ad_samples.check_one(file, name, obs, spot_xy, table.spot_z[rows])
     entry = table.spatial[samples.entry[name]] if name in samples.entry else {}
-    factors = entry.get("scalefactors", {})
     image_path = _sections.only_image(name, _images(name, file, samples, reading.image))
     with slide.open_slide(image_path) as opened:
-        size, image_um = (opened.width, opened.height), opened.um_per_px
-    _check_size(name, image_path, size, entry)
-    _check_order(name, file, spot_xy, size)
-
-    array, array_notes = _arrays.of_table(obs, spot_xy, file)
-    stated = reading.um_per_px or factors.get("microns_per_pixel")
-    diameter_notes = _check_diameter(name, file, spot_xy, factors, array, stated=stated is not None)
-    value, source, scale_notes = _sections.scale(
-        name,
-        user_um=reading.um_per_px,
-        file_um=factors.get("microns_per_pixel"),
-        pitch_um=_pitch_um(array, factors),
-        image_um=image_um,
-        remedy=_scale_remedy(array),
-    )
-    kind, size_px, shape_notes = _spot_shape(spot_xy, factors, array, value)
-    turn_notes = _array_fit.turn_notes(array.turned_degrees) if array is not None and kind == SQUARE else ()
+        image = _h5ad_geometry.Image(str(image_path), (opened.width, opened.height), opened.um_per_px)
+    found = _h5ad_geometry.read(name, file, obs, spot_xy, entry, image, user_um=reading.um_per_px)
     patient = _patient(path, file, name, obs)
     named, counts, gene_notes = reading.name_genes(table.gene_id.tolist(), table.counts[rows], table.symbol.tolist())
     return Section(
@@ -95,16 +73,13 @@ def read_section(path: Path, name: str, reading: Reading) -> Section:
         image_path=image_path,
         genes=named,
         counts=counts,
-        spots=Spots.alike(kind, spot_xy, np.float32(size_px), obs.index.astype(str).to_numpy(dtype=str)),
-        um_per_px=value,
-        um_per_px_source=source,
+        spots=found.spots,
+        um_per_px=found.um_per_px,
+        um_per_px_source=found.um_per_px_source,
         layout="anndata",
         synthetic=_sections.is_synthetic(file),
-        notes=(
-            *patient.notes, *scale_notes, *array_notes, *diameter_notes, *shape_notes, *turn_notes,
-            *row_notes, *table.notes, *gene_notes,
-        ),
-    )  # fmt: skip
+        notes=(*patient.notes, *found.notes, *row_notes, *table.notes, *gene_notes),
+    )
 
 
 def _rows(table: _h5ad.SpotTable, name: str, samples: _h5ad_samples.Samples) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -121,113 +96,6 @@ def _rows(table: _h5ad.SpotTable, name: str, samples: _h5ad_samples.Samples) -> 
     if not kept.any():
         raise InputError(f"{table.path}: section {name!r} has no spot under tissue; check obs['in_tissue']")
     return np.flatnonzero(kept), notes + tissue_notes
-
-
-def _pitch_um(array: _arrays.Array | None, factors: dict[str, float]) -> float | None:
-    """um per pixel by the array's pitch: Visium's if it is hexagonal, the bin size if that is stated."""
-    if array is None:
-        return None
-    if array.kind == "square":
-        return factors["bin_size_um"] / array.pitch_px if factors.get("bin_size_um") else None
-    return _VISIUM_PITCH_UM / array.pitch_px if array.kind == "hexagonal" and "bin_size_um" not in factors else None
-
-
-def _scale_remedy(array: _arrays.Array | None) -> str:
-    lacks = "the file has no microns_per_pixel"
-    if array is None:
-        return f"{lacks}, nor array_row and array_col that would show its pitch; give --source-um-per-px"
-    kind = "no array known" if array.kind == "unknown" else f"a {array.kind} array"
-    return (
-        f"{lacks}, and array_row and array_col form {kind} (spots {array.pitch_px:.4g} px apart), whose pitch in um is "
-        "not stated; give --source-um-per-px"
-    )
-
-
-def _check_diameter(
-    name: str, path: Path, spot_xy: np.ndarray, factors: dict[str, float], array: _arrays.Array | None, *, stated: bool
-) -> tuple[str, ...]:
-    """Compare the distance between spots with `spot_diameter_fullres`; a note where they do not fit.
-
-    Raises:
-        InputError: they fit once a small picture's scale factor is taken off, or (Visium) not at all, and no scale is
-            stated.
-    """
-    diameter = factors.get("spot_diameter_fullres", 0.0)
-    visium = array is not None and array.kind == "hexagonal" and "bin_size_um" not in factors
-    regular = array is not None or _arrays.is_regular(spot_xy)
-    spacing = array.pitch_px if array is not None else _arrays.nearest_px(spot_xy)
-    if not (diameter > 0 and spacing > 0 and regular):
-        return ()
-    low, high = _VISIUM_PITCH_PER_DIAMETER if visium else _PITCH_PER_DIAMETER
-    if low <= spacing / diameter <= high:
-        return ()
-    found = f"spots are {spacing:.4g} px apart, but spot_diameter_fullres is {diameter:.4g} px"
-    for key, factor in factors.items():
-        if key.startswith("tissue_") and 0 < factor < 1 and low <= spacing / factor / diameter <= high:
-            raise InputError(
-                f"{path}: section {name!r}: {found}: the coordinates are in pixels of the {key.split('_')[1]} picture; "
-                f"expected full-resolution pixels: divide obsm['spatial'] by {key}, {factor:.4g}"
-            )
-    if visium and not stated:
-        raise InputError(
-            f"{path}: section {name!r}: {found}; expected about 1.5 times as far, as Visium's: coordinates or scale "
-            "factors are of another image; correct them, or give --source-um-per-px"
-        )
-    return (f"{found}: they may belong to different images",)
-
-
-def _spot_shape(
-    spot_xy: np.ndarray, factors: dict[str, float], array: _arrays.Array | None, um_per_px: float
-) -> tuple[int, float, tuple[str, ...]]:
-    """Spot kind, its size in pixels (disc radius or square side), and a note where it is a guess."""
-    hexagonal = array is not None and array.kind == "hexagonal"
-    if factors.get("bin_size_um"):
-        note = "array_row and array_col are hexagonal, as Visium's, but bin_size_um is stated: taken as squares"
-        return SQUARE, factors["bin_size_um"] / um_per_px, (note,) if hexagonal else ()
-    if hexagonal:
-        return DISC, _VISIUM_RADIUS_UM / um_per_px, ()
-    diameter = factors.get("spot_diameter_fullres", 0.0)
-    square = array is not None and array.kind == "square"
-    pitch = array.pitch_px if array is not None else _arrays.nearest_px(spot_xy)
-    if square and abs(diameter / pitch - 1) < 0.05:
-        return SQUARE, pitch, ("spots are taken as squares: spot_diameter_fullres is the pitch of a square array",)
-    if diameter > 0:
-        return DISC, diameter / 2, ("spot size is spot_diameter_fullres, a theoretical value",)
-    unstated = "spot size not stated: taken as"
-    for known_um, radius_um, whose in (
-        (_VISIUM_PITCH_UM, _VISIUM_RADIUS_UM, "Visium's 55 um"),
-        (_LEGACY_PITCH_UM, _LEGACY_RADIUS_UM, "legacy ST's 100 um"),
-    ):
-        if pitch == 0 or abs(pitch * um_per_px / known_um - 1) < 0.1:
-            return DISC, radius_um / um_per_px, (f"{unstated} {whose}",)
-    note = f"{unstated} the distance between neighbours, {pitch * um_per_px:.4g} um"
-    return (SQUARE, pitch, (note,)) if square else (DISC, pitch / 2, (note,))
-
-
-def _check_size(name: str, image: Path, size: tuple[int, int], entry: dict[str, Any]) -> None:
-    """Compare the image with the size the file's own small picture and scale factor declare."""
-    for which, shape in entry.get("images", {}).items():
-        scale = entry.get("scalefactors", {}).get(f"tissue_{which}_scalef", 0.0)
-        if not scale > 0 or len(shape) != 2:
-            continue
-        declared = (shape[1] / scale, shape[0] / scale)
-        _sections.check_size(
-            name, image, size, declared, f"the picture {which!r} and its scale factor", 1.5 / scale + 2
-        )
-        return
-
-
-def _check_order(name: str, path: Path, spot_xy: np.ndarray, size: tuple[int, int]) -> None:
-    """Raise `InputError` where the spots leave the image as they are and not once x and y change places."""
-    outside, swapped = (
-        float(np.mean((order < 0).any(axis=1) | (order >= np.array(size)).any(axis=1)))
-        for order in (spot_xy, spot_xy[:, ::-1])
-    )
-    if outside > 0.05 and swapped < outside / 10:
-        raise InputError(
-            f"{path}: section {name!r}: {outside:.0%} of the spots lie outside the image ({size[0]} x {size[1]} px), "
-            f"{swapped:.0%} with x and y swapped: obsm['spatial'] is (row, col), expected (x, y); swap its columns"
-        )
 
 
 def _patient(path: Path, file: Path, name: str, obs: pd.DataFrame) -> _patients.Patient:

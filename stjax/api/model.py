@@ -1,33 +1,41 @@
 """A trained model, loaded, which predicts images."""
 
-import contextlib
 import dataclasses
-import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 import numpy as np
-import scipy.sparse
 from PIL import Image
 
 from data_prep.errors import InputError
-from data_prep.section import Section
-from data_prep.slide import Slide, open_slide
-from data_prep.spots import Spots
 from stjax import trained
+from stjax.api import from_anndata, from_spatialdata
+from stjax.api.given import ANNDATA, FEATURES, FOLDER, LIST, SPATIALDATA, Given, check_arguments, kind_of
+from stjax.api.predicting import Job
 from stjax.api.result import Prediction, unfinished
 from stjax.api.wording import in_python
 from stjax.inference import grid
 from stjax.inference.model_folder import is_model_folder
 from stjax.inference.prediction import gene_columns
-from stjax.inference.slide_prediction import predict_slide, window_px
-from stjax.inference.sources import SLIDES, open_source, place_spots
 from stjax.trained import Trained
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+class How(TypedDict, total=False):
+    """The keywords of `Model.predict`."""
+
+    image: Any
+    coordinate_system: str | None
+    um_per_px: float | None
+    genes: str | Sequence[str]
+    array: str | grid.Array
+    spot_um: float | None
+    min_tissue: float
+    symmetries: bool
 
 
 @in_python(weights="encoder_weights")
@@ -132,34 +140,57 @@ class Model:
             )
         return metrics, genes
 
-    @in_python(source_um_per_px="um_per_px")
+    @overload
+    def predict(
+        self, source: list[Any] | tuple[Any, ...], spots: None = None, **how: Unpack[How]
+    ) -> list[Prediction]: ...
+
+    @overload
+    def predict(self, source: np.ndarray | Image.Image, spots: Any = None, **how: Unpack[How]) -> Prediction: ...
+
+    @overload
+    def predict(self, source: Any, spots: Any = None, **how: Unpack[How]) -> Any: ...
+
+    @in_python(source_um_per_px="um_per_px", weights="encoder_weights")
     def predict(
         self,
-        image: "np.ndarray | Image.Image | str | Path",
+        source: Any,
         spots: Any = None,
         *,
+        image: Any = None,
+        coordinate_system: str | None = None,
         um_per_px: float | None = None,
-        genes: Sequence[str] = (),
+        genes: str | Sequence[str] = (),
         array: str | grid.Array = "st",
         spot_um: float | None = None,
         min_tissue: float = grid.MIN_TISSUE,
         symmetries: bool = False,
-    ) -> "Prediction":
+    ) -> Any:
         """Predicts the expression of spots of an image, matched in scale and stain to the training slides.
 
         Args:
-            image: uint8 [H, W, 3] RGB, a PIL image, or the path of a slide.
-            spots: [N, 2] centres (x, y) in pixels of the image, x to the right, y down, (0, 0) its upper left corner;
-                None lays a grid on the tissue.
-            um_per_px: micrometres per pixel of the image; of a path, where the file does not state it.
-            genes: any names of theirs (HER2 is ERBB2), or Ensembl ids; default all the model knows.
+            source: one of
+                the path of a slide, a PIL image, or uint8 [H, W, 3] RGB;
+                an AnnData: its spots in `obsm["spatial"]`, and the picture and scale in `uns["spatial"]`;
+                a SpatialData: an image, shapes and their table, in one coordinate system;
+                features, float [N, D], of the patches around N spots, for a model of features;
+                a list of these, or the path of a folder of slides or of raw sections with spots.
+            spots: [N, 2] centres (x, y) in pixels of the image, x to the right, y down, (0, 0) its upper left corner; a
+                DataFrame with columns x and y; or `data_prep.spots.Spots`. None lays a grid on the tissue. Of a
+                SpatialData, the name of the shapes.
+            image: of an AnnData or of features, the full-resolution slide; of a SpatialData, the name of the image.
+            coordinate_system: of a SpatialData; default "global", or the only one with images.
+            um_per_px: micrometres per pixel of the image (of an AnnData: of full-resolution pixels), where source does
+                not state it; what is stated otherwise is noted, and this is used.
+            genes: any names of theirs (HER2 is ERBB2), or Ensembl ids, or a single one; default all the model knows.
             array: of the grid: "st" (100 um spots, 200 um apart), "visium" (55 and 100), or `grid.Array(...)`.
             spot_um: diameter of the spots in place of the array's; of a model of patches it matters to pictures alone.
             min_tissue: of the grid, the least share of a spot that is tissue.
             symmetries: predict means over the eight symmetries of the square: eight times the work, steadier.
 
         Returns:
-            A row for each spot; NaN where a spot is too near the border to be predicted.
+            A `Prediction` with a row for each spot, NaN where a spot is too near the border to be predicted; of a list,
+            a list of them; of a folder, a dictionary of them by name.
 
         Raises:
             InputError: an image or spots that are none, a scale that nothing tells, a gene the model does not predict
@@ -171,19 +202,28 @@ class Model:
             >>> found.expression.shape
             (2, 2)
         """
-        columns = gene_columns(self.model, genes)
-        model = self.model.on_slides.over_symmetries() if symmetries else self.model.on_slides
+        columns = gene_columns(self.model, [genes] if isinstance(genes, str) else genes)
+        if um_per_px is not None and not 0 < um_per_px < float("inf"):
+            raise InputError(f"um_per_px is {um_per_px}, expected a positive number of micrometres per pixel")
         chosen = _array(array, spot_um)
-        with _opened(image, um_per_px) as (path, slide, scale):
-            source = open_source(path, layout=SLIDES, sections=(), um_per_px=scale, resolve_aliases=False)
-            section = source.read(source.names[0])
-            if spots is None:
-                window = window_px(model, section.um_per_px)
-                section, _ = place_spots(section, slide, chosen, min_tissue=min_tissue, window_px=window)
-            else:
-                section = _with_spots(section, _checked_spots(spots, slide), chosen.spot_um)
-            found = predict_slide(model, section, slide)
-        return Prediction.of(found, section.spots, columns, model)
+        grid.check(chosen, min_tissue=min_tissue)
+        job = Job(self.model, columns, chosen, min_tissue, symmetries)
+        what = kind_of(source)
+        check_arguments(what, spots=spots, image=image, coordinate_system=coordinate_system, spot_um=spot_um)
+        if what == LIST:
+            how: How = {"um_per_px": um_per_px, "genes": genes, "array": array, "spot_um": spot_um}
+            how |= {"min_tissue": min_tissue, "symmetries": symmetries}
+            return [self.predict(each, **how) for each in source]
+        if what == FOLDER:
+            return job.sections(Path(source), um_per_px)
+        if what == FEATURES:
+            given = None if image is None else Given(image, um_per_px)
+            return job.features(np.asarray(source), spots, given)
+        if what == ANNDATA:
+            return job.image(from_anndata.given(source, image, um_per_px))
+        if what == SPATIALDATA:
+            return job.image(from_spatialdata.given(source, image, spots, coordinate_system, um_per_px))
+        return job.image(Given(source, um_per_px), spots)
 
     def __repr__(self) -> str:
         data = self.model.fold
@@ -205,59 +245,3 @@ def _array(array: str | grid.Array, spot_um: float | None) -> grid.Array:
     if not 0 < spot_um < float("inf"):
         raise InputError(f"spot_um is {spot_um}, expected a positive number of micrometres")
     return dataclasses.replace(array, spot_um=spot_um)
-
-
-@contextlib.contextmanager
-def _opened(image: Any, um_per_px: float | None) -> Iterator[tuple[Path, Slide, float | None]]:
-    """The image as a slide. What is in memory goes through an uncompressed file: slides of any origin are then read,
-    hashed and predicted by the same code."""
-    if um_per_px is not None and not 0 < um_per_px < float("inf"):
-        raise InputError(f"um_per_px is {um_per_px}, expected a positive number of micrometres per pixel")
-    with contextlib.ExitStack() as stack:
-        if isinstance(image, str | Path):
-            path = Path(image)
-        else:
-            path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stjax-"))) / "image.tif"
-            _picture(image).save(path)
-        slide = stack.enter_context(open_slide(path))
-        if slide.um_per_px is None and um_per_px is None:
-            raise InputError(
-                "the scale of the image is not known; give um_per_px, the micrometres per pixel (of most scanners 0.25 "
-                "at 40x, 0.5 at 20x)"
-            )
-        yield path, slide, um_per_px
-
-
-def _picture(image: Any) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    array = np.asarray(image)
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
-        raise InputError(
-            f"the image is an array of shape {array.shape} and type {array.dtype}, expected uint8 [H, W, 3] RGB, a PIL "
-            "image, or the path of a slide"
-        )
-    return Image.fromarray(array)
-
-
-def _with_spots(section: Section, xy: np.ndarray, spot_um: float) -> Section:
-    """A bare slide's section with discs at [N, 2]."""
-    counts = scipy.sparse.csr_array((len(xy), 0), dtype=np.int32)
-    spots = Spots.discs(xy, np.float32(spot_um / 2 / section.um_per_px))
-    return dataclasses.replace(section, counts=counts, spots=spots)
-
-
-def _checked_spots(spots: Any, slide: Slide) -> np.ndarray:
-    """[N, 2] float64."""
-    try:
-        xy = np.asarray(spots, np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"spots are no numbers ({error}), expected [N, 2]: x and y in pixels of the image") from None
-    if xy.ndim != 2 or xy.shape[1] != 2 or not len(xy) or not np.all(np.isfinite(xy)):
-        raise InputError(f"spots have shape {xy.shape}, expected [N, 2] finite numbers: x and y in pixels of the image")
-    outside = ((xy < 0) | (xy > [slide.width, slide.height])).any(axis=1)
-    if outside.all():
-        raise InputError(
-            f"every spot lies outside the image of {slide.width} x {slide.height} px; expected x and y in its pixels"
-        )
-    return xy

@@ -82,6 +82,8 @@ def running(name: str, *, remedy: str) -> Iterator[None]:
     it, of all kinds as it is another's, becomes one `InputError`, which begins with `name`."""
     try:
         yield
+    except InputError:  # of the batch, which is the caller's
+        raise
     except Exception as error:
         reason = " ".join(str(error.__cause__ or error).split())[:160] or type(error).__name__
         remedy = "give it more memory" if "RESOURCE_EXHAUSTED" in reason else remedy

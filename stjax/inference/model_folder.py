@@ -8,7 +8,7 @@ any is believed.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ from stjax.progress import PROGRESS, Progress
 from stjax.protocols import Protocol
 from stjax.targets import TRANSFORMS
 from stjax.trained import OF_IMAGES_ALONE, Trained
+from stjax.views.patches import EXPRESSION
 
 FORMAT, VERSION = "stjax.model", 2
 READS = (1, 2)  # versions
@@ -114,6 +115,12 @@ class Exported(Trained):
         return cls(folder, fold, protocol, mesh, step, config, exported, weights, progress=progress)
 
     @property
+    def takes_features(self) -> bool:
+        """As `Trained` says."""
+        of_images = isinstance(self.exported, _InFront) or self.config["output"]["kind"] == EXPRESSION
+        return self.view.encoded and self.view.one_spot and not of_images
+
+    @property
     def encoder(self) -> dict[str, Any] | None:
         """As `Trained` says; None, too, of folders that older versions wrote."""
         return self.config.get("encoder")
@@ -141,7 +148,17 @@ class Exported(Trained):
         return found and found.of(self.model_sha256, symmetries=self.protocol.test_symmetries)
 
     def predict(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """As `Trained` says."""
+        """As `Trained` says.
+
+        Raises:
+            InputError: a batch of other items than the model's, or a function that does not run.
+        """
+        rows = {name: len(array) for name, array in batch.items()}
+        if not rows or len(set(rows.values())) > 1 or min(rows.values()) % self.mesh.size:
+            found = ", ".join(f"{name} {count}" for name, count in rows.items()) or "nothing"
+            raise InputError(
+                f"the batch holds {found}, expected as many items of each, a multiple of the {self.mesh.size} devices"
+            )
         placed = parallel.put_whole(dict(batch), self.mesh)
         with exported_program.running(f"{self.folder / FUNCTION}", remedy=_REMEDY):
             return self._program(self.weights, placed)
@@ -199,13 +216,48 @@ class Exported(Trained):
         kind = self.config["output"]["kind"]
 
         def one(weights: Weights, batch: views.Batch) -> views.Outputs:
-            call = functools.partial(self.exported.call, weights)
-            return self.view.predicted(call, batch, self.fold, self.protocol, kind, turned=self.turned)
+            def call(*given: jax.Array) -> jax.Array:
+                self._check_items(given)
+                return self.exported.call(weights, *given)
+
+            return self.view.predicted(call, _Batch(batch), self.fold, self.protocol, kind, turned=self.turned)
 
         # An exported function knows of one device: each is given its part of the batch.
         whole, split = PartitionSpec(), PartitionSpec("data")
         program = jax.shard_map(one, mesh=self.mesh, in_specs=(whole, split), out_specs=split, check_vma=False)
         return jax.jit(program, out_shardings=parallel.replicated(self.mesh), compiler_options=compiler_options())
+
+    @functools.cached_property
+    def _items(self) -> Sequence[Any]:
+        """Shapes and types of what the function takes beside its weights; sizes that may be any are symbols."""
+        if isinstance(self.exported, _InFront):
+            return self.view.signature(self.fold, EXPRESSION, 1)
+        (_, *items), _ = jax.tree.unflatten(self.exported.in_tree, self.exported.in_avals)
+        return items
+
+    def _check_items(self, given: Sequence[jax.Array]) -> None:
+        """Raises InputError unless the function takes items of these shapes and types."""
+        for found, taken in zip(given, self._items, strict=True):
+            if (
+                found.dtype != taken.dtype
+                or len(found.shape) != len(taken.shape)
+                or any(
+                    isinstance(size, int) and size != other
+                    for size, other in zip(taken.shape[1:], found.shape[1:], strict=True)
+                )
+            ):
+                shape = ", ".join(map(str, taken.shape[1:]))
+                raise InputError(
+                    f"the batch holds an array {list(found.shape)} of {found.dtype}, expected [B, {shape}] of "
+                    f"{taken.dtype}: {self.view.items} as the model of {self.folder} takes them"
+                )
+
+
+class _Batch(dict[str, Any]):
+    """A batch that says what it lacks."""
+
+    def __missing__(self, name: str) -> Any:
+        raise InputError(f"the batch holds {', '.join(self)}, expected {name}, as Windows.inputs of the view gives it")
 
 
 class _InFront(NamedTuple):

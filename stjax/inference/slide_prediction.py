@@ -12,12 +12,12 @@ from data_prep.section import Section
 from data_prep.slide import Slide
 from data_prep.tissue import Transform
 from stjax import metrics
-from stjax.data.items import filled
+from stjax.data.items import Windows, filled
 from stjax.features.images import SlideWindows
-from stjax.inference import domain, stream
+from stjax.inference import domain, grid, stream
 from stjax.inference.matching import px_scale_of, scale_and_stain
 from stjax.inference.prediction import SectionPrediction
-from stjax.inference.sources import SLIDES
+from stjax.inference.sources import SLIDES, place_spots
 from stjax.trained import Trained
 from stjax.views import Cut
 
@@ -29,6 +29,27 @@ LEGACY_LAYOUTS = ("her2st", "stnet", "cscc")
 def window_px(model: Trained, um_per_px: float) -> float:
     """Side of what must lie inside the image around a spot, full-resolution pixels."""
     return model.view.window_px(model.fold, px_scale_of(model, um_per_px))
+
+
+def lay_spots(
+    model: Trained, section: Section, slide: Slide, array: grid.Array, *, min_tissue: float
+) -> tuple[Section, grid.Grid]:
+    """A bare slide's section with spots on its tissue that the model can predict; see `grid.lay_grid`.
+
+    Raises:
+        InputError: a slide far too coarse for the model, or no spot on tissue.
+    """
+    domain.check_scale(model, slide, section.um_per_px)  # before tissue is looked for at a scale that cannot be
+    window = window_px(model, section.um_per_px)
+    return place_spots(section, slide, array, min_tissue=min_tissue, window_px=window)
+
+
+def symmetric(plain: Trained, symmetries: bool) -> tuple[Trained, Trained | None]:
+    """The model that predicts, which means over the eight symmetries where that is asked for; and as `plain` of
+    `predict_slide` the one that does not, where its deviation then tells how sure it is."""
+    if not symmetries:
+        return plain, None
+    return plain.over_symmetries(), None if plain.protocol.test_symmetries else plain
 
 
 def predict_slide(
@@ -67,6 +88,13 @@ def predict_slide(
     for warning in warnings:
         print(f"warning: {warning}")
     return _as_prediction(model, section, slide, cut, found, columns)
+
+
+def of_expression(model: Trained, section: Section, slide: Slide, expression: np.ndarray) -> SectionPrediction:
+    """What was predicted of every spot of a section in another way: [S, M] in the protocol's units."""
+    rows = np.arange(len(expression))
+    cut = Cut(Windows(np.arange(len(rows) + 1)), np.zeros((0, 2)), rows, np.ones(len(rows), bool))
+    return _as_prediction(model, section, slide, cut, {"expression": expression}, {})
 
 
 def _embedded(
@@ -201,8 +229,8 @@ def _as_prediction(
 
 
 def _measured(model: Trained, section: Section, rows: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
-    """[S, M] measured expression, None of a bare slide, and [S] total counts, then NaN."""
-    if section.layout == SLIDES:
+    """[S, M] measured expression, and [S] total counts; None and NaN where no gene was measured."""
+    if not len(section.genes):
         return None, np.full(len(rows), np.nan)
     panel = model.fold.panel
     counts = section.counts[rows]

@@ -19,9 +19,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+
 from data_prep.errors import InputError
 
 _MOST_BYTES = 40  # a section's name may have 200, a file's 255
+MOST_MAPS = 12  # of genes that somebody names
 DEFAULT_FORMATS = ("h5ad", "png")
 
 
@@ -55,6 +58,30 @@ def get_formats(names: Sequence[str]) -> dict[str, ModuleType]:
                 "pip install 'stjax[interop]'"
             ) from error
     return found
+
+
+def by_suffix(path: Path) -> ModuleType:
+    """The module of the format that a path's ending names: ".csv", ".zarr" of SpatialData. Raises InputError as
+    `get_formats`."""
+    ending = path.suffix.lower().removeprefix(".")
+    name = "spatialdata" if ending == "zarr" else ending
+    if name not in (known := format_names()):
+        endings = ", ".join(".zarr" if each == "spatialdata" else f".{each}" for each in known)
+        raise InputError(f"{path}: the ending {path.suffix!r} names no format, expected one of {endings}")
+    return get_formats([name])[name]
+
+
+def drawn(expression: np.ndarray, columns: np.ndarray, *, asked: bool) -> np.ndarray:
+    """Which genes a picture shows: those asked for, `MOST_MAPS` at most, else the one that varies most.
+
+    Args:
+        expression: [S, M] of the main panel.
+        columns: [G] of it, the genes to choose from.
+        asked: whether somebody named them.
+    """
+    if asked and len(columns) <= MOST_MAPS:
+        return columns
+    return columns[[np.argmax(expression[:, columns].std(axis=0))]]
 
 
 def require_space(out: Path, size: int) -> None:

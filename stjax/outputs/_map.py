@@ -1,14 +1,17 @@
 """The picture of one gene over the tissue, which PNG and SVG share."""
 
+import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from data_prep.files import whole
@@ -18,32 +21,75 @@ from stjax.inference.prediction import SectionPrediction
 from stjax.targets import FORMULAS
 from stjax.trained import Trained
 
-_PICTURE_PX = 1000
+_PICTURE_PX, _DPI, _PANEL_INCHES = 1000, 110, 4.2
 _VECTOR_SPOTS = 20_000  # more are drawn as pixels in an SVG too, which else takes longer to open than to predict
 
 
+class Picture(Figure):
+    """A figure that notebooks show, whatever backend they have."""
+
+    def _repr_jpeg_(self) -> bytes:
+        """A photograph in PNG would take several times as much of the notebook's file."""
+        drawn = io.BytesIO()
+        self.savefig(drawn, format="jpeg", dpi=_DPI)
+        return drawn.getvalue()
+
+
+class _View(NamedTuple):
+    """The part of a slide with spots: its picture, small, the size of the whole, and limits in its pixels."""
+
+    picture: Image.Image
+    size: tuple[int, int]
+    left: float
+    right: float
+    top: float
+    bottom: float
+
+    @classmethod
+    def of(cls, slide: np.ndarray, scale: float, spots: Spots) -> "_View":
+        centres, across = spots.xy * scale, float(np.median(spots.across_px())) * scale
+        height, width = slide.shape[:2]
+        margin = 0.08 * np.ptp(centres, axis=0).max() + across
+        (left, top), (right, bottom) = centres.min(axis=0) - margin, centres.max(axis=0) + margin
+        # Matplotlib works on pictures in floating point, and the page has no use for more pixels.
+        picture = Image.fromarray(slide).reduce(math.ceil(max(height, width) / _PICTURE_PX))
+        return cls(picture, (width, height), max(left, 0), min(right, width), max(top, 0), min(bottom, height))
+
+    def inches(self, panels: int, panel_inches: float) -> tuple[float, float]:
+        """Width and height of a row of panels, the slide alone among them."""
+        height = panel_inches * (self.bottom - self.top) / (self.right - self.left)
+        return panel_inches * panels, height + panel_inches / 4
+
+
 def write(path: Path, prediction: SectionPrediction, model: Trained, *, genes: np.ndarray, shown: int) -> None:
-    """See `stjax.outputs`. Draws the part of the slide with spots, alone and under the gene `shown`: measured, where it
-    is known, and predicted, on one colour scale; the file's ending says its kind.
-    """
+    """See `stjax.outputs`. Draws the gene `shown`; the file's ending says its kind."""
+    save(path, figure(prediction, model, [shown]))
+
+
+def save(path: Path, drawn: Figure) -> None:
+    """Writes a figure, whole or not at all."""
     with whole(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "stjax"}):  # the same bytes every time
         undated: dict[str, Any] = {"metadata": {"Date": None}} if path.suffix == ".svg" else {}
-        _figure(prediction, model, shown).savefig(temporary, dpi=110, **undated)
+        drawn.savefig(temporary, dpi=_DPI, **undated)
 
 
-def _figure(prediction: SectionPrediction, model: Trained, gene: int) -> Figure:
-    measured = {} if prediction.truth is None else {"measured": prediction.truth[:, gene]}
-    figure = draw(
-        prediction.thumbnail,
-        prediction.thumbnail_scale,
-        prediction.spots,
-        measured | {"predicted": prediction.expression[:, gene]},
-        unit=f"expression, {FORMULAS[model.protocol.target]}",
-    )
+def figure(prediction: SectionPrediction, model: Trained, genes: Sequence[int] | np.ndarray) -> Figure:
+    """The part of the slide with spots, alone and, a row a gene of the main panel, under its expression: measured,
+    where it is known, and predicted, on one colour scale, with their PCC over these spots."""
+    scale, spots = prediction.thumbnail_scale, prediction.spots
+    view = _View.of(prediction.thumbnail, scale, spots)
+    width, height = view.inches(2 if prediction.truth is None else 3, _PANEL_INCHES)
+    drawn = Picture((width, height * len(genes)), layout="constrained")
+    rows: Any = [drawn] if len(genes) == 1 else drawn.subfigures(len(genes), 1)
     synthetic = "  (SYNTHETIC tissue)" if prediction.synthetic or model.fold.synthetic else ""
     unfinished = f"\nNOT FINISHED: trained for {model.progress}" if model.progress.finished is False else ""
-    figure.suptitle(f"{model.fold.panel.labels[gene]}, section {prediction.section}{synthetic}{unfinished}")
-    return figure
+    for row, gene in zip(rows, genes, strict=True):
+        measured = {} if prediction.truth is None else {"measured": prediction.truth[:, gene]}
+        panels = measured | {"predicted": prediction.expression[:, gene]}
+        axes = _fill(row, view, scale, spots, panels, unit=f"expression, {FORMULAS[model.protocol.target]}")
+        _scale_bar(axes[0], view, prediction.um_per_px / scale)
+        row.suptitle(f"{model.fold.panel.labels[gene]}, section {prediction.section}{synthetic}{unfinished}")
+    return drawn
 
 
 def draw(
@@ -53,7 +99,7 @@ def draw(
     panels: Mapping[str, np.ndarray],
     *,
     unit: str,
-    panel_inches: float = 4.2,
+    panel_inches: float = _PANEL_INCHES,
 ) -> Figure:
     """The part of a slide with spots, and values of the spots over it, all panels on one colour scale.
 
@@ -63,6 +109,16 @@ def draw(
         unit: of the values, for the colour bar.
         panel_inches: width of a panel; letters look larger in smaller ones.
     """
+    view = _View.of(slide, scale, spots)
+    drawn = Picture(view.inches(1 + len(panels), panel_inches), layout="constrained")
+    _fill(drawn, view, scale, spots, panels, unit=unit)
+    return drawn
+
+
+def _fill(
+    row: Any, view: _View, scale: float, spots: Spots, panels: Mapping[str, np.ndarray], *, unit: str
+) -> np.ndarray:
+    """`draw`, into a figure or a part of one; returns the axes, the slide's first."""
     pcc = np.nan
     if {"measured", "predicted"} <= panels.keys():
         pcc = metrics.pearson_per_gene(panels["predicted"][:, None], panels["measured"][:, None])[0]
@@ -71,23 +127,17 @@ def draw(
     panels = {name: np.full_like(of, of.mean()) if name in constant else of for name, of in panels.items()}
     low, high = _ends(np.concatenate(list(panels.values())))
     centres, across = spots.xy * scale, float(np.median(spots.across_px())) * scale
-    height, width = slide.shape[:2]
-    margin = 0.08 * np.ptp(centres, axis=0).max() + across
-    (left, top), (right, bottom) = centres.min(axis=0) - margin, centres.max(axis=0) + margin
-    left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
-    # Matplotlib works on pictures in floating point, and the page has no use for more pixels.
-    picture = Image.fromarray(slide).reduce(math.ceil(max(height, width) / _PICTURE_PX))
-    panel_height = panel_inches * (bottom - top) / (right - left)
-    figure = Figure((panel_inches * (1 + len(panels)), panel_height + panel_inches / 4), layout="constrained")
-    axes = figure.subplots(1, 1 + len(panels), squeeze=False)[0]
+    width, height = view.size
+    axes = row.subplots(1, 1 + len(panels), squeeze=False)[0]
     for axis in axes:
-        axis.imshow(picture, alpha=1.0 if axis is axes[0] else 0.7, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
-        axis.set_xlim(left, right)
-        axis.set_ylim(bottom, top)
+        alpha = 1.0 if axis is axes[0] else 0.7
+        axis.imshow(view.picture, alpha=alpha, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+        axis.set_xlim(view.left, view.right)
+        axis.set_ylim(view.bottom, view.top)
         axis.set_axis_off()
     axes[0].set_title("slide (H&E)")
     # Spots of a few micrometres are drawn large enough to be seen.
-    diameter = np.full(len(spots), max(across, (right - left) / 120))
+    diameter = np.full(len(spots), max(across, (view.right - view.left) / 120))
     for axis, (name, values) in zip(axes[1:], panels.items(), strict=True):
         collection = EllipseCollection(
             diameter,
@@ -105,8 +155,25 @@ def draw(
         with_pcc = f" (PCC {pcc:.2f})" if np.isfinite(pcc) and axis is axes[-1] else ""
         axis.set_title(f"{name}: does not vary" if name in constant else f"{name}{with_pcc}")
         if axis is axes[-1]:
-            figure.colorbar(collection, ax=axes.tolist(), shrink=0.8, label=unit)
-    return figure
+            row.colorbar(collection, ax=axes.tolist(), shrink=0.8, label=unit)
+    return axes
+
+
+def _scale_bar(axis: Any, view: _View, um_per_px: float) -> None:
+    """A bar of a round number of micrometres, about a fifth of the picture's width, in its lower left corner.
+
+    Args:
+        um_per_px: of the thumbnail.
+    """
+    across, down = view.right - view.left, view.bottom - view.top
+    most = across / 4 * um_per_px
+    power = 10.0 ** math.floor(math.log10(most))
+    length = max(step * power for step in (1, 2, 5) if step * power <= most)
+    x, y, thick = view.left + 0.04 * across, view.bottom - 0.05 * down, 0.012 * across
+    axis.add_patch(Rectangle((x, y), length / um_per_px, thick, facecolor="black", edgecolor="white", linewidth=0.8))
+    text = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"
+    outline = [withStroke(linewidth=2, foreground="white")]
+    axis.text(x + length / um_per_px / 2, y - thick / 2, text, ha="center", va="bottom", path_effects=outline)
 
 
 def _ends(values: np.ndarray) -> tuple[float, float]:

@@ -11,7 +11,7 @@ import geopandas
 import numpy as np
 import shapely
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
-from spatialdata.transformations import Identity, Scale
+from spatialdata.transformations import Affine, Identity, Scale, Sequence
 
 from data_prep.files import whole
 from data_prep.spots import DISC
@@ -23,6 +23,7 @@ from stjax.trained import Trained
 SpatialData: Any = importlib.import_module("spatialdata").SpatialData  # which this module's own name hides
 
 SUFFIX = ".spatialdata.zarr"
+_AXES = ("x", "y")
 _REGION, _SPOT = "region", "spot"
 
 
@@ -32,16 +33,27 @@ def write(path: Path, prediction: SectionPrediction, model: Trained, *, genes: n
         to_spatialdata(prediction, model, genes=genes).write(temporary)
 
 
-def to_spatialdata(prediction: SectionPrediction, model: Trained, *, genes: np.ndarray) -> Any:
-    """A `SpatialData` of image `<section>_image`, shapes `<section>_spots` and table `table`, in the coordinate system
-    "global": pixels of the slide at full resolution."""
+def to_spatialdata(
+    prediction: SectionPrediction,
+    model: Trained,
+    *,
+    genes: np.ndarray,
+    system: tuple[str, np.ndarray] | None = None,
+) -> Any:
+    """A `SpatialData` of image `<section>_image`, shapes `<section>_spots` and table `table`.
+
+    Args:
+        system: a coordinate system, and [3, 3] from pixels of the slide at full resolution into it; default "global",
+            those pixels.
+    """
+    place, into = ("global", Identity()) if system is None else (system[0], Affine(system[1], _AXES, _AXES))
     name = file_name(prediction.section)
     full = 1 / prediction.thumbnail_scale
     image = Image2DModel.parse(
         np.moveaxis(prediction.thumbnail, -1, 0),
         dims=("c", "y", "x"),
         c_coords=["r", "g", "b"],
-        transformations={"global": Scale([full, full], axes=("x", "y"))},
+        transformations={place: Sequence([Scale([full, full], axes=_AXES), into])},
     )
     adata = to_anndata(prediction, model, genes=genes)
     del adata.uns["spatial"]  # the picture and its scale are elements of their own here
@@ -49,14 +61,12 @@ def to_spatialdata(prediction: SectionPrediction, model: Trained, *, genes: np.n
     spots = prediction.spots
     if (spots.kind == DISC).all():
         radius = spots.across_px() / 2
-        shapes = ShapesModel.parse(
-            spots.xy, geometry=0, radius=radius, index=index, transformations={"global": Identity()}
-        )
+        shapes = ShapesModel.parse(spots.xy, geometry=0, radius=radius, index=index, transformations={place: into})
     else:
         rings = (spots.outline(spot) for spot in range(len(index)))
         outlines = [shapely.Polygon(shell, holes) for shell, *holes in rings]
         frame = geopandas.GeoDataFrame({"geometry": outlines}, index=index)
-        shapes = ShapesModel.parse(frame, transformations={"global": Identity()})
+        shapes = ShapesModel.parse(frame, transformations={place: into})
     region = f"{name}_spots"
     adata.obs[_REGION] = region
     adata.obs[_REGION] = adata.obs[_REGION].astype("category")

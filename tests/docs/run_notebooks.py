@@ -23,11 +23,19 @@ def run(path: Path) -> str:
         nbclient.NotebookClient(notebook, timeout=500, resources={"metadata": {"path": folder}}).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times, which differ with every run
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not is_bar(output)]
     notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"], "language_info": {"name": "python"}}
     text = nbformat.writes(notebook) + "\n"
     if len(text) > MOST_BYTES:
         raise ValueError(f"{path.name} has grown to {len(text):,} bytes; draw smaller figures")
     return text
+
+
+def is_bar(output: nbformat.NotebookNode) -> bool:
+    """Whether an output is a progress bar, of text or a widget, which says nothing once it is gone."""
+    text = output.get("text", "") if output.get("name") == "stderr" else ""
+    return "\r" in text or "application/vnd.jupyter.widget-view+json" in output.get("data", {})
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def test_the_tutorial_runs_as_it_stands_in_a_fresh_environment(tmp_path):
         assert (tmp_path / "clone" / path).stat().st_size
 
 
-@pytest.mark.parametrize("name", ["predictions.ipynb", "spots.ipynb"])
+@pytest.mark.parametrize("name", ["predictions.ipynb", "python.ipynb", "spots.ipynb"])
 def test_notebooks_run_again(name, cache):
     pytest.importorskip("nbclient", reason="the extra docs is not installed")
     pytest.importorskip("ipykernel", reason="the extra docs is not installed")

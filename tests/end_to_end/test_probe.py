@@ -15,6 +15,7 @@ from stjax import api, audit, checkpoint, crossval, encoders, evaluate, export, 
 from stjax.config import built_in
 from stjax.inference import embedding
 from stjax.trained import load
+from stjax.views.features import OF_FEATURES
 from tests.report.html_reading import Page
 from tests.small_encoder import NAME, embed, write_weights
 
@@ -177,8 +178,37 @@ def test_the_api_predicts_images_by_run_and_by_head(run, exported, small_encoder
     for each in found[1:]:
         np.testing.assert_allclose(each.expression, found[0].expression, atol=1e-5)
     assert len(api.load(exported / "head").genes) == len(found[0].genes)  # known without the encoder
-    with pytest.raises(InputError, match="--weights"):
+    with pytest.raises(InputError, match="with encoder_weights"):
         api.load(exported / "head").predict(image, [[100, 100]], um_per_px=scale)
+
+
+def test_features_of_ones_own_are_predicted_as_the_images_they_are_of(run, exported, small_encoder, tmp_path):
+    image = np.random.default_rng(0).integers(60, 200, (200, 200, 3)).astype(np.uint8)
+    spots, trained = [[100, 100], [60, 80], [130, 90]], load(run)
+    embedder = trained.view.embedder(trained.fold, OF_FEATURES, small_encoder, trained.mesh)
+    patches = np.stack([image[y - 16 : y + 16, x - 16 : x + 16] for x, y in spots])
+    vectors = np.asarray(embedder.function(embedder.state, patches))
+    scale = trained.fold.um_per_px
+    expected = api.load(run).predict(image, spots, um_per_px=scale)
+    for model in (api.load(run), api.load(exported / "head")):  # which needs no encoder for them
+        alone = model.predict(vectors, genes=expected.genes[:5])
+        np.testing.assert_allclose(alone.expression, expected.expression[:, :5], atol=1e-4)
+        assert list(alone.to_dataframe()) == list(expected.genes[:5])
+        with pytest.raises(InputError, match="give image and spots"):
+            alone.plot()
+        drawn = model.predict(vectors, spots, image=image, um_per_px=scale)
+        np.testing.assert_array_equal(drawn.to_anndata().obsm["spatial"], spots)
+        assert drawn.write(tmp_path / "map.png").stat().st_size
+    refusals = {
+        r"shape \(3, 5\), expected \[N, ": (model, (vectors[:, :5],), {}),
+        "not finite": (model, (vectors * np.nan,), {}),
+        "3 features and 2 spots": (model, (vectors, spots[:2]), {"image": image, "um_per_px": scale}),
+        "give both, or none": (model, (vectors, spots), {}),
+        "cannot be turned": (model, (vectors,), {"symmetries": True}),
+        "takes images, with its encoder in it, not features": (api.load(exported / "whole"), (vectors,), {}),
+    }
+    for says, (asked, given, how) in refusals.items():
+        refused(says, asked.predict, *given, **how)
 
 
 def refused(says, function, *arguments, **options):

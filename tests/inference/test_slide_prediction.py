@@ -313,8 +313,8 @@ def test_genes_that_do_not_vary_over_the_slide_give_a_warning_and_flat_maps(mode
 
 def test_a_map_that_does_not_vary_is_drawn_in_one_colour_and_says_so(model, slide_path, tmp_path, monkeypatch):
     drawn = []
-    original = _map._figure
-    monkeypatch.setattr(_map, "_figure", lambda *arguments: drawn.append(original(*arguments)) or drawn[-1])
+    original = _map.figure
+    monkeypatch.setattr(_map, "figure", lambda *arguments: drawn.append(original(*arguments)) or drawn[-1])
     model.run = Constant()
     run(f"--source={slide_path}", f"--out={tmp_path / 'out'}", "--spot-um=20", "--pitch-um=80", "--genes=RED,BLUE")
     slide, red = drawn[0].axes[:2]
