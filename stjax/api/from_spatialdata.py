@@ -66,7 +66,7 @@ def given(
 
 def _system(sdata: Any, asked: str | None) -> str:
     """The coordinate system to work in."""
-    of_images = [name for name in sdata.coordinate_systems if _names_in(sdata.images, name)]
+    of_images = [name for name in sorted(sdata.coordinate_systems) if _names_in(sdata.images, name)]
     if asked is not None:
         if asked not in of_images:
             raise InputError(

@@ -1,5 +1,6 @@
 """What `model.predict` takes beside an image and places: AnnData, lists, folders; and its results as files."""
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from PIL import Image
 
 import stjax
 from data_prep import cli
+from data_prep.gene_lookup import other_names
 from data_prep.spots import Spots
+from stjax.inference.prediction import gene_columns
 from stjax.outputs._map import Picture
 from stjax.symmetries import NUM_SYMMETRIES
 
@@ -199,13 +202,25 @@ def test_tables_of_places_have_names_and_shapes_keep_their_sizes(model, slide):
         model.predict(slide, pd.DataFrame(SPOTS, columns=["row", "col"]), um_per_px=UM)
 
 
-def test_genes_by_one_name_and_results_of_some_genes(model, slide, capsys):
+@pytest.fixture(scope="module")
+def called(model):
+    """A gene of the model, and another name of it that no other gene has."""
+    for gene, names in zip(model.genes, other_names(model.ensembl_ids, model.genes), strict=True):
+        for name in names:
+            with contextlib.suppress(stjax.InputError):
+                if gene_columns(model.model, [name]).tolist() == [model.genes.index(gene)]:
+                    return gene, name
+    raise AssertionError("no gene has another name")
+
+
+def test_genes_by_one_name_and_results_of_some_genes(model, slide, called, capsys):
+    gene, alias = called
     every = model.predict(slide, SPOTS, um_per_px=UM)
-    assert "ERBB2" in model.genes
-    one = model.predict(slide, SPOTS, um_per_px=UM, genes="HER2")
-    assert "gene HER2 is taken as ERBB2" in capsys.readouterr().out
-    assert one.genes == ("ERBB2",)
-    np.testing.assert_array_equal(one.expression[:, 0], every["ERBB2"])
+    one = model.predict(slide, SPOTS, um_per_px=UM, genes=alias)
+    assert f"gene {alias} is taken as {gene}" in capsys.readouterr().out
+    assert one.genes == (gene,)
+    np.testing.assert_array_equal(one.expression[:, 0], every[gene])
+    np.testing.assert_array_equal(every[alias], every[gene])
     third, fifth = model.genes[3], model.genes[5]
     two = every[[fifth, third.lower()]]
     assert two.genes == (fifth, third)
@@ -219,9 +234,9 @@ def test_genes_by_one_name_and_results_of_some_genes(model, slide, capsys):
             two[wrong]
 
 
-def test_pictures_show_themselves_in_notebooks(model, slide):
+def test_pictures_show_themselves_in_notebooks(model, slide, called):
     found = model.predict(slide, SPOTS, um_per_px=UM)
-    drawn = found.plot([model.genes[0], "HER2"])
+    drawn = found.plot([model.genes[0], called[1]])
     assert isinstance(drawn, Picture)
     assert drawn._repr_jpeg_().startswith(b"\xff\xd8\xff")
     first = drawn.subfigs[0].axes
@@ -236,14 +251,14 @@ def test_pictures_show_themselves_in_notebooks(model, slide):
 
 @pytest.mark.parametrize("ending", ["h5ad", "csv", "parquet", "geojson", "png", "svg"])
 def test_results_are_written_by_their_ending(model, slide, tmp_path, ending):
-    found = model.predict(slide, SPOTS, um_per_px=UM, genes=["ACTB", "ERBB2"])
+    found = model.predict(slide, SPOTS, um_per_px=UM, genes=model.genes[:2])
     path = found.write(tmp_path / "new" / f"out.{ending}")
     assert path.read_bytes() != b""
     assert found.write(str(path)) == path  # a file is replaced
     if ending == "h5ad":
         np.testing.assert_array_equal(anndata.read_h5ad(path).X, found.expression)
     if ending == "csv":
-        np.testing.assert_allclose(pd.read_csv(path)["ERBB2"], found["ERBB2"], rtol=1e-6)
+        np.testing.assert_allclose(pd.read_csv(path)[model.genes[1]], found[model.genes[1]], rtol=1e-6)
 
 
 def test_results_are_not_written_over_a_folder_or_without_a_format(model, slide, tmp_path):
