@@ -55,7 +55,7 @@ def given(adata: Any, image: Any, um_per_px: float | None) -> Given:
     else:
         about = _about(image)
     found = _h5ad_geometry.read(name, _WHERE, adata.obs[kept], xy[kept], known, about, user_um=um_per_px)
-    if key:
+    if key and zoom < 1:
         notes += (
             f"the picture {key!r} is predicted, {found.um_per_px / zoom:.3g} um per px; the slide itself, of "
             f"{found.um_per_px:.3g}, shows more: give image, its path",
