@@ -11,7 +11,6 @@ from PIL import Image
 
 from data_prep.errors import InputError
 from stjax import trained
-from stjax.api import from_anndata, from_spatialdata
 from stjax.api.given import ANNDATA, FEATURES, FOLDER, LIST, SPATIALDATA, Given, check_arguments, kind_of
 from stjax.api.predicting import Job
 from stjax.api.result import Prediction, unfinished
@@ -220,8 +219,12 @@ class Model:
             given = None if image is None else Given(image, um_per_px)
             return job.features(np.asarray(source), spots, given)
         if what == ANNDATA:
+            from stjax.api import from_anndata  # with anndata, which arrays and slides do not need
+
             return job.image(from_anndata.given(source, image, um_per_px))
         if what == SPATIALDATA:
+            from stjax.api import from_spatialdata
+
             return job.image(from_spatialdata.given(source, image, spots, coordinate_system, um_per_px))
         return job.image(Given(source, um_per_px), spots)
 
