@@ -31,7 +31,7 @@ class Protocol:
         target: name of the target transform, a key of `targets.TRANSFORMS`.
         standardise_main, standardise_aux: z-score the targets with the training spots' mean and deviation.
         num_main_genes: size of the main panel.
-        gene_ranking: what its genes are ranked by, a key of `targets.RANKINGS`.
+        gene_ranking: what its genes are ranked by, a key of `targets.RANKINGS`, or "hmhvg", see `stjax.data.hmhvg`.
         panel_scope: "train" selects genes on training spots; "all" also on test spots (a leak, as published).
         min_spot_fraction: a gene is kept when at least this fraction of the scope's spots express it.
         min_counts: spots with fewer counts are not used at all.
@@ -43,6 +43,8 @@ class Protocol:
         pooling: PCC over "pooled" test spots, or the median of the PCCs of each section ("section_median") or patient
             ("patient_median").
         head_at_mean: the main head starts at weight 0 and bias at the mean target.
+        validation: the checkpoint is chosen on sections that are "held_out" besides those of the test, or on those of
+            the "test" themselves (a leak, as published).
         num_folds: patients, sorted, are dealt to folds as `patients[f::num_folds]`; 0: no validation, all train.
         test_patients: held out when present; otherwise the last patient is.
         recipe: optimisation settings of the source.
@@ -68,13 +70,15 @@ class Protocol:
     head_at_mean: bool = False
     num_folds: int = 5
     gene_ranking: str = "mean_count"
+    validation: str = "held_out"
 
     @property
     def hash(self) -> str:
         """SHA-256 of every field, written into results so that results name the rules they were made under."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        if fields["gene_ranking"] == "mean_count":  # once the only one: runs trained then keep their rules' hash
-            del fields["gene_ranking"]
+        for name, only in (("gene_ranking", "mean_count"), ("validation", "held_out")):
+            if fields[name] == only:  # once the only one: runs trained then keep their rules' hash
+                del fields[name]
         # These came later, and say how training is kept steady, not what is learnt or scored; config.json has them.
         fields["recipe"] = {name: value for name, value in self.recipe.items() if name not in WITHOUT}
         return json_files.digest(fields)
@@ -218,6 +222,51 @@ hest = dataclasses.replace(
     gene_ranking="variability",
     min_counts=0,
     num_folds=0,
+)
+
+stp = dataclasses.replace(
+    stjax,
+    name="stp",
+    source=(
+        "STP-Bench (github.com/NEXGEM/STP-Bench, commit 447fe226; its paper was not to be had): log(1 + counts) of 200 "
+        "genes, those highest in the sum of their ranks in mean and deviation over all spots, test included, of the "
+        "genes that are among scanpy's 2,000 most variable of some section and counted in every one, less those called "
+        "MT..., RPS... or RPL...; the checkpoint is chosen on the test fold, as published. Differs: a gene without any "
+        "count in a section is taken for not measured there; training is in float32; the PCC of a gene is the median "
+        "over sections here, where STP-Bench takes the mean over genes in each section, and then over sections, which "
+        "the suite stp does. Reading: the weight decay, 0.01, is that of PyTorch's AdamW."
+    ),
+    target="log1p_counts",
+    standardise_main=False,
+    num_main_genes=200,
+    gene_ranking="hmhvg",
+    panel_scope="all",
+    min_spot_fraction=0.0,
+    min_counts=0,
+    pooling="section_median",
+    validation="test",
+    num_folds=0,
+    recipe=_recipe(
+        "adamw",
+        learning_rate=1e-4,
+        weight_decay=1e-2,
+        schedule="plateau",
+        early_stopping_patience=20,
+        batch_size=128,
+        num_epochs=200,
+    ),
+)
+
+stp_inner = dataclasses.replace(
+    stp,
+    name="stp_inner",
+    source=(
+        "stjax's own: as `stp`, but genes are chosen on the training sections alone, and the checkpoint on patients "
+        "that are neither trained on nor scored."
+    ),
+    panel_scope="train",
+    validation="held_out",
+    num_folds=5,
 )
 
 

@@ -49,6 +49,10 @@ def split_sections(
     ):
         if unknown := [name for name in given if name not in known]:
             raise InputError(f"{what} names {', '.join(unknown)}; the data set has {', '.join(sorted(set(known)))}")
+    if protocol.validation == "test" and val_sections:
+        raise InputError(
+            f"protocol {protocol.name} validates on the test sections, as published; leave val_sections out"
+        )
     if not (test_sections or val_sections):
         test_sections, val_sections = _of_patients(protocol, patient_of, fold, test_patients)
     elif not test_sections:
@@ -57,6 +61,7 @@ def split_sections(
         raise InputError(f"{', '.join(sorted(both))} is in both test_sections and val_sections")
     test, val = (tuple(name for name in names if name in part) for part in (test_sections, val_sections))
     train = tuple(name for name in names if name not in test and name not in val)
+    val = test if protocol.validation == "test" else val
     if not train:
         raise InputError(
             f"no section is left to train on: {len(names)} section(s) of {len(set(patient_of.values()))} patient(s), "
@@ -68,6 +73,8 @@ def split_sections(
         warnings += _shared(part, {patient_of[name] for name in sections}, {patient_of[name] for name in train})
     if guessed := not_stated({name: origin for name, origin in (origin_of or {}).items() if name in patient_of}):
         warnings.append(f"{guessed}. Training and test may hold tissue of one patient")
+    if protocol.validation == "test":
+        warnings.append("the checkpoint is chosen on the sections that are scored, as published: figures are too good")
     if not val:
         warnings.append("no validation sections: the last checkpoint is used, none is selected")
     return Split(train, val, test, tuple(warnings))

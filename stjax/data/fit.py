@@ -10,6 +10,7 @@ from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from data_prep.patients import weakest
 from stjax import metrics
+from stjax.data import hmhvg
 from stjax.data.fold import Fold
 from stjax.data.panel import Panel
 from stjax.data.selection import Selection
@@ -38,11 +39,17 @@ def fit(
             f"{training.counts.shape[0]} training spots{of} have at least {protocol.min_counts} counts, which protocol "
             f"{protocol.name} asks for; add sections or choose another protocol"
         )
-    scope, others = training.counts, (*split.val, *split.test)
-    if protocol.panel_scope == "all" and others:  # as published: the panel sees the test patients
-        seen = view.measured(Selection(dataset, others, protocol, train=False, sizes_um=sizes_um))
-        scope = csr.stack([scope, seen.counts])
-    columns = _ranked(protocol, scope)
+    others = tuple(dict.fromkeys((*split.val, *split.test)))
+    if protocol.panel_scope != "all":  # else as published: the panel sees the test patients
+        others = ()
+    if protocol.gene_ranking == hmhvg.NAME:
+        columns = _ranked_by_section(protocol, dataset, (*split.train, *others))
+    else:
+        scope = training.counts
+        if others:
+            seen = view.measured(Selection(dataset, others, protocol, train=False, sizes_um=sizes_um))
+            scope = csr.stack([scope, seen.counts])
+        columns = _ranked(protocol, scope)
 
     num_main = protocol.num_main_genes
     target_mean, target_std = np.zeros(len(columns)), np.ones(len(columns))
@@ -89,6 +96,17 @@ def _ranked(protocol: Protocol, counts: Any) -> np.ndarray:
             f"protocol {protocol.name} needs {protocol.num_main_genes}"
         )
     ranked = protocol.rank_genes(counts, eligible)
+    return np.concatenate([np.sort(ranked[: protocol.num_main_genes]), np.sort(ranked[protocol.num_main_genes :])])
+
+
+def _ranked_by_section(protocol: Protocol, dataset: PatchDataset, sections: Sequence[str]) -> np.ndarray:
+    """As `_ranked`, of what a section at a time says."""
+    ranked = hmhvg.rank((dataset.table(name).counts for name in sections), dataset.genes.names)
+    if len(ranked) < protocol.num_main_genes:
+        raise InputError(
+            f"{len(ranked)} genes have counts in each of {len(sections)} sections; protocol {protocol.name} needs "
+            f"{protocol.num_main_genes}"
+        )
     return np.concatenate([np.sort(ranked[: protocol.num_main_genes]), np.sort(ranked[protocol.num_main_genes :])])
 
 

@@ -79,6 +79,8 @@ def calibrate(runs: Sequence[Run], *, sizes_um: Sequence[float], max_spots: int)
     for run in runs:
         if not run.fold.split.val:
             return None, "no validation sections, whose errors would be needed"
+        if set(run.fold.split.val) & set(run.fold.split.test):
+            return None, "the validation sections are those of the test"
         try:
             dataset = run.open_dataset()
         except InputError as error:

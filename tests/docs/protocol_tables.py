@@ -23,6 +23,7 @@ RULES = {  # field of Protocol: how the page calls it
     "test_symmetries": "means over eight symmetries",
     "pooling": "PCC pooled",
     "head_at_mean": "the head starts at the mean",
+    "validation": "the checkpoint is chosen on sections",
     "num_folds": "folds",
     "test_patients": "patients held out",
 }
@@ -62,6 +63,10 @@ def _cell(protocol: protocols.Protocol, field: str) -> str:
         return SCOPES[str(value)]
     if field == "max_white_fraction" and value == 1.0:
         return "none"
+    if field == "validation":
+        return "of the test" if value == "test" else "held out besides"
+    if field == "num_folds" and protocol.validation == "test":
+        return ""
     if field in ("num_folds", "min_counts", "min_spot_fraction") and not value:
         return "no validation" if field == "num_folds" else "none"
     if field == "min_spot_fraction":

@@ -51,6 +51,16 @@ def test_split_refuses_what_cannot_be(options, message):
         splits.split_sections(protocols.stjax, PATIENTS, **options)
 
 
+def test_split_validates_on_the_test_sections_where_that_is_published():
+    split = splits.split_sections(protocols.stp, PATIENTS, test_sections=("B1",))
+    assert (split.train, split.val, split.test) == (("A1", "A2", "C1", "D1"), ("B1",), ("B1",))
+    assert split.warnings == (
+        "the checkpoint is chosen on the sections that are scored, as published: figures are too good",
+    )
+    with pytest.raises(InputError, match="leave val_sections out"):
+        splits.split_sections(protocols.stp, PATIENTS, test_sections=("B1",), val_sections=("A1",))
+
+
 def test_jax_and_numpy_transforms_agree():
     import jax.numpy as jnp
 
