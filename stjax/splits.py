@@ -74,7 +74,7 @@ def split_sections(
     if guessed := not_stated({name: origin for name, origin in (origin_of or {}).items() if name in patient_of}):
         warnings.append(f"{guessed}. Training and test may hold tissue of one patient")
     if protocol.validation == "test":
-        warnings.append("the checkpoint is chosen on the sections that are scored, as published: figures are too good")
+        warnings.append("the checkpoint is chosen on the sections that are scored, as published: results are too good")
     if not val:
         warnings.append("no validation sections: the last checkpoint is used, none is selected")
     return Split(train, val, test, tuple(warnings))

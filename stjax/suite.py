@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
     parser = cli.Parser("python -m stjax.suite", description=__doc__)
     parser.add_argument("action", choices=ACTIONS)
     parser.add_argument(
-        "name", help="a suite: brstnet, comparators, cross_scale, her2st, hest_bench, pixnet_v1, pixnet_v4, stnet"
+        "name", help="a suite: brstnet, comparators, cross_scale, her2st, hest_bench, pixnet_v1, pixnet_v4, stnet, stp"
     )
     parser.add_argument("--out", required=True, type=Path, help="folder of all that is made")
     parser.add_argument("--root", type=Path, help="folder of the raw data; plan says what is expected in it")

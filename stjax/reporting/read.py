@@ -178,6 +178,20 @@ def read_scores(workdir: Path, protocol: str, *, asked: bool = False) -> tuple[d
     return metrics, _read_genes(folder / "per_gene.csv", workdir)
 
 
+def sections_in(scores: Path, workdir: Path) -> list[DrawnSection]:
+    """The sections that a run was scored on apart from its own, by the folder of these scores.
+
+    Raises:
+        InputError: a file that is not there, or cannot be read.
+    """
+    again = _AGAIN.format(workdir)
+    found = json_files.read(scores / "metrics.json", remedy=again)
+    json_files.require(found, {"sections": [json_files.NAME]}, str(scores / "metrics.json"), remedy=again)
+    genes = _read_genes(scores / "per_gene.csv", workdir)
+    paths = {name: scores / "predictions" / f"{name}.h5ad" for name in found["sections"]}
+    return [sections_of.read(path, name, genes, remedy=again)[0] for name, path in paths.items()]
+
+
 def _read_protocols(path: Path, remedy: str) -> dict[str, Any]:
     if not path.is_file():
         return {}

@@ -19,8 +19,7 @@ def footnotes(suite: Suite, part: "Part", results: dict[str, list[read.RunResult
     runs = [run for of_row in results.values() for run in of_row]
     notes = lacking(part.rows)
     if runs:
-        notes += _notes_on_data(runs)
-        notes += _notes_on_rules(runs)
+        notes += of_runs(runs)
         encoders = {row.encoder for row in part.rows} - {""}
         encoders = encoders or {str((run.metrics.get("encoder") or {}).get("title", "")) for run in runs} - {""}
         if len(encoders) > 1:
@@ -32,6 +31,11 @@ def footnotes(suite: Suite, part: "Part", results: dict[str, list[read.RunResult
     if any(row.quoted for row in part.rows):
         notes.append(f"published results are quoted, not ours: {suite.source}")
     return [*notes, *suite.notes.get("", ()), *suite.notes.get(part.name, ())]
+
+
+def of_runs(runs: Sequence[read.RunResults]) -> list[str]:
+    """What results of these runs must not be read without."""
+    return _notes_on_data(runs) + _notes_on_rules(runs)
 
 
 def lacking(rows: "Sequence[Row]") -> list[str]:
@@ -76,6 +80,11 @@ def _notes_on_rules(runs: Sequence[read.RunResults]) -> list[str]:
         f"{each.name}: genes are chosen with the spots that are scored, as published"
         for each in known
         if each.panel_scope == "all"
+    ]
+    notes += [
+        f"{each.name}: the checkpoint is chosen on the sections that are scored, as published"
+        for each in known
+        if each.validation == "test"
     ]
     if len(used) > 1:
         notes.append(f"rows are of several protocols ({', '.join(used)}): compare those of one alone")

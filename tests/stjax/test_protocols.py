@@ -55,7 +55,7 @@ def test_split_validates_on_the_test_sections_where_that_is_published():
     split = splits.split_sections(protocols.stp, PATIENTS, test_sections=("B1",))
     assert (split.train, split.val, split.test) == (("A1", "A2", "C1", "D1"), ("B1",), ("B1",))
     assert split.warnings == (
-        "the checkpoint is chosen on the sections that are scored, as published: figures are too good",
+        "the checkpoint is chosen on the sections that are scored, as published: results are too good",
     )
     with pytest.raises(InputError, match="leave val_sections out"):
         splits.split_sections(protocols.stp, PATIENTS, test_sections=("B1",), val_sections=("A1",))
