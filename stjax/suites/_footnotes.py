@@ -35,7 +35,7 @@ def footnotes(suite: Suite, part: "Part", results: dict[str, list[read.RunResult
 
 def of_runs(runs: Sequence[read.RunResults]) -> list[str]:
     """What results of these runs must not be read without."""
-    return _notes_on_data(runs) + _notes_on_rules(runs)
+    return _notes_on_data(runs) + on_rules(runs)
 
 
 def lacking(rows: "Sequence[Row]") -> list[str]:
@@ -72,7 +72,7 @@ def _notes_on_data(runs: Sequence[read.RunResults]) -> list[str]:
     return notes
 
 
-def _notes_on_rules(runs: Sequence[read.RunResults]) -> list[str]:
+def on_rules(runs: Sequence[read.RunResults]) -> list[str]:
     """Of the rules that results were made under."""
     notes, used = [], sorted({run.metrics["protocol"] for run in runs})
     known = [protocols.get_protocol(name) for name in used if name in protocols.names()]

@@ -15,7 +15,7 @@ from data_prep.errors import InputError
 from stjax import metrics
 from stjax.reporting import read
 from stjax.suites import Command, Data, Embedding, Figure, Options, Run, Suite, train
-from stjax.suites._footnotes import lacking, of_runs
+from stjax.suites._footnotes import lacking, of_runs, on_rules
 from stjax.suites._state import DONE, Place
 from stjax.suites._stp_folds import Fold, folds_of
 from stjax.suites._table import Part, Row
@@ -213,8 +213,9 @@ def _parts(suite: Suite, places: Sequence[Place]) -> tuple[list[Part], bool]:
             known = sorted((row for row in rows if MEAN in row.figures), key=lambda row: -row.figures[MEAN][0])
             verdict = f"{known[0].name} has the highest mean PCC, {known[0].figures[MEAN][0]:.3f}." if known else ""
             found = [results[place.run.name] for place in of_part if done[place.run.name]]
-            notes = [*lacking(rows), *(of_runs(found) if found else [])]
-            notes += _genes_outside(of_part, done) if title != name else []
+            notes = lacking(rows)
+            if found:
+                notes += of_runs(found) if title == name else on_rules(found) + _genes_outside(of_part, done)
             notes += [f"published results are quoted, not ours: {suite.source}"] * any(row.quoted for row in rows)
             best = known[0] if known else None
             parts.append(Part(title, suite.figures[title], rows, best, "best", verdict, [*notes, *suite.notes[""]]))
