@@ -63,9 +63,8 @@ def shuffled(names: Sequence[str], count: int) -> list[tuple[str, ...]]:
     """`count` groups of samples, as KFold(shuffle=True, random_state=42) deals them."""
     order = np.arange(len(names))
     np.random.RandomState(SHUFFLE_SEED).shuffle(order)  # as published, not a generator
-    return [
-        tuple(names[row] for row in sorted(part.tolist())) for part in np.array_split(order, min(count, len(names)))
-    ]
+    groups = np.array_split(order, min(count, len(names)))
+    return [tuple(np.array(names)[np.sort(group)].tolist()) for group in groups]
 
 
 def _inner(names: Sequence[str], case_of: Mapping[str, str]) -> tuple[str, ...]:
