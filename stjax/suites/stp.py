@@ -117,10 +117,13 @@ def suite(options: Options) -> Suite:
 
 def _data(name: str, *, external: bool = False) -> Data:
     raw, about = (EXTERNAL[name], "a cohort of another institution") if external else (COHORTS[name].raw, "a data set")
-    spots = 0 if external else COHORTS[name].spots
+    spots, sections = 0, {}
+    if not external:  # of nobody yet: as many slides in as many groups as published
+        spots, slides, folds = COHORTS[name].spots, COHORTS[name].slides, COHORTS[name].folds
+        sections = {f"fold_{k}": tuple(f"slide_{place}" for place in range(k, slides, folds)) for k in range(folds)}
     demo = (*_DEMO, f"--seed={_TINY_SEEDS.get(name, '0')}")
     about = f"{about} of STP-Bench (huggingface.co/datasets/nexgem/STP-Bench): patches/, st/ or adata/, and its ids.csv"
-    return Data(name, raw, about, _BUILD, demo, _BUILD, {}, spots)
+    return Data(name, raw, about, _BUILD, demo, _BUILD, sections, spots)
 
 
 def _sections(options: Options, data: Data) -> tuple[str, ...]:

@@ -85,6 +85,8 @@ def test_a_method_takes_33_trainings_as_published_and_33_beside_them():
         for part in stp.PARTS:
             assert sum(run.trainings for run in found.runs if (run.row, run.part) == (row, part)) == 33
     assert {run.lacks for run in found.runs if run.row == "PixNet"} == {stp.NO_TILES}
+    published = {data.name: sum(map(len, data.sections.values())) for data in found.data if data.spots}
+    assert published == {name: cohort.slides for name, cohort in stp.COHORTS.items()}
 
 
 def test_runs_are_of_the_folds_of_the_bundle_and_score_other_institutions(monkeypatch, tmp_path):
