@@ -28,8 +28,8 @@ TRAINED = Data(
     _SLIDES, 880,
 )  # fmt: skip
 EVERY = Data(
-    "bins_of_all_sizes", None, _ABOUT, _ALL_SIZES, _DEMO, (*_ALL_SIZES, f"--bin-blocks=1/{TRAINED_UM}"), {"F": _NAMES},
-    10_074,
+    "bins_of_all_sizes", None, _ABOUT, _ALL_SIZES, _DEMO, (*_ALL_SIZES, f"--bin-blocks=2/{2 * TRAINED_UM}"),
+    {"F": _NAMES}, 10_074,
 )  # fmt: skip
 TILES = Data(
     "tiles", None, _ABOUT, ("--tile-size-px=128", "--min-counts=0"), _DEMO, ("--tile-size-px=128", "--min-counts=0"),
