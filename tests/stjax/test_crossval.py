@@ -87,7 +87,7 @@ def test_summary_is_the_mean_and_the_sample_deviation_of_what_is_known():
         (["--folds=a"], "--folds is 'a'"),
         (["--folds=7"], "--folds names 7; the data has folds 0 to 1"),
         (["--config.test_sections=A1"], "folds are of patients"),
-        (["--config.protocol=stnet", "--config.model.aux=False"], "make no folds under protocol stnet"),
+        (["--config.protocol=stnet", "--config.model.aux=False"], "are too few for folds under protocol stnet"),
     ],
 )
 def test_what_cannot_be_is_refused(arguments, message, dataset, tmp_path):
