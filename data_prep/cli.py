@@ -18,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_prep import startup, system_errors
+from data_prep import extras, startup, system_errors
 from data_prep.errors import InputError
 from data_prep.heartbeat import Heartbeat
 
@@ -67,6 +67,8 @@ def run(main: Callable[[list[str]], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again as it flushes
         sys.exit(1)
     except Exception as error:
+        if (text := extras.explain(error)) is not None:
+            _fail(f"error: {text}", 2)
         if (text := system_errors.explain(error)) is None:
             raise
         print(f"error: {one_line(text)}", file=sys.stderr)

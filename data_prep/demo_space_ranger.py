@@ -5,8 +5,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import scipy.sparse
 from PIL import Image
 
@@ -142,6 +140,9 @@ def bin_counts(section: DemoSection, size: int) -> tuple[np.ndarray, np.ndarray,
 
 
 def _write_bins(folder: Path, section: DemoSection, size: int) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
     xy, centre_um, inside, counts = bin_counts(section, size)
     columns = int(section.tissue.width_um // BIN_UM[-1]) * (BIN_UM[-1] // size)
     column = columns - 1 - xy[:, 0]

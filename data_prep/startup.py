@@ -1,4 +1,5 @@
-"""The first seconds of a command: its imports, which Ctrl-C ends with a word and exit code 130.
+"""The first seconds of a command: its imports, which Ctrl-C ends with a word and exit code 130, and a package that is
+not installed with a line and exit code 2.
 
 Python imports `data_prep` or `stjax` before the module that `python -m` or the program `stjax` names, so that both ask
 here first, and this imports next to nothing. An import cannot be trusted to let KeyboardInterrupt through, and has
@@ -8,6 +9,7 @@ nothing to clean up: the process ends on the spot. `data_prep.cli.run` ends this
 import os
 import signal
 import sys
+from types import TracebackType
 
 PROGRAM = "stjax"
 
@@ -20,7 +22,9 @@ def watch() -> None:
 
 
 def begin() -> None:
-    """Ends the process on Ctrl-C, until `over`, unless somebody else handles it."""
+    """Until `over`, unless somebody else does: ends the process on Ctrl-C, and says how to get a package it lacks."""
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _excepthook
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         try:
             signal.signal(signal.SIGINT, _end)
@@ -30,8 +34,20 @@ def begin() -> None:
 
 def over() -> None:
     """Ctrl-C raises KeyboardInterrupt again."""
+    if sys.excepthook is _excepthook:
+        sys.excepthook = sys.__excepthook__
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    from data_prep import extras
+
+    if (text := extras.explain(error)) is None:
+        sys.__excepthook__(kind, error, traceback)
+    else:
+        print(f"error: {text}", file=sys.stderr)
+        raise SystemExit(2)  # which is what becomes of the process
 
 
 def _end(number: int, frame: object) -> None:

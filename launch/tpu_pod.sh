@@ -12,7 +12,7 @@ usage: launch/tpu_pod.sh --name=NAME --zone=ZONE [OPTIONS] -- ARGUMENTS OF stjax
   --runtime=VERSION          of the VM to create; default v2-alpha-tpuv5-lite
   --spot                     create it as a spot VM: preempted at any time, and resumed by the same command
   --folder=DIR               the checkout of stjax on every host; default stjax, in the home folder
-  --install                  first install there: python3 -m venv, pip install -e '.[tpu]'
+  --install                  first install there: python3 -m venv, pip install -e '.[tpu,train]'
   --dry-run                  print what would run
 
 example:
@@ -74,7 +74,7 @@ if [[ -n $create ]]; then
 fi
 inside=$(printf 'cd %q' "$folder")
 if [[ $install == yes ]]; then
-  on_all_hosts "$inside && python3 -m venv .venv && .venv/bin/python -m pip install -q -e '.[tpu]'"
+  on_all_hosts "$inside && python3 -m venv .venv && .venv/bin/python -m pip install -q -e '.[tpu,train]'"
 fi
 # jax.distributed asks the VM's metadata who the other hosts are.
 on_all_hosts "$inside && STJAX_DISTRIBUTED=1 .venv/bin/python -m stjax.train$(printf ' %q' "$@")"

@@ -28,6 +28,7 @@ from packaging.requirements import Requirement
 
 from data_prep import cli
 from data_prep.errors import InputError
+from data_prep.extras import explain
 
 OK, NOTE, WARN, FAIL = "ok", "note", "warn", "FAIL"
 OLDEST_PYTHON = (3, 11)
@@ -91,6 +92,9 @@ def examine(*, quick: bool = False) -> Iterator[Finding]:
         except InputError as error:
             yield Finding(check.__name__, FAIL, str(error))
         except Exception as error:  # whatever is wrong with the installation, the other checks are made
+            if lacking := explain(error):
+                yield Finding(check.__name__, NOTE, "not checked, as it takes an extra", lacking)
+                continue
             text = " ".join(f"{type(error).__name__}: {error}".split())
             yield Finding(check.__name__, FAIL, text, "install stjax anew into a fresh environment")
 

@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 
 from data_prep import cli, files, json_files, system_errors
+from data_prep.cli import names
 from data_prep.errors import InputError
 from data_prep.section import Section
 from data_prep.slide import Slide, open_slide
 from stjax import outputs, progress, trained
-from stjax.config import names
 from stjax.inference import grid
-from stjax.inference.dense import TILE_PX, check_maps, predict_dense
+from stjax.inference.dense_format import TILE_PX
 from stjax.inference.prediction import SectionPrediction, gene_columns
 from stjax.inference.records import Record, spots_sha256
 from stjax.inference.slide_prediction import about_image, lay_spots, predict_slide, symmetric
@@ -53,7 +53,8 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
     parser.add_argument(
-        "--formats", default=",".join(outputs.DEFAULT_FORMATS), help=f"some of {', '.join(outputs.format_names())}"
+        "--formats",
+        help=f"some of {', '.join(outputs.format_names())}; default {','.join(outputs.DEFAULT_FORMATS)}",
     )
     parser.add_argument("--layout", default="auto", help="the source's layout, or slides; detected by default")
     parser.add_argument("--sections", default="", help="comma-separated; default all whose files are complete")
@@ -84,7 +85,7 @@ def main(arguments: list[str]) -> None:
     changed = {"spot_um": given.spot_um, "pitch_um": given.pitch_um, "pattern": given.pattern}
     array = {name: value for name, value in changed.items() if value is not None}
     options = Options(
-        formats=names(given.formats),
+        formats=outputs.default_formats() if given.formats is None else names(given.formats),
         genes=names(given.genes),
         array=dataclasses.replace(grid.PRESETS[given.spots], **array),
         min_tissue=given.min_tissue,
@@ -206,6 +207,8 @@ class SectionWriter:
         if caveat := plain.fold.caveat:
             print(f"note: {caveat}")
         if options.tile_px:
+            from stjax.inference.dense import check_maps  # with Flax, which spots of an exported model do without
+
             check_maps(plain)
         model, spread = symmetric(plain, options.symmetries)
         return cls(model, spread, out, options, writers, gene_columns(model, options.genes))
@@ -256,6 +259,8 @@ class SectionWriter:
 
     def write_dense(self, section: Section, slide: Slide, tile_px: int) -> Path:
         """The map of the whole slide."""
+        from stjax.inference.dense import predict_dense
+
         return predict_dense(
             self.model,
             slide,

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow
-import pyarrow.compute
 
 from data_prep.errors import InputError
 from data_prep.readers import _arrays, _h5ad, _matrix
@@ -184,6 +182,9 @@ def _section_names(path: Path, values: Iterable[str]) -> dict[str, str]:
 
 def _id_labels(index: Any) -> np.ndarray:
     """[S] str: what tells samples apart in spot ids; "" for all where ids are no barcodes, bins or array positions."""
+    import pyarrow
+    import pyarrow.compute
+
     ids = pyarrow.array(np.asarray(index, dtype=str))
     around = pyarrow.compute.call_function(
         "replace_substring_regex", [ids], pyarrow.compute.ReplaceSubstringOptions(_AROUND, "\\1\t\\2")

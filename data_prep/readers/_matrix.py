@@ -8,13 +8,11 @@ from typing import Any
 
 import h5py
 import numpy as np
-import pyarrow
-import pyarrow.compute
 import scipy.sparse
 
 from data_prep import csr, files
 from data_prep.errors import InputError
-from data_prep.readers import _hdf5_columns, _hdf5_structure, _hdf5_trial, _mtx, _species, _text
+from data_prep.readers import _hdf5_columns, _hdf5_structure, _hdf5_trial, _species, _text
 
 GENE_EXPRESSION = "Gene Expression"
 # What R and pandas write above the names of barcodes and features
@@ -117,6 +115,8 @@ def _as_csr(matrix: Any, path: Path) -> scipy.sparse.csr_array:
 
 def check_unique(names: np.ndarray, path: Path, what: str) -> None:
     """Raise `InputError` naming the first of `names` [N] str that appears twice."""
+    import pyarrow  # which an extra brings, as wherever it is imported late
+
     if len(pyarrow.array(names).unique()) != len(names):
         values, first, times = np.unique(names, return_index=True, return_counts=True)
         repeated = np.argmin(np.where(times > 1, first, len(names)))
@@ -125,6 +125,9 @@ def check_unique(names: np.ndarray, path: Path, what: str) -> None:
 
 def places_of(names: np.ndarray, among: np.ndarray) -> np.ndarray:
     """[N] int64: index of each name in `among` (unique), -1 where it is not there. Millions take a second."""
+    import pyarrow
+    import pyarrow.compute
+
     options = pyarrow.compute.SetLookupOptions(value_set=pyarrow.array(among))
     found = pyarrow.compute.call_function("index_in", [pyarrow.array(names)], options)
     return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -206,6 +209,8 @@ def read_mtx(folder: Path, prefix: str = "") -> CountMatrix:
     """
     matrix_path, barcode_path, feature_path = mtx_files(folder, prefix)
     barcodes, features = _text.read_rows(barcode_path, "\t"), _text.read_rows(feature_path, "\t")
+    from data_prep.readers import _mtx  # the one module that cannot be without pyarrow
+
     matrix = _mtx.read(matrix_path)
     if set(matrix.shape or ()) != {len(features), len(barcodes)}:
         barcodes, features = (rows[rows[0][0].strip().casefold() in _HEADERS :] for rows in (barcodes, features))

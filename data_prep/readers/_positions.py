@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 
 from data_prep import files, unpack
 from data_prep.errors import InputError
@@ -80,6 +78,9 @@ def _trifle(number: int) -> int:
 
 def _parquet(path: Path) -> dict[str, np.ndarray]:
     """The columns [N]; NaN where a number is missing."""
+    import pyarrow
+    import pyarrow.parquet
+
     try:
         table = pyarrow.parquet.read_table(io.BytesIO(unpack.read_bytes(path)) if path.suffix == ".gz" else path)
         names = table.column_names

@@ -25,7 +25,7 @@ from data_prep.errors import InputError
 from data_prep.slide import Slide
 from data_prep.tissue import Transform
 from stjax import models, parallel
-from stjax.inference.dense_format import CELL_PX, FORMAT, TOTAL, VERSION
+from stjax.inference.dense_format import CELL_PX, FORMAT, TILE_PX, TOTAL, VERSION
 from stjax.inference.dense_writer import MapWriter
 from stjax.inference.matching import scale_and_stain
 from stjax.inference.prediction import provenance
@@ -35,7 +35,6 @@ from stjax.ops.spot_pool import ADDITIVE
 from stjax.trained import Trained
 from stjax.views import normalise
 
-TILE_PX = 1536
 _PROBE_PX = 4096  # wider than twice the reach of any encoder that has one
 _BLOCK_PX = 256  # resampled at a time, on a grid of its own: pixels do not depend on the tiles
 

@@ -18,6 +18,7 @@ from stjax.targets import TRANSFORMS
 
 FORMAT, VERSION = "stjax-dense-map", 1
 CELL_PX = 4  # model pixels along a cell of the map
+TILE_PX = 1536  # model pixels along a tile, unless another side is asked for
 TOTAL = "total of all genes"  # the last channel of a map of rates
 META, PROGRESS, LEVEL = "zarr.json", "progress.json", "0"
 CHUNK_CHANNELS, CHUNK_CELLS = 8, 128  # at most, of what is compressed together

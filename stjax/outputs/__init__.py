@@ -21,6 +21,7 @@ from types import ModuleType
 
 import numpy as np
 
+from data_prep import extras
 from data_prep.errors import InputError
 
 _MOST_BYTES = 40  # a section's name may have 200, a file's 255
@@ -54,8 +55,7 @@ def get_formats(names: Sequence[str]) -> dict[str, ModuleType]:
             found[name] = importlib.import_module(f"{__name__}.{name}")
         except ImportError as error:
             raise InputError(
-                f"format {name} needs packages that are not here ({error}); install the extra: "
-                "pip install 'stjax[interop]'"
+                f"format {name} needs packages that are not here: {extras.explain(error) or error}"
             ) from error
     return found
 
@@ -82,6 +82,17 @@ def drawn(expression: np.ndarray, columns: np.ndarray, *, asked: bool) -> np.nda
     if asked and len(columns) <= MOST_MAPS:
         return columns
     return columns[[np.argmax(expression[:, columns].std(axis=0))]]
+
+
+def default_formats() -> list[str]:
+    """`DEFAULT_FORMATS`; those that need an extra which is not installed are left out, with a note."""
+    found = []
+    for name in DEFAULT_FORMATS:
+        try:
+            found += get_formats([name])
+        except InputError as error:
+            print(f"note: left out: {error}")
+    return found
 
 
 def require_space(out: Path, size: int) -> None:

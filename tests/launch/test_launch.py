@@ -30,7 +30,7 @@ def local(*arguments):
     return call(sys.executable, LAUNCH / "local.py", *arguments)
 
 
-SCRIPTS = [*LAUNCH.glob("*.sh"), *(ROOT / "examples").glob("*.sh"), ROOT / ".ci" / "run"]
+SCRIPTS = [*LAUNCH.glob("*.sh"), *(ROOT / "examples").glob("*.sh"), *(ROOT / ".ci").iterdir()]
 
 
 @pytest.mark.parametrize("script", sorted(str(path.relative_to(ROOT)) for path in SCRIPTS))

@@ -4,8 +4,11 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from data_prep.extras import EXTRAS
 from tests.conftest import ROOT
 
 SLOW = {"jax", "flax", "optax", "orbax", "scipy", "pandas", "anndata", "tensorflow_datasets", "matplotlib", "grain"}
@@ -54,3 +57,23 @@ names = ("tensorflow_datasets", "optax", "orbax", "flax", "matplotlib", "grain",
 print(json.dumps([name for name in names if name in sys.modules]))
 """)
     assert json.loads(found.splitlines()[-1]) == []
+
+
+def test_the_command_predicts_with_an_exported_model_where_no_extra_is_installed(tmp_path):
+    image = np.random.default_rng(0).integers(60, 200, (300, 300, 3)).astype(np.uint8)
+    Image.fromarray(image).save(tmp_path / "slide.png")
+    out = run(f"""
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {sorted(EXTRAS)!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())
+from stjax import cli
+cli.dispatch(["predict", "--model=tests/stjax/data/exported", "--source={tmp_path / "slide.png"}",
+              "--source-um-per-px=0.5", "--min-tissue=0", "--out={tmp_path / "out"}"])
+""")
+    assert (
+        "note: left out: format png needs packages that are not here: matplotlib is not installed: pip install" in out
+    )
+    assert [path.name for path in (tmp_path / "out").glob("*.h5ad")] == ["slide.h5ad"]
