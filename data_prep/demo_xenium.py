@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import scipy.sparse
 from PIL import Image
 
@@ -98,5 +96,8 @@ def _cell_names(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def _write_parquet(path: Path, columns: dict[str, np.ndarray]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
     table = pyarrow.table(columns).replace_schema_metadata({"notice": NOTICE})
     pyarrow.parquet.write_table(table, path)

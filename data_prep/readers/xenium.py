@@ -16,13 +16,11 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pyarrow
-import pyarrow.compute
 import scipy.sparse
 
 from data_prep import files, json_files
 from data_prep.errors import InputError
-from data_prep.readers import _areas, _matrix, _parquet, _patients, _pool, _sections, _space_ranger, _text
+from data_prep.readers import _areas, _matrix, _patients, _pool, _sections, _space_ranger, _text
 from data_prep.readers._sections import Reading
 from data_prep.section import Section
 from data_prep.spots import Spots
@@ -175,6 +173,10 @@ def _cells(
     path: Path, matrix: _matrix.CountMatrix, to_image: np.ndarray
 ) -> tuple[Spots, scipy.sparse.csr_array, tuple[str, ...]]:
     """The cells that have a boundary, in the order of the matrix, and their counts."""
+    import pyarrow  # which an extra brings, as `_parquet`'s
+
+    from data_prep.readers import _parquet
+
     rings = ["label_id"] if "label_id" in _parquet.column_names(path) else []  # where a cell has several
     parts = list(_parquet.batches(path, texts=["cell_id"], numbers=["vertex_x", "vertex_y", *rings]))
     if not parts:
@@ -225,6 +227,11 @@ def _pooled(
     path: Path, matrix: _matrix.CountMatrix, to_image: np.ndarray, lattice: _pool.Lattice
 ) -> tuple[Spots, scipy.sparse.csr_array, tuple[str, ...]]:
     """The squares or discs that hold a transcript of a gene, of Xenium's own least quality, and their counts."""
+    import pyarrow
+    import pyarrow.compute
+
+    from data_prep.readers import _parquet
+
     genes = pyarrow.compute.SetLookupOptions(value_set=pyarrow.array(matrix.symbol.tolist(), pyarrow.string()))
     unsure = others = kept = 0
     for part in _parquet.batches(path, texts=["feature_name"], numbers=["x_location", "y_location", "qv"]):

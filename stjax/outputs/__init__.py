@@ -54,9 +54,8 @@ def get_formats(names: Sequence[str]) -> dict[str, ModuleType]:
         try:
             found[name] = importlib.import_module(f"{__name__}.{name}")
         except ImportError as error:
-            raise InputError(
-                f"format {name} needs packages that are not here: {extras.explain(error) or error}"
-            ) from error
+            lacking = extras.explain(error) or error
+            raise InputError(f"format {name} needs packages that are not here: {lacking}") from error
     return found
 
 
