@@ -23,12 +23,12 @@ def test_a_sound_installation_passes_and_says_so_as_json(cache):
 
 def test_a_missing_package_fails_with_the_remedy_and_exit_code_1(monkeypatch, capsys):
     version = doctor._version
-    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "optax" else version(name))
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "scipy" else version(name))
     with pytest.raises(SystemExit) as ended:
         doctor.main(["--quick"])
     assert ended.value.code == 1
     printed = capsys.readouterr().out
-    assert "FAIL packages: missing or too old: optax" in printed
+    assert "FAIL packages: missing or too old: scipy" in printed
     assert "pip install --upgrade stjax" in printed
     assert "ok   devices" in printed
 
