@@ -52,10 +52,8 @@ def main(arguments: list[str]) -> None:
         "--source", required=True, type=Path, help="a slide, a folder of slides, or raw sections in a known layout"
     )
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
-    parser.add_argument(
-        "--formats",
-        help=f"some of {', '.join(outputs.format_names())}; default {','.join(outputs.DEFAULT_FORMATS)}",
-    )
+    default = ",".join(outputs.DEFAULT_FORMATS)
+    parser.add_argument("--formats", help=f"some of {', '.join(outputs.format_names())} ({default})")
     parser.add_argument("--layout", default="auto", help="the source's layout, or slides; detected by default")
     parser.add_argument("--sections", default="", help="comma-separated; default all whose files are complete")
     parser.add_argument(
