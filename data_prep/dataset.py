@@ -222,7 +222,7 @@ class RecordSource:
         reader = self._readers[shard]
         if reader is None:
             # No read-ahead: records are asked for in shuffled order.
-            reader = _open(self._paths[shard], "readahead_buffer_size:0", file_reader_buffer_size=32768)
+            reader = records.open_shard(self._paths[shard], "readahead_buffer_size:0", file_reader_buffer_size=32768)
             self._readers[shard] = reader
         return reader
 
@@ -386,17 +386,10 @@ def _check_file(path: Path, entry: dict[str, Any], *, name: str, verify: bool) -
         raise InputError(f"Section {name!r}: {file} differs from its SHA-256; {_REMEDY}")
 
 
-def _open(path: str, *options: Any, **more: Any) -> Any:
-    """A reader of a shard."""
-    from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
-
-    return array_record_module.ArrayRecordReader(path, *options, **more)
-
-
 def _record_count(path: Path) -> int:
     """Records in a shard; 0 when it cannot be read. A cut-short file would otherwise pass for an empty one."""
     try:
-        reader = _open(str(path))
+        reader = records.open_shard(str(path))
         count = reader.num_records() if reader.ok() else 0
         reader.close()
     except (RuntimeError, ValueError):

@@ -176,3 +176,10 @@ def _fault(record: Mapping[str, Any]) -> str:
     if first[0] != 0 or any(start >= stop for start, stop in itertools.pairwise(first)):
         return f"its polygons' outlines begin at {first[:-1]} of {first[-1]} rings"
     return ""
+
+
+def open_shard(path: str, *options: str, **settings: int) -> Any:
+    """ArrayRecord's reader of a shard; imported here, as an extra brings it."""
+    from array_record.python.array_record_module import ArrayRecordReader  # pyright: ignore[reportMissingImports]
+
+    return ArrayRecordReader(path, *options, **settings)
