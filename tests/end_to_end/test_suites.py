@@ -12,13 +12,7 @@ from stjax import suites
 from stjax.evaluation import hest_scores
 from tests.conftest import command
 
-IN_CI = (
-    "brstnet",
-    "comparators",
-    "her2st",
-    "hest_bench",
-    "pixnet_v4",
-)  # four minutes on two cores; more are slow tests
+IN_CI = ("brstnet", "comparators", "her2st", "hest_bench", "pixnet_v4")  # the others are slow tests
 FILES = ("suite.json", "table.csv", "table.md", "table.tex", "report.html")
 
 
