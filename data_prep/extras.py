@@ -5,6 +5,7 @@ PURPOSES = {  # extra: what for
     "prep": "to prepare data",
     "train": "to train, score and export",
     "interop": "to write SpatialData",
+    "hub": "to load models from the Hugging Face Hub",
 }
 EXTRAS = {  # name that is imported: extras that bring it, the smallest first
     "absl": ("train",),
@@ -13,6 +14,7 @@ EXTRAS = {  # name that is imported: extras that bring it, the smallest first
     "flax": ("train",),
     "geopandas": ("interop",),
     "grain": ("train",),
+    "huggingface_hub": ("hub",),
     "importlib_resources": ("prep", "train"),
     "matplotlib": ("maps", "prep", "train"),
     "ml_collections": ("train",),

@@ -6,13 +6,13 @@ writes into <out>, completely or not at all:
   model.stablehlo          the function from uint8 images to predictions, for CPU, CUDA and TPU and any batch size
   weights.safetensors      its first argument
   config.json, genes.csv   genes, target and image statistics, scale, stain target, protocol, settings of the training
-  MODEL_CARD.md, LICENSE_NOTE.md
+  MODEL_CARD.md, LICENSE_NOTE.md, and README.md for the Hugging Face Hub, which is yours to edit
   backbone.safetensors     the backbone under torchvision's names and in PyTorch's shapes (EfficientNet-Lite0: its
                            package's names), which the same torchvision model without its classifier loads strictly
   heads.safetensors        of a model of patches: the linear layers `main` and `aux` on the backbone's feature vector,
                            whose outputs are standardised targets
   orbax/                   parameters and statistics as an Orbax checkpoint
-  manifest.json            the SHA-256 of every file, checked when the folder is loaded
+  manifest.json            the SHA-256 of every other file, checked when the folder is loaded
 `stjax.predict --model=<out>`, `stjax.load` and examples/predict_with_jax_only.py run it. For a model of features the
 encoder is included; with --head-only it is not, and prediction needs the encoder's weights.
 
@@ -110,8 +110,9 @@ def export(folder: Path, out: Path, *, weights: Path | None = None, head_only: b
         if out.is_dir() and any(out.iterdir()):
             raise InputError(f"--out {out} was written by another process meanwhile; choose another folder")
         made.mkdir()
-        write(run, made)
+        config = write(run, made)
         manifest.seal(made, {"format": FORMAT, "version": VERSION}, required=REQUIRED)
+        (made / "README.md").write_text(model_card.for_the_hub(run, config))  # not sealed: its licence is to be edited
     return sorted(out.iterdir())
 
 
@@ -128,8 +129,8 @@ def _to_export(folder: Path, encoder: Path | None, *, head_only: bool) -> workdi
     return run
 
 
-def write(run: workdir.Run, out: Path) -> None:
-    """Writes everything but the manifest into a folder that is there."""
+def write(run: workdir.Run, out: Path) -> dict[str, Any]:
+    """Writes everything that the manifest is to name into a folder that is there; returns what config.json has."""
     model = tuning.merged(run.network())
     if hasattr(model, "backbone"):
         weights.save(model.backbone, out / "backbone.safetensors")
@@ -153,6 +154,7 @@ def write(run: workdir.Run, out: Path) -> None:
     write_csv(out / "genes.csv", gene_table(run))
     (out / "MODEL_CARD.md").write_text(model_card.card(run, config))
     (out / "LICENSE_NOTE.md").write_text(LICENSE_NOTE + model_card.encoder_terms(config["encoder"]))
+    return config
 
 
 def exported_function(run: workdir.Run, graphdef: Any, state: dict[str, Any], *, kind: str) -> jax_export.Exported:

@@ -1,6 +1,8 @@
 """The model card of an exported model, in Mitchell et al.'s sections (2019, "Model cards for model reporting"), made of
 what the run knows of itself: no number in it is written by hand."""
 
+import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ _FIGURES = {
     "amae": "MAE",
     "armse": "RMSE",
 }
+
+_UNREADABLE = (InputError, ValueError, KeyError, TypeError, AttributeError)  # of results by another version
 
 _TEMPLATE = """\
 # Model card: {name}, {genes} genes
@@ -124,6 +128,43 @@ def card(run: Run, config: dict[str, Any]) -> str:
     )
 
 
+def for_the_hub(run: Run, config: dict[str, Any]) -> str:
+    """README.md as the Hugging Face Hub shows it: YAML that its search reads, and the card.
+
+    That no licence is chosen yet is in it; whoever publishes the model edits that.
+    """
+    head: dict[str, Any] = {
+        "library_name": "stjax",
+        "tags": ["stjax", "histology", "spatial-transcriptomics", "gene-expression", config["model"]["module"]],
+        "license": "other",
+        "license_name": "not-chosen",
+        "license_link": "LICENSE_NOTE.md",
+    }
+    if results := list(_results(run.folder, run.step)):
+        head["model-index"] = [{"name": run.model_name, "results": results}]
+    lines = [f"{key}: {json.dumps(value)}" for key, value in head.items()]  # JSON is YAML too
+    return "\n".join(["---", *lines, "---", "", card(run, config)])
+
+
+def _results(folder: Path, step: int) -> Iterator[dict[str, Any]]:
+    """The evaluations that the card has a table of, as the Hub's `model-index` has them."""
+    for path in sorted((folder / "evaluation").glob("*/metrics.json")):
+        with contextlib.suppress(*_UNREADABLE):  # the card says so
+            result = json_files.read(path, remedy="")
+            of_model, where = result["methods"]["model"], f"{result['part']} sections: {len(result['sections'])}"
+            known = [(key, name, of_model[key]) for key, name in _FIGURES.items() if of_model.get(key) is not None]
+            if result["checkpoint_step"] == step:
+                synthetic = "SYNTHETIC tissue, " if result["synthetic"] else ""
+                yield {
+                    "task": {"type": "gene-expression-prediction", "name": "Gene expression from H&E images"},
+                    "dataset": {
+                        "type": "spatial-transcriptomics",
+                        "name": f"{synthetic}{where}, {result['spots']} spots, protocol {path.parent.name}",
+                    },
+                    "metrics": [{"type": key, "name": name, "value": value} for key, name, value in known],
+                }
+
+
 def encoder_terms(encoder: dict[str, Any] | None) -> str:
     """What LICENSE_NOTE.md says of an encoder, "" of none."""
     if encoder is None:
@@ -161,7 +202,7 @@ def _tables(folder: Path, step: int) -> Iterator[str]:
                 yield _table(result, path)
             else:
                 yield f"Protocol `{path.parent.name}`: evaluated at step {result['checkpoint_step']}, not at this one."
-        except (InputError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except _UNREADABLE as error:
             yield (
                 f"Protocol `{path.parent.name}`: the results cannot be read ({error!r}), another version of stjax may "
                 "have written them: run stjax.evaluate, and export again."

@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
     parser = cli.Parser("python -m stjax.predict", renamed={"--um-per-px": "--source-um-per-px"}, description=__doc__)
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--workdir", type=Path, help="a run of stjax.train")
-    model.add_argument("--model", type=Path, help="a folder that stjax.export wrote")
+    model.add_argument("--model", type=Path, help="a folder that stjax.export wrote, or hf://NAME/MODEL of the Hub")
     parser.add_argument(
         "--source", required=True, type=Path, help="a slide, a folder of slides, or raw sections in a known layout"
     )

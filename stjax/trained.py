@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from data_prep.errors import InputError
-from stjax import views
+from stjax import hub, views
 from stjax.data.fold import Fold
 from stjax.intervals import Intervals
 from stjax.progress import UNKNOWN, Progress
@@ -139,7 +139,8 @@ def load(folder: Path, *, encoder_weights: Path | None = None) -> Trained:
     """Opens a trained model.
 
     Args:
-        folder: a work directory of `stjax.train`, or what `stjax.export` made of one.
+        folder: a work directory of `stjax.train`, or what `stjax.export` made of one; the latter may be on the Hugging
+            Face Hub, `hf://NAME/MODEL[@REVISION]`.
         encoder_weights: of a model of features, the file of its encoder's weights; default that of its training.
 
     Raises:
@@ -147,7 +148,9 @@ def load(folder: Path, *, encoder_weights: Path | None = None) -> Trained:
     """
     from stjax.inference.model_folder import Exported, is_model_folder
 
-    if is_model_folder(folder):
+    if from_hub := hub.is_address(folder):
+        folder = hub.download(folder)
+    if from_hub or is_model_folder(folder):
         return Exported.load(folder).with_weights(encoder_weights)
     from stjax.workdir import Run  # what trains is imported for a run alone
 

@@ -42,7 +42,8 @@ def load(path: str | Path, *, encoder_weights: str | Path | None = None) -> "Mod
     """Opens a trained model.
 
     Args:
-        path: a work directory of `stjax train`, or a folder that `stjax export` wrote.
+        path: a work directory of `stjax train`, or a folder that `stjax export` wrote, which may be on the Hugging Face
+            Hub: hf://NAME/MODEL[@REVISION].
         encoder_weights: of a model of features, the file of its encoder's weights; default that of its training.
 
     Raises:

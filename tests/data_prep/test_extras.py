@@ -27,7 +27,7 @@ def brought(extra):
             yield canonicalize_name(need.name)
 
 
-@pytest.mark.parametrize("extra", ["maps", "prep", "train"])
+@pytest.mark.parametrize("extra", ["hub", "maps", "prep", "train"])
 def test_each_package_of_an_extra_is_known_by_the_name_it_is_imported_by(extra):
     known = metadata.packages_distributions()
     listed = {

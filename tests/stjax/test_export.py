@@ -11,6 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pandas as pd
 import pytest
+import yaml
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -67,7 +68,7 @@ def test_the_folder_predicts_as_the_work_directory(trained, exported, images):
 
 def test_the_folder_says_what_it_is_and_names_nobody(trained, exported):
     run, (folder, printed) = workdir.Run.load(trained[0]), exported
-    assert printed.splitlines()[-10:] == [str(path) for path in sorted(folder.iterdir())]
+    assert printed.splitlines()[-11:] == [str(path) for path in sorted(folder.iterdir())]
     config = json.loads((folder / "config.json").read_text())
     assert config["platforms"] == ["cpu", "cuda", "tpu"]
     assert config["output"]["shape"] == f"[B, {run.fold.panel.num_main}]"
@@ -85,6 +86,24 @@ def test_the_folder_says_what_it_is_and_names_nobody(trained, exported):
         assert f"{method['amae']:.3f}" in card
     assert "SYNTHETIC" in card
     assert "Not for diagnosis" in card
+
+
+def test_the_hub_reads_its_readme_which_may_be_edited(trained, exported, tmp_path):
+    text = (exported[0] / "README.md").read_text()
+    _, head, rest = text.split("---\n", 2)
+    assert rest.strip() == (exported[0] / "MODEL_CARD.md").read_text().strip()
+    head = yaml.safe_load(head)
+    assert (head["library_name"], head["license"]) == ("stjax", "other")
+    scores = json.loads((trained[0] / "evaluation" / "stjax" / "metrics.json").read_text())
+    (of,) = head["model-index"][0]["results"]
+    assert {each["type"]: each["value"] for each in of["metrics"]}["pcc_mean"] == scores["methods"]["model"]["pcc_mean"]
+    assert "SYNTHETIC" in of["dataset"]["name"]
+    cards = pytest.importorskip("huggingface_hub", reason="pip install 'stjax[hub]'")
+    assert cards.ModelCard(text).data.eval_results[0].metric_type == "pcc_median"
+    copy = tmp_path / "copy"
+    shutil.copytree(exported[0], copy)
+    (copy / "README.md").write_text(text.replace('license: "other"', "license: mit"))
+    load(copy)
 
 
 def test_the_example_needs_nothing_but_jax_and_numpy(trained, exported, images, tmp_path):
