@@ -153,7 +153,7 @@ class Exported(Trained):
         Raises:
             InputError: a batch of other items than the model's, or a function that does not run.
         """
-        rows = {name: len(array) for name, array in batch.items()}
+        rows = {name: len(jax.tree.leaves(each)[0]) for name, each in batch.items()}  # a table of spots is many arrays
         if not rows or len(set(rows.values())) > 1 or min(rows.values()) % self.mesh.size:
             found = ", ".join(f"{name} {count}" for name, count in rows.items()) or "nothing"
             raise InputError(
