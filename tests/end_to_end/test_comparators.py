@@ -1,5 +1,7 @@
 """Each published model of sections: trained by its config, scored, predicted from a slide by run and by export."""
 
+import json
+
 import anndata
 import jax
 import numpy as np
@@ -67,3 +69,19 @@ def test_it_is_trained_scored_exported_and_predicts_a_slide(name, demo_data, sma
     kept = weight_files.read(tmp_path / "exported" / "weights.safetensors").get("params.bank.targets")
     assert (kept is not None) == CONFIGS[name][1] == ("Measured expression travels with the weights" in card)
     assert kept is None or f"the targets of {len(kept)} training spots" in card
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "bleep_trained"])  # its ResNet takes minutes
+def test_any_number_of_devices_trains_it_alike(name, demo_data, small_encoder, tmp_path, monkeypatch):
+    losses = {}
+    for count in (1, 2, 4, 8):
+        monkeypatch.setattr(parallel, "all_devices", lambda of=count: jax.devices()[:of])
+        config = settings(name, demo_data[1], small_encoder)
+        config.update({"batch_size": 8, "eval_batch_size": 8, "optimizer": "sgd", "log_every_steps": 1})
+        train.train(config, tmp_path / str(count))
+        log = (tmp_path / str(count) / "logs" / "train.jsonl").read_text().splitlines()
+        losses[count] = [entry["loss"] for entry in map(json.loads, log) if "loss" in entry]
+    assert len(losses[1]) >= 2
+    for count in (2, 4, 8):
+        np.testing.assert_allclose(losses[count], losses[1], rtol=1e-4)
