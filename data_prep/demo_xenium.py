@@ -10,6 +10,7 @@ from PIL import Image
 from data_prep import demo_cells, demo_space_ranger
 from data_prep.demo_layouts import NOTICE, DemoSection
 from data_prep.section import GeneTable
+from data_prep.spots import moved
 
 PIXEL_UM = 0.2125  # of Xenium's own images
 _TURN = np.deg2rad(92.0)  # of the H&E image against them
@@ -55,7 +56,7 @@ def _write_cells(outs: Path, section: DemoSection, names: np.ndarray, owner: np.
     both = scipy.sparse.csr_array(scipy.sparse.hstack([counts, noise]))[order]
     demo_space_ranger.write_h5(outs / "cell_feature_matrix.h5", names[order], features, both, types)
     outlines = demo_cells.outlines_um(section.tissue.cells)
-    vertices = _moved(np.concatenate([outlines, outlines[:, :1]], axis=1).reshape(-1, 2), to_um)
+    vertices = moved(np.concatenate([outlines, outlines[:, :1]], axis=1).reshape(-1, 2), to_um)
     columns = {"cell_id": np.repeat(names, demo_cells.CORNERS + 1), "vertex_x": vertices[:, 0]}
     _write_parquet(outs / "cell_boundaries.parquet", columns | {"vertex_y": vertices[:, 1]})
 
@@ -72,7 +73,7 @@ def _write_transcripts(
     quality[molecules : molecules + len(unsure)] -= 20
     order = rng.permutation(len(row))
     row = row[order]
-    place = _moved(section.molecule_xy_um[row], to_um)
+    place = moved(section.molecule_xy_um[row], to_um)
     columns = {
         "transcript_id": np.arange(len(row)),
         "cell_id": np.where(owner < 0, "UNASSIGNED", names[owner])[row],
@@ -82,10 +83,6 @@ def _write_transcripts(
         "qv": quality[order].astype(np.float32),
     }
     _write_parquet(path, columns)
-
-
-def _moved(xy: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    return xy.astype(float) @ affine[:, :2].T + affine[:, 2]
 
 
 def _cell_names(rng: np.random.Generator, count: int) -> np.ndarray:

@@ -20,9 +20,7 @@ from data_prep.readers import _hdf5_arrays, _matrix
 CENTRES, CORNERS = "centres (y, x)", "corners (x, y)"
 _NEAR_PX = 2.0  # at full resolution; HEST-Benchmark's own lie within 1 of the spots
 _MOST_FAR = 0.05  # share of patches that may lie farther: HEST reports some spots off their places
-_PATCH_UM_PER_PX = (
-    0.5  # of HEST-Benchmark's patches; its attribute `factor` is how much coarser than the slide they are
-)
+_PATCH_UM_PER_PX = 0.5  # of HEST-Benchmark's patches; `factor` is how much coarser than the slide they are
 _WHAT = "a file of patches (HDF5)"
 
 

@@ -299,6 +299,11 @@ def ranges(first: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return owner, np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count) + first[owner]
 
 
+def moved(xy: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Points (x, y) [N, 2] under an affine map, [2, 3] or [3, 3]; float64."""
+    return np.asarray(xy, np.float64) @ affine[:2, :2].T + affine[:2, 2]
+
+
 def _holds(ring: np.ndarray, point: np.ndarray) -> bool:
     """Whether a point [2] lies in a ring [V, 2]."""
     (x, y), (x_next, y_next) = ring.T, np.roll(ring, -1, axis=0).T

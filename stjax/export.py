@@ -112,7 +112,8 @@ def export(folder: Path, out: Path, *, weights: Path | None = None, head_only: b
         made.mkdir()
         config = write(run, made)
         manifest.seal(made, {"format": FORMAT, "version": VERSION}, required=REQUIRED)
-        (made / "README.md").write_text(model_card.for_the_hub(run, config))  # not sealed: its licence is to be edited
+        card = (made / "MODEL_CARD.md").read_text()
+        (made / "README.md").write_text(model_card.for_the_hub(run, config, card))  # not sealed: its licence is edited
     return sorted(out.iterdir())
 
 

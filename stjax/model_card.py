@@ -128,8 +128,8 @@ def card(run: Run, config: dict[str, Any]) -> str:
     )
 
 
-def for_the_hub(run: Run, config: dict[str, Any]) -> str:
-    """README.md as the Hugging Face Hub shows it: YAML that its search reads, and the card.
+def for_the_hub(run: Run, config: dict[str, Any], text: str) -> str:
+    """README.md as the Hugging Face Hub shows it: YAML that its search reads, and `text`, the card.
 
     That no licence is chosen yet is in it; whoever publishes the model edits that.
     """
@@ -143,7 +143,7 @@ def for_the_hub(run: Run, config: dict[str, Any]) -> str:
     if results := list(_results(run.folder, run.step)):
         head["model-index"] = [{"name": run.model_name, "results": results}]
     lines = [f"{key}: {json.dumps(value)}" for key, value in head.items()]  # JSON is YAML too
-    return "\n".join(["---", *lines, "---", "", card(run, config)])
+    return "\n".join(["---", *lines, "---", "", text])
 
 
 def _results(folder: Path, step: int) -> Iterator[dict[str, Any]]:

@@ -7,11 +7,10 @@ import numpy as np
 import pandas as pd
 
 from data_prep.errors import InputError
-from data_prep.readers import _array_fit, _arrays, _sections
+from data_prep.readers import _array_fit, _arrays, _legacy, _sections
 from data_prep.spots import DISC, SQUARE, Spots
 
 _VISIUM_PITCH_UM, _VISIUM_RADIUS_UM = 100.0, 27.5
-_LEGACY_PITCH_UM, _LEGACY_RADIUS_UM = 200.0, 50.0
 # Pitch over spot_diameter_fullres: 1.54 of Visium (a theoretical 65 um), 1.8 where a tool wrote 55 um, 1 of bins
 _VISIUM_PITCH_PER_DIAMETER, _PITCH_PER_DIAMETER = (1.2, 2.5), (0.8, 2.5)
 
@@ -166,7 +165,7 @@ def _spot_shape(
     unstated = "spot size not stated: taken as"
     for known_um, radius_um, whose in (
         (_VISIUM_PITCH_UM, _VISIUM_RADIUS_UM, "Visium's 55 um"),
-        (_LEGACY_PITCH_UM, _LEGACY_RADIUS_UM, "legacy ST's 100 um"),
+        (_legacy.PITCH_UM, _legacy.SPOT_RADIUS_UM, "legacy ST's 100 um"),
     ):
         if pitch == 0 or abs(pitch * um_per_px / known_um - 1) < 0.1:
             return DISC, radius_um / um_per_px, (f"{unstated} {whose}",)

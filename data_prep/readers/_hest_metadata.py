@@ -15,6 +15,7 @@ from data_prep.spots import DISC, SQUARE
 
 # HEST pools these into squares as wide as their pitch; the others keep the spots they were measured with
 POOLED = ("visium hd", "xenium")
+SCALES = ("pixel_size_um_estimated", "pixel_size_um_embedded")  # the first from the spots' alignment, which is better
 _SPOT_DIAMETER_UM = {"spatial transcriptomics": 100.0, "visium": 55.0}
 
 # github.com/mahmoodlab/HEST issues; a sample is not refused for them, but its section says so

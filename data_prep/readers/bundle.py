@@ -18,7 +18,7 @@ import scipy.spatial
 
 from data_prep import files, patch_file
 from data_prep.errors import InputError
-from data_prep.readers import _h5ad, _hest_metadata, _matrix, _patients, _sections, _text
+from data_prep.readers import _h5ad, _hest_metadata, _legacy, _matrix, _patients, _sections, _text
 from data_prep.readers._sections import Reading
 from data_prep.section import Section
 from data_prep.spots import DISC, SQUARE, Spots
@@ -31,7 +31,6 @@ _FEW = 20  # spots do not show how they lie
 _SAME_SCALE = 0.02  # share that two scales may differ by and be one
 _BESIDE = 1.2  # times the pitch that spots beside one another are apart at most
 _SQUARE_GRID = (0.1, 0.02)  # least share of spots with four others beside them, and largest with five
-_LEGACY_PITCH_UM, _LEGACY_RADIUS_UM = 200.0, 50.0
 
 
 def detect(path: Path) -> str | None:
@@ -161,8 +160,9 @@ def _scale(
     name: str, patches: patch_file.PatchFile, metadata: dict[str, Any], path: Path, reading: Reading
 ) -> tuple[float, str, tuple[str, ...]]:
     """See `_sections.scale`: by the patches' attributes, else by HEST's metadata, and a note where these differ."""
-    keys = ("pixel_size_um_estimated", "pixel_size_um_embedded")
-    by_hest = next((value for key in keys if (value := _hest_metadata.positive(metadata, key, path))), None)
+    by_hest = next(
+        (value for key in _hest_metadata.SCALES if (value := _hest_metadata.positive(metadata, key, path))), None
+    )
     value, source, notes = _sections.scale(
         name,
         user_um=reading.um_per_px,
@@ -185,8 +185,8 @@ def _shape(
         beside = np.mean(near < _BESIDE * pitch, axis=0)  # [5] share of spots that have so many
         if beside[3] > _SQUARE_GRID[0] and beside[4] < _SQUARE_GRID[1]:
             lie = f"spot shape not stated: they lie in a square grid of {pitch * um_per_px:.4g} um, and are taken as"
-            if abs(pitch * um_per_px / _LEGACY_PITCH_UM - 1) < 0.1:
-                return DISC, _LEGACY_RADIUS_UM / um_per_px, (f"{lie} legacy ST's discs, 100 um wide",)
+            if abs(pitch * um_per_px / _legacy.PITCH_UM - 1) < 0.1:
+                return DISC, _legacy.SPOT_RADIUS_UM / um_per_px, (f"{lie} legacy ST's discs, 100 um wide",)
             return SQUARE, pitch, (f"{lie} squares as wide",)
     return _hest_metadata.spot_shape(spot_xy, metadata, path, um_per_px)
 

@@ -64,9 +64,8 @@ def read_section(path: Path, name: str, reading: Reading) -> Section:
     _check_size(name, image_path, metadata, metadata_path)
     kind, size_px, shape_notes = _hest_metadata.spot_shape(table.spot_xy, metadata, metadata_path, um_per_px)
     array_notes: tuple[str, ...] = ()
-    if (
-        _hest_metadata.technology_of(metadata) not in _hest_metadata.POOLED
-    ):  # those are numbered anew, by a width that need not be the array's
+    # Those that are pooled are numbered anew, by a width that need not be the array's.
+    if _hest_metadata.technology_of(metadata) not in _hest_metadata.POOLED:
         array_notes = _arrays.of_table(table.obs.loc[kept], table.spot_xy[kept], table.path)[1]
     patient = _hest_metadata.patient(path, name, metadata)
     named, counts, gene_notes = reading.name_genes(
@@ -93,11 +92,8 @@ def read_section(path: Path, name: str, reading: Reading) -> Section:
 
 def _scale(name: str, metadata: dict[str, Any], path: Path, reading: Reading) -> tuple[float, str, tuple[str, ...]]:
     """See `_sections.scale`; what the metadata state is called so."""
-    sizes = {
-        key: _hest_metadata.positive(metadata, key, path)
-        for key in ("pixel_size_um_estimated", "pixel_size_um_embedded")
-    }
-    stated = [value for value in sizes.values() if value is not None]
+    sizes = [_hest_metadata.positive(metadata, key, path) for key in _hest_metadata.SCALES]
+    stated = [value for value in sizes if value is not None]
     um_per_px, source, notes = _sections.scale(
         name,
         file_um=stated[0] if stated else None,

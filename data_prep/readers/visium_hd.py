@@ -18,7 +18,7 @@ read. With `--areas`, section `S` holds something else of the sample, see `_hd_c
     squares:100, discs:55:100                                                 pooled from 2 um bins
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,7 +67,7 @@ def find_sections(path: Path, reading: Reading) -> dict[str, str]:
             if value is not None:
                 asked = f"{option} is for bins, and --areas asks for {reading.areas}"
                 raise InputError(f"{asked}; leave one of the two out")
-        return {name: _lacking(path, name, areas, reading) for name in _samples(path)}
+        return {name: _lacking(sections, sample, areas, reading) for name, sample in _samples(sections).items()}
     sizes = sorted({section.size for section in sections.values() if section.size})
     absent = [size for size in reading.bin_um or () if size not in sizes]
     if absent:
@@ -93,33 +93,36 @@ def read_section(path: Path, name: str, reading: Reading) -> Section:
     areas = _areas.parse(reading.areas, AREAS)
     if areas.kind == _areas.BINS:
         return _read_bins(path, name, reading)
-    sample = _samples(path)[name]
+    sections = _bins(path)
+    sample = _samples(sections)[name]
     if areas.kind == _areas.CELLS:
         return _hd_cells.read_cells(path, sample, reading)
-    (section, bins) = next((section, bins) for section, bins in _bins(path).items() if _is_pooled(bins, sample))
-    factors = _space_ranger.read_scale_factors(bins.bins.need(_space_ranger.FACTORS))
-    px_scale = _space_ranger.place_image(sample, bins.bins, reading.image, factors)[1]
+    section = _pooled(sections, sample)
+    assert section is not None
+    bins = sections[section].bins
+    factors = _space_ranger.read_scale_factors(bins.need(_space_ranger.FACTORS))
+    px_scale = _space_ranger.place_image(sample, bins, reading.image, factors)[1]
     return _hd_cells.pool(_read_bins(path, section, reading), sample, areas, px_scale)
 
 
-def _lacking(path: Path, name: str, areas: _areas.Areas, reading: Reading) -> str:
+def _lacking(sections: Mapping[str, _Bins], sample: Outputs, areas: _areas.Areas, reading: Reading) -> str:
     """What a sample lacks for areas other than bins, "" when complete."""
-    sample = _samples(path)[name]
-    bins = next((bins for bins in _bins(path).values() if _is_pooled(bins, sample)), None)
-    lacks = _hd_cells.lacking(sample, areas, bins=bins is not None)
-    if bins is None or areas.kind == _areas.CELLS:
+    section = _pooled(sections, sample)
+    lacks = _hd_cells.lacking(sample, areas, bins=section is not None)
+    if section is None or areas.kind == _areas.CELLS:
         return ", ".join(filter(None, [*lacks, _space_ranger.missing_image(sample, reading.image)]))
-    return ", ".join(filter(None, [*lacks, _space_ranger.lacking(sample, bins.bins, reading.image)]))
+    return ", ".join(filter(None, [*lacks, _space_ranger.lacking(sample, sections[section].bins, reading.image)]))
 
 
-def _samples(path: Path) -> dict[str, Outputs]:
+def _samples(sections: Mapping[str, _Bins]) -> dict[str, Outputs]:
     """Sample -> the files its slide lies beside."""
-    return {section.sample.name: section.sample for section in _bins(path).values()}
+    return {section.sample.name: section.sample for section in sections.values()}
 
 
-def _is_pooled(bins: _Bins, sample: Outputs) -> bool:
-    """Whether these are the bins of a sample that others are made of."""
-    return bins.size == _hd_cells.BIN_UM and bins.sample == sample
+def _pooled(sections: Mapping[str, _Bins], sample: Outputs) -> str | None:
+    """The section of the bins of a sample that other areas are made of; None where it has none."""
+    found = (name for name, each in sections.items() if each.size == _hd_cells.BIN_UM and each.sample == sample)
+    return next(found, None)
 
 
 def _read_bins(path: Path, name: str, reading: Reading) -> Section:

@@ -23,7 +23,7 @@ from data_prep.errors import InputError
 from data_prep.readers import _areas, _matrix, _patients, _pool, _sections, _space_ranger, _text
 from data_prep.readers._sections import Reading
 from data_prep.section import Section
-from data_prep.spots import Spots
+from data_prep.spots import Spots, moved
 
 AREAS = (_areas.CELLS, _areas.SQUARES, _areas.DISCS)
 LEAST_QUALITY = 20  # of a transcript that counts, as in Xenium's own matrix
@@ -165,10 +165,6 @@ def _to_image(path: Path, pixel_um: float) -> tuple[np.ndarray, float]:
     return np.linalg.inv(um)[:2], float(pixel_um * np.sqrt(large * small))
 
 
-def _moved(to_image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.column_stack([x, y]) @ to_image[:, :2].T + to_image[:, 2]
-
-
 def _cells(
     path: Path, matrix: _matrix.CountMatrix, to_image: np.ndarray
 ) -> tuple[Spots, scipy.sparse.csr_array, tuple[str, ...]]:
@@ -188,7 +184,7 @@ def _cells(
     changes = [np.diff(values, prepend=values[:1] - 1) != 0 for values in (number, *label)]
     start = np.flatnonzero(np.any(changes, axis=0))
     lost = len(np.unique(number[place < 0]))
-    spots, short = _outlined(_moved(to_image, x, y), start, place[start], matrix.barcode)
+    spots, short = _outlined(moved(np.column_stack([x, y]), to_image), start, place[start], matrix.barcode)
     row = _matrix.places_of(spots.id, matrix.barcode)
     without = len(matrix.barcode) - len(row)
     if not len(row):
@@ -242,7 +238,8 @@ def _pooled(
         rows = np.flatnonzero(sure & (gene >= 0))
         kept += len(rows)
         try:
-            lattice.add(_moved(to_image, part["x_location"][rows], part["y_location"][rows]), gene[rows])
+            xy_um = np.column_stack([part["x_location"][rows], part["y_location"][rows]])
+            lattice.add(moved(xy_um, to_image), gene[rows])
         except InputError as error:
             raise InputError(f"{path}: {error}; copy or download it again") from None
     if not kept:

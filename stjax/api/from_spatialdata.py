@@ -14,7 +14,7 @@ import pandas as pd
 from data_prep.errors import InputError
 from data_prep.readers import _arrays, _h5ad_geometry
 from data_prep.slide import DEFAULT_MAX_PIXELS
-from data_prep.spots import Outline, Spots
+from data_prep.spots import Outline, Spots, moved
 from stjax.api.given import Given, pixels
 
 _WHERE = "the SpatialData"
@@ -182,7 +182,7 @@ def _spots(frame: Any, affine: np.ndarray, ids: np.ndarray, name: str) -> Spots:
             )
         xy = np.stack([frame.geometry.x, frame.geometry.y], axis=1)
         zoom = np.sqrt(abs(np.linalg.det(affine[:2, :2])))
-        return Spots.discs(_moved(xy, affine), frame["radius"].to_numpy(np.float64) * zoom, ids)
+        return Spots.discs(moved(xy, affine), frame["radius"].to_numpy(np.float64) * zoom, ids)
     if kinds <= {"Polygon", "MultiPolygon"} and kinds:
         return Spots.polygons([_rings(geometry, affine) for geometry in frame.geometry], ids)
     raise InputError(
@@ -193,9 +193,5 @@ def _spots(frame: Any, affine: np.ndarray, ids: np.ndarray, name: str) -> Spots:
 def _rings(geometry: Any, affine: np.ndarray) -> Outline:
     parts = getattr(geometry, "geoms", [geometry])
     return [
-        _moved(np.asarray(ring.coords)[:-1, :2], affine) for part in parts for ring in (part.exterior, *part.interiors)
+        moved(np.asarray(ring.coords)[:-1, :2], affine) for part in parts for ring in (part.exterior, *part.interiors)
     ]
-
-
-def _moved(xy: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    return xy @ affine[:2, :2].T + affine[:2, 2]

@@ -21,14 +21,8 @@ from data_prep.slide_base import drop_alpha
 from data_prep.spots import Spots
 from stjax.inference.sources import SLIDES, open_source
 
-ANNDATA, SPATIALDATA, FEATURES, LIST, FOLDER, IMAGE = (
-    "an AnnData",
-    "a SpatialData",
-    "features",
-    "a list",
-    "a folder",
-    "an image",
-)
+ANNDATA, SPATIALDATA, FEATURES = "an AnnData", "a SpatialData", "features"
+LIST, FOLDER, IMAGE = "a list", "a folder", "an image"
 _OUTSIDE = "every spot lies outside the image of {} x {} px; expected x and y in its pixels"
 
 

@@ -10,7 +10,7 @@ from data_prep import json_files
 from stjax.suites import Figure, Suite, _effects
 from stjax.suites._footnotes import footnotes, not_ranked
 from stjax.suites._state import DONE, Place
-from stjax.suites._table import Part, Row
+from stjax.suites._table import Part, Row, ahead
 
 LEAVES = "evaluation/*/*/metrics.json"  # of a training's scoring on another data set
 _TITLES = {"mse": "MSE", "amae": "MAE"}
@@ -45,9 +45,7 @@ def table(suite: Suite, title: str, places: Sequence[Place]) -> tuple[Part, bool
         rows.append(dataclasses.replace(row, head=cell.head, encoder=cell.encoder) if cell else row)
     values = {name: each.get(first.key) for name, each in found.items()}
     effects = _effects.study(title, first, [place.run for place in places], values)
-    known = [] if effects else [row for row in rows if first.key in row.figures]
-    best = max(known, key=lambda row: row.figures[first.key][0], default=None)
-    verdict = f"{best.name} has the highest {first.title}, {best.figures[first.key][0]:.3f}." if best else ""
+    best, verdict = ahead([] if effects else rows, first)
     part = Part(title, columns, rows, best, "best", verdict, [], effects)
     part.notes = footnotes(suite, part, {})
     part.notes += [not_ranked({row.encoder for row in rows} - {""})] if effects else []

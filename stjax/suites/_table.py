@@ -341,6 +341,13 @@ def _beside(row: Row, known: Sequence[Row], best: Row, reference: str) -> Row | 
     return next((each for each in known if each.name == reference), best)
 
 
+def ahead(rows: Sequence[Row], figure: Figure) -> tuple[Row | None, str]:
+    """The row whose figure is highest, and that in words; None and "" where no row has one."""
+    known = [row for row in rows if figure.key in row.figures]
+    best = max(known, key=lambda row: row.figures[figure.key][0], default=None)
+    return best, f"{best.name} has the highest {figure.title}, {best.figures[figure.key][0]:.3f}." if best else ""
+
+
 def _verdict(part: Part) -> str:
     """One sentence: who is ahead, of whom, by how much, and whether that is more than chance."""
     first, best = part.columns[0], part.best

@@ -18,7 +18,7 @@ from stjax.suites import Command, Data, Embedding, Figure, Options, Run, Suite, 
 from stjax.suites._footnotes import lacking, of_runs, on_rules
 from stjax.suites._state import DONE, Place
 from stjax.suites._stp_folds import Fold, folds_of
-from stjax.suites._table import Part, Row
+from stjax.suites._table import Part, Row, ahead
 
 ENCODER, TINY_ENCODER = "uni2_h", "kaiko_s16"
 _BUILD = ("--layout=bundle", "--min-counts=0", "--image-format=raw")
@@ -213,14 +213,12 @@ def _parts(suite: Suite, places: Sequence[Place]) -> tuple[list[Part], bool]:
                 _row(suite, title, row, [place for place in of_part if place.run.row == row], results)
                 for row in dict.fromkeys(place.run.row for place in of_part)
             ]
-            known = sorted((row for row in rows if MEAN in row.figures), key=lambda row: -row.figures[MEAN][0])
-            verdict = f"{known[0].name} has the highest mean PCC, {known[0].figures[MEAN][0]:.3f}." if known else ""
+            best, verdict = ahead(rows, suite.figures[title][0])
             found = [results[place.run.name] for place in of_part if done[place.run.name]]
             notes = lacking(rows)
             if found:
                 notes += of_runs(found) if title == name else on_rules(found) + _genes_outside(of_part, done)
             notes += [f"published results are quoted, not ours: {suite.source}"] * any(row.quoted for row in rows)
-            best = known[0] if known else None
             parts.append(Part(title, suite.figures[title], rows, best, "best", verdict, [*notes, *suite.notes[""]]))
     return parts, any(run.synthetic for run in results.values())
 

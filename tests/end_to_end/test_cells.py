@@ -13,14 +13,8 @@ from data_prep.dataset import PatchDataset
 from stjax import evaluate
 from stjax.workdir import Run
 from tests.conftest import command
+from tests.end_to_end.test_tiles import SMALL
 
-SMALL = (
-    "--config=configs/pixnet_tiny.py",
-    "--config.batch_size=4",
-    "--config.num_epochs=2",
-    "--config.learning_rate=1e-3",
-    "--config.schedule=constant",
-)
 TILES = {"tile_size_px": 128, "context_px": 40, "image_format": "raw"}
 
 
