@@ -21,7 +21,7 @@ from data_prep import files, json_files
 from data_prep.build import build
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from stjax import checkpoint, evaluate, export, intervals, manifest, outputs, predict, report, views
+from stjax import checkpoint, evaluate, export, intervals, manifest, model_card, outputs, predict, report, views
 from stjax.inference.dense_map import DenseMap
 from stjax.inference.model_folder import REQUIRED
 from stjax.inference.records import Record
@@ -147,15 +147,16 @@ def test_a_second_export_into_a_folder_waits_for_nothing_and_harms_nothing(
     out, refused = tmp_path / "model", []
 
     def write(_: Any, folder: Path) -> None:
-        for name in REQUIRED:
+        for name in [*REQUIRED, "MODEL_CARD.md"]:
             (folder / name).write_text(name)
         refused.append(refusal("second", lambda: export.export(tmp_path, out)) if not refused else "")
 
     monkeypatch.setattr(export, "_to_export", fake_run)
     monkeypatch.setattr(export, "write", write)
+    monkeypatch.setattr(model_card, "for_the_hub", lambda *_: "a page")
     export.export(tmp_path, out)
     assert "another process is writing" in refused[0]
-    assert sorted(path.name for path in out.iterdir()) == sorted([*REQUIRED, "manifest.json"])
+    assert {path.name for path in out.iterdir()} == {*REQUIRED, "MODEL_CARD.md", "README.md", "manifest.json"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
     manifest.verify(out, what="model folder", required=REQUIRED)
 
