@@ -77,6 +77,9 @@ HDF5_SECONDS = Budget("going through it", 10, 3e-8, "seconds")
 # Parquet: rows, of which sound files hold less than one a byte, and one group of them unpacked.
 PARQUET_ROWS = Budget("its table", 4 * _MB, 8, "rows")
 PARQUET_GROUP = Budget("a group of rows it declares", 256 * _MB, 120)
+# Zarr: one chunk, which is decoded as a whole, and an array that is read whole, as its metadata declares it.
+ZARR_CHUNK = Budget("a chunk it declares", 256 * _MB)
+ZARR_ARRAY = Budget("an array it declares", 256 * _MB, 120)
 # GeoJSON: as text, all of which is held, and as Python's objects in turn.
 GEOJSON_TEXT = Budget("what it unpacks to", 64 * _MB, 30)
 # Images of labels, decoded: mostly 0, and long runs of the same number.

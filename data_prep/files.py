@@ -216,8 +216,14 @@ def is_there(path: Path) -> bool:
 
 
 def sha256(path: str | Path) -> str:
-    """SHA-256 of a file, as 64 hexadecimal digits."""
-    with Path(path).open("rb") as file:
+    """SHA-256 of a file, or of the names and contents of all files in a folder, as 64 hexadecimal digits."""
+    path = Path(path)
+    if path.is_dir():
+        digest = hashlib.sha256()
+        for file in sorted(entry for entry in path.rglob("*") if entry.is_file()):
+            digest.update(f"{file.relative_to(path)} {sha256(file)}\n".encode())
+        return digest.hexdigest()
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

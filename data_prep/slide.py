@@ -1,10 +1,10 @@
 """Slide images: regions as uint8 RGB, whatever the file format, and the physical scale the file itself states.
 
-JPEG and PNG are decoded once and kept; TIFF and OME-TIFF are read tile by tile through `tifffile`, vendor pyramids
-through OpenSlide (both in the extra `wsi`); without the extra, TIFF goes whole through Pillow. Which reader is used is
-decided by the file's first bytes, never by its name alone, and all give the same pixels. They are never rotated: spot
-coordinates refer to the pixels as stored, so an orientation tag (TIFF, EXIF) is not applied, but known as
-`Slide.orientation`. Colour profiles are not applied either.
+JPEG and PNG are decoded once and kept; OME-Zarr is read chunk by chunk; TIFF and OME-TIFF tile by tile through
+`tifffile`, vendor pyramids through OpenSlide (both in the extra `wsi`); without the extra, TIFF goes whole through
+Pillow. Which reader is used is decided by the file's first bytes, never by its name alone, and all give the same
+pixels. They are never rotated: spot coordinates refer to the pixels as stored, so an orientation tag (TIFF, EXIF) is
+not applied, but known as `Slide.orientation`. Colour profiles are not applied either.
 """
 
 import contextlib
@@ -34,6 +34,7 @@ from data_prep.slide_limits import check_decoding, check_scans
 from data_prep.slide_tiff import TiffSlide
 from data_prep.slide_tiff_pages import Storage, load_stored, orientation_of, seek_slide, stored_size
 from data_prep.slide_tiff_scan import check_directories
+from data_prep.slide_zarr import OmeZarrSlide
 
 __all__ = ["DEFAULT_MAX_PIXELS", "Slide", "open_slide"]
 
@@ -44,7 +45,7 @@ except ImportError:  # a platform without wheels: Pillow gives the same bytes, t
     simplejpeg = None
 
 DEFAULT_MAX_PIXELS = 1_000_000_000  # 3 GB of RGB: what one read may decode at once
-FORMATS = "JPEG, PNG, TIFF, OME-TIFF or a whole-slide format OpenSlide reads"
+FORMATS = "JPEG, PNG, TIFF, OME-TIFF, OME-Zarr or a whole-slide format OpenSlide reads"
 
 _TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _JPEG_HEAD, _PNG_HEAD = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
@@ -179,7 +180,7 @@ def open_slide(path: str | Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Sli
     """Open a slide image.
 
     Args:
-        path: JPEG, PNG, TIFF, OME-TIFF, or a whole-slide format OpenSlide reads.
+        path: JPEG, PNG, TIFF, OME-TIFF, the folder of an OME-Zarr image, or a whole-slide format OpenSlide reads.
         max_pixels: the most pixels to decode at once: the whole image for JPEG, PNG and TIFF without the extra `wsi`,
             one region for pyramids (whose own size is not limited).
 
@@ -187,8 +188,10 @@ def open_slide(path: str | Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Sli
         InputError: no such file, not an image of an allowed format, damaged, over the budget, or a missing extra.
     """
     path = Path(path)
+    if path.is_dir():
+        return OmeZarrSlide(path, max_pixels)
     if not path.is_file():
-        raise InputError(f"{path}: found {'a folder' if path.is_dir() else 'no such file'}, expected a slide image")
+        raise InputError(f"{path}: found no such file, expected a slide image")
     with path.open("rb") as file:
         head = file.read(16)
     if not head:

@@ -18,6 +18,7 @@ WSI_HINT = "install the extra for whole slides: pip install 'stjax[wsi]'"
 # Names that slides have, in lower case; what a file is, its first bytes say (`data_prep.slide.open_slide`).
 VENDOR_SUFFIXES = (".svs", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".bif", ".svslide", ".czi", ".dcm")
 SLIDE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".btf", ".tf8", *VENDOR_SUFFIXES)
+OME_ZARR = ".ome.zarr"  # of a folder
 
 # A stored resolution is taken for a physical scale only in the range of microscopes. It leaves out the 72, 96, 300
 # dots per inch every camera and editor writes (85 um per pixel and more), which say nothing about the tissue.
@@ -36,10 +37,10 @@ class Slide:
     """An open slide image. Use as a context manager, or call `close`.
 
     Attributes:
-        path: the file.
+        path: the file, or the folder of an OME-Zarr image.
         width, height: full-resolution pixels.
         um_per_px: what the file states, or None.
-        format: "jpeg", "png", "tiff", "patches" or "openslide:<vendor>".
+        format: "jpeg", "png", "tiff", "ome-zarr", "patches" or "openslide:<vendor>".
         max_pixels: the most pixels one read may decode.
         segment_px: (width, height) of what is decoded together: a tile or strip of the file, or all of the image.
         orientation: the TIFF or EXIF tag, 1 to 8, by which viewers turn the picture; pixels are given as stored.
@@ -157,6 +158,17 @@ class Slide:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def is_slide(path: Path) -> bool:
+    """Whether there is a file, or folder, that is called as slides are."""
+    name = path.name.lower()
+    return path.is_dir() if name.endswith(OME_ZARR) else path.suffix.lower() in SLIDE_SUFFIXES and path.is_file()
+
+
+def stem(path: Path) -> str:
+    """The name of a slide without its ending."""
+    return path.name[: -len(OME_ZARR)] if path.name.lower().endswith(OME_ZARR) else path.stem
 
 
 def _in_bands(size: tuple[int, int], across: int, down: int, band: int) -> Iterator[tuple[int, int]]:

@@ -12,7 +12,7 @@ from data_prep import files, genes
 from data_prep.errors import InputError
 from data_prep.gene_reference import own_reference
 from data_prep.section import GeneTable
-from data_prep.slide_base import DEFAULT_SCALE_DOUBT, SLIDE_SUFFIXES, check_stated_scale, is_default_scale
+from data_prep.slide_base import DEFAULT_SCALE_DOUBT, SLIDE_SUFFIXES, check_stated_scale, is_default_scale, is_slide
 
 SYNTHETIC_MARK = "SYNTHETIC.txt"  # data_prep.demo writes it next to everything it generates
 
@@ -88,7 +88,7 @@ def images_in(folder: Path, stem: str | None = None, *, packed: bool = False) ->
         return []
     files = sorted(file for file in folder.iterdir() if file.name[0] != "." and (file.suffix == ".gz") == packed)
     named = ((file, Path(file.stem) if packed else file) for file in files)
-    images = [(file, name) for file, name in named if name.suffix.lower() in SLIDE_SUFFIXES]
+    images = [(file, name) for file, name in named if name.suffix.lower() in SLIDE_SUFFIXES or is_slide(file)]
     return [file for file, name in images if stem is None or name.stem.removesuffix(".ome") == stem]
 
 
@@ -131,9 +131,9 @@ def given_image(image: Path, name: str) -> list[Path]:
     Raises:
         InputError: no such file or folder.
     """
-    if image.is_dir():
+    if image.is_dir() and not is_slide(image):
         return images_in(image, name)
-    if not image.is_file():
+    if not image.exists():
         raise InputError(f"--image {image}: no such file or folder; give the full-resolution image")
     return [image]
 
@@ -141,9 +141,9 @@ def given_image(image: Path, name: str) -> list[Path]:
 def check_one_image(path: Path, names: Sequence[str], reading: Reading) -> None:
     """Refuse one image file for several samples; `check` of the layouts that take `--image`."""
     del path
-    if reading.image is not None and reading.image.is_file() and len(set(names)) > 1:
+    if reading.image is not None and (reading.image.is_file() or is_slide(reading.image)) and len(set(names)) > 1:
         raise InputError(
-            f"--image {reading.image} is one file, but there are several sections ({', '.join(names)}); give a folder "
+            f"--image {reading.image} is one image, but there are several sections ({', '.join(names)}); give a folder "
             "of <section>.<extension>, or one section with --sections"
         )
 

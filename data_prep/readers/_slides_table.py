@@ -8,7 +8,7 @@ from typing import NamedTuple
 from data_prep import files
 from data_prep.errors import InputError
 from data_prep.readers import _text
-from data_prep.slide_base import SLIDE_SUFFIXES, check_stated_scale
+from data_prep.slide_base import OME_ZARR, SLIDE_SUFFIXES, check_stated_scale
 
 TABLE = "slides.csv"  # columns slide, and um_per_px or patient or both; others are left alone
 SAME_SCALE = 0.02  # two scales that differ by less are one
@@ -81,7 +81,7 @@ def one_scale(root: Path, name: str, stated: Slide, um_per_px: float | None) -> 
 
 def _bare(slide: str) -> str:
     """The name of a slide without the ending of its file."""
-    for suffix in SLIDE_SUFFIXES:
+    for suffix in (*SLIDE_SUFFIXES, OME_ZARR):
         if slide.casefold().endswith(suffix):
             return slide[: -len(suffix)].removesuffix(".ome")
     return slide

@@ -17,7 +17,7 @@ from data_prep import files
 from data_prep.errors import InputError
 from data_prep.section import Section
 from data_prep.slide import Slide, open_slide
-from data_prep.slide_base import drop_alpha
+from data_prep.slide_base import OME_ZARR, drop_alpha
 from data_prep.spots import Spots
 from stjax.inference.sources import SLIDES, open_source
 
@@ -36,6 +36,8 @@ def kind_of(source: Any) -> str:
         return LIST
     if isinstance(source, str | Path):
         name = Path(source).name.lower()
+        if name.endswith(OME_ZARR):
+            return IMAGE
         if name.endswith(".zarr"):
             raise InputError(f"{source}: a zarr; open it, and predict spatialdata.read_zarr({str(source)!r})")
         return FOLDER if Path(source).is_dir() or name.endswith((".h5ad", ".h5ad.gz")) else IMAGE

@@ -11,7 +11,7 @@ from data_prep import cli, files, patches, stain
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from data_prep.slide import open_slide
-from data_prep.slide_base import SLIDE_SUFFIXES, Slide
+from data_prep.slide_base import Slide, is_slide
 from data_prep.tissue import Transform
 
 
@@ -123,7 +123,7 @@ def find_slides(source: Path, dataset: PatchDataset) -> dict[str, Path]:
             "(stjax embed --import), or build the data set from slides, with --layout=hest"
         )
     wanted = {section["name"]: section["image"]["sha256"] for section in dataset.sections}
-    paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in SLIDE_SUFFIXES and p.is_file())
+    paths = sorted(p for p in source.rglob("*") if is_slide(p))
     names = {section["image"].get("file") for section in dataset.sections}
     paths.sort(key=lambda path: path.name not in names)  # most likely ones first
     found: dict[str, Path] = {}

@@ -100,13 +100,5 @@ def _remove(path: Path) -> None:
 
 def _digest(path: Path) -> str:
     """SHA-256 of a file, or of all names and files in a folder; "" where there is none, or a link."""
-    if path.is_symlink():
-        return ""
-    if path.is_file():
-        return files.sha256(path)
-    if not path.is_dir():
-        return ""
-    digest = hashlib.sha256()
-    for file in sorted(entry for entry in path.rglob("*") if entry.is_file()):
-        digest.update(f"{file.relative_to(path)} {files.sha256(file)}\n".encode())
-    return digest.hexdigest()
+    there = (path.is_file() or path.is_dir()) and not path.is_symlink()
+    return files.sha256(path) if there else ""

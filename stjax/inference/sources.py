@@ -12,7 +12,15 @@ from data_prep.errors import InputError
 from data_prep.readers import _slides_table
 from data_prep.section import GeneTable, Section
 from data_prep.slide import Slide, open_slide
-from data_prep.slide_base import DEFAULT_SCALE_DOUBT, SLIDE_SUFFIXES, check_stated_scale, is_default_scale
+from data_prep.slide_base import (
+    DEFAULT_SCALE_DOUBT,
+    OME_ZARR,
+    SLIDE_SUFFIXES,
+    check_stated_scale,
+    is_default_scale,
+    is_slide,
+    stem,
+)
 from data_prep.spots import Spots
 from stjax.inference import grid
 
@@ -60,7 +68,7 @@ def open_source(
         check_stated_scale(um_per_px, "--source-um-per-px")
     if not path.exists():
         raise InputError(readers.missing(path, "a slide, or the folder that holds slides or a data set"))
-    alone = path.is_file() and path.suffix.lower() in SLIDE_SUFFIXES
+    alone = is_slide(path)
     if alone or layout == SLIDES:
         return _slides(path, sections, um_per_px, "a slide" if alone else "given by --layout")
     try:
@@ -96,7 +104,7 @@ def place_spots(
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in SLIDE_SUFFIXES)
+    return sorted(file for file in folder.iterdir() if is_slide(file))
 
 
 def _no_slides(path: Path) -> str:
@@ -106,21 +114,21 @@ def _no_slides(path: Path) -> str:
     ]
     if below:
         return f"its images lie deeper, give the folder with the slides: {', '.join(map(str, below[:3]))}"
-    return f"nor is it a folder of slides ({', '.join(SLIDE_SUFFIXES)})"
+    return f"nor is it a folder of slides ({', '.join((*SLIDE_SUFFIXES, OME_ZARR))})"
 
 
 def _slides(path: Path, chosen: Sequence[str], um_per_px: float | None, reason: str) -> Source:
-    files = _images(path) if path.is_dir() else [path]
+    files = [path] if is_slide(path) or not path.is_dir() else _images(path)
     if not files:
         raise InputError(f"{path} holds no slide: {_no_slides(path)}")
     paths: dict[str, Path] = {}
     for file in files:
-        if file.stem in paths:
+        if (name := stem(file)) in paths:
             raise InputError(
-                f"{path}: {paths[file.stem].name} and {file.name} would both be called {file.stem}; rename one, "
-                "or give a single slide as --source"
+                f"{path}: {paths[name].name} and {file.name} would both be called {name}; rename one, or give a single "
+                "slide as --source"
             )
-        paths[file.stem] = file
+        paths[name] = file
     if unknown := [name for name in chosen if name not in paths]:
         raise InputError(f"--sections names {', '.join(unknown)}; {path} has {', '.join(paths)}")
     names = tuple(name for name in paths if not chosen or name in chosen)

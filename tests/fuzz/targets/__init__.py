@@ -34,6 +34,7 @@ TARGETS = {
     "slide_tiff_ome": "slides:TiffOme",
     "slide_tiff_jpeg": "slides:TiffJpeg",
     "slide_tiff_lzw": "slides:TiffLzw",
+    "slide_ome_zarr": "slides:OmeZarr",
     "slide_svs": "slides:Svs",
     "slide_svs_jpeg2000": "slides:SvsJpeg2000",
     "slide_tiff_tiles_base": "slides:TiffTilesPillow",

@@ -8,7 +8,7 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-from data_prep import slide
+from data_prep import demo_spatialdata, slide
 from tests.fuzz.targets import Facts, Target, facts
 
 _REGION_PX = 300
@@ -200,3 +200,13 @@ class TiffJpegPillow(TiffJpeg):
     """Without the extra."""
 
     extra = False
+
+
+class OmeZarr(_Slide):
+    """OME-Zarr of version 3, two levels."""
+
+    name = "slide.ome.zarr"
+    only = ("*.json", "*.json", "*")
+
+    def make(self, folder: Path) -> None:
+        demo_spatialdata.write_image(folder / self.name, _pixels(), levels=2)
