@@ -52,6 +52,11 @@ class PatchSlide(Slide):
         """uint8 [P, P, 3] the patch of a spot."""
         return self._read(self._row[name])
 
+    def coarser(self, px_scale: float) -> tuple[int, float]:
+        """The slide itself: in smaller ones, which are for thumbnails, patches lie on whole pixels."""
+        del px_scale
+        return 0, 1.0
+
     def _level(self, factor: float) -> tuple[int, int, int]:
         level = 0
         while _REDUCED ** (level + 1) <= factor:

@@ -31,22 +31,27 @@ def patch_origins(spot_xy: np.ndarray, *, patch_size_px: int, px_scale: float = 
 def cut_window(
     slide: Slide, origin_xy: np.ndarray, *, size_px: int, px_scale: float = 1.0, transform: Transform | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One window, and what the slide shows there at full resolution.
+    """One window, and what it is made of: the slide, or the coarsest stored level of it that is fine enough.
+
+    Preparation, embedding and prediction all cut with this function, so that a model is shown the pixels it has learnt.
 
     Args:
         origin_xy: [2] top-left corner, full-resolution pixels.
         size_px: P, side of the window, window pixels.
 
     Returns:
-        uint8 [P, P, 3], and uint8 [h + 4, w + 4, 3]: the full-resolution region with the blur's margin.
+        uint8 [P, P, 3], and uint8 [h + 4, w + 4, 3]: the region of the level that was read, with the blur's margin.
     """
+    resampled = px_scale != 1
+    level, times = slide.coarser(px_scale)
+    origin_xy, px_scale = origin_xy / times, px_scale / times  # in pixels of the level from here on
     first = np.floor(origin_xy).astype(int)
     last = np.ceil(origin_xy + size_px * px_scale).astype(int)
     x, y = (int(value) for value in first - BLUR_MARGIN_PX)
     width, height = (int(value) for value in last - first + 2 * BLUR_MARGIN_PX)
-    region = slide.read_region(x, y, width, height)
+    region = slide.read_region(x, y, width, height, level=level)
     region = region if transform is None else transform(region)
-    if px_scale == 1:
+    if not resampled:
         return region[BLUR_MARGIN_PX:-BLUR_MARGIN_PX, BLUR_MARGIN_PX:-BLUR_MARGIN_PX][:size_px, :size_px], region
     left, top = origin_xy - first + BLUR_MARGIN_PX
     box = (left, top, left + size_px * px_scale, top + size_px * px_scale)
@@ -61,7 +66,7 @@ def stored_window(slide: Slide, name: str) -> tuple[np.ndarray, np.ndarray]:
     return window, np.pad(window, (margin, margin, (0, 0)), mode="edge")
 
 
-def reading_order(slide: Slide, xy: np.ndarray, *, window_px: float) -> np.ndarray:
+def reading_order(slide: Slide, xy: np.ndarray, *, window_px: float, px_scale: float = 1.0) -> np.ndarray:
     """[N] the order of windows in which a slide's tiles or strips are each decoded about once.
 
     Strips, as wide as the slide, are gone through row by row. Tiles are gone through in bands, each from left to right,
@@ -69,9 +74,12 @@ def reading_order(slide: Slide, xy: np.ndarray, *, window_px: float) -> np.ndarr
 
     Args:
         xy: [N, 2] centres of the windows; window_px: their side; both in full-resolution pixels.
+        px_scale: full-resolution pixels per window pixel.
     """
     width, height = slide.segment_px
-    if width >= slide.width:
+    times = slide.coarser(px_scale)[1]
+    xy, window_px = xy / times, window_px / times  # in pixels of the level that is read
+    if width * times >= slide.width:
         return np.lexsort((xy[:, 0], xy[:, 1]))
     across = window_px // width + 3  # tiles side by side that are in use
     band = max(height, _CACHE_BYTES / (3 * width * across) - window_px - height)

@@ -166,6 +166,9 @@ class _OpenSlideSlide(Slide):
             corner = (round(x * downsample), round(y * downsample))
             return _to_rgb(self._slide.read_region(corner, level, (width, height)))
 
+    def _level_size(self, level: int) -> tuple[int, int]:
+        return self._slide.level_dimensions[level]
+
     def _level(self, factor: float) -> tuple[int, int, int]:
         with decoding(self.path):
             level = self._slide.get_best_level_for_downsample(factor * 1.01)

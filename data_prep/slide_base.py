@@ -66,21 +66,37 @@ class Slide:
         """uint8 [height, width, 3] of a region that lies inside a level, in its pixels; level 0 is the slide itself."""
         raise NotImplementedError
 
+    def _level_size(self, level: int) -> tuple[int, int]:
+        """Width and height of a level."""
+        raise NotImplementedError
+
     def _level(self, factor: float) -> tuple[int, int, int]:
         """Number, width and height of the coarsest stored level that is at most `factor` coarser than the slide."""
         del factor
         return 0, self.width, self.height
 
+    def coarser(self, px_scale: float) -> tuple[int, float]:
+        """The stored level to read for pixels that are `px_scale` full-resolution pixels across: the coarsest that is
+        not coarser than these, or 0, the slide itself.
+
+        Returns:
+            Its number, for `read_region`, and how many full-resolution pixels one of its pixels is across.
+        """
+        level, width, height = self._level(px_scale) if px_scale > 1 else (0, self.width, self.height)
+        times = _times_coarser((self.width, self.height), (width, height)) if level else None
+        return (0, 1.0) if times is None else (level, times)
+
     def patch(self, name: str) -> np.ndarray:
         """uint8 [P, P, 3] the patch of a spot, where there are patches in place of a whole image."""
         raise NotImplementedError
 
-    def read_region(self, x: int, y: int, width: int, height: int) -> np.ndarray:
-        """Read a region at full resolution; what lies outside the image is white.
+    def read_region(self, x: int, y: int, width: int, height: int, *, level: int = 0) -> np.ndarray:
+        """Read a region; what lies outside the image is white.
 
         Args:
-            x, y: top-left corner, full-resolution pixels; may be negative.
-            width, height: size in full-resolution pixels.
+            x, y: top-left corner, pixels of the level; may be negative.
+            width, height: size in pixels of the level.
+            level: 0, full resolution, or one that `coarser` gave.
 
         Returns:
             uint8 [height, width, 3] RGB, contiguous; read-only where it shares memory with the decoded slide.
@@ -91,13 +107,14 @@ class Slide:
         if width < 1 or height < 1:
             raise ValueError(f"a region needs a positive size, got {width} x {height}")
         check_budget(self.path, width, height, self.max_pixels, "the region")
+        whole_w, whole_h = self._level_size(level) if level else (self.width, self.height)
         x0, y0 = max(x, 0), max(y, 0)
-        x1, y1 = min(x + width, self.width), min(y + height, self.height)
+        x1, y1 = min(x + width, whole_w), min(y + height, whole_h)
         if (x0, y0, x1 - x0, y1 - y0) == (x, y, width, height):
-            return np.ascontiguousarray(self._read_level(0, x, y, width, height))
+            return np.ascontiguousarray(self._read_level(level, x, y, width, height))
         region = np.full((height, width, 3), 255, np.uint8)
         if x1 > x0 and y1 > y0:
-            region[y0 - y : y1 - y, x0 - x : x1 - x] = self._read_level(0, x0, y0, x1 - x0, y1 - y0)
+            region[y0 - y : y1 - y, x0 - x : x1 - x] = self._read_level(level, x0, y0, x1 - x0, y1 - y0)
         return region
 
     def strips(self, rows: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -169,6 +186,20 @@ def is_slide(path: Path) -> bool:
 def stem(path: Path) -> str:
     """The name of a slide without its ending."""
     return path.name[: -len(OME_ZARR)] if path.name.lower().endswith(OME_ZARR) else path.stem
+
+
+def _times_coarser(whole: tuple[int, int], level: tuple[int, int]) -> float | None:
+    """How many times coarser a level of (width, height) is than the slide; None where it differs by axis.
+
+    A level's last pixels are left out or filled up, so that its size alone says 4.0002 for 4: a whole number that its
+    size allows is taken.
+    """
+    across, down = (side / stored for side, stored in zip(whole, level, strict=True))
+    nearest = max(1, round(across))
+    if all(side // nearest <= stored <= -(-side // nearest) for side, stored in zip(whole, level, strict=True)):
+        return float(nearest)
+    # Sizes are rounded to whole pixels, on either axis.
+    return math.sqrt(across * down) if abs(across / down - 1) <= 2 / min(level) else None
 
 
 def _in_bands(size: tuple[int, int], across: int, down: int, band: int) -> Iterator[tuple[int, int]]:

@@ -35,7 +35,8 @@ _NOT_SLIDES = ("lsm", "mmstack", "ndtiff", "fluoview", "stk", "sis", "eer", "sca
 
 
 class TiffSlide(Slide):
-    """TIFF and OME-TIFF through `tifffile`, segment by segment, lower levels of a pyramid for thumbnails.
+    """TIFF and OME-TIFF through `tifffile`, segment by segment, lower levels of a pyramid for thumbnails and coarser
+    patches.
 
     Attributes:
         decodable: whether tifffile has the codec of these pixels; JPEG and LZW need `imagecodecs`.
@@ -220,10 +221,13 @@ class TiffSlide(Slide):
             pixels = np.ascontiguousarray(pixels[..., :3])
         return drop_alpha(straight_alpha(pixels) if self._storage.premultiplied else pixels)
 
+    def _level_size(self, level: int) -> tuple[int, int]:
+        page = self._levels[level][0]
+        return page.imagewidth, page.imagelength
+
     def _level(self, factor: float) -> tuple[int, int, int]:
         fitting = [i for i, planes in enumerate(self._levels) if self.width / planes[0].imagewidth <= factor * 1.01]
-        page = self._levels[fitting[-1]][0]
-        return fitting[-1], page.imagewidth, page.imagelength
+        return fitting[-1], *self._level_size(fitting[-1])
 
     def close(self) -> None:
         """Release the file and the decoded tiles."""

@@ -59,7 +59,7 @@ class OmeZarrSlide(Slide):
         self._levels = [zarr_store.open_array(image.folder / level) for level in image.levels]
         for name, array in zip(image.levels, self._levels, strict=True):
             _check(path, image, name, array)
-        sizes = [self._size(level) for level in range(len(self._levels))]
+        sizes = [self._level_size(level) for level in range(len(self._levels))]
         if any(np.less(before, after).any() for before, after in itertools.pairwise(sizes)):
             raise InputError(f"{path}: a level of its pyramid is larger than the one before it; {_REMEDY}")
         sides = [(unit, scale) for axis, unit, scale in zip(image.axes, image.units, image.scale, strict=True)
@@ -71,7 +71,7 @@ class OmeZarrSlide(Slide):
         kept = max(4, _CACHE_BYTES // (3 * math.prod(self.segment_px)))
         self._segment = functools.lru_cache(kept)(self._read)
 
-    def _size(self, level: int) -> tuple[int, int]:
+    def _level_size(self, level: int) -> tuple[int, int]:
         """Width and height of a level."""
         shape = self._levels[level].shape
         return shape[self._axes.index("x")], shape[self._axes.index("y")]
@@ -109,7 +109,7 @@ class OmeZarrSlide(Slide):
         return region
 
     def _level(self, factor: float) -> tuple[int, int, int]:
-        sizes = [self._size(level) for level in range(len(self._levels))]
+        sizes = [self._level_size(level) for level in range(len(self._levels))]
         level = max(number for number, size in enumerate(sizes) if self.width / size[0] <= factor * 1.01)
         return level, *sizes[level]
 

@@ -164,6 +164,8 @@ class ScaledSlide:
 
     def __init__(self, slide: Slide, px_scale: float, transform: Transform | None, *, multiple: int):
         self.slide, self.px_scale, self.transform = slide, px_scale, transform
+        self._level, times = slide.coarser(px_scale)
+        self._scale = px_scale / times  # pixels of the level per model pixel
         self.width, self.height = (_up(math.ceil(side / px_scale), multiple) for side in (slide.width, slide.height))
 
     def read(self, x: int, y: int, width: int, height: int) -> np.ndarray:
@@ -180,17 +182,17 @@ class ScaledSlide:
         return image
 
     def _region(self, x: int, y: int, width: int, height: int) -> np.ndarray:
-        region = self.slide.read_region(x, y, width, height)
+        region = self.slide.read_region(x, y, width, height, level=self._level)
         return region if self.transform is None else self.transform(region)
 
     def _block(self, left: int, top: int) -> np.ndarray:
         """uint8 [256, 256, 3], resampled as `data_prep.patches` does, with all the filter's support around it."""
-        margin = math.ceil(2 * max(self.px_scale, 1)) + 1
-        x, y = left * self.px_scale, top * self.px_scale
+        margin = math.ceil(2 * max(self._scale, 1)) + 1
+        x, y = left * self._scale, top * self._scale
         first = (math.floor(x) - margin, math.floor(y) - margin)
-        side = math.ceil(_BLOCK_PX * self.px_scale) + 2 * margin + 1
+        side = math.ceil(_BLOCK_PX * self._scale) + 2 * margin + 1
         near_x, near_y = x - first[0], y - first[1]
-        box = (near_x, near_y, near_x + _BLOCK_PX * self.px_scale, near_y + _BLOCK_PX * self.px_scale)
+        box = (near_x, near_y, near_x + _BLOCK_PX * self._scale, near_y + _BLOCK_PX * self._scale)
         region = Image.fromarray(self._region(*first, side, side))
         return np.asarray(region.resize((_BLOCK_PX, _BLOCK_PX), Image.Resampling.BICUBIC, box=box))
 

@@ -12,7 +12,9 @@ def scale_and_stain(model: Trained, slide: Slide, um_per_px: float) -> tuple[flo
     """Slide pixels per model pixel, and the stain normalisation, as for the slides the run was trained on."""
     fold, px_scale, transform = model.fold, px_scale_of(model, um_per_px), None
     if px_scale != 1:
-        print(f"{slide.path.name}: resampled from {um_per_px:.3f} to {fold.um_per_px:.3f} um per px")
+        times = slide.coarser(px_scale)[1]
+        level = "" if times == 1 else f", from the level of the file that is {times:.3g} times coarser"
+        print(f"{slide.path.name}: resampled from {um_per_px:.3f} to {fold.um_per_px:.3f} um per px{level}")
     if fold.stain_target is not None:  # as the training slides were, each fitted on its own and mapped to the target
         target = stain.profile_from(fold.stain_target)
         standardise = fold.parameters["stain_standardise"]

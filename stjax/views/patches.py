@@ -136,7 +136,8 @@ class View(views.View):
                 "check scale and coordinates with python -m data_prep.check"
             )
         spots = np.flatnonzero(inside)
-        spots = spots[patches.reading_order(slide, section.spots.xy[spots], window_px=size * px_scale)]
+        xy = section.spots.xy[spots]
+        spots = spots[patches.reading_order(slide, xy, window_px=size * px_scale, px_scale=px_scale)]
         origins = patches.patch_origins(section.spots.xy[spots], patch_size_px=size, px_scale=px_scale)
         return views.Cut(views.Windows(np.arange(len(spots) + 1)), origins, spots, np.ones(len(spots), bool))
 

@@ -216,7 +216,7 @@ class View(views.View):
         margin = tiles.context_px(section.name, size, reach, fold.parameters["context_px"])
         origins, members = tiles.lay_out(spots.xy, rows, size_px=size, context_px=margin, px_scale=px_scale)
         side = size * px_scale
-        in_order = patches.reading_order(slide, origins + side / 2, window_px=side)
+        in_order = patches.reading_order(slide, origins + side / 2, window_px=side, px_scale=px_scale)
         origins, members = origins[in_order], [members[tile] for tile in in_order]
         within = [spots[rows].within(origin, px_scale) for origin, rows in zip(origins, members, strict=True)]
         windows = TileWindows(within, size_px=size)

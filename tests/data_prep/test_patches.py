@@ -1,9 +1,13 @@
 import numpy as np
 import pytest
+from PIL import Image
 
-from data_prep import patches
+from data_prep import patches, slide_base
+from data_prep.slide import open_slide
 from tests.data_prep.test_tissue import ArraySlide
-from tests.data_prep.windows import cut_patches
+from tests.data_prep.windows import cut_patches, written_pyramid
+
+pytest.importorskip("tifffile", reason="the extra wsi is not installed")
 
 
 @pytest.fixture
@@ -63,3 +67,38 @@ def test_cut_window_gives_the_full_resolution_region_with_the_margin_of_the_blur
     np.testing.assert_array_equal(window, region[2:-2, 2:-2])
     _, region = patches.cut_window(slide, np.array([30.3, 20.3]), size_px=16, px_scale=2.0)
     assert region.shape == (33 + 4, 33 + 4, 3)
+
+
+@pytest.mark.parametrize(("px_scale", "times"), [(1.0, 1), (1.9, 1), (2.0, 2), (3.7, 2), (4.0, 4), (9.0, 4)])
+def test_coarse_windows_are_cut_from_the_coarsest_level_that_is_fine_enough(px_scale, times, tmp_path, monkeypatch):
+    smooth = Image.fromarray(np.random.default_rng(0).integers(0, 256, (31, 43, 3)).astype(np.uint8))
+    pixels = np.asarray(smooth.resize((613, 451), Image.Resampling.BICUBIC))  # multiples of nothing
+    levels = written_pyramid(tmp_path / "slide.tif", pixels, times=(2, 4))
+    xy = np.array([[300.3, 200.8], [600.0, 5.5]])  # the second reaches beyond two borders
+    with open_slide(tmp_path / "slide.tif") as slide:
+        read = []
+        original = slide._read_level
+        monkeypatch.setattr(
+            slide, "_read_level", lambda level, *place: (read.append(level), original(level, *place))[1]
+        )
+        found = list(cut_patches(slide, xy, patch_size_px=48, px_scale=px_scale))
+    assert set(read) == {(1, 2, 4).index(times)}
+    found = np.array(found, np.int16)
+    if px_scale / times > 1:  # as from a slide that is the level
+        flat = cut_patches(ArraySlide(levels[times]), xy / times, patch_size_px=48, px_scale=px_scale / times)
+        assert np.abs(found - list(flat)).max() <= 1
+    whole = np.array(list(cut_patches(ArraySlide(pixels), xy, patch_size_px=48, px_scale=px_scale)), np.int16)
+    inside = np.s_[0] if times > 1 else np.s_[:]  # averaged over the border, a level's last pixels are the tissue's
+    assert np.abs(found[inside] - whole[inside]).mean() < 1.5  # grey levels: in place to a fraction of a pixel
+    if px_scale == 2:
+        off = list(cut_patches(ArraySlide(pixels), xy + 1, patch_size_px=48, px_scale=px_scale))
+        assert np.abs(found[0] - whole[0]).mean() < np.abs(off[0] - whole[0]).mean() / 4
+
+
+@pytest.mark.parametrize(
+    ("whole", "level", "times"),
+    [((613, 451), (306, 225), 2.0), ((613, 451), (307, 226), 2.0), ((100_001, 80_003), (25_000, 20_001), 4.0),
+     ((1000, 800), (700, 560), 1000 / 700), ((1000, 800), (500, 560), None)],
+)  # fmt: skip
+def test_a_levels_scale_is_a_whole_number_where_its_size_allows(whole, level, times):
+    assert slide_base._times_coarser(whole, level) == (None if times is None else pytest.approx(times, rel=1e-12))

@@ -1,24 +1,25 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.ndimage
 
 from data_prep import tissue
+from data_prep.slide_base import Slide
 
 
-class ArraySlide:
+class ArraySlide(Slide):
     """A slide held in memory."""
 
     def __init__(self, pixels: np.ndarray):
+        super().__init__(Path("array"), pixels.shape[1], pixels.shape[0], None, pixels.size)
         self.pixels = pixels
-        self.height, self.width = pixels.shape[:2]
         self.read_pixels = 0
 
-    def read_region(self, x: int, y: int, width: int, height: int) -> np.ndarray:
-        out = np.full((height, width, 3), 255, np.uint8)
-        x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + width, self.width), min(y + height, self.height)
-        out[y0 - y : y1 - y, x0 - x : x1 - x] = self.pixels[y0:y1, x0:x1]
+    def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        assert level == 0
         self.read_pixels += width * height
-        return out
+        return self.pixels[y : y + height, x : x + width]
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ import pytest
 from PIL import Image
 
 from data_prep import readers, stain
+from data_prep.build import build
+from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from data_prep.section import GeneTable
 from data_prep.slide import open_slide
@@ -26,7 +28,7 @@ from stjax.inference.sources import open_source
 from stjax.outputs import _map
 from stjax.progress import Progress
 from tests.data_prep.tiny_source import write_source
-from tests.data_prep.windows import cut_patches
+from tests.data_prep.windows import cut_patches, written_pyramid
 from tests.inference.fake_predictor import GENES, SIZE_PX, UM, MeanColour, made_fold
 
 her2st = readers.reader("her2st")
@@ -124,6 +126,27 @@ def test_a_finer_slide_is_resampled_to_the_scale_of_training(model, tmp_path):
     found = [anndata.read_h5ad(tmp_path / "out" / f"{name}.h5ad") for name in ("coarse", "fine")]
     np.testing.assert_allclose(found[1].obsm["spatial"] / 2, found[0].obsm["spatial"])
     assert np.abs(found[1].X - found[0].X).max() < 2  # grey levels; resampling rounds
+
+
+def test_preparation_and_prediction_cut_the_same_pixels_from_a_coarser_level(model, tmp_path):
+    source = write_source(tmp_path / "source", sections=("A1",))
+    image = next(source.rglob("slide.png"))
+    written_pyramid(image.with_suffix(".tif"), np.asarray(Image.open(image)), times=(2,))
+    image.unlink()
+    options = {"um_per_px": UM, "source_um_per_px": UM / 2, "min_counts": 0, "image_format": "raw"}
+    build(source, tmp_path / "data", patch_size_px=SIZE_PX, **options)
+    data = PatchDataset.open(tmp_path / "data")
+    images = [data.source(["A1"]).record(row)["image"] for row in range(data.section("A1")["records"])]
+    model.run = MeanColour(fold=made_fold(parameters=made_fold().parameters | {"um_per_px": UM}))
+    run(f"--source={source}", f"--out={tmp_path / 'out'}", f"--source-um-per-px={UM / 2}")
+    adata = anndata.read_h5ad(tmp_path / "out" / "A1.h5ad")
+    adata = adata[data.table("A1").spots.id.astype(str).tolist()]
+    np.testing.assert_allclose(adata.X, np.mean(images, axis=(1, 2)), rtol=1e-6)
+    with open_slide(image.with_suffix(".tif")) as slide:
+        level = slide.read_region(0, 0, 200, 200, level=1)
+    column, row = (adata.obsm["spatial"][0] / 2).astype(int)
+    half = SIZE_PX // 2
+    np.testing.assert_array_equal(images[0], level[row - half : row + half, column - half : column + half])
 
 
 def test_the_slide_is_normalised_to_the_training_target(model, slide_path, tmp_path):
