@@ -236,6 +236,11 @@ def add_reading(group: Any) -> None:
     group.add_argument(
         "--areas", metavar="KIND", help="cells, nuclei, squares:100, discs:55:100, where a layout has them"
     )
+    group.add_argument(
+        "--elements",
+        metavar="KIND=NAME",
+        help="SpatialData: which image, shapes, table and system to take, such as table=square_008um,image=he",
+    )
     help_of_blocks = "Visium HD: of each size, only blocks of N x N bins, one every UM micrometres (all)"
     group.add_argument("--bin-blocks", type=_bin_blocks, metavar="N/UM", help=help_of_blocks)
 

@@ -15,7 +15,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_prep import cli, demo_layouts, demo_slide, demo_space_ranger, demo_tissue, demo_xenium, files, system_errors
+from data_prep import (
+    cli,
+    demo_layouts,
+    demo_slide,
+    demo_space_ranger,
+    demo_spatialdata,
+    demo_tissue,
+    demo_xenium,
+    files,
+    system_errors,
+)
 from data_prep.demo_layouts import DemoSection
 from data_prep.demo_tissue import Biology, Cells, Tissue
 from data_prep.errors import InputError
@@ -58,6 +68,7 @@ LAYOUTS = {
     "xenium": Layout("molecules", demo_xenium.write_xenium, demo_layouts.write_patients),
     "hest": Layout("hexagonal", demo_layouts.write_hest),
     "anndata": Layout("hexagonal", demo_layouts.write_anndata),
+    "spatialdata": Layout("hexagonal", demo_spatialdata.write_spatialdata, demo_layouts.write_patients),
     "bundle": Layout("hexagonal", demo_layouts.write_bundle, demo_layouts.finish_bundle),
 }
 

@@ -36,6 +36,7 @@ class Options:
         bin_um: Visium HD bin sizes to read; None for all.
         areas: what is measured, where a layout offers a choice, such as "cells"; see `data_prep.readers._areas`.
         bin_blocks: Visium HD, of each size only blocks of so many bins a side, one every so many um; None for all bins.
+        elements: SpatialData: which to take where there are several; see `data_prep.readers.spatialdata`.
         patch_size_px: side of a patch, in record pixels.
         tile_size_px: side of a tile; None makes patches.
         context_px: margin of a tile that owns no spot, record pixels; None chooses (see `data_prep.tiles`).
@@ -60,6 +61,7 @@ class Options:
     bin_um: tuple[int, ...] | None = None
     areas: str | None = None
     bin_blocks: tuple[int, float] | None = None
+    elements: str | None = None
     patch_size_px: int = 224
     tile_size_px: int | None = None
     context_px: int | None = None
@@ -112,7 +114,7 @@ class Options:
     @property
     def reading(self) -> dict[str, Any]:
         """What readers need to know."""
-        names = ("image", "gene_table", "resolve_aliases", "bin_um", "areas", "bin_blocks")
+        names = ("image", "gene_table", "resolve_aliases", "bin_um", "areas", "bin_blocks", "elements")
         return {name: getattr(self, name) for name in names} | {"um_per_px": self.source_um_per_px}
 
     def parameters(self) -> dict[str, Any]:

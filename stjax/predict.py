@@ -38,6 +38,11 @@ from stjax.inference.slide_prediction import about_image, lay_spots, predict_sli
 from stjax.inference.sources import Source, open_source
 from stjax.trained import ENCODER_HELP, Trained
 
+_OF_ARRAY = ("spot_um", "pitch_um", "pattern")
+_AREAS_HELP = (
+    "of slides: squares:100, discs:55:100 (um), a file of polygons (GeoJSON, image of labels) or a folder of "
+    "<slide>.geojson; of a layout: as stjax build takes it"
+)
 _LEAST_BYTES = 2  # that a spot's value of a gene takes in a file, compressed
 
 
@@ -66,22 +71,16 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace results of another model or other options")
     parser.add_argument("--symmetries", action="store_true", help="predict means over the eight symmetries")
     parser.add_argument("--weights", type=Path, help=ENCODER_HELP)
-    bare = parser.add_argument_group("bare slides")
-    bare.add_argument(
-        "--spots", default="st", choices=sorted(grid.PRESETS), help="st: 100 um, 200 apart (default); visium: 55, 100"
-    )
-    bare.add_argument("--spot-um", type=float, help="diameter of the spots, instead of that of --spots")
-    bare.add_argument("--pitch-um", type=float, help="from centre to centre, instead of that of --spots")
-    bare.add_argument("--pattern", choices=[grid.SQUARE_GRID, grid.HEXAGONAL_GRID], help="instead of that of --spots")
-    bare.add_argument(
-        "--min-tissue", type=float, default=grid.MIN_TISSUE, help=f"share of a spot, at least ({grid.MIN_TISSUE})"
-    )
+    _add_places(parser)
     maps = parser.add_argument_group("maps of whole slides")
     maps.add_argument("--dense", action="store_true", help="also the map of the whole slide, of a model of tiles")
     maps.add_argument("--tile-px", type=int, default=TILE_PX, help=f"side of the tiles of --dense ({TILE_PX})")
     given = parser.parse_args(arguments)
-    changed = {"spot_um": given.spot_um, "pitch_um": given.pitch_um, "pattern": given.pattern}
-    array = {name: value for name, value in changed.items() if value is not None}
+    array = {name: getattr(given, name) for name in _OF_ARRAY if getattr(given, name) is not None}
+    if given.areas is not None and (twice := parser.given & {"spots", *_OF_ARRAY}):
+        raise InputError(
+            f"--areas says where to predict, and so does --{min(twice).replace('_', '-')}; give one of the two"
+        )
     options = Options(
         formats=outputs.default_formats() if given.formats is None else names(given.formats),
         genes=names(given.genes),
@@ -93,11 +92,31 @@ def main(arguments: list[str]) -> None:
         weights=given.weights,
     )
     source = {"layout": given.layout, "sections": names(given.sections), "um_per_px": given.um_per_px}
+    source |= {"areas": given.areas, "elements": given.elements}
     folder, shard = given.workdir or given.model, parse_shard(given.shard)
     written = predict(folder, given.source, given.out, **source, shard=shard, options=options)
     print("results:")
     for path in written:
         print(path)
+
+
+def _add_places(parser: cli.Parser) -> None:
+    """Adds the options that say where to predict."""
+    places = parser.add_argument_group("where to predict")
+    places.add_argument("--areas", metavar="KIND|FILE", help=_AREAS_HELP)
+    places.add_argument(
+        "--elements", metavar="KIND=NAME", help="SpatialData: which of several, as stjax build takes it"
+    )
+    bare = parser.add_argument_group("bare slides")
+    bare.add_argument(
+        "--spots", default="st", choices=sorted(grid.PRESETS), help="st: 100 um, 200 apart (default); visium: 55, 100"
+    )
+    bare.add_argument("--spot-um", type=float, help="diameter of the spots, instead of that of --spots")
+    bare.add_argument("--pitch-um", type=float, help="from centre to centre, instead of that of --spots")
+    bare.add_argument("--pattern", choices=[grid.SQUARE_GRID, grid.HEXAGONAL_GRID], help="instead of that of --spots")
+    bare.add_argument(
+        "--min-tissue", type=float, default=grid.MIN_TISSUE, help=f"share of a spot, at least ({grid.MIN_TISSUE})"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +151,8 @@ def predict(
     layout: str = "auto",
     sections: Sequence[str] = (),
     um_per_px: float | None = None,
+    areas: str | None = None,
+    elements: str | None = None,
     shard: tuple[int, int] = (1, 1),
     options: Options = Options(),
 ) -> list[Path]:
@@ -141,8 +162,8 @@ def predict(
 
     Args:
         folder: the work directory of the model, or the folder it was exported to.
-        source: a slide, a folder of slides, or raw sections; see `stjax.inference.sources` for `layout`, `sections` and
-            `um_per_px`.
+        source: a slide, a folder of slides, or raw sections; see `stjax.inference.sources.open_source` for `layout`,
+            `sections`, `um_per_px`, `areas` and `elements`.
         shard: (i, n), i from 1: every n-th section.
 
     Returns:
@@ -154,7 +175,8 @@ def predict(
     """
     job = SectionWriter.of(folder, out, options)
     aliases = job.model.fold.parameters["resolve_aliases"]
-    found = open_source(source, layout=layout, sections=sections, um_per_px=um_per_px, resolve_aliases=aliases)
+    reading = {"um_per_px": um_per_px, "areas": areas, "elements": elements, "resolve_aliases": aliases}
+    found = open_source(source, layout=layout, sections=sections, **reading)
     mine = found.shard(shard)
     print(f"{source}: {found.about}" + (f", {len(mine.names)} of {len(found.names)}" if shard[1] > 1 else ""))
     if not mine.names:
@@ -216,11 +238,15 @@ class SectionWriter:
         section = source.read(files.check_name(name, "Section"))
         busy = f"another process is predicting {name} into {self.out}; wait for it, or choose another --out"
         with files.lock(self.out / f".{name}.lock", busy=busy):
-            return self.write_section(section, name, bare=source.bare)
+            return self.write_section(section, name, (source.array or self.options.array) if source.bare else None)
 
-    def write_section(self, section: Section, name: str, *, bare: bool) -> list[Path]:
-        """`run`, of a section that no other process writes meanwhile."""
-        record = Record(self.out, name, self.identity(section, bare=bare), overwrite=self.options.overwrite)
+    def write_section(self, section: Section, name: str, array: grid.Array | None) -> list[Path]:
+        """`run`, of a section that no other process writes meanwhile.
+
+        Args:
+            array: of a bare slide, what is laid on its tissue; None where the section has spots.
+        """
+        record = Record(self.out, name, self.identity(section, array), overwrite=self.options.overwrite)
         missing, tile_px = record.lacks(self.writers), self.options.tile_px
         written: list[Path] = []
         if missing or tile_px:
@@ -230,18 +256,17 @@ class SectionWriter:
                         print(f"warning: {warning}")
                     written.append(self.write_dense(section, slide, tile_px))
                 if missing:
-                    prediction = self.predict(section, slide, bare=bare)
+                    prediction = self.predict(section, slide, array)
                     for form in missing:
                         record.add(form, self.write(form, prediction))
         done = [*missing, *(["the map"] if tile_px else [])]
         print(f"{name}: " + ("written " + ", ".join(done) if done else "there already"))
         return written + [self.out / file for form in self.writers for file in record.files[form]]
 
-    def identity(self, section: Section, *, bare: bool) -> dict[str, Any]:
+    def identity(self, section: Section, array: grid.Array | None) -> dict[str, Any]:
         """What results are of; those of something else are not taken for them."""
         fold = self.model.fold
         learned = [fold.learned(), fold.protocol_hash, fold.stain_target, fold.image_size_px, fold.um_per_px]
-        grid_of = dataclasses.asdict(self.options.array) | {"min_tissue": self.options.min_tissue}
         # The best epoch so far may stay the best: what says "2 of 30 epochs" is not left there once 30 are done.
         of = {} if self.model.progress.finished else {"trained": str(self.model.progress)}
         return of | {
@@ -252,7 +277,9 @@ class SectionWriter:
             "genes": fold.panel.labels[self.columns].tolist(),
             "slide_sha256": files.sha256(section.image_path),
             "um_per_px": section.um_per_px,
-            "spots": grid_of if bare else spots_sha256(section),
+            "spots": dataclasses.asdict(array) | {"min_tissue": self.options.min_tissue}
+            if array
+            else spots_sha256(section),
         }
 
     def write_dense(self, section: Section, slide: Slide, tile_px: int) -> Path:
@@ -269,13 +296,12 @@ class SectionWriter:
             synthetic=section.synthetic,
         )
 
-    def predict(self, section: Section, slide: Slide, *, bare: bool) -> SectionPrediction:
+    def predict(self, section: Section, slide: Slide, array: grid.Array | None) -> SectionPrediction:
         """Predicts the section's spots, or of a bare slide those laid on its tissue."""
-        if not bare:
+        if array is None:
             outputs.require_space(self.out, len(section.spots) * len(self.columns) * _LEAST_BYTES)
             return predict_slide(self.model, section, slide, plain=self.plain)
-        array, least = self.options.array, self.options.min_tissue
-        section, laid = lay_spots(self.model, section, slide, array, min_tissue=least)
+        section, laid = lay_spots(self.model, section, slide, array, min_tissue=self.options.min_tissue)
         spacing = f"{array.spot_um:g} um, {array.pitch_um:g} um apart"
         print(f"{section.name}: {len(laid)} spots of {spacing}, on tissue")
         outputs.require_space(self.out, len(laid) * len(self.columns) * _LEAST_BYTES)

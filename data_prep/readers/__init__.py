@@ -7,6 +7,7 @@ A reader module offers
     read_section(path, name, reading) -> Section      one that lacks nothing
     check(path, names, reading)                       may be left out: refuses sections that cannot be read together
     AREAS                                             may be left out: kinds of `_areas` to choose from, the usual first
+    ELEMENTS                                          may be left out: what `--elements` names, where there is a choice
 
 where `reading` is `_sections.Reading`; `Reader` makes of them what others call.
 """
@@ -79,7 +80,7 @@ class Reader:
             yield self.read_section(path, name, **options)
 
     def _reading(self, options: dict[str, Any]) -> Reading:
-        """How to read. Raises InputError for areas that the layout does not have."""
+        """How to read. Raises InputError for areas or elements that the layout does not have."""
         reading = Reading(**options)
         if offered := getattr(self._module, "AREAS", None):
             _areas.parse(reading.areas, offered)
@@ -87,6 +88,8 @@ class Reader:
             raise InputError(
                 f"--areas is {reading.areas!r}, but layout {self.name} has one kind of areas; leave it out"
             )
+        if reading.elements is not None and not hasattr(self._module, "ELEMENTS"):
+            raise InputError(f"--elements is {reading.elements!r}, but layout {self.name} has none; leave it out")
         return reading
 
 

@@ -40,7 +40,8 @@ def opened(path: Path) -> Iterator[Any]:
 
 
 def element(file: Any, key: str, path: Path) -> Any:
-    """One part of the file, as anndata reads it; tables with numbers in this machine's byte order and rows with names.
+    """One part of the file, or of a Zarr group, as anndata reads it; tables with numbers in this machine's byte order
+    and rows with names.
 
     Raises:
         InputError: it is not there, or it cannot be read; of a table, a column that is none, see `_hdf5_columns`; of a
@@ -49,11 +50,12 @@ def element(file: Any, key: str, path: Path) -> Any:
     if key not in file:
         what = next((f"; it is {kind}" for group, kind in _NOT_ANNDATA.items() if group in file), "")
         raise InputError(f"{path}: {key} not found (it holds {', '.join(file)}); expected an AnnData file{what}")
-    if "_index" in file[key].attrs:
-        _hdf5_columns.check_table(file[key], path)
-    _check_shape(file[key], key, path)
+    thing: Any = file[key]
+    if "_index" in thing.attrs and isinstance(thing, h5py.Group | h5py.Dataset):
+        _hdf5_columns.check_table(thing, path)
+    _check_shape(thing, key, path)
     try:
-        found = anndata.io.read_elem(file[key])
+        found = anndata.io.read_elem(thing)
     except Exception as error:  # anndata wraps whatever h5py or numpy raise on damaged parts
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if unknown := _UNKNOWN_ENCODING.search(str(error)):
@@ -66,9 +68,9 @@ def _check_shape(thing: Any, key: str, path: Path) -> None:
     """Raise `InputError` where a sparse matrix says that it has other rows, or columns if these are what it lists, than
     it has the beginnings of: memory for as many is taken before anything is read."""
     kind = str(thing.attrs.get("encoding-type", thing.attrs.get("h5sparse_format", "")))[:3]
-    begins = thing.get("indptr") if isinstance(thing, h5py.Group) and kind in ("csr", "csc") else None
+    begins: Any = thing.get("indptr") if hasattr(thing, "keys") and kind in ("csr", "csc") else None
     said = np.asarray(thing.attrs.get("shape", thing.attrs.get("h5sparse_shape", ())))
-    if not isinstance(begins, h5py.Dataset) or not begins.shape or said.shape != (2,) or said.dtype.kind not in "iu":
+    if not getattr(begins, "shape", None) or said.shape != (2,) or said.dtype.kind not in "iu":
         return  # anndata says what is wrong
     if begins.shape != (int(said[int(kind == "csc")]) + 1,):
         lines = "columns" if kind == "csc" else "rows"

@@ -10,7 +10,7 @@ from data_prep.errors import InputError
 from data_prep.readers import _array_fit, _arrays, _legacy, _sections
 from data_prep.spots import DISC, SQUARE, Spots
 
-_VISIUM_PITCH_UM, _VISIUM_RADIUS_UM = 100.0, 27.5
+_VISIUM_PITCH_UM, VISIUM_RADIUS_UM = 100.0, 27.5
 # Pitch over spot_diameter_fullres: 1.54 of Visium (a theoretical 65 um), 1.8 where a tool wrote 55 um, 1 of bins
 _VISIUM_PITCH_PER_DIAMETER, _PITCH_PER_DIAMETER = (1.2, 2.5), (0.8, 2.5)
 
@@ -154,7 +154,7 @@ def _spot_shape(
         note = "array_row and array_col are hexagonal, as Visium's, but bin_size_um is stated: taken as squares"
         return SQUARE, factors["bin_size_um"] / um_per_px, (note,) if hexagonal else ()
     if hexagonal:
-        return DISC, _VISIUM_RADIUS_UM / um_per_px, ()
+        return DISC, VISIUM_RADIUS_UM / um_per_px, ()
     diameter = factors.get("spot_diameter_fullres", 0.0)
     square = array is not None and array.kind == "square"
     pitch = array.pitch_px if array is not None else _arrays.nearest_px(spot_xy)
@@ -164,7 +164,7 @@ def _spot_shape(
         return DISC, diameter / 2, ("spot size is spot_diameter_fullres, a theoretical value",)
     unstated = "spot size not stated: taken as"
     for known_um, radius_um, whose in (
-        (_VISIUM_PITCH_UM, _VISIUM_RADIUS_UM, "Visium's 55 um"),
+        (_VISIUM_PITCH_UM, VISIUM_RADIUS_UM, "Visium's 55 um"),
         (_legacy.PITCH_UM, _legacy.SPOT_RADIUS_UM, "legacy ST's 100 um"),
     ):
         if pitch == 0 or abs(pitch * um_per_px / known_um - 1) < 0.1:

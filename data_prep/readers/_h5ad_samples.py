@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from data_prep.errors import InputError
-from data_prep.readers import _arrays, _h5ad, _matrix
+from data_prep.patients import USER
+from data_prep.readers import _arrays, _h5ad, _matrix, _patients
 from data_prep.readers._h5ad_file import as_text, opened, table
 from data_prep.readers._h5ad_places import letters
 
@@ -27,6 +28,8 @@ _COLUMN = re.compile(
 _AROUND = r"^(.*?)(?:[ACGTN]{10,}|\d{5}_\d{5}|\d+x\d+)(.*)$"
 _REMEDY = "name each spot's sample in obs['library_id'], or write an .h5ad file for each"
 SPOT_IDS = "the spot ids"
+_PATIENT_COLUMN = re.compile(r"^(patient|donor|subject|individual|participant|animal|mouse(?=id))(id|name|no|number)?$")
+_NO_PATIENT = ("unknown", "pooled", "")  # as CELLxGENE writes where there is none to name
 _FEW = 0.02  # of the spots: a slip, and not another sample
 
 
@@ -90,6 +93,30 @@ def find(path: Path, has_images: Callable[[Iterable[str]], bool]) -> Samples:
             f"{_REMEDY}"
         )
     return _undivided(path, next(iter(libraries), None), libraries)
+
+
+def patient(root: Path, file: Path, name: str, obs: pd.DataFrame) -> _patients.Patient:
+    """Whose a section is: by patients.csv, else by a column of `obs` that is the same for every spot.
+
+    Args:
+        root: the source, where patients.csv may be.
+        file: what `obs` is of, for messages.
+
+    Raises:
+        InputError: a column names several patients, and patients.csv none.
+    """
+    for column in (column for column in obs if _PATIENT_COLUMN.match(re.sub(r"[^a-z]", "", str(column).lower()))):
+        texts = dict.fromkeys(as_text(obs[column], file).tolist())
+        values = [value for value in texts if value.lower() not in _NO_PATIENT]
+        listed = _patients.find(root, name)
+        if len(values) > 1 and listed.source != USER:
+            raise InputError(
+                f"{file}: section {name!r}: obs[{column!r}] names {len(values)} patients ({', '.join(values[:4])}), "
+                "expected one: name each spot's section in obs['library_id'], or list section,patient in patients.csv"
+            )
+        if values:
+            return listed if len(values) > 1 else _patients.find(root, name, stated=values[0])
+    return _patients.find(root, name)
 
 
 def check_one(path: Path, name: str, obs: pd.DataFrame, spot_xy: np.ndarray, spot_z: np.ndarray) -> None:

@@ -73,7 +73,7 @@ def unknown_sections(root: Path, sections: Iterable[str]) -> str:
 
 def _read(root: Path) -> dict[str, str]:
     """Section -> patient; empty without a table."""
-    path = (root if root.is_dir() else root.parent) / TABLE
+    path = _slides_table.folder_of(root) / TABLE
     if not files.is_there(path):
         return {}
     header, *rows = _text.read_rows(path, ",")

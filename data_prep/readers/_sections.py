@@ -30,6 +30,7 @@ class Reading:
         areas: what is measured, where a layout offers a choice, see `_areas.FORMS`.
         bin_blocks: Visium HD: of each size, only blocks of so many bins a side, one every so many um of the array; all
             bins by default.
+        elements: SpatialData: which to take where there are several, such as "table=square_008um,image=he".
     """
 
     um_per_px: float | None = None
@@ -39,6 +40,7 @@ class Reading:
     bin_um: Sequence[int] | None = None
     areas: str | None = None
     bin_blocks: tuple[int, float] | None = None
+    elements: str | None = None
 
     def name_genes(
         self, names: Sequence[str], counts: scipy.sparse.csr_array, symbols: Sequence[str] | None = None

@@ -21,17 +21,22 @@ class Slide(NamedTuple):
     patient: str = ""
 
 
+def folder_of(root: Path) -> Path:
+    """Where tables of a source lie: in its folder, or next to a file or a Zarr store, which is one thing too."""
+    return root if root.is_dir() and root.suffix.lower() != ".zarr" else root.parent
+
+
 def read(root: Path) -> dict[str, Slide]:
     """Slide -> what is stated of it; empty without a table.
 
     Args:
-        root: the source, a folder in which the table may lie, or a file next to it. A slide is called by the name of
+        root: the source, see `folder_of`. A slide is called by the name of
             its section or sample, or of its file.
 
     Raises:
         InputError: the table is damaged, lists a slide twice, or states a scale that is none.
     """
-    path = (root if root.is_dir() else root.parent) / TABLE
+    path = folder_of(root) / TABLE
     if not files.is_there(path):
         return {}
     header, *rows = _text.read_rows(path, ",")

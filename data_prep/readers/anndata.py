@@ -9,23 +9,16 @@
 as `library_id` or `sample`) or by what stands around the barcodes, holds a section for each.
 """
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from data_prep import slide, unpack
 from data_prep.errors import InputError
-from data_prep.patients import USER
-from data_prep.readers import _h5ad, _h5ad_geometry, _h5ad_samples, _patients, _sections
-from data_prep.readers._h5ad_file import as_text
+from data_prep.readers import _h5ad, _h5ad_geometry, _h5ad_samples, _sections
 from data_prep.readers._sections import Reading
 from data_prep.section import Section
-
-_PATIENT_COLUMN = re.compile(r"^(patient|donor|subject|individual|participant|animal|mouse(?=id))(id|name|no|number)?$")
-_NO_PATIENT = ("unknown", "pooled", "")  # as CELLxGENE writes where there is none to name
 
 
 def detect(path: Path) -> str | None:
@@ -64,7 +57,7 @@ def read_section(path: Path, name: str, reading: Reading) -> Section:
     with slide.open_slide(image_path) as opened:
         image = _h5ad_geometry.Image(str(image_path), (opened.width, opened.height), opened.um_per_px)
     found = _h5ad_geometry.read(name, file, obs, spot_xy, entry, image, user_um=reading.um_per_px)
-    patient = _patient(path, file, name, obs)
+    patient = _h5ad_samples.patient(path, file, name, obs)
     named, counts, gene_notes = reading.name_genes(table.gene_id.tolist(), table.counts[rows], table.symbol.tolist())
     return Section(
         name=name,
@@ -96,26 +89,6 @@ def _rows(table: _h5ad.SpotTable, name: str, samples: _h5ad_samples.Samples) -> 
     if not kept.any():
         raise InputError(f"{table.path}: section {name!r} has no spot under tissue; check obs['in_tissue']")
     return np.flatnonzero(kept), notes + tissue_notes
-
-
-def _patient(path: Path, file: Path, name: str, obs: pd.DataFrame) -> _patients.Patient:
-    """By patients.csv, else by a column of `obs` that is the same for every spot.
-
-    Raises:
-        InputError: a column names several patients, and patients.csv none.
-    """
-    for column in (column for column in obs if _PATIENT_COLUMN.match(re.sub(r"[^a-z]", "", str(column).lower()))):
-        texts = dict.fromkeys(as_text(obs[column], file).tolist())
-        values = [value for value in texts if value.lower() not in _NO_PATIENT]
-        listed = _patients.find(path, name)
-        if len(values) > 1 and listed.source != USER:
-            raise InputError(
-                f"{file}: section {name!r}: obs[{column!r}] names {len(values)} patients ({', '.join(values[:4])}), "
-                "expected one: name each spot's section in obs['library_id'], or list section,patient in patients.csv"
-            )
-        if values:
-            return listed if len(values) > 1 else _patients.find(path, name, stated=values[0])
-    return _patients.find(path, name)
 
 
 def _files(path: Path) -> list[Path]:

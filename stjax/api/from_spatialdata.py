@@ -12,15 +12,13 @@ import numpy as np
 import pandas as pd
 
 from data_prep.errors import InputError
-from data_prep.readers import _arrays, _h5ad_geometry
+from data_prep.readers import _arrays, _h5ad_geometry, _sdata_shapes
 from data_prep.slide import DEFAULT_MAX_PIXELS
-from data_prep.spots import Outline, Spots, moved
 from stjax.api.given import Given, pixels
 
 _WHERE = "the SpatialData"
 _GLOBAL = "global"
 _AXES = ("x", "y")
-_SQUARE = 0.01  # relative difference of two sides that are taken for one
 
 
 def given(
@@ -43,7 +41,7 @@ def given(
     assert image is not None
     picture = _pixels(sdata.images[image], image)
     to_system = _affine(sdata.images[image], system)
-    if not _is_similarity(to_system, _SQUARE):
+    if not _sdata_shapes.is_similarity(to_system):
         raise InputError(
             f"{_WHERE}: pixels of image {image!r} are not square in coordinate system {system!r}, so that its scale is "
             "not one number; resample the image to square pixels"
@@ -53,7 +51,9 @@ def given(
     if shapes is not None:
         obs, frame = _annotated(sdata, shapes)
         into_image = np.linalg.inv(to_system) @ _affine(sdata.shapes[shapes], system)
-        spots = _spots(frame, into_image, obs.index.astype(str).to_numpy(dtype=str), shapes)
+        radius = frame["radius"].to_numpy(np.float64) if "radius" in frame else None
+        ids = obs.index.astype(str).to_numpy(dtype=str)
+        spots = _sdata_shapes.spots(_WHERE, shapes, frame.geometry.to_wkb().tolist(), radius, into_image, ids)
     array, notes = (None, ()) if spots is None else _arrays.of_table(obs, spots.xy, _WHERE)
     value, source, scale_notes = _h5ad_geometry.scale(image, array, {}, user_um=um_per_px, image_um=None)
     print(
@@ -115,12 +115,6 @@ def _affine(element: Any, system: str) -> np.ndarray:
     return matrix
 
 
-def _is_similarity(affine: np.ndarray, tolerance: float) -> bool:
-    """Whether it scales all directions alike."""
-    longest, shortest = np.linalg.svd(affine[:2, :2], compute_uv=False)
-    return bool(longest / shortest - 1 <= tolerance)
-
-
 def _pixels(element: Any, name: str) -> np.ndarray:
     """uint8 [H, W, 3] of an image at its full resolution."""
     data = element if hasattr(element, "dims") and "c" in element.dims else next(iter(element["scale0"].values()))
@@ -169,29 +163,3 @@ def _annotated(sdata: Any, shapes: str) -> tuple[pd.DataFrame, Any]:
             f"note: {len(frame) - len(obs)} of {len(frame)} shapes of {shapes!r} are not in the table and are left out"
         )
     return obs, frame.iloc[rows]
-
-
-def _spots(frame: Any, affine: np.ndarray, ids: np.ndarray, name: str) -> Spots:
-    """Shapes in pixels of the image."""
-    kinds = set(frame.geometry.geom_type)
-    if kinds == {"Point"}:
-        if not _is_similarity(affine, _SQUARE):
-            raise InputError(
-                f"{_WHERE}: circles of {name!r} become ellipses in the image; convert them to polygons "
-                "(spatialdata.to_polygons)"
-            )
-        xy = np.stack([frame.geometry.x, frame.geometry.y], axis=1)
-        zoom = np.sqrt(abs(np.linalg.det(affine[:2, :2])))
-        return Spots.discs(moved(xy, affine), frame["radius"].to_numpy(np.float64) * zoom, ids)
-    if kinds <= {"Polygon", "MultiPolygon"} and kinds:
-        return Spots.polygons([_rings(geometry, affine) for geometry in frame.geometry], ids)
-    raise InputError(
-        f"{_WHERE}: shapes {name!r} are {', '.join(sorted(kinds)) or 'empty'}, expected circles or polygons"
-    )
-
-
-def _rings(geometry: Any, affine: np.ndarray) -> Outline:
-    parts = getattr(geometry, "geoms", [geometry])
-    return [
-        moved(np.asarray(ring.coords)[:-1, :2], affine) for part in parts for ring in (part.exterior, *part.interiors)
-    ]

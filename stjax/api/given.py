@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse
 from PIL import Image
 
 from data_prep import files
@@ -19,15 +18,14 @@ from data_prep.section import Section
 from data_prep.slide import Slide, open_slide
 from data_prep.slide_base import OME_ZARR, drop_alpha
 from data_prep.spots import Spots
-from stjax.inference.sources import SLIDES, open_source
+from stjax.inference.sources import SLIDES, open_source, with_spots
 
 ANNDATA, SPATIALDATA, FEATURES = "an AnnData", "a SpatialData", "features"
 LIST, FOLDER, IMAGE = "a list", "a folder", "an image"
-_OUTSIDE = "every spot lies outside the image of {} x {} px; expected x and y in its pixels"
 
 
 def kind_of(source: Any) -> str:
-    """What a source is. Raises InputError for a SpatialData that is to be opened first."""
+    """What a source is."""
     for kind, package, name in ((ANNDATA, "anndata", "AnnData"), (SPATIALDATA, "spatialdata", "SpatialData")):
         module = sys.modules.get(package)  # an object of it has imported it
         if module is not None and isinstance(source, getattr(module, name)):
@@ -38,9 +36,7 @@ def kind_of(source: Any) -> str:
         name = Path(source).name.lower()
         if name.endswith(OME_ZARR):
             return IMAGE
-        if name.endswith(".zarr"):
-            raise InputError(f"{source}: a zarr; open it, and predict spatialdata.read_zarr({str(source)!r})")
-        return FOLDER if Path(source).is_dir() or name.endswith((".h5ad", ".h5ad.gz")) else IMAGE
+        return FOLDER if Path(source).is_dir() or name.endswith((".h5ad", ".h5ad.gz", ".zarr")) else IMAGE
     floats = isinstance(source, np.ndarray) and source.ndim == 2 and source.dtype.kind == "f"
     return FEATURES if floats else IMAGE
 
@@ -118,7 +114,7 @@ class Given:
             spots = self.spots
             if xy is not None:
                 spots = Spots.discs(xy, np.float32(spot_um / 2 / section.um_per_px))
-            yield section if spots is None else _with_spots(section, spots.within((0, 0), 1 / self.zoom), slide), slide
+            yield section if spots is None else with_spots(section, spots.within((0, 0), 1 / self.zoom), slide), slide
 
 
 def picture(image: Any) -> Image.Image:
@@ -166,11 +162,3 @@ def places(spots: Any) -> np.ndarray:
     if xy.ndim != 2 or xy.shape[1] != 2 or not len(xy) or not np.all(np.isfinite(xy)):
         raise InputError(f"spots have shape {xy.shape}, expected [N, 2] finite numbers: x and y in pixels of the image")
     return xy
-
-
-def _with_spots(section: Section, spots: Spots, slide: Slide) -> Section:
-    """A section without counts, of these spots. Raises InputError where they are all outside the image."""
-    outside = ((spots.xy < 0) | (spots.xy > [slide.width, slide.height])).any(axis=1)
-    if outside.all():
-        raise InputError(_OUTSIDE.format(slide.width, slide.height))
-    return dataclasses.replace(section, counts=scipy.sparse.csr_array((len(spots), 0), dtype=np.int32), spots=spots)

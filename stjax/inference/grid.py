@@ -11,6 +11,7 @@ from data_prep.errors import InputError
 from data_prep.slide import Slide
 
 SQUARE_GRID, HEXAGONAL_GRID = "square", "hexagonal"
+EDGE_TO_EDGE = "squares"
 MIN_TISSUE = 0.5  # BrST-Net leaves out what is at least half bright
 
 _CELL_UM = 10.0  # of the tissue mask, unless spots are small
@@ -29,7 +30,8 @@ _MOST = 10_000_000  # places of a grid
 @dataclasses.dataclass(frozen=True)
 class Array:
     """A capture array: discs of `spot_um` diameter whose centres are `pitch_um` apart, in a "square" pattern or a
-    "hexagonal" one: rows 0.87 pitches apart, every other one shifted by half a pitch."""
+    "hexagonal" one: rows 0.87 pitches apart, every other one shifted by half a pitch. Of pattern "squares" it has
+    squares of side `spot_um` instead of discs, which lie edge to edge where the pitch is the same."""
 
     spot_um: float
     pitch_um: float
@@ -161,8 +163,9 @@ def check(array: Array, *, min_tissue: float) -> None:
     """Raises InputError for an array, or a least share of tissue, that cannot be."""
     _check_positive("spot_um", array.spot_um)
     _check_positive("pitch_um", array.pitch_um)
-    if array.pattern not in (SQUARE_GRID, HEXAGONAL_GRID):
-        raise InputError(f"the grid's pattern is {array.pattern!r}, expected {SQUARE_GRID} or {HEXAGONAL_GRID}")
+    patterns = (SQUARE_GRID, HEXAGONAL_GRID, EDGE_TO_EDGE)
+    if array.pattern not in patterns:
+        raise InputError(f"the grid's pattern is {array.pattern!r}, expected one of {', '.join(patterns)}")
     if not 0 <= min_tissue <= 1:
         raise InputError(f"min_tissue is {min_tissue:g}, expected a share from 0 to 1")
 

@@ -52,6 +52,7 @@ TARGETS = {
     "xenium_pooled": "layouts:XeniumPooled",
     "hest": "layouts:Hest",
     "anndata": "layouts:Anndata",
+    "spatialdata": "layouts:SpatialData",
     "bundle": "layouts:Bundle",
     "visium_h5_structure": "layouts:VisiumH5Structure",
     "visium_hd_structure": "layouts:VisiumHdStructure",

@@ -158,6 +158,13 @@ class Anndata(Layout):
     only = ("*.h5ad",)
 
 
+class SpatialData(Layout):
+    """A SpatialData store."""
+
+    layout = "spatialdata"
+    only = ("*.json", "*.json", "*.parquet", "*")
+
+
 class Bundle(Layout):
     """Patches with their counts, without a slide."""
 
