@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from data_prep.errors import InputError
 from stjax.targets import by_variability
@@ -29,6 +28,8 @@ def rank(sections: Iterable[Any], names: np.ndarray) -> np.ndarray:
     Raises:
         InputError: no gene is counted in every section.
     """
+    from scipy import stats  # which takes half a second, and no other protocol needs
+
     named = np.array([not _CONTROLS.match(name) for name in names.tolist()])
     everywhere, moments, kept = named.copy(), np.zeros((2, len(names))), []
     spots = 0

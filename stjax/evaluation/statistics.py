@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import scipy.sparse
-import scipy.stats
 
 from stjax import metrics
 from stjax.intervals import LEVEL
@@ -238,13 +237,15 @@ def intervals(
     Returns:
         Low and high, [...]; NaN where there is no estimate, or too few units or draws.
     """
+    from scipy import stats  # which takes half a second; training needs the groups alone
+
     forward, inverse = _SCALES[scale]
     estimate = np.asarray(estimate, np.float64)
     variance = _variance(forward(np.asarray(draws[0], np.float64)), units)
     if units.finer is not None:
         finer = _variance(forward(np.asarray(draws[1], np.float64)), units.finer)
         variance = variance + EXTRAPOLATED * np.maximum(np.nan_to_num(variance - finer), 0)
-    half = np.sqrt(variance) * scipy.stats.t.ppf((1 + level) / 2, max(units.freedom, 1))
+    half = np.sqrt(variance) * stats.t.ppf((1 + level) / 2, max(units.freedom, 1))
     return inverse(forward(estimate) - half), inverse(forward(estimate) + half)
 
 
@@ -347,8 +348,10 @@ def sign_test(pcc: np.ndarray) -> np.ndarray:
     Args:
         pcc: [P, G] of each patient; NaN and 0 are no sign.
     """
+    from scipy import stats
+
     positive, signs = np.sum(pcc > 0, axis=0), np.sum(np.abs(pcc) > 0, axis=0)
-    return np.where(signs > 0, scipy.stats.binom.sf(positive - 1, signs, 0.5), np.nan)
+    return np.where(signs > 0, stats.binom.sf(positive - 1, signs, 0.5), np.nan)
 
 
 def patients_needed(genes: int, alpha: float = 0.05) -> int:

@@ -9,8 +9,6 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-import zarr
-
 from data_prep import files, json_files
 from data_prep.errors import InputError
 from data_prep.json_files import Lacking
@@ -107,6 +105,8 @@ def open_level(path: Path, *, mode: Literal["r", "r+"]) -> Any:
     chunk = inner["chunk_shape"]
     if math.prod(chunk) > CHUNK_CHANNELS * CHUNK_CELLS**2:
         raise InputError(f"{name} is damaged: chunks of {files.shown(chunk)}; {REMEDY}")
+    import zarr  # which only dense maps need
+
     try:
         array: Any = zarr.open_array(path / LEVEL, mode=mode)
     except Exception as error:  # zarr and its codecs raise all kinds

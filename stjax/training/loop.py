@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from data_prep import cli
-from stjax import checkpoint, distributed, evaluate, parallel
+from stjax import checkpoint, distributed, parallel
 from stjax.config import CLOSED_FORM, Config
 from stjax.data import input_pipeline
 from stjax.state import State
@@ -55,6 +55,8 @@ def run(config: Config, folder: Path, stop: faults.StopOnSigterm) -> None:
     if not job.fold.split.test:
         print("No section is held out: nothing to evaluate.")
         return
+    from stjax import evaluate  # with all that writes results, which the first step need not wait for
+
     evaluate.evaluate(folder)
 
 

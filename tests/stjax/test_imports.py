@@ -45,6 +45,18 @@ print({SLOW!r} & set(sys.modules))
     assert out.splitlines()[-1] == "set()"
 
 
+@pytest.mark.parametrize(
+    ("module", "others"),
+    [
+        ("stjax.training.loop", ("torch", "tensorflow", "matplotlib", "anndata", "scipy.stats", "zarr")),
+        ("stjax.predict", ("torch", "tensorflow", "flax", "matplotlib", "anndata", "scipy.stats", "zarr")),
+        ("data_prep.build", ("torch", "tensorflow", "jax", "matplotlib", "scipy.stats")),
+    ],
+)
+def test_a_command_begins_without_what_it_needs_later_or_not_at_all(module, others):
+    assert run(f"import sys, {module}; print([name for name in {others} if name in sys.modules])") == "[]\n"
+
+
 def test_an_exported_model_predicts_without_what_trains_it():
     found = run(f"""
 import json, sys
