@@ -1,5 +1,7 @@
 """Colours of a slide: how many pixels have each, their weighted percentiles, and 8-bit CIE L*a*b*."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from data_prep.slide import Slide
@@ -30,10 +32,16 @@ def colour_counts(slide: Slide, *, max_pixels: int = MAX_PIXELS) -> tuple[np.nda
     blocks = min(len(corners), max(1, max_pixels // _BLOCK_PX**2))
     if slide.width * slide.height > max_pixels:
         corners = [corners[i] for i in np.linspace(0, len(corners) - 1, blocks).astype(int)]
+    return count_colours(
+        slide.read_region(x, y, min(_BLOCK_PX, slide.width - x), min(_BLOCK_PX, slide.height - y)) for x, y in corners
+    )
+
+
+def count_colours(images: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct colours of images uint8 [..., 3], as `colour_counts` gives them."""
     histogram = np.zeros(1 << 24, np.uint32)
-    for x, y in corners:
-        block = slide.read_region(x, y, min(_BLOCK_PX, slide.width - x), min(_BLOCK_PX, slide.height - y))
-        flat = block.reshape(-1, 3)
+    for image in images:
+        flat = image.reshape(-1, 3)
         for start in range(0, len(flat), CHUNK):
             np.add.at(histogram, pack(flat[start : start + CHUNK]), np.uint32(1))
     present = np.flatnonzero(histogram)

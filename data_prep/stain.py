@@ -14,7 +14,7 @@ non-negative stains); concentrations are scaled so that their 99th percentiles o
 import dataclasses
 import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,18 +26,22 @@ from data_prep.colour import CHUNK, colour_counts, lab_from_rgb, pack, percentil
 from data_prep.errors import InputError
 from data_prep.json_files import Kind, Maybe
 from data_prep.slide import Slide, open_slide
-from data_prep.stain_vectors import CONCENTRATION_PENALTY, concentrations, macenko_stains, vahadane_stains
+from data_prep.stain_vectors import (
+    CONCENTRATION_PENALTY,
+    DENSITY,
+    concentrations,
+    macenko_stains,
+    tissue_of,
+    vahadane_stains,
+)
 
 METHODS = ("vahadane", "macenko", "reinhard", "staintools")
 
-MIN_TISSUE_PIXELS = 500  # fewer cannot tell two stains apart
-_TISSUE_LUMINOSITY = 0.8
 _LUMINOSITY_PERCENTILE = 95
 _STRENGTH_PERCENTILE = 99
 _MIN_STAIN_ANGLE_DEG = 2.0
 
-# Optical density of 8-bit values, natural logarithm; 0 counts as 1, so that it is finite (staintools).
-_DENSITY = np.maximum(-np.log(np.maximum(np.arange(256), 1) / 255.0), 1e-6)
+Recolour = Callable[[np.ndarray], np.ndarray]  # colours uint8 [K, 3] to as many others
 _DIGITS = 6  # of fitted numbers: finer than they matter, coarser than what differs between processors
 
 
@@ -145,7 +149,7 @@ class Normaliser:
             lab = (lab_from_rgb(colours) - np.array(source.lab_mean)) * scale + np.array(target.lab_mean)
             return rgb_from_lab(np.floor(np.clip(lab, 0, 255)))
         stains = np.array(target.stains)
-        density = _DENSITY[colours]  # [N, 3]
+        density = DENSITY[colours]  # [N, 3]
         first, second = concentrations(density, np.array(source.stains), CONCENTRATION_PENALTY)
         first *= target.strength[0] / source.strength[0]
         second *= target.strength[1] / source.strength[1]
@@ -190,7 +194,9 @@ def load_normaliser(path: str | Path) -> Normaliser:
     return Normaliser(profile_from(saved["source"]), profile_from(saved["target"]))
 
 
-def fit_profile(slide: Slide | str | Path, method: str, *, standardise: bool = True) -> Profile:
+def fit_profile(
+    slide: Slide | str | Path, method: str, *, standardise: bool = True, recolour: Recolour | None = None
+) -> Profile:
     """Fit the colours of one slide.
 
     Args:
@@ -198,6 +204,7 @@ def fit_profile(slide: Slide | str | Path, method: str, *, standardise: bool = T
         method: one of `METHODS`.
         standardise: standardise luminosity first (staintools' LuminosityStandardizer: the 95th percentile of L* becomes
             white).
+        recolour: fits the slide as if each of its colours had first been changed so.
 
     Raises:
         InputError: unknown method, no tissue, or colours that do not tell two stains apart.
@@ -206,22 +213,18 @@ def fit_profile(slide: Slide | str | Path, method: str, *, standardise: bool = T
         raise InputError(f"stain method {method!r} is not known, expected one of {', '.join(METHODS)} or none")
     if not isinstance(slide, Slide):
         with open_slide(slide) as opened:
-            return fit_profile(opened, method, standardise=standardise)
+            return fit_profile(opened, method, standardise=standardise, recolour=recolour)
+    if recolour is not None and method == "staintools":
+        raise InputError("staintools fits a slide as it is, not with other colours; use --stain vahadane")
     colours, counts = colour_counts(slide)
+    colours = colours if recolour is None else recolour(colours)
     luminosity = None
     if standardise:
         luminosity = float(percentile(lab_from_rgb(colours)[:, 0], counts, _LUMINOSITY_PERCENTILE))
         if luminosity <= 0:
             raise InputError(f"{slide.path}: the image is black, its luminosity cannot be standardised; check the file")
         colours = standardise_luminosity(colours, luminosity)
-    tissue = lab_from_rgb(colours)[:, 0] < 255 * _TISSUE_LUMINOSITY  # [K]
-    tissue_pixels = int(counts[tissue].sum())
-    if tissue_pixels < MIN_TISSUE_PIXELS:
-        raise InputError(
-            f"{slide.path}: found {tissue_pixels} tissue pixels (luminosity below {_TISSUE_LUMINOSITY}), expected at "
-            f"least {MIN_TISSUE_PIXELS}; the slide is blank or too small: leave it out with --sections, or use "
-            "--stain none"
-        )
+    tissue = tissue_of(colours, counts, str(slide.path), "use --stain none")
     fit = _fit_lab if method == "reinhard" else functools.partial(_fit_stains, method, standardise=standardise)
     fitted = fit(slide, colours, counts, tissue)
     return Profile(
@@ -229,7 +232,7 @@ def fit_profile(slide: Slide | str | Path, method: str, *, standardise: bool = T
         luminosity=luminosity,
         **{name: fitted.get(name, ()) for name in ("stains", "strength", "lab_mean", "lab_std")},
         pixels=int(counts.sum()),
-        tissue_pixels=tissue_pixels,
+        tissue_pixels=int(counts[tissue].sum()),
         image=slide.path.name,
         image_sha256=files.sha256(slide.path),
         version=f"staintools {metadata.version('staintools')}" if method == "staintools" else "stjax 1",
@@ -259,9 +262,9 @@ def _fit_stains(
         stains = _staintools_stains(slide, standardise=standardise)
     else:
         find = vahadane_stains if method == "vahadane" else macenko_stains
-        stains = find(_DENSITY[colours[tissue]], counts[tissue].astype(np.float64))
+        stains = find(DENSITY[colours[tissue]], counts[tissue].astype(np.float64))
     cosine = np.clip((stains[0] * stains[1]).sum(), -1, 1) if np.isfinite(stains).all() else 1.0
-    amounts = concentrations(_DENSITY[colours], stains, CONCENTRATION_PENALTY)
+    amounts = concentrations(DENSITY[colours], stains, CONCENTRATION_PENALTY)
     strength = tuple(percentile(a, counts, _STRENGTH_PERCENTILE) for a in amounts)
     if np.degrees(np.arccos(cosine)) < _MIN_STAIN_ANGLE_DEG or not min(strength) > 1e-3:
         raise InputError(_one_colour(slide))
@@ -269,7 +272,12 @@ def _fit_stains(
 
 
 def fit_transform_for(
-    method: str, slide: Slide | str | Path, target: Profile | Slide | str | Path | None, *, standardise: str = "both"
+    method: str,
+    slide: Slide | str | Path,
+    target: Profile | Slide | str | Path | None,
+    *,
+    standardise: str = "both",
+    recolour: Recolour | None = None,
 ) -> Normaliser | None:
     """Fit what maps a slide's colours to a target's.
 
@@ -279,6 +287,7 @@ def fit_transform_for(
         target: the slide to look like; its `Profile`, when many slides share it, is fitted once with `fit_profile`.
         standardise: whose luminosity is standardised, "both", "target" or "none": "both" as staintools' documentation
             asks, "target" as BrST-Net's code does.
+        recolour: of `slide`, as `fit_profile` takes it.
 
     Returns:
         A function uint8 [h, w, 3] -> uint8 [h, w, 3] for any region of the slide, or None for "none".
@@ -299,7 +308,7 @@ def fit_transform_for(
         target = _target_profile(str(Path(target).resolve()), files.sha256(target), method, standardise != "none")
     elif isinstance(target, Slide):
         target = fit_profile(target, method, standardise=standardise != "none")
-    return Normaliser(fit_profile(slide, method, standardise=standardise == "both"), target)
+    return Normaliser(fit_profile(slide, method, standardise=standardise == "both", recolour=recolour), target)
 
 
 @functools.lru_cache(maxsize=8)

@@ -5,12 +5,42 @@ A stain is a unit row of RGB optical density (natural logarithm). The two rows a
 
 import numpy as np
 
-from data_prep.colour import percentile
+from data_prep.colour import lab_from_rgb, percentile
+from data_prep.errors import InputError
 
 DICTIONARY_PENALTY, CONCENTRATION_PENALTY = 0.1, 0.01  # staintools' lambda of each
+MIN_TISSUE_PIXELS = 500  # fewer cannot tell two stains apart
+_TISSUE_LUMINOSITY = 0.8
 _ANGLE_PERCENTILE = 99
 # Haematoxylin and eosin of Ruifrok & Johnston 2001, table 1: one of the two starting points of the dictionary.
-_RUIFROK = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
+RUIFROK = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
+
+# Optical density of 8-bit values, natural logarithm; 0 counts as 1, so that it is finite (staintools).
+DENSITY = np.maximum(-np.log(np.maximum(np.arange(256), 1) / 255.0), 1e-6)
+
+
+def tissue_stains(colours: np.ndarray, counts: np.ndarray, origin: str) -> np.ndarray:
+    """[2, 3] Macenko's stains of the tissue among colours uint8 [K, 3] as they are, of which there are `counts` [K].
+
+    Args:
+        origin: of the colours, for messages.
+
+    Raises:
+        InputError: too few of them are tissue.
+    """
+    tissue = tissue_of(colours, counts, origin, "choose another")
+    return macenko_stains(DENSITY[colours[tissue]], counts[tissue].astype(np.float64))
+
+
+def tissue_of(colours: np.ndarray, counts: np.ndarray, origin: str, remedy: str) -> np.ndarray:
+    """[K] bool, which colours are of tissue. Raises InputError for too few pixels of it."""
+    tissue = lab_from_rgb(colours)[:, 0] < 255 * _TISSUE_LUMINOSITY
+    if (found := int(counts[tissue].sum())) < MIN_TISSUE_PIXELS:
+        raise InputError(
+            f"{origin}: found {found} tissue pixels (luminosity below {_TISSUE_LUMINOSITY}), expected at least "
+            f"{MIN_TISSUE_PIXELS}; the slide is blank or too small: leave it out with --sections, or {remedy}"
+        )
+    return tissue
 
 
 def vahadane_stains(density: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -28,7 +58,7 @@ def vahadane_stains(density: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """
     # Neighbouring colours merged (steps of 0.03) find the basin; all the colours then settle the digits.
     coarse, coarse_weight = _merge(density, weight, step=0.03)
-    starts = [_RUIFROK, np.maximum(macenko_stains(density, weight), 1e-3)]
+    starts = [RUIFROK, np.maximum(macenko_stains(density, weight), 1e-3)]
     found = [_alternate(coarse, coarse_weight, s / np.linalg.norm(s, axis=1, keepdims=True)) for s in starts]
     best = min(found, key=lambda stains: dictionary_cost(coarse, coarse_weight, stains))
     return _haematoxylin_first(_alternate(density, weight, best))

@@ -27,14 +27,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_prep.stain_vectors import RUIFROK
+
 STEPS = ("rotate", "scale", "stain", "blur_px", "sharpen", "brightness", "gamma", "jpeg")
 MOVES = ("rotate", "scale")  # of which places in the image change
 Drawn = dict[str, jax.Array]
 
-# Ruifrok & Johnston 2001, table 1, and what is orthogonal to both: unit rows of RGB optical density.
-_PAIR = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
-_ROWS = np.concatenate([_PAIR, np.cross(*_PAIR)[None]])
-STAINS = _ROWS / np.linalg.norm(_ROWS, axis=1, keepdims=True)
+
+def with_residual(pair: np.ndarray) -> np.ndarray:
+    """[3, 3] haematoxylin and eosin [2, 3], and what is orthogonal to both: unit rows of RGB optical density."""
+    rows = np.concatenate([pair, np.cross(*pair)[None]])
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+STAINS = with_residual(RUIFROK)
 _UNMIX = np.linalg.inv(STAINS)
 
 # ITU-T T.81, tables K.1 and K.2: steps of brightness and of colour at quality 50.
@@ -104,9 +110,7 @@ def changed(images: jax.Array, drawn: Drawn, *, most_blur_px: float = 0) -> jax.
         x = jax.vmap(_moved)(x, drawn.get("rotate", still), drawn.get("scale", still + 1))
     if "stain" in drawn:
         factor, shift = drawn["stain"][:, 0], drawn["stain"][:, 1]
-        density = -jnp.log(jnp.maximum(x, 1) / 255)
-        amounts = _colours(density, _UNMIX) * factor[:, None, None] + shift[:, None, None]
-        x = 255 * jnp.exp(-_colours(amounts, STAINS))
+        x = restained(x, _UNMIX, STAINS, factor[:, None, None], shift[:, None, None])
     if "blur_px" in drawn:
         x = _blurred(x, each["blur_px"], math.ceil(3 * most_blur_px))
     if "sharpen" in drawn:
@@ -117,14 +121,32 @@ def changed(images: jax.Array, drawn: Drawn, *, most_blur_px: float = 0) -> jax.
         x = 255 * (jnp.clip(x, 0, 255) / 255) ** each["gamma"]
     if "jpeg" in drawn:
         x = _compressed(x, drawn["jpeg"])
-    return _eight_bits(x).astype(jnp.uint8)
+    return eight_bits(x)
 
 
-def _eight_bits(x: jax.Array) -> jax.Array:
+def restained(x: jax.Array, unmix: Any, stains: Any, factor: Any = 1.0, shift: Any = 0.0) -> jax.Array:
+    """Images [B, H, W, 3] of 0 to 255, taken apart into amounts of stains, each times `factor` plus `shift`, and put
+    together again.
+
+    Args:
+        unmix: [3, 3] the inverse of the stains that they have.
+        stains: [3, 3] rows of RGB optical density, natural logarithm, that they get.
+    """
+    density = -jnp.log(jnp.maximum(x, 1) / 255)
+    amounts = _colours(density, unmix) * factor + shift
+    return 255 * jnp.exp(-_colours(amounts, stains))
+
+
+def eight_bits(x: jax.Array) -> jax.Array:
+    """Values rounded to uint8."""
+    return _whole(x).astype(jnp.uint8)
+
+
+def _whole(x: jax.Array) -> jax.Array:
     return jnp.clip(jnp.round(x), 0, 255)
 
 
-def _colours(x: jax.Array, matrix: np.ndarray) -> jax.Array:
+def _colours(x: jax.Array, matrix: Any) -> jax.Array:
     """[B, H, W, 3] times a matrix [3, 3], in float32 on every device."""
     return jnp.matmul(x, jnp.asarray(matrix, jnp.float32), precision="highest")
 
@@ -173,7 +195,7 @@ def _compressed(x: jax.Array, quality: jax.Array) -> jax.Array:
     step = jnp.clip(jnp.floor((jnp.asarray(_TABLES, jnp.float32)[None] * percent + 50) / 100), 1, 255)
     step = step[:, None, :, None]  # [B, 1, 8, 1, 8, 3]
     height, width = x.shape[1:3]
-    x = jnp.round(_colours(_eight_bits(x), _TO_YCC.T)) - jnp.array([128.0, 0, 0])[None, None, None]
+    x = jnp.round(_colours(_whole(x), _TO_YCC.T)) - jnp.array([128.0, 0, 0])[None, None, None]
     x = jnp.pad(x, [(0, 0), (0, -height % 8), (0, -width % 8), (0, 0)], mode="edge")
     blocks = x.reshape(len(x), x.shape[1] // 8, 8, x.shape[2] // 8, 8, 3)
     cosines = jnp.asarray(_COSINES, jnp.float32)

@@ -8,10 +8,14 @@ examples:
   python -m stjax.bench --what=train --models=resnet101 --batch-size=64 --dtype=bfloat16
   python -m stjax.bench --what=embed --torch-python=torch/bin/python
   python -m stjax.bench --what=predict --workdir=runs/enet_b0_aux --source=slide.svs
+  python -m stjax.bench --what=shift --workdir=runs/enet_b0_aux
 
 Models are compared with PyTorch (channels_last) where torch and torchvision are installed, else timed alone. Each round
 runs one step of each in turn, so that a busy machine slows both; the median counts. `speedup` is against the
 case's reference. Another case is one entry of `CASES`.
+
+`--what=shift` measures no speed, but how much of a run's PCC is left on other stains, scanners and files
+(docs/shift.md).
 """
 
 import argparse
@@ -34,7 +38,7 @@ from flax import nnx  # noqa: E402
 
 from data_prep import cli, system_errors  # noqa: E402
 from data_prep.errors import InputError  # noqa: E402
-from stjax import models, optim, parallel  # noqa: E402
+from stjax import config, models, optim, parallel, trained  # noqa: E402
 from stjax.benchmarks import Row, flops, row_of  # noqa: E402
 from stjax.benchmarks import embed as bench_embed  # noqa: E402
 from stjax.benchmarks import evaluate as bench_evaluate  # noqa: E402
@@ -42,6 +46,7 @@ from stjax.benchmarks import hest_bench as bench_hest  # noqa: E402
 from stjax.benchmarks import predict as bench_predict  # noqa: E402
 from stjax.benchmarks import pytorch as bench_torch  # noqa: E402
 from stjax.benchmarks import ridge as bench_ridge  # noqa: E402
+from stjax.benchmarks import shift as bench_shift  # noqa: E402
 from stjax.benchmarks import spot_pool as bench_spot_pool  # noqa: E402
 from stjax.ops.elementwise import compiler_options  # noqa: E402
 from stjax.ops.host_memory import keep_freed_memory  # noqa: E402
@@ -89,8 +94,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32", choices=tuple(models.DTYPES), help="compute dtype, both sides")
     parser.add_argument("--rounds", type=int, default=11, help="timed runs of each method (default 11)")
     parser.add_argument("--torch-compile", action="store_true", help="time torch.compile as well")
-    parser.add_argument("--workdir", type=Path, help="of --what=predict: a run of stjax.train, or an exported folder")
-    parser.add_argument("--source", type=Path, help="of --what=predict: a slide")
+    parser.add_argument("--workdir", type=Path, help="of predict, shift: a run of stjax.train, or an exported folder")
+    help_of_source = "of predict: a slide; of shift: the raw data, to shift slides before their stain is normalised"
+    parser.add_argument("--source", type=Path, help=help_of_source)
+    parser.add_argument("--data-dir", default="", help="of shift: another data set than the run's own")
+    parser.add_argument("--sections", type=config.names, default=(), help="of shift: default the run's held-out ones")
+    parser.add_argument("--weights", type=Path, help=f"of shift: {trained.ENCODER_HELP}")
+    parser.add_argument("--out", type=Path, help="of shift: folder of its results (default WORKDIR/shift)")
     parser.add_argument("--torch-python", type=Path, help="of --what=embed: an interpreter that has torch and timm")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     options = parser.parse_args(arguments)
@@ -100,6 +110,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             raise InputError(f"--{flag} names {', '.join(unknown)}; choose from {', '.join(known)}")
     if "predict" in options.what and not (options.workdir and options.source):
         raise InputError("--what=predict needs --workdir, a trained model, and --source, a slide")
+    if "shift" in options.what and not options.workdir:
+        raise InputError("--what=shift needs --workdir, a trained model")
     if options.rounds < 1 or options.image_size_px < 32 or options.batch_size < 0:
         raise InputError("--rounds must be at least 1, --image-size-px at least 32, --batch-size positive")
     if options.json:
@@ -218,6 +230,7 @@ CASES: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "embed": lambda given: bench_embed.rows(given.torch_python, given.batch_size, given.rounds, interleave),
     "ridge": lambda _: bench_ridge.rows(),
     "hest_bench": lambda _: bench_hest.rows(),
+    "shift": bench_shift.rows,
     "predict": lambda given: bench_predict.rows(given.workdir, given.source, given.rounds, interleave),
 }
 

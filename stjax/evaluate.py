@@ -40,6 +40,7 @@ from stjax.evaluation import ensemble as members
 from stjax.evaluation.methods import METHODS
 from stjax.inference import matching, prepared
 from stjax.inference.prediction import provenance
+from stjax.trained import Trained
 
 MAX_SPOTS = 20_000
 SYMMETRIES_HELP = "predict the mean over the eight symmetries of the square: eight times the work, steadier maps"
@@ -369,7 +370,7 @@ def part_of(run: workdir.Run, dataset: PatchDataset, sections: Sequence[str]) ->
     return found.pop() if len(found) == 1 else "mixed"
 
 
-def check_preparation(run: workdir.Run, dataset: PatchDataset) -> None:
+def check_preparation(run: Trained, dataset: PatchDataset) -> None:
     """Raises InputError unless a data set's patches were made as those the model was trained on."""
     data, view, there = run.fold, run.view, dataset.manifest["parameters"]
     if (dataset.kind, dataset.size_px) != (view.of_dataset, data.image_size_px):

@@ -1,5 +1,7 @@
 """Images of records, by position: all that decoding processes need to know of a data set."""
 
+from typing import Any
+
 import numpy as np
 
 from data_prep.dataset import RecordSource
@@ -19,6 +21,10 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.record)
+
+    def whole(self, index: int, *, image: bool = True) -> dict[str, Any]:
+        """The record that holds an image: its section and place besides the image, which may be left out."""
+        return self._source.record(int(self.record[index]), image=image)
 
     def __getitem__(self, index: int) -> np.ndarray:
         return self._source[int(self.record[index])]["image"]

@@ -79,9 +79,13 @@ class Colours:
         self._total += image[::4, ::4].mean(axis=(0, 1))
         self._count += 1
 
+    def distance(self, model: Trained) -> np.ndarray:
+        """[3] how far red, green and blue are from the training images', in standard deviations of those."""
+        return (self._total / max(self._count, 1) - model.fold.image_mean) / model.fold.image_std
+
     def check(self, model: Trained, slide: Slide) -> list[str]:
         """Warnings."""
-        shift = (self._total / max(self._count, 1) - model.fold.image_mean) / model.fold.image_std
+        shift = self.distance(model)
         if np.abs(shift).max() <= MEAN_SHIFT:
             return []
         red, green, blue = shift

@@ -21,6 +21,7 @@ from data_prep import csr
 from data_prep.errors import InputError
 from stjax import augmentation
 from stjax.data.blocks import Field
+from stjax.data.images import Images
 from stjax.data.items import Batch, Items, Windows
 from stjax.data.panel import Panel
 from stjax.protocols import Protocol
@@ -286,6 +287,28 @@ class View(abc.ABC):
         """[S, 2] the middle of each spot of an item, in pixels of its image counted from the corner."""
         rows = items.windows.rows(item)
         return np.full((rows.stop - rows.start, 2), items.images[item].shape[0] / 2)
+
+    def with_images(
+        self, items: Items, image: Callable[[Images, int], np.ndarray], embedder: "Embedder | None"
+    ) -> tuple[Windows, Callable[[int], np.ndarray]]:
+        """Items of a data set with other images in place of theirs, as a model `on_slides` takes them: their windows,
+        and the image of each.
+
+        Args:
+            image: given images of the data set, and a position among them, what takes the place of that one.
+            embedder: the model's, where an encoder goes over all images first.
+
+        Raises:
+            InputError: items are made of more than these images.
+        """
+        del embedder
+        return items.windows, lambda item: image(items.images, item)
+
+    def enlarged(self, windows: Windows, fold: "Fold", factor: float) -> tuple[Windows, np.ndarray]:
+        """Windows whose images are enlarged by `factor` about their middle, and [N] bool, which of their spots still
+        lie in them."""
+        del fold, factor  # a spot is in the middle of its image
+        return windows, np.ones(int(windows.start[-1]), bool)
 
     # --------------------------------------------------------------------------------------------- from a bare slide
 

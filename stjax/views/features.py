@@ -226,6 +226,11 @@ class View(patches.View):
     def colours(self, items: views.Items, item: int, image: np.ndarray) -> np.ndarray:
         return super().colours(items, item, items.images.patches[item])
 
+    def with_images(
+        self, items: views.Items, image: Callable[[Images, int], np.ndarray], embedder: "Embedder | None"
+    ) -> tuple[views.Windows, Callable[[int], np.ndarray]]:
+        return views.Windows(items.windows.start), lambda item: image(items.images.patches, item)
+
     # --------------------------------------------------------------------------------------------- from a bare slide
 
     def embedder(self, fold: "Fold", kind: str, weights: Path | None, mesh: Mesh) -> "Embedder | None":

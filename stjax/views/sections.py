@@ -19,7 +19,7 @@ where N   present       bool    [B,N]         which of the N are spots
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,7 @@ from stjax.data import arrays, lattice
 from stjax.data.blocks import Field
 from stjax.data.gene_vectors import gene_vectors
 from stjax.data.images import Images
+from stjax.data.items import filled
 from stjax.data.panel import Panel
 from stjax.data.sections import (
     BANK,
@@ -274,6 +275,26 @@ class View(features.View):
         rows = items.windows.rows(item)
         every = image if len(image) else np.stack([items.images.patches[row] for row in range(rows.start, rows.stop)])
         return baselines.colour_statistics(every[: rows.stop - rows.start])
+
+    def with_images(
+        self, items: views.Items, image: Callable[[Images, int], np.ndarray], embedder: "Embedder | None"
+    ) -> tuple[views.Windows, Callable[[int], np.ndarray]]:
+        windows, patches = _windows(items), items.images.patches
+        if CONTEXT in self._needs:
+            raise InputError("the model sees windows around each spot too, and a data set holds the spots' own alone")
+        if embedder is not None:
+            rows, size = range(len(patches)), embedder.batch_size
+            parts = ([image(patches, row) for row in rows[start : start + size]] for start in rows[::size])
+            vectors = np.concatenate([embedder.vectors(np.stack(part)) for part in parts])
+            windows = windows.with_vectors(vectors, np.ones((len(vectors), 1), bool))
+
+        def stack(item: int) -> np.ndarray:
+            if IMAGE not in self._needs:
+                return np.zeros(0, np.uint8)
+            rows = windows.rows(item)
+            return filled(np.stack([image(patches, row) for row in range(rows.start, rows.stop)]), windows.most_spots)
+
+        return windows, stack
 
     # --------------------------------------------------------------------------------------------- from a bare slide
 

@@ -196,6 +196,13 @@ class View(views.View):
                 f"one more; {_REMEDY}"
             )
 
+    def enlarged(self, windows: views.Windows, fold: "Fold", factor: float) -> tuple[views.Windows, np.ndarray]:
+        assert isinstance(windows, TileWindows)
+        side = fold.image_size_px
+        spots = [each.within(side / 2 * (1 - 1 / factor), 1 / factor) for each in windows.spots]
+        bounds = np.concatenate([each.bounds() for each in spots])
+        return TileWindows(spots, size_px=side), np.all((bounds >= 0) & (bounds <= side), axis=1)
+
     def groups(self, sections: Sequence[str]) -> list[tuple[str, ...]]:
         return [tuple(sections)]  # in one program, whose tables fit the tiles of all
 

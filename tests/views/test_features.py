@@ -86,6 +86,14 @@ def test_a_batch_holds_vectors_and_nothing_of_images(data):
     np.testing.assert_array_equal(view.inputs(batch, fold, parts)["features"], batch["features"])
 
 
+def test_other_images_go_through_the_encoder_in_place_of_vectors(data):
+    view, _, items, _ = opened(data)
+    windows, image = view.with_images(items, lambda images, index: 255 - images[index], None)
+    batch = windows.inputs(np.stack([image(item) for item in range(3)]), range(3), 4)
+    assert set(batch) == {"image"}
+    np.testing.assert_array_equal(batch["image"][:3], [255 - items.images.patches[item] for item in range(3)])
+
+
 def test_a_fold_knows_the_features_and_their_statistics_over_the_training_spots(data):
     view, fold, _, chosen = opened(data)
     train = view.open(dataclasses.replace(chosen, sections=fold.split.train), fold.panel)

@@ -1,6 +1,7 @@
 """Sections as items: what a batch says of their spots, how they are dealt, and what is refused."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -148,6 +149,26 @@ def test_every_patch_of_an_item_is_turned_alike(data):
     each = view.inputs(batch_of(items, [0, 1]), fold, jnp.concatenate([symmetry(0), symmetry(1)], axis=1))["images"]
     np.testing.assert_array_equal(each[0], plain[0])
     assert view.statistics(fold) == ()
+
+
+@pytest.mark.usefixtures("tiny_sections")
+def test_other_images_take_the_place_of_patches_and_of_what_an_encoder_made_of_them(data):
+    def other(images, index):
+        return 255 - images[index]
+
+    def vectors(images):
+        return images.reshape(len(images), -1)[:, :32].astype(np.float32)
+
+    embedder = SimpleNamespace(batch_size=7, vectors=vectors)
+    _, view, items, _ = opened(data, view_of("image+features", features="small"))
+    windows, image = view.with_images(items, other, embedder)
+    batch, rows = windows.inputs(image(0)[None], [0], 1), items.windows.rows(0)
+    patches = np.stack([other(items.images.patches, row) for row in range(rows.start, rows.stop)])
+    np.testing.assert_array_equal(batch["image"][0, : len(patches)], patches)
+    np.testing.assert_array_equal(batch["features"][0, : len(patches)], vectors(patches))
+    _, view, items, _ = opened(data, view_of("context"))
+    with pytest.raises(InputError, match="sees windows around each spot too"):
+        view.with_images(items, other, embedder)
 
 
 @pytest.mark.usefixtures("tiny_sections")

@@ -214,3 +214,17 @@ def test_every_tile_comes_once_an_epoch(items):
 def test_too_few_counts_are_named(hd, panel):
     with pytest.raises(InputError, match="no spot of A1_002um has the 1000 counts that protocol stjax asks for"):
         opened(hd, ("A1_002um",), panel, protocols.stjax)
+
+
+@pytest.mark.parametrize("factor", [0.8, 3])
+def test_spots_follow_a_tile_that_is_enlarged_and_those_that_leave_it_are_told(fold, items, factor):
+    windows, inside = VIEW.enlarged(items.windows, fold, factor)
+    assert len(windows) == len(items.windows)
+    assert len(inside) == items.num_spots
+    assert inside.any()
+    assert inside.all() == (factor < 1)
+    for before, after in zip(items.windows.spots, windows.spots, strict=True):
+        np.testing.assert_allclose(after.xy - SIDE / 2, factor * (before.xy - SIDE / 2), atol=1e-6)
+        np.testing.assert_allclose(after.across_px(), factor * before.across_px(), rtol=1e-5)
+    bounds = np.concatenate([spots.bounds() for spots in windows.spots])
+    np.testing.assert_array_equal(inside, (bounds.min(axis=1) >= 0) & (bounds.max(axis=1) <= SIDE))
