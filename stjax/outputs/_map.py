@@ -15,6 +15,7 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from data_prep.files import whole
+from data_prep.overlay import scale_bar
 from data_prep.spots import Spots
 from stjax import metrics
 from stjax.inference.prediction import SectionPrediction
@@ -166,12 +167,9 @@ def _scale_bar(axis: Any, view: _View, um_per_px: float) -> None:
         um_per_px: of the thumbnail.
     """
     across, down = view.right - view.left, view.bottom - view.top
-    most = across / 4 * um_per_px
-    power = 10.0 ** math.floor(math.log10(most))
-    length = max(step * power for step in (1, 2, 5) if step * power <= most)
+    length, text = scale_bar(across / 4 * um_per_px)
     x, y, thick = view.left + 0.04 * across, view.bottom - 0.05 * down, 0.012 * across
     axis.add_patch(Rectangle((x, y), length / um_per_px, thick, facecolor="black", edgecolor="white", linewidth=0.8))
-    text = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"
     outline = [withStroke(linewidth=2, foreground="white")]
     axis.text(x + length / um_per_px / 2, y - thick / 2, text, ha="center", va="bottom", path_effects=outline)
 

@@ -27,6 +27,13 @@ _NOTE = {
     "peak_bytes": Lacking(json_files.number(0)),
     "failed": Maybe(json_files.TEXT),
 }
+_KEPT = {
+    "suite": json_files.TEXT,
+    "tiny": json_files.FLAG,
+    "seeds": json_files.numbers(0, whole=True),
+    "weights": Lacking(json_files.OBJECT),
+    "encoders": Lacking(json_files.TEXTS),
+}
 _ORPHAN_S = 30.0
 
 
@@ -169,10 +176,26 @@ def _is_called(run: Run, text: str) -> bool:
 
 def keep(suite: Suite, options: Options) -> None:
     """Writes down what the folder is of. Raises InputError where it is of another suite, other seeds, or not tiny."""
-    path = options.out / PLAN
     asked = {"suite": suite.name, "tiny": options.tiny, "seeds": list(options.seeds), "weights": dict(options.weights)}
-    there = json_files.read(path, remedy="choose another --out") if path.is_file() else asked
+    there = _kept(options.out) or asked
     if differing := [f"{key} was {there.get(key)}, is {now}" for key, now in asked.items() if there.get(key) != now]:
         raise InputError(f"{options.out} is of another study: {'; '.join(differing)}; choose another --out")
+    now = asked | {"encoders": list(options.encoders)}  # of which there may be more each time
+    if now != there:
+        json_files.write(options.out / PLAN, now)
+
+
+def as_kept(options: Options) -> Options:
+    """`options` to look at a folder with: what they leave open is what its last run was given."""
+    kept, none = _kept(options.out), Options(options.out)
+    taken = {"seeds": tuple, "weights": dict, "encoders": tuple, "tiny": bool}
+    known = {name: kind(kept[name]) for name, kind in taken.items() if name in kept}
+    return dataclasses.replace(options, **{k: v for k, v in known.items() if getattr(options, k) == getattr(none, k)})
+
+
+def _kept(out: Path) -> dict[str, Any]:
+    """What `keep` wrote; {} before it did."""
+    path, remedy = out / PLAN, "choose another --out"
     if not path.is_file():
-        json_files.write(path, asked)
+        return {}
+    return json_files.require(json_files.read(path, remedy=remedy), _KEPT, str(path), remedy=remedy)

@@ -178,6 +178,20 @@ def test_other_sizes_have_main_effects_too(tmp_path):
     assert part.blocks()[1].rows[0][:2] == ["encoder", "100%"]
 
 
+def test_tables_are_of_what_the_last_run_was_given(tmp_path):
+    bare = Options(tmp_path)
+    assert _state.as_kept(bare) == bare
+    of = {"seeds": (0, 1), "weights": {GIVEN: "uni.bin"}}
+    for encoders in ((), (PACKAGED,), (PACKAGED, GIVEN)):
+        given = Options(tmp_path, encoders=encoders, **of)
+        _state.keep(suites.load("comparators", given), given)
+        assert _state.as_kept(bare) == given
+    asked = dataclasses.replace(given, encoders=(GIVEN,))
+    assert _state.as_kept(asked) == asked
+    with pytest.raises(InputError, match=r"of another study: seeds was \[0, 1\], is \[0\]"):
+        _state.keep(suites.load("comparators", bare), bare)
+
+
 def _finished(run):
     """Its scoring alone, which is there."""
     return dataclasses.replace(run, commands=run.commands[1:])
