@@ -23,6 +23,7 @@ from data_prep import (
     stain,
     writer,
 )
+from data_prep.counted import counted
 from data_prep.dataset import MANIFEST, WORK_FOLDER
 from data_prep.errors import InputError
 from data_prep.execute import Execute, processes
@@ -214,8 +215,8 @@ def _finished(tasks: Sequence[writer.Task]) -> list[dict[str, Any]]:
 
 def _report(entry: dict[str, Any], found: checks.Found) -> None:
     scale = f"{entry['um_per_px']:.3g} um/px from the {entry['um_per_px_source']}"
-    shards = f"{len(entry['shards'])} shard" + "s" * (len(entry["shards"]) > 1)
-    print(f"{entry['name']}: {entry['records']} records in {shards}, {scale}", flush=True)
+    records = f"{counted(entry['records'], 'records')} in {counted(len(entry['shards']), 'shards')}"
+    print(f"{entry['name']}: {records}, {scale}", flush=True)
     said = [note for note, problem in zip(found.notes(), found.problems, strict=True) if problem.level != checks.NOTE]
     for note in (note for note in entry["notes"] if note not in said):
         print(f"{entry['name']}: {note}", flush=True)

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from data_prep import checks, plan
+from data_prep.counted import counted
 from data_prep.errors import InputError
 from data_prep.slide_base import ABSURD_UM_PER_PX
 
@@ -100,7 +101,7 @@ def refuse_errors(
 
 def _refusal(source: Path, errors: Sequence[tuple[str, checks.Problem]]) -> str:
     shown = "; ".join(f"{place}{problem.text}" for place, problem in errors[:_SHOWN_ERRORS])
-    more = f"; and {len(errors) - _SHOWN_ERRORS} more errors" if len(errors) > _SHOWN_ERRORS else ""
+    more = f"; and {counted(len(errors) - _SHOWN_ERRORS, 'more errors')}" if len(errors) > _SHOWN_ERRORS else ""
     names = ",".join(sorted({problem.check for _, problem in errors}))
     return (
         f"{source}: {shown}{more}. Correct the source (data_prep.check shows all, with pictures), leave such sections "

@@ -1,17 +1,19 @@
-"""The first seconds of a command: its imports, which Ctrl-C ends with a word and exit code 130, and a package that is
-not installed with a line and exit code 2.
+"""The first seconds of a command: its imports, which show signs of life on a terminal and which Ctrl-C ends with a
+word and exit code 130, and a package that is not installed with a line and exit code 2.
 
 Python imports `data_prep` or `stjax` before the module that `python -m` or the program `stjax` names, so that both ask
 here first, and this imports next to nothing. An import cannot be trusted to let KeyboardInterrupt through, and has
 nothing to clean up: the process ends on the spot. `data_prep.cli.run` ends this before it calls a command's `main`.
 """
 
+import contextlib
 import os
 import signal
 import sys
 from types import TracebackType
 
 PROGRAM = "stjax"
+_shown = contextlib.ExitStack()  # the signs of life
 
 
 def watch() -> None:
@@ -19,6 +21,11 @@ def watch() -> None:
     started_as = (getattr(sys, "argv", None) or [""])[0]
     if started_as == "-m" or started_as.replace("\\", "/").rpartition("/")[2].removesuffix(".exe") == PROGRAM:
         begin()
+        if sys.stderr.isatty():
+            from data_prep import heartbeat
+
+            _shown.enter_context(heartbeat.doing("starting"))
+            _shown.enter_context(heartbeat.Heartbeat())
 
 
 def begin() -> None:
@@ -33,7 +40,8 @@ def begin() -> None:
 
 
 def over() -> None:
-    """Ctrl-C raises KeyboardInterrupt again."""
+    """Ctrl-C raises KeyboardInterrupt again, and signs of life are whoever's comes next."""
+    _shown.close()
     if sys.excepthook is _excepthook:
         sys.excepthook = sys.__excepthook__
     if signal.getsignal(signal.SIGINT) is _end:
@@ -52,5 +60,5 @@ def _excepthook(kind: type[BaseException], error: BaseException, traceback: Trac
 
 def _end(number: int, frame: object) -> None:
     del number, frame
-    os.write(2, b"interrupted\n")
+    os.write(2, (b"\r\x1b[K" if os.isatty(2) else b"") + b"interrupted\n")  # a sign of life may stand there
     os._exit(130)

@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from data_prep import cli, patients
+from data_prep.counted import counted
 from data_prep.dataset import PatchDataset, Patients, SectionTable
 from data_prep.errors import InputError
 from data_prep.patients import not_stated, spelling_key
@@ -203,7 +204,7 @@ def images_are_apart(run: Audited) -> Verdict:
         return LEAK, "; ".join(found)
     if run.fold.blocks is not None and run.same_data:
         return OK, f"no image or counts of {', '.join(theirs)} are shown for spots of {', '.join(ours)}"
-    return OK, f"no image or counts of {len(theirs)} sections are among the {len(ours)} of training"
+    return OK, f"no image or counts of {counted(len(theirs), 'sections')} are among the {len(ours)} of training"
 
 
 def _duplicates(run: Audited, dataset: PatchDataset, theirs: Sequence[str], ours: Sequence[str]) -> list[str]:
@@ -235,7 +236,7 @@ def _shown_alike(run: Audited, dataset: PatchDataset, name: str, other: str) -> 
     """Whether the model is shown the same tissue for spots of two parts of a slide."""
     ours, theirs = (views.of(run.fold).field(dataset, each) for each in (name, other))
     count = overlapping(ours.middle_xy, theirs.middle_xy, max(ours.side_px, theirs.side_px))
-    return [f"{count} spots of {name} are shown tissue that is shown for spots of {other}"] if count else []
+    return [counted(count, f"spots of {name} are shown tissue that is shown for spots of {other}")] if count else []
 
 
 def _telling_spots(table: SectionTable, dataset: PatchDataset) -> set[int]:

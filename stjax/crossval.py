@@ -38,6 +38,7 @@ import numpy as np
 import pandas as pd
 
 from data_prep import cli, json_files
+from data_prep.counted import counted
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from data_prep.json_files import Lacking, Maybe
@@ -193,9 +194,10 @@ def folds_of(config: Config, choice: str) -> tuple[splits.Split, list[dict[str, 
     rest = {patient for name, patient in patients.items() if name not in split.test}
     count = min(INNER_FOLDS if choice == "inner4" else protocol.num_folds, len(rest))
     if count < 2:
+        few = counted(len(rest), "patients besides the held-out ones are too few for folds under")
         raise InputError(
-            f"{len(rest)} patients besides the held-out ones are too few for folds under protocol {protocol.name}, "
-            f"which deals patients to {protocol.num_folds}; add patients, or choose another protocol or --choice"
+            f"{few} protocol {protocol.name}, which deals patients to {protocol.num_folds}; add patients, or choose "
+            "another protocol or --choice"
         )
     if choice != "inner4":
         return split, [{"fold": fold} for fold in range(count)]
@@ -222,7 +224,7 @@ def train_all(
     left = [each for each in members if not is_finished(each.folder)]
     distributed.barrier("every process has seen what is finished")
     if done := len(members) - len(left):
-        print(f"{done} of {len(members)} runs are finished")
+        print(f"{done} of {counted(len(members), 'runs are finished')}")
     if mode == "processes" and left:
         in_processes(left, processes, gpus_per_process, command)
         return

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
+from data_prep.counted import counted
+
 OK, UNKNOWN, CHOSEN, LEAK = "ok", "unknown", "same_patient", "leak"
 VERDICTS = {  # from best to worst, as people read them
     OK: "ok",
@@ -35,7 +37,7 @@ def lines(findings: Sequence[Finding]) -> list[str]:
     if count[LEAK]:
         return [*result, f"LEAKAGE FOUND: {count[LEAK]} of {len(findings)} checks found a leak"]
     rest = "".join(f", {count[verdict]} {VERDICTS[verdict]}" for verdict in (UNKNOWN, CHOSEN) if count[verdict])
-    return [*result, f"no leak found in {len(findings) - count[UNKNOWN] - count[CHOSEN]} checks{rest}"]
+    return [*result, f"no leak found in {counted(len(findings) - count[UNKNOWN] - count[CHOSEN], 'checks')}{rest}"]
 
 
 def worst(audits: Sequence[list[Finding]], names: Sequence[str]) -> list[Finding]:

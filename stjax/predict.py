@@ -26,6 +26,7 @@ import numpy as np
 
 from data_prep import cli, files, json_files, system_errors
 from data_prep.cli import names
+from data_prep.counted import counted
 from data_prep.errors import InputError
 from data_prep.section import Section
 from data_prep.slide import Slide, open_slide
@@ -303,7 +304,7 @@ class SectionWriter:
             return predict_slide(self.model, section, slide, plain=self.plain)
         section, laid = lay_spots(self.model, section, slide, array, min_tissue=self.options.min_tissue)
         spacing = f"{array.spot_um:g} um, {array.pitch_um:g} um apart"
-        print(f"{section.name}: {len(laid)} spots of {spacing}, on tissue")
+        print(f"{section.name}: {counted(len(laid), 'spots')} of {spacing}, on tissue")
         outputs.require_space(self.out, len(laid) * len(self.columns) * _LEAST_BYTES)
         return predict_slide(self.model, section, slide, plain=self.plain, columns=laid.columns)
 

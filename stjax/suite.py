@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep import cli, files, system_errors
+from data_prep.counted import counted
 from data_prep.errors import InputError
 
 if TYPE_CHECKING:
@@ -107,8 +108,8 @@ def plan(name: str, options: "Options", only: Sequence[str] = (), *, processes: 
     states = {place.run.name: place.state() for place in chosen}
     for part in dict.fromkeys(place.run.part for place in chosen):
         runs = [place.run for place in chosen if place.run.part == part]
-        counted = collections.Counter(states[run.name] for run in runs)
-        numbers = [len(runs), sum(run.trainings for run in runs), *(counted[state] for state in _state.STATES)]
+        in_state = collections.Counter(states[run.name] for run in runs)
+        numbers = [len(runs), sum(run.trainings for run in runs), *(in_state[state] for state in _state.STATES)]
         rows.append([part, *map(str, numbers)])
     total = collections.Counter(states.values())
     trainings = sum(place.run.trainings for place in chosen)
@@ -123,9 +124,9 @@ def plan(name: str, options: "Options", only: Sequence[str] = (), *, processes: 
         print(f"data/{data.name}: {kept}; {data.about}")
     for why in sorted({place.run.lacks for place in chosen if place.run.lacks}):
         count = sum(place.run.lacks == why for place in chosen)
-        print(f"{count} runs cannot be made here: {why}")
+        print(f"{counted(count, 'runs')} cannot be made here: {why}")
     _print_time(chosen, states, processes)
-    print(f"\n{trainings} trainings in {len(chosen)} runs")
+    print(f"\n{counted(trainings, 'trainings')} in {counted(len(chosen), 'runs')}")
 
 
 def _print_time(chosen: "Sequence[Place]", states: dict[str, str], processes: int) -> None:
@@ -145,7 +146,7 @@ def _print_time(chosen: "Sequence[Place]", states: dict[str, str], processes: in
     text = f"{sum(each) / 3600:.1f} h one after another here"
     text += f", {_hours(each, processes):.1f} h {processes} at a time" if processes > 1 else ""
     text += f", and {sum(size) / 1e9:.1f} GB"
-    print(f"left: {len(left)} runs; {len(rows)}, as finished ones of their rows took, {text}")
+    print(f"left: {counted(len(left), 'runs')}; {len(rows)}, as finished ones of their rows took, {text}")
 
 
 def _hours(seconds: Sequence[float], processes: int) -> float:
@@ -204,10 +205,8 @@ def run(name: str, options: "Options", given: argparse.Namespace) -> None:
     table(name, options, given.only)
     if failed:
         logs = options.out / "logs"
-        raise InputError(
-            f"{len(failed)} runs failed ({', '.join(failed[:3])}{', ...' if failed[3:] else ''}), see {logs}; they are "
-            "not tried again unless --again is given"
-        )
+        which = f"{counted(len(failed), 'runs')} failed ({', '.join(failed[:3])}{', ...' if failed[3:] else ''})"
+        raise InputError(f"{which}, see {logs}; they are not tried again unless --again is given")
 
 
 def _missing(suite: "Suite", options: "Options", only: Sequence[str]) -> "list[Data]":
@@ -286,10 +285,11 @@ def carry_out(chosen: "Sequence[Place]", pool: "Pool", *, again: bool) -> list[s
 
 
 def table(name: str, options: "Options", only: Sequence[str] = ()) -> None:
-    """Prints the tables of what is finished, and writes them as files."""
+    """Prints the tables of what is finished, and writes them as files; what `options` leave open is as `run` had it."""
     from stjax import suites
     from stjax.suites import _state, _table
 
+    options = _state.as_kept(options)
     suite = suites.load(name, options)
     found = _table.read_tables(suite, _state.places(suite, options, only))
     print("\n".join(found.console()))

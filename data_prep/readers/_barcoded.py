@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_prep.counted import counted
 from data_prep.errors import InputError
 from data_prep.readers import _array_fit, _patients, _positions, _sections, _space_ranger
 from data_prep.readers._sections import Reading
@@ -50,7 +51,9 @@ def read_section(
     rows, places, join_notes = _positions.join(matrix, positions, every_spot=array.every_spot)
     if array.kind == SQUARE and reading.bin_blocks is not None:
         inside = in_blocks(positions.array_xy[places], array.size_um, *reading.bin_blocks)
-        join_notes += (f"{int((~inside).sum())} bins between the blocks that --bin-blocks asks for were left out",)
+        join_notes += (
+            counted(int((~inside).sum()), "bins between the blocks that --bin-blocks asks for were left out"),
+        )
         rows, places = rows[inside], places[inside]
     grid_xy = positions.array_xy * array.steps
     _array_fit.check(positions.path, positions.barcode, grid_xy, positions.pixel_xy)

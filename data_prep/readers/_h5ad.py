@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse
 
+from data_prep.counted import counted
 from data_prep.errors import InputError
 from data_prep.readers import _h5ad_counts, _h5ad_places
 from data_prep.readers._h5ad_file import as_text, element, opened, table
@@ -60,7 +61,7 @@ def read(path: Path) -> SpotTable:
         raise InputError(f"{path}: no spot has coordinates, expected x and y of each: all are NaN")
     if not placed.all():
         lost = np.flatnonzero(~placed)
-        notes += (f"{len(lost)} spots without coordinates were left out (e.g. {spot_id[lost[0]]})",)
+        notes += (counted(len(lost), f"spots without coordinates were left out (e.g. {spot_id[lost[0]]})"),)
         obs, xy, z, counts = obs.loc[placed], xy[placed], z[placed], counts[np.flatnonzero(placed)]
     return SpotTable(path, obs, xy, z, gene_id, symbol, counts, spatial, (*notes, *count_notes))
 
@@ -81,7 +82,7 @@ def flagged(in_tissue: np.ndarray, kept: np.ndarray, path: Path | str) -> tuple[
         raise InputError(f"{path}: obs['in_tissue'] holds {unknown[0]!r}, expected 1 (under tissue) or 0; correct it")
     inside = values.isin(_INSIDE).to_numpy()
     off = int((kept & ~inside).sum())
-    return kept & inside, (f"{off} spots are not under tissue and were left out",) if off else ()
+    return kept & inside, (counted(off, "spots are not under tissue and were left out"),) if off else ()
 
 
 def libraries(file: Any, path: Path) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ import pandas as pd
 import scipy.sparse
 
 from data_prep import files
+from data_prep.counted import counted
 from data_prep.errors import InputError
 from data_prep.readers import _matrix, _species
 from data_prep.readers._h5ad_file import as_text, element, table
@@ -117,5 +118,5 @@ def _genes(var: pd.DataFrame, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     if kept.all():
         return np.arange(len(var)), ()
     others = ", ".join(sorted(set(kind[~kept])))
-    note = f"{int((~kept).sum())} features that are not gene expression were left out ({others})"
+    note = counted(int((~kept).sum()), f"features that are not gene expression were left out ({others})")
     return np.flatnonzero(kept), (note,)

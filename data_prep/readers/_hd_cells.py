@@ -12,6 +12,7 @@ import numpy as np
 import scipy.sparse
 
 from data_prep import files
+from data_prep.counted import counted
 from data_prep.errors import InputError
 from data_prep.readers import _areas, _matrix, _outlines, _patients, _pool, _sections, _space_ranger
 from data_prep.readers._sections import Reading
@@ -74,9 +75,9 @@ def read_cells(path: Path, sample: Outputs, reading: Reading) -> Section:
             "belong to different samples"
         )
     if lost := len(place) - len(rows):
-        notes += (f"{lost} cells of {_MATRIX} have no outline and were left out",)
+        notes += (counted(lost, f"cells of {_MATRIX} have no outline and were left out"),)
     if empty := len(features) - len(rows):
-        notes += (f"{empty} cells of {_CELLS} have no counts and were left out",)
+        notes += (counted(empty, f"cells of {_CELLS} have no counts and were left out"),)
     spots = Spots.polygons([features[at].rings for at in place[rows].tolist()], matrix.barcode[rows])
     named, counts, gene_notes = reading.name_genes(matrix.gene_id.tolist(), matrix.counts[rows], matrix.symbol.tolist())
     patient = _patients.find(path, sample.name)
@@ -123,7 +124,7 @@ def _nuclei(bins: Section, sample: Outputs, px_scale: float) -> tuple[Spots, sci
             f"{path}: no nucleus holds the centre of a bin with counts; give the segmentation of this slide"
         )
     if empty := len(spots) - len(filled):
-        notes += (f"{empty} nuclei of {path.name} hold no counts and were left out",)
+        notes += (counted(empty, f"nuclei of {path.name} hold no counts and were left out"),)
     if several:
         notes += (f"{several} bins lie in several nuclei and count in each",)
     return spots[filled], counts[filled], notes

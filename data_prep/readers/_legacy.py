@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse
 
 from data_prep import unpack
+from data_prep.counted import counted
 from data_prep.errors import InputError
 from data_prep.readers import _array_fit, _count_table, _patients, _sections, _text
 from data_prep.readers._sections import Reading
@@ -236,8 +237,8 @@ def _join_notes(spot_row: dict[str, int], place: dict[str, int], selected: np.nd
     unplaced = sum(spot not in place for spot in spot_row)
     uncounted = sum(selected[index] and spot not in spot_row for spot, index in place.items())
     texts = (
-        (uncounted, f"{uncounted} selected spots have no counts"),
-        (unplaced, f"{unplaced} counted spots are not in the spot file and were left out"),
-        (unselected, f"{unselected} counted spots are not selected and were left out"),
+        (uncounted, "selected spots have no counts"),
+        (unplaced, "counted spots are not in the spot file and were left out"),
+        (unselected, "counted spots are not selected and were left out"),
     )
-    return [text for number, text in texts if number]
+    return [counted(number, text) for number, text in texts if number]

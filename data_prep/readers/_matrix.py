@@ -11,6 +11,7 @@ import numpy as np
 import scipy.sparse
 
 from data_prep import csr, files
+from data_prep.counted import counted
 from data_prep.errors import InputError
 from data_prep.readers import _hdf5_columns, _hdf5_structure, _hdf5_trial, _species, _text
 
@@ -252,7 +253,7 @@ def _finish(read: CountMatrix, kind: np.ndarray | None, genome: np.ndarray | Non
             raise InputError(
                 f"{path}: no feature is of type {GENE_EXPRESSION} ({others}); give the matrix that holds the genes"
             )
-        notes += (f"{len(kind) - len(kept)} features that are not gene expression were left out ({others})",)
+        notes += (counted(len(kind) - len(kept), f"features that are not gene expression were left out ({others})"),)
         counts, gene_id, symbol = counts[:, kept], gene_id[kept], symbol[kept]
         genome = None if genome is None else genome[kept]
     gene_id, symbol, species_notes = _species.one_species(path, gene_id, symbol, genome=genome)

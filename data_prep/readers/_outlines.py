@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from data_prep import budgets, files, json_files
+from data_prep.counted import counted
 from data_prep.errors import InputError
 from data_prep.readers import _text
 from data_prep.slide_base import decoding
@@ -65,7 +66,7 @@ def read_geojson(path: Path) -> tuple[list[Feature], tuple[str, ...]]:
     if not whole:
         raise InputError(f"{path}: holds {len(found)} features and no polygon of 3 points or more; {_REMEDY}")
     lost = len(found) - len(whole)
-    return whole, (f"{lost} outlines of fewer than 3 points in {path.name} were left out",) if lost else ()
+    return whole, (counted(lost, f"outlines of fewer than 3 points in {path.name} were left out"),) if lost else ()
 
 
 def _feature(path: Path, number: int, feature: Any) -> Feature:

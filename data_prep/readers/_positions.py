@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import files, unpack
+from data_prep.counted import counted
 from data_prep.errors import InputError
 from data_prep.readers import _matrix, _text
 
@@ -60,7 +61,7 @@ def read_positions(path: Path) -> Positions:
             f"{path}: barcode {table['barcode'][lost[0]]}, column {COLUMNS[1:][column]} is {values[lost[0], column]}, "
             f"expected a number, as in {len(lost) - 1} more of {len(whole)} rows; copy or download the file again"
         )
-    notes = (f"{len(lost)} rows of {path.name} hold no numbers and were left out",) if len(lost) else ()
+    notes = (counted(len(lost), f"rows of {path.name} hold no numbers and were left out"),) if len(lost) else ()
     in_tissue, array_row, array_col, pixel_row, pixel_col = values[whole].T
     return Positions(
         path=path,
@@ -180,7 +181,7 @@ def join(
         (int((known & ~kept).sum()), "barcodes of the matrix are not under tissue and were left out"),
         (uncounted, "positions under tissue have no counts"),
     )
-    notes = (*positions.notes, *notes, *(f"{number} {text}" for number, text in texts if number))
+    notes = (*positions.notes, *notes, *(counted(number, text) for number, text in texts if number))
     return np.flatnonzero(kept), places[kept], notes
 
 

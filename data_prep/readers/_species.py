@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.counted import counted
 from data_prep.errors import InputError
 
 _GENOME = r"(?i:GRC[hmzrgc]\d+|hg\d{2}|mm\d{1,2}|human|mouse|homo_sapiens|mus_musculus)|rn\d|Rnor[\w.]*?|mRatBN[\w.]*?"
@@ -58,7 +59,7 @@ def one_species(
         return gene_id, symbol, exchanged
     named = [name[len(prefix) :] for name, prefix in zip(symbol.tolist(), by_symbol, strict=True)]
     prefix, number = Counter(filter(None, prefixed)).most_common(1)[0]
-    notes = (*exchanged, f"{prefix!r} taken off {number} feature names")
+    notes = (*exchanged, f"{prefix!r} taken off {counted(number, 'feature names')}")
     return np.array(bare, dtype=str), np.array(named, dtype=str), notes
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import slide, unpack
+from data_prep.counted import counted
 from data_prep.errors import InputError
 from data_prep.readers import _h5ad, _h5ad_geometry, _h5ad_samples, _sections
 from data_prep.readers._sections import Reading
@@ -84,7 +85,7 @@ def _rows(table: _h5ad.SpotTable, name: str, samples: _h5ad_samples.Samples) -> 
                  f"{samples.names[name]!r}",)  # fmt: skip
         if table.spatial and name not in samples.entry:
             notes += (f"uns['spatial'] ({', '.join(table.spatial)}) has no entry of that name and is not used",)
-        notes += (f"{nobody} spots are of no sample and were left out",) if nobody else ()
+        notes += (counted(nobody, "spots are of no sample and were left out"),) if nobody else ()
     kept, tissue_notes = _h5ad.under_tissue(table.obs, kept, table.path)
     if not kept.any():
         raise InputError(f"{table.path}: section {name!r} has no spot under tissue; check obs['in_tissue']")

@@ -17,6 +17,7 @@ import numpy as np
 import scipy.spatial
 
 from data_prep import files, patch_file
+from data_prep.counted import counted
 from data_prep.errors import InputError
 from data_prep.readers import _h5ad, _hest_metadata, _legacy, _matrix, _patients, _sections, _text
 from data_prep.readers._sections import Reading
@@ -91,7 +92,7 @@ def read_section(path: Path, name: str, reading: Reading) -> Section:
     named, counts, gene_notes = reading.name_genes(table.gene_id.tolist(), table.counts[rows], table.symbol.tolist())
     notes = (f"patches are taken as they are stored; their coords are {convention}",)
     if left := len(spot_id) - len(rows):
-        notes += (f"{left} spots have no patch and were left out",)
+        notes += (counted(left, "spots have no patch and were left out"),)
     if far := int(patch_file.is_far(off).sum()):
         notes += (f"{far} patches do not lie on their spots, but up to {off.max():.0f} px off",)
     return Section(

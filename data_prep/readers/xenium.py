@@ -19,6 +19,7 @@ import numpy as np
 import scipy.sparse
 
 from data_prep import files, json_files
+from data_prep.counted import counted
 from data_prep.errors import InputError
 from data_prep.readers import _areas, _matrix, _patients, _pool, _sections, _space_ranger, _text
 from data_prep.readers._sections import Reading
@@ -197,7 +198,7 @@ def _cells(
         (short, "outlines of fewer than 3 points were left out"),
         (without, f"cells of {matrix.path.name} have no boundary and were left out"),
     )
-    return spots, matrix.counts[row], tuple(f"{number} {text}" for number, text in texts if number)
+    return spots, matrix.counts[row], tuple(counted(number, text) for number, text in texts if number)
 
 
 def _outlined(xy: np.ndarray, start: np.ndarray, place: np.ndarray, names: np.ndarray) -> tuple[Spots, int]:

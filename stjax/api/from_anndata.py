@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.counted import counted
 from data_prep.errors import InputError
 from data_prep.readers import _h5ad, _h5ad_geometry, _h5ad_places
 from data_prep.slide import open_slide
@@ -39,7 +40,7 @@ def given(adata: Any, image: Any, um_per_px: float | None) -> Given:
     xy, _, notes = _h5ad_places.find(adata.obs, list(adata.obsm), lambda key: adata.obsm[key], lambda: scales, _WHERE)
     kept = np.asarray(np.isfinite(xy).all(axis=1))
     if not kept.all():
-        notes += (f"{int((~kept).sum())} spots without coordinates were left out",)
+        notes += (counted(int((~kept).sum()), "spots without coordinates were left out"),)
     if "in_tissue" in adata.obs:
         kept, off_tissue = _h5ad.flagged(adata.obs["in_tissue"].astype(str).to_numpy(dtype=str), kept, _WHERE)
         notes += off_tissue

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from data_prep.counted import counted
 from data_prep.errors import InputError
 from data_prep.readers import _arrays, _h5ad_geometry, _sdata_shapes
 from data_prep.slide import DEFAULT_MAX_PIXELS
@@ -155,7 +156,7 @@ def _annotated(sdata: Any, shapes: str) -> tuple[pd.DataFrame, Any]:
     rows = frame.index.get_indexer(obs[attributes["instance_key"]])
     if (rows < 0).any():
         raise InputError(
-            f"{_WHERE}: the table names {int((rows < 0).sum())} spots that shapes {shapes!r} lacks, "
+            f"{_WHERE}: the table names {counted(int((rows < 0).sum()), 'spots')} that shapes {shapes!r} lacks, "
             f"{obs[attributes['instance_key']][rows < 0].iloc[0]!r} for instance; match them to one another"
         )
     if len(obs) < len(frame):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from data_prep.counted import counted
 from data_prep.errors import InputError
 from data_prep.spots import Spots
 from stjax import outputs
@@ -181,7 +182,8 @@ class Prediction:
         lost = "" if self.predicted.all() else f" ({int((~self.predicted).sum())} not predicted)"
         of_demo = self.model.fold.synthetic or (self.section is not None and self.section.synthetic)
         synthetic = unfinished(self.model) + (", SYNTHETIC" if of_demo else "")
-        return f"<stjax.Prediction: {len(self)} spots{lost} x {len(self.genes)} genes, {self.units}{synthetic}>"
+        size = f"{counted(len(self), 'spots')}{lost} x {counted(len(self.genes), 'genes')}"
+        return f"<stjax.Prediction: {size}, {self.units}{synthetic}>"
 
     def _repr_html_(self) -> str:
         """For notebooks: what it is, and the first rows."""

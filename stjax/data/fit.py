@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data_prep import csr
+from data_prep.counted import counted
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from data_prep.patients import weakest
@@ -35,9 +36,10 @@ def fit(
     training = view.measured(Selection(dataset, split.train, protocol, train=True, sizes_um=sizes_um))
     if training.counts.shape[0] < 2:
         of = f" of {', '.join(f'{size:g}' for size in sizes_um)} um" if sizes_um else ""
+        found = counted(training.counts.shape[0], f"training spots{of} have")
         raise InputError(
-            f"{training.counts.shape[0]} training spots{of} have at least {protocol.min_counts} counts, which protocol "
-            f"{protocol.name} asks for; add sections or choose another protocol"
+            f"{found} at least {protocol.min_counts} counts, which protocol {protocol.name} asks for; "
+            "add sections or choose another protocol"
         )
     others = tuple(dict.fromkeys((*split.val, *split.test)))
     if protocol.panel_scope != "all":  # else as published: the panel sees the test patients

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from data_prep import cli, files
+from data_prep.counted import counted
 from stjax import encoders
 from stjax.evaluation import linear_probe, trees
 from stjax.evaluation.hest_scores import Scores
@@ -161,7 +162,7 @@ def notes(scores: Sequence[Scores], tasks: Sequence[str], *, synthetic: bool) ->
         lacking = sum(each.undefined for each in scores if each.protocol == protocol)
         if lacking:
             found.append(
-                f"{protocol}: {lacking} genes of folds do not vary and have no PCC; they are left out of means"
+                f"{protocol}: " + counted(lacking, "genes of folds do not vary and have no PCC; left out of means")
             )
     found += [f"features of {name} are of random weights" for name in _random(scores)]
     compute = sorted({each.made.get("compute", "") for each in scores} - {""})

@@ -125,7 +125,7 @@ def features_beside(run: workdir.Run, dataset: PatchDataset, asked: str) -> Feat
     name = asked or own or (there[0] if len(there) == 1 else "")
     if not name:
         if there:
-            print(f"note: to compare with a ridge on features, name them with --features: {', '.join(there)}")
+            print(f"note: stjax evaluate --features=NAME compares with a ridge on features, one of {', '.join(there)}")
         return FeaturesBeside()
 
     def opened(of: PatchDataset) -> Features:

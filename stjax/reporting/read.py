@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from data_prep import files, json_files
+from data_prep.counted import counted
 from data_prep.dataset import MANIFEST, read_manifest
 from data_prep.errors import InputError
 from data_prep.json_files import FLAG, TEXT, TEXTS, Each, Kind, Lacking, Maybe
@@ -115,7 +116,8 @@ def read_runs(workdirs: Sequence[Path], *, names: Sequence[str] = (), protocol: 
     if len(set(resolved)) < len(resolved):
         raise InputError("--workdir names a folder twice; name each run once")
     if names and len(names) != len(workdirs):
-        raise InputError(f"--names has {len(names)} names for {len(workdirs)} runs; give one a run, in their order")
+        found = f"{counted(len(names), 'names')} for {counted(len(workdirs), 'runs')}"
+        raise InputError(f"--names has {found}; give one a run, in their order")
     labels = list(names) or [folder.name for folder in resolved]
     if len(set(labels)) < len(labels) and not names:
         labels = ["/".join(folder.parts[-2:]) for folder in resolved]

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+from data_prep.counted import counted
 from stjax import protocols
 from stjax.evaluation.statistics import MIN_PATIENTS
 from stjax.reporting import read
@@ -63,7 +64,7 @@ def _notes_on_data(runs: Sequence[read.RunResults]) -> list[str]:
             "patient: nothing is said of new patients"
         )
     elif len(patients) < MIN_PATIENTS:
-        notes.append(f"{len(patients)} patients are scored: too few to speak of patients")
+        notes.append(counted(len(patients), "patients are scored: too few to speak of patients"))
     constant = sum(int(run.metrics["methods"]["model"].get("genes_constant_prediction") or 0) for run in runs)
     if constant:
         notes.append(
@@ -89,7 +90,9 @@ def on_rules(runs: Sequence[read.RunResults]) -> list[str]:
     if len(used) > 1:
         notes.append(f"rows are of several protocols ({', '.join(used)}): compare those of one alone")
     if unselected := sum(not run.data.get("split", {}).get("val") for run in runs):
-        notes.append(f"{unselected} of {len(runs)} runs have no validation patients: their last checkpoint is scored")
+        notes.append(
+            f"{unselected} of {counted(len(runs), 'runs')} without validation patients: the last checkpoint is scored"
+        )
     if any(run.metrics.get("mean_over_symmetries") for run in runs):
         notes.append("predictions are means over the eight symmetries of the square")
     depth = [run.label for run in runs if _is_depth(run)]

@@ -10,6 +10,7 @@ from flax import nnx
 from tensorboardX import SummaryWriter
 
 from data_prep import files
+from data_prep.counted import counted
 from data_prep.dataset import PatchDataset
 from stjax import distributed, log_file, protocols, views
 from stjax.config import Config
@@ -76,12 +77,12 @@ def print_data(fold: Fold, dataset: PatchDataset, items: dict[str, Items | None]
         patients = sorted({s["patient"] for s in dataset.sections if s["name"] in sections})
         size = ""
         if (known := items.get(part)) is not None:
-            size = f", {known.num_spots} spots"
+            size = f", {counted(known.num_spots, 'spots')}"
             if not view.one_spot:
                 size += f" in {len(known)} {view.items}"
             if known.left_out:
                 size += f" ({known.left_out} left out by the protocol: few counts or white)"
-        print(f"{part:>5}: {len(sections)} sections of patient {', '.join(patients) or '-'}{size}")
+        print(f"{part:>5}: {counted(len(sections), 'sections')} of patient {', '.join(patients) or '-'}{size}")
     left_out = len(dataset.genes) - len(fold.panel.symbol)
     print(
         f"protocol {fold.protocol}: {fold.panel.num_main} main genes, {fold.panel.num_aux} aux genes, "

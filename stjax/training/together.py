@@ -21,6 +21,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from data_prep import cli
+from data_prep.counted import counted
 from data_prep.errors import InputError
 from stjax import checkpoint, parallel, views, workdir
 from stjax.config import CLOSED_FORM, Config
@@ -200,7 +201,7 @@ def fit(members: Members, stop: faults.StopOnSigterm) -> None:
             stack.enter_context(contextlib.closing(run_log.Log(job.folder / "logs", job.meta["step"]))) for job in jobs
         ]
         dog = stack.enter_context(faults.Watchdog(jobs[0].config.step_timeout_s))
-        bar = stack.enter_context(cli.progress(total=total, description=f"{len(jobs)} runs", unit="step"))
+        bar = stack.enter_context(cli.progress(total=total, description=counted(len(jobs), "runs"), unit="step"))
         bar.update(min(position))
         while not all(job.meta["finished"] for job in jobs):
             of_epoch = [job.schedule.steps_per_epoch for job in jobs]

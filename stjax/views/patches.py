@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from data_prep import csr, json_files, patches
+from data_prep.counted import counted
 from data_prep.dataset import PatchDataset, SectionTable
 from data_prep.errors import InputError
 from data_prep.section import Section
@@ -129,7 +130,8 @@ class View(views.View):
         size = fold.image_size_px
         inside = patches.inside_mask(slide, section.spots.xy, patch_size_px=size, px_scale=px_scale)
         if not inside.all():
-            print(f"note: section {section.name}: {int((~inside).sum())} spots too near the border are not predicted")
+            lost = counted(int((~inside).sum()), "spots too near the border are not predicted")
+            print(f"note: section {section.name}: {lost}")
         if not inside.any():
             raise InputError(
                 f"Section {section.name!r}: no spot has its whole {size} px window inside the image; "

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from data_prep import cli, csr, json_files, patches, tiles
+from data_prep.counted import counted
 from data_prep.errors import InputError
 from data_prep.json_files import Kind
 from data_prep.section import Section
@@ -228,7 +229,8 @@ class View(views.View):
         within = [spots[rows].within(origin, px_scale) for origin, rows in zip(origins, members, strict=True)]
         windows = TileWindows(within, size_px=size)
         if beside := int(np.sum(windows.pixels == 0)):
-            print(f"note: section {section.name}: {beside} spots cover no pixel and are not predicted")
+            lost = counted(beside, "spots cover no pixel and are not predicted")
+            print(f"note: section {section.name}: {lost}")
         return views.Cut(windows, origins, np.concatenate(members), windows.pixels > 0)
 
     # ------------------------------------------------------------------------------------------------ on the device

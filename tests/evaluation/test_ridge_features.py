@@ -113,7 +113,10 @@ def test_of_several_features_one_is_named_or_none_is_taken(run_on_features, monk
     add_features(dataset, "two", encoder="another")
     try:
         assert prepared.features_beside(run, dataset, "") == (None, None)
-        assert "to compare with a ridge on features, name them with --features: one, two" in capsys.readouterr().out
+        assert (
+            "stjax evaluate --features=NAME compares with a ridge on features, one of one, two"
+            in capsys.readouterr().out
+        )
         found = prepared.features_beside(run, dataset, "two")
         assert found.scored.encoder == "another"
         assert found.trained is found.scored  # opened once

@@ -189,5 +189,5 @@ def test_what_cannot_be_honoured_is_refused(model, sdata, pixels):
         images={"slide": image_of(pixels, {"aligned": Identity()})}, shapes={"spots": circles(SPOTS, Identity())}
     )
     fresh.tables["table"] = lost
-    with pytest.raises(stjax.InputError, match="names 1 spots that shapes 'spots' lacks, 'nobody' for instance"):
+    with pytest.raises(stjax.InputError, match="names 1 spot that shapes 'spots' lacks, 'nobody' for instance"):
         model.predict(fresh, um_per_px=UM)

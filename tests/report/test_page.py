@@ -349,7 +349,7 @@ def test_bad_input_is_explained(tmp_path, spoil, said):
 def test_bad_usage_is_explained(tmp_path, run, other):
     for arguments, said in (
         (["--workdir", run, "--workdir", run], "names a folder twice"),
-        (["--workdir", run, "--names", "a,b"], "2 names for 1 runs"),
+        (["--workdir", run, "--names", "a,b"], "2 names for 1 run"),
         (["--workdir", run, "--workdir", other, "--names", "a,a"], "called the same"),
         (["--workdir", run, "--protocol", "pixnet"], "it is under stjax"),
         (["--workdir", run, "--max-mb", "0"], "give at least 1"),

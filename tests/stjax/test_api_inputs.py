@@ -1,6 +1,7 @@
 """What `model.predict` takes beside an image and places: AnnData, lists, folders; and its results as files."""
 
 import contextlib
+import re
 import sys
 from pathlib import Path
 
@@ -8,12 +9,14 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from PIL import Image
 
 import stjax
 from data_prep import cli
 from data_prep.gene_lookup import other_names
 from data_prep.spots import Spots
+from stjax.api.wording import in_python
 from stjax.inference.prediction import gene_columns
 from stjax.outputs._map import Picture
 from stjax.symmetries import NUM_SYMMETRIES
@@ -90,8 +93,8 @@ def test_spots_off_tissue_or_without_a_place_are_left_out_and_counted(model, ada
     adata.obsm["spatial"][4] = np.nan
     found = model.predict(adata)
     said = capsys.readouterr().out
-    assert "1 spots without coordinates were left out" in said
-    assert "1 spots are not under tissue and were left out" in said
+    assert "1 spot without coordinates was left out" in said
+    assert "1 spot is not under tissue and was left out" in said
     kept = [0, 2, 3, 5, 6, 7, 8]
     np.testing.assert_array_equal(found.expression, expected.expression[kept])
 
@@ -112,6 +115,16 @@ def test_the_scale_is_the_users_or_the_objects_or_visiums_pitch(model, adata, ca
     found = model.predict(adata, um_per_px=0.6)
     assert found.um_per_px == pytest.approx(0.6)
     assert "um_per_px is 0.6 from the user; the spot pitch says 1" in capsys.readouterr().out
+
+
+def test_notes_name_arguments_of_python(exported, adata, slide, tmp_path, capsys):
+    path = tmp_path / "slide.tif"
+    tifffile.imwrite(path, slide, photometric="rgb", resolution=(1e4, 1e4), resolutionunit="CENTIMETER")  # 1 um per px
+    exported.predict(change(adata, "scalefactors", "microns_per_pixel"), image=path)
+    assert re.search(r"note: S1: .* is doubtful: .*; state it with um_per_px$", capsys.readouterr().out, re.MULTILINE)
+    with in_python(weights="encoder_weights"):
+        print("give --weights; or run stjax predict --dense again")
+    assert capsys.readouterr().out == "give encoder_weights; or run stjax predict --dense again\n"
 
 
 def change(adata, *path, to=None):

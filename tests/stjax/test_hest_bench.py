@@ -143,7 +143,7 @@ def test_a_gene_that_does_not_vary_is_counted_and_left_out(root, tmp_path, capsy
     table.write_h5ad(path)
     options = (f"--features={tmp_path / 'embeddings'}", "--encoder=known", "--tasks=TINY_VISIUM")
     run(root, tmp_path / "out", *options)
-    assert "A1: 1 genes of folds do not vary and have no PCC" in capsys.readouterr().out
+    assert "A1: 1 gene of folds does not vary and has no PCC" in capsys.readouterr().out
     results = json.loads((tmp_path / "out/hest/A1/TINY_VISIUM/known/split0/results.json").read_text())
     values = [each["pearson_corr"] for each in results["pearson_corrs"]]
     assert values[2] is None

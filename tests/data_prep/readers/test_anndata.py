@@ -85,7 +85,7 @@ def test_spots_off_tissue_are_left_out_and_noted(source: Source) -> None:
         table.obs["in_tissue"] = [0] + [1] * (table.n_obs - 1)
 
     section = reader.read_section(edit(source("anndata"), lift), "A1")
-    assert "1 spots are not under tissue and were left out" in section.notes
+    assert "1 spot is not under tissue and was left out" in section.notes
 
 
 def test_several_libraries_are_sections(source: Source) -> None:

@@ -45,7 +45,7 @@ def test_section_is_read_with_or_without_geos_numbers(tmp_path: Path, geo: str) 
     assert section.counts.toarray().tolist() == [[0, 3], [5, 0], [1, 1]]
     assert (section.um_per_px, section.um_per_px_source) == (pytest.approx(0.75), "spot pitch")
     assert section.spots.size_px[0] * section.um_per_px == pytest.approx(55)
-    assert "1 counted spots are not in the spot file and were left out" in section.notes
+    assert "1 counted spot is not in the spot file and was left out" in section.notes
     assert any(note.startswith("spots are taken as 110 um wide and 150 um apart") for note in section.notes)
 
 

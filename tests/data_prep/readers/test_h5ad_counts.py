@@ -75,7 +75,7 @@ def test_features_that_are_no_genes_are_left_out_and_counted(tmp_path: Path) -> 
     section = read(tmp_path, made)
     assert section.genes.symbol.tolist() == ["TP53", "ACTB"]
     assert section.counts.toarray().tolist() == COUNTS[:, :2].tolist()
-    assert "1 features that are not gene expression were left out (Antibody Capture)" in section.notes
+    assert "1 feature that is not gene expression was left out (Antibody Capture)" in section.notes
 
 
 def test_biotypes_in_a_column_of_that_name_are_genes(tmp_path: Path) -> None:

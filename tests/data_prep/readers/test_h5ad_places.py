@@ -119,7 +119,7 @@ def test_a_spot_without_coordinates_is_left_out_and_counted(tmp_path: Path) -> N
     made.obsm["spatial"][4] = np.nan
     section = read(tmp_path, made)
     assert len(section.spots.id) == len(section.spots.xy) == section.counts.shape[0] == len(XY) - 1
-    assert f"1 spots without coordinates were left out (e.g. {made.obs_names[4]})" in section.notes
+    assert f"1 spot without coordinates was left out (e.g. {made.obs_names[4]})" in section.notes
     assert section.counts[4].toarray().tolist() == made.X[5].tolist()
 
 
@@ -181,7 +181,7 @@ def test_in_tissue_is_read_however_it_is_written(tmp_path: Path, values: Callabl
     made.obs["in_tissue"] = values(made.n_obs)
     section = read(tmp_path, made)
     assert len(section.spots.id) == made.n_obs - 1
-    assert "1 spots are not under tissue and were left out" in section.notes
+    assert "1 spot is not under tissue and was left out" in section.notes
 
 
 def test_in_tissue_of_other_values_is_refused(tmp_path: Path) -> None:

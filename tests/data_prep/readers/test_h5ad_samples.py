@@ -123,7 +123,7 @@ def test_a_spot_of_no_sample_is_left_out_and_counted(tmp_path: Path) -> None:
     joined.obs.iloc[0, joined.obs.columns.get_loc("sample")] = None
     section = reader.read_section(write(tmp_path, "both", joined, images=("A", "B")), "A")
     assert len(section.spots.id) == joined.n_obs // 2 - 1
-    assert "1 spots are of no sample and were left out" in section.notes
+    assert "1 spot is of no sample and was left out" in section.notes
 
 
 def test_bins_of_two_sizes_are_told_apart(tmp_path: Path) -> None:

@@ -181,4 +181,4 @@ def test_bins_in_several_nuclei_are_counted_in_each_and_said(source: Source) -> 
     assert section.spots.id.tolist() == ["1", "2"]
     assert section.counts.sum(axis=1).tolist() == [bins.counts.sum()] * 2
     assert f"{len(bins.spots)} bins lie in several nuclei and count in each" in section.notes
-    assert "1 outlines of fewer than 3 points in A1_nuclei.geojson were left out" in section.notes
+    assert "1 outline of fewer than 3 points in A1_nuclei.geojson was left out" in section.notes

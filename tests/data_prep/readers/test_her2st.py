@@ -52,9 +52,9 @@ def test_read_section_joins_on_the_spot_id(tmp_path: Path) -> None:
 
 def test_read_section_notes_everything_left_out(tmp_path: Path) -> None:
     notes = her2st.read_section(write(tmp_path), "A1").notes
-    assert "1 selected spots have no counts" in notes
-    assert "1 counted spots are not in the spot file and were left out" in notes
-    assert "1 counted spots are not selected and were left out" in notes
+    assert "1 selected spot has no counts" in notes
+    assert "1 counted spot is not in the spot file and was left out" in notes
+    assert "1 counted spot is not selected and was left out" in notes
     assert "1 of 3 symbols have no unique Ensembl id and stay under their symbol" in notes
 
 

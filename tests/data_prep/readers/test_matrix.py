@@ -93,7 +93,7 @@ def test_features_of_other_types_are_counted_apart_and_never_alone(tmp_path: Pat
         group["features/feature_type"] = [b"Gene Expression", b"Gene Expression", b"Antibody Capture"]
     matrix = _matrix.read_h5(path)
     assert matrix.symbol.tolist() == ["ERBB2", "COL1A1"]
-    assert matrix.notes == ("1 features that are not gene expression were left out (1 Antibody Capture)",)
+    assert matrix.notes == ("1 feature that is not gene expression was left out (1 Antibody Capture)",)
     with h5py.File(path, "a") as file:
         del file["matrix/features/feature_type"]
         file["matrix/features/feature_type"] = [b"Antibody Capture"] * 3

@@ -75,7 +75,7 @@ def test_filtered_matrix_of_a_third_of_the_tissue_is_refused_for_spots_only(plac
         (NAMES, "", "100 barcodes of the matrix are not under tissue and were left out"),
         (NAMES, "raw", "100 barcodes of the matrix are not under tissue and were left out"),
         (NAMES[50:], "raw", "50 positions under tissue have no counts"),
-        ([*NAMES[:200], "X-1"], "filtered", "1 barcodes of the matrix have no position and were left out"),
+        ([*NAMES[:200], "X-1"], "filtered", "1 barcode of the matrix has no position and was left out"),
     ],
 )
 def test_what_is_left_out_is_counted(place: Path, names: Sequence[str], kind: str, note: str) -> None:
@@ -136,7 +136,7 @@ def test_row_that_a_converter_made_of_the_header_is_left_out(
     positions = read_positions(place)
     assert positions.barcode.tolist() == NAMES.tolist()
     assert join(matrix(NAMES[:200]), positions, every_spot=True)[2] == (
-        "1 rows of tissue_positions.csv hold no numbers and were left out",
+        "1 row of tissue_positions.csv holds no numbers and was left out",
     )
 
 

@@ -40,8 +40,8 @@ def test_read_section_takes_bt_and_bc_for_one(tmp_path: Path, prefix: str) -> No
     assert section.um_per_px == pytest.approx(1.0)
     assert section.genes.ensembl_id.tolist() == ["ENSG00000141736", "ENSG00000108821", "ENSG99999999999"]
     assert section.genes.symbol.tolist() == ["ERBB2", "COL1A1", ""]
-    assert "1 counted spots are not in the spot file and were left out" in section.notes
-    assert "1 selected spots have no counts" in section.notes
+    assert "1 counted spot is not in the spot file and was left out" in section.notes
+    assert "1 selected spot has no counts" in section.notes
     assert "1 of 3 Ensembl ids have no symbol and stay under their id" in section.notes
 
 

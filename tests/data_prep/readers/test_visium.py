@@ -91,7 +91,7 @@ def test_raw_matrix_is_cut_to_tissue_and_its_rest_noted(source: Source) -> None:
         (outs(root) / entry).rename(outs(root) / f"X1_{entry.replace('filtered', 'raw')}")
     section = visium.read_section(root, "A1")
     assert fields[0] not in section.spots.id
-    assert "1 barcodes of the matrix are not under tissue and were left out" in section.notes
+    assert "1 barcode of the matrix is not under tissue and was left out" in section.notes
 
 
 def test_features_that_are_no_genes_are_left_out_and_noted(source: Source) -> None:
