@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from tqdm import tqdm
+
 from data_prep.errors import InputError
 
 # Calls a function on each task and gives the results as they come, in any order.
@@ -28,7 +30,7 @@ def processes(workers: int) -> Iterator[Execute]:
         return
     context = multiprocessing.get_context("spawn")  # forking a process that has threads may hang
     pool = concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_end_with, initargs=(os.getpid(),)
+        workers, mp_context=context, initializer=_prepare_worker, initargs=(os.getpid(),)
     )
 
     def execute(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
@@ -64,8 +66,13 @@ def deaf() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end_with(parent: int) -> None:
-    """End this worker when its parent is gone: a killed parent would leave it waiting for tasks for ever."""
+def _prepare_worker(parent: int) -> None:
+    """End this worker when its parent is gone: a killed parent would leave it waiting for tasks for ever.
+
+    Its progress bars lock out its own threads alone. By itself tqdm takes a semaphore for all processes, which a worker
+    that Ctrl-C ends leaves behind: Python would say so below "interrupted".
+    """
+    tqdm.set_lock(threading.RLock())
 
     def watch() -> None:
         while os.getppid() == parent:

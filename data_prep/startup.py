@@ -21,7 +21,7 @@ def watch() -> None:
     started_as = (getattr(sys, "argv", None) or [""])[0]
     if started_as == "-m" or started_as.replace("\\", "/").rpartition("/")[2].removesuffix(".exe") == PROGRAM:
         begin()
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and "--multiprocessing-fork" not in sys.orig_argv:  # worker processes stay quiet
             from data_prep import heartbeat
 
             _shown.enter_context(heartbeat.doing("starting"))

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from data_prep.counted import counted
 from data_prep.errors import InputError
 from data_prep.patients import not_stated, spelt_alike
 from stjax.protocols import Protocol
@@ -63,8 +64,9 @@ def split_sections(
     train = tuple(name for name in names if name not in test and name not in val)
     val = test if protocol.validation == "test" else val
     if not train:
+        there = f"{counted(len(names), 'sections')} of {counted(len(set(patient_of.values())), 'patients')}"
         raise InputError(
-            f"no section is left to train on: {len(names)} section(s) of {len(set(patient_of.values()))} patient(s), "
+            f"no section is left to train on: {there}, "
             f"{len(test)} held out for test; add patients, name --config.test_sections, or hold out spatial blocks of "
             "each section with --config.split=blocks (docs/protocols.md)"
         )

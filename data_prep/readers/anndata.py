@@ -27,7 +27,7 @@ def detect(path: Path) -> str | None:
     files = _files(path)
     if path.is_file():
         return f"{path.name} is an .h5ad file" if files else None
-    return f"it holds {len(files)} .h5ad file(s)" if files else None
+    return f"it holds {counted(len(files), '.h5ad files')}" if files else None
 
 
 def find_sections(path: Path, reading: Reading) -> dict[str, str]:

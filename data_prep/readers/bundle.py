@@ -40,7 +40,7 @@ def detect(path: Path) -> str | None:
     if not patches or not counts or (path / "wsis").is_dir():
         return None
     folders = "/ and ".join(dict.fromkeys(file.parent.name for found in counts.values() for file in found))
-    return f"it holds patches/ with {len(patches)} .h5 file(s) next to {folders}/, and no wsis/"
+    return f"it holds patches/ with {counted(len(patches), '.h5 files')} next to {folders}/, and no wsis/"
 
 
 def find_sections(path: Path, _: Reading) -> dict[str, str]:

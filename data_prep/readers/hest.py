@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from data_prep import slide
+from data_prep.counted import counted
 from data_prep.errors import InputError
 from data_prep.readers import _arrays, _h5ad, _hest_metadata, _matrix, _sections
 from data_prep.readers._sections import Reading
@@ -29,7 +30,7 @@ def detect(path: Path) -> str | None:
     has_slides = (path / "wsis").is_dir() or ((path / "metadata").is_dir() and not (path / "patches").is_dir())
     if not samples or not has_slides:  # patches without slides are a layout of their own, see `bundle`
         return None
-    return f"it holds st/ with {len(samples)} .h5ad file(s) next to wsis/ or metadata/"
+    return f"it holds st/ with {counted(len(samples), '.h5ad files')} next to wsis/ or metadata/"
 
 
 def find_sections(path: Path, reading: Reading) -> dict[str, str]:

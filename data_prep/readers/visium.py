@@ -20,6 +20,7 @@ theoretical 65 um and is not used).
 from pathlib import Path
 
 from data_prep import unpack
+from data_prep.counted import counted
 from data_prep.errors import InputError
 from data_prep.readers import _barcoded, _patients, _positions, _sections, _space_ranger
 from data_prep.readers._arrays import HEXAGONAL
@@ -38,8 +39,8 @@ def detect(path: Path) -> str | None:
         return None
     flat = sum(bool(out.prefix) for out in found.values())
     if flat == len(found):
-        return f"it holds tissue positions and feature-barcode matrices, flat, for {flat} sample(s)"
-    return f"it holds spatial/ with tissue positions and a feature-barcode matrix for {len(found)} sample(s)"
+        return f"it holds tissue positions and feature-barcode matrices, flat, for {counted(flat, 'samples')}"
+    return f"it holds spatial/ with tissue positions and a feature-barcode matrix for {counted(len(found), 'samples')}"
 
 
 def find_sections(path: Path, reading: Reading) -> dict[str, str]:

@@ -40,7 +40,9 @@ _OTHER_SCALE = 0.05  # between the two axes of the image: more is no turned and 
 def detect(path: Path) -> str | None:
     """Why `path` is in the Xenium layout, or None."""
     found = _runs(path)
-    return f"it holds {_MATRIX} with the cells or transcripts of {len(found)} Xenium run(s)" if found else None
+    return (
+        f"it holds {_MATRIX} with the cells or transcripts of {counted(len(found), 'Xenium runs')}" if found else None
+    )
 
 
 def find_sections(path: Path, reading: Reading) -> dict[str, str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.counted import counted
 from stjax import metrics
 from stjax.evaluation import statistics
 from stjax.evaluation.comparison import Task
@@ -63,8 +64,8 @@ def sign_test(sections: Sequence[ScoredSection]) -> tuple[dict[str, Any] | None,
     count, needed = len(set(patients)), statistics.patients_needed(genes, ALPHA)
     if count < needed:
         return None, (
-            f"{count} patient(s): with fewer than {needed} the sign test over {genes} genes cannot come out below "
-            f"{ALPHA} after Holm's correction"
+            f"{counted(count, 'patients')}: with fewer than {needed} the sign test over {genes} genes cannot come out "
+            f"below {ALPHA} after Holm's correction"
         )
     predictions, truths = [section.predictions["model"] for section in sections], [each.truth for each in sections]
     pcc = metrics.of_groups(metrics.pearson_per_gene, predictions, truths, patients, pooling="patient_median")

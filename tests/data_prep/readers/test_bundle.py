@@ -85,7 +85,7 @@ def test_barcodes_may_be_flat_and_files_called_as_stp_bench_calls_them(task):
         path.rename(path.with_name(f"{path.stem}_patches.h5"))
     module, reason = find_layout(task)
     assert (module.name, module.list_sections(task)) == ("bundle", ["TINY4", "TINY5"])
-    assert reason == "it holds patches/ with 2 .h5 file(s) next to st/, and no wsis/"
+    assert reason == "it holds patches/ with 2 .h5 files next to st/, and no wsis/"
     assert len(module.read_section(task, "TINY4").spots) == 22
 
 
