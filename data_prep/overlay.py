@@ -48,23 +48,26 @@ def scale_bar(most_um: float) -> tuple[float, str]:
 def _caption(image: Image.Image, section: Section, um_per_px: float, low: float, high: float) -> None:
     """Writes above what is shown, and below, from left to right, the scale bar and the colours of counts."""
     letter = max(11, round(max(image.size) / 60))
-    pen, font, edge = ImageDraw.Draw(image), ImageFont.load_default(letter), {"fill": _BLACK, "stroke_fill": _WHITE}
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(letter)
+
+    def say(x: float, y: float, text: str, anchor: str) -> None:
+        pen.text((x, y), text, _BLACK, font, anchor, stroke_width=2, stroke_fill=_WHITE)
+
     title = f"{section.name}: {counted(len(section.spots), 'spots')}, {section.um_per_px:.3g} um/px"
     title += "; SYNTHETIC" * section.synthetic
-    pen.text((letter / 2, letter / 2), title, font=font, stroke_width=2, **edge)
+    say(letter / 2, letter / 2, title, "la")
     length, text = scale_bar(image.width / 5 * um_per_px)
     text = text.replace("µ", "u")  # which Pillow's own letters lack
     left, low_y = letter, image.height - letter
     bar = (left, low_y - letter / 3, left + length / um_per_px, low_y)
     pen.rectangle(bar, fill=_BLACK, outline=_WHITE)
-    pen.text((left, bar[1] - 3), text, font=font, anchor="ls", stroke_width=2, **edge)
+    say(left, bar[1] - 3, text, "ls")
     width = 8 * letter
     counts = np.expm1(np.linspace(np.log1p(low), np.log1p(high), width))
     strip = Image.fromarray(np.tile(_colours(counts, low, high), (letter // 2, 1, 1)))
     right = image.width - letter
     image.paste(strip, (right - width, low_y - letter // 2))
-    text = f"counts of a spot: {low:,.0f} to {high:,.0f}"
-    pen.text((right, low_y - letter / 2 - 3), text, font=font, anchor="rs", stroke_width=2, **edge)
+    say(right, low_y - letter / 2 - 3, f"counts of a spot: {low:,.0f} to {high:,.0f}", "rs")
 
 
 def _outlines(section: Section, image: Image.Image, colours: np.ndarray, scale: float) -> None:

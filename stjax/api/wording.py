@@ -45,5 +45,9 @@ class _Reworded:
         """As the stream's."""
         return self._stream.write(self._reworded(text))
 
+    def flush(self) -> None:
+        """As the stream's."""
+        self._stream.flush()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
