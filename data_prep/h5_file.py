@@ -39,7 +39,8 @@ def write_anndata(path: Path, table: anndata.AnnData) -> None:
         for name in ("X", "obs", "var"):
             write_elem(file, name, getattr(table, name), dataset_kwargs=options)
         for name in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
-            write_elem(file, name, dict(getattr(table, name)), dataset_kwargs=options)
+            named = {key: value for key, value in getattr(table, name).items() if key is not None}
+            write_elem(file, name, named, dataset_kwargs=options)  # anndata 0.13 has X among the layers, as None
 
 
 class _Remembering(io.FileIO):
