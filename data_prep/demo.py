@@ -3,6 +3,7 @@
 python -m data_prep.demo --out demo                         # 4 patients x 2 sections, her2st layout
 python -m data_prep.demo --out demo --patients 6 --seed 1
 python -m data_prep.demo --out demo --layout visium_hd      # 2, 8 and 16 um bins of the same cells
+python -m data_prep.demo --out demo --stain-shift 1 --counts-per-spot 4000    # other stains and fewer counts than usual
 """
 
 import dataclasses
@@ -83,6 +84,8 @@ class Recipe:
         spots: about how many spots (or, for other areas, how much tissue: 200 x 200 um each) per section.
         um_per_px: scale of the slides.
         counts_per_spot: mean depth of a spot.
+        stain_shift: how far every patient's stains are from what laboratories usually have; 1 is about three standard
+            deviations, in a direction of the patient's own.
         seed: of everything.
     """
 
@@ -92,6 +95,7 @@ class Recipe:
     spots: int = 104
     um_per_px: float = 1.4
     counts_per_spot: float = 9000.0
+    stain_shift: float = 0.0
     seed: int = 0
 
 
@@ -123,6 +127,8 @@ def make_section(recipe: Recipe, life: Biology, patient: int, section: int) -> D
     patient_effect = rng.normal(0, 0.12, len(life.genes))
     favour = rng.normal(0, 0.25, len(demo_tissue.TYPES))
     staining = demo_slide.patient_staining(rng)
+    if recipe.stain_shift:
+        staining = demo_slide.shifted(np.random.default_rng([recipe.seed, 2, patient]), staining, recipe.stain_shift)
     depth = recipe.counts_per_spot * rng.lognormal(0, 0.2)
 
     rng = np.random.default_rng([recipe.seed, 1, patient, section])
@@ -201,8 +207,9 @@ def _check(recipe: Recipe) -> None:
     for name in ("patients", "sections_per_patient", "spots", "um_per_px", "counts_per_spot"):
         if not getattr(recipe, name) > 0:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(recipe, name)}, expected a positive number")
-    if recipe.seed < 0:
-        raise InputError(f"--seed is {recipe.seed}, expected zero or more")
+    for name in ("seed", "stain_shift"):
+        if not getattr(recipe, name) >= 0:
+            raise InputError(f"--{name.replace('_', '-')} is {getattr(recipe, name)}, expected zero or more")
     if recipe.layout not in LAYOUTS:
         raise InputError(f"--layout is {recipe.layout!r}, expected one of {', '.join(sorted(LAYOUTS))}")
 
@@ -259,6 +266,12 @@ def main(arguments: list[str]) -> None:
         type=float,
         default=Recipe.counts_per_spot,
         help=f"expected total ({Recipe.counts_per_spot:g})",
+    )
+    parser.add_argument(
+        "--stain-shift",
+        type=float,
+        default=Recipe.stain_shift,
+        help="stains of other laboratories than usual: 1 is about three standard deviations (0)",
     )
     parser.add_argument("--seed", type=int, default=Recipe.seed, help="another seed gives other tissue")
     parser.add_argument("--workers", type=int, help="threads; one per core by default")

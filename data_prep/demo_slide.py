@@ -33,6 +33,17 @@ def patient_staining(rng: np.random.Generator) -> Staining:
     return Staining(stains * rng.lognormal(0, 0.20, (2, 1)), np.clip(rng.normal(243, 2.5, 3), 232, 250))
 
 
+def shifted(rng: np.random.Generator, staining: Staining, shift: float) -> Staining:
+    """A laboratory whose stains are otherwise: turned, and stronger or weaker, by `shift` times about three standard
+    deviations of those of `patient_staining`."""
+    turn = rng.normal(size=(2, 3))
+    turn *= 0.2 * shift / np.linalg.norm(turn, axis=1, keepdims=True)
+    strength = np.linalg.norm(staining.stains, axis=1, keepdims=True)
+    stains = np.clip(staining.stains / strength + turn, 0.02, None)
+    stains /= np.linalg.norm(stains, axis=1, keepdims=True)
+    return Staining(stains * strength * np.exp(0.5 * shift * rng.choice([-1, 1], (2, 1))), staining.background)
+
+
 def section_staining(rng: np.random.Generator, patient: Staining) -> Staining:
     """The same laboratory on another day."""
     return Staining(patient.stains * rng.lognormal(0, 0.06, (2, 1)), patient.background)

@@ -46,8 +46,11 @@ class GeneLookup:
             for each in {name, known.symbol_of.get(ensembl) or known.symbol_of_alias.get(name, name)} - {""}:
                 self._places.setdefault(each, []).append(place)
 
-    def find(self, name: str) -> tuple[int, str]:
+    def find(self, name: str, *, hint: bool = True) -> tuple[int, str]:
         """Place of a gene, and what to say where it is not called as it was asked for, else "".
+
+        Args:
+            hint: look for the nearest names of one that is not here, which takes milliseconds.
 
         Raises:
             InputError: none of these genes, or one of several; what it may mean, or the nearest names.
@@ -66,9 +69,19 @@ class GeneLookup:
             own = {symbol for symbol in self._places if spelt(symbol) == spelt(asked)}
             if symbols := own or _meant(self.species, level).get(spelt(asked), set()):
                 return self._only(name, symbols)
-        capitals = {label.upper(): label for label in self.labels}
-        near = [capitals[each] for each in difflib.get_close_matches(asked.upper(), list(capitals), n=3, cutoff=0.4)]
+        near = self._nearest(asked) if hint else []
         raise InputError(f"{self._what} {name!r}; nearest names: {', '.join(near) or 'none'}")
+
+    def where(self, name: str) -> int | None:
+        """Place of a gene by any of its names; None of one that is none of these genes, or may be several."""
+        try:
+            return self.find(name, hint=False)[0]
+        except InputError:
+            return None
+
+    def _nearest(self, asked: str) -> list[str]:
+        capitals = {label.upper(): label for label in self.labels}
+        return [capitals[each] for each in difflib.get_close_matches(asked.upper(), list(capitals), n=3, cutoff=0.4)]
 
     def places(self, names: Iterable[str]) -> tuple[np.ndarray, list[str]]:
         """Places of genes, each once, in the order asked for, and what to say of their names; see `find`."""

@@ -2,9 +2,9 @@
 
 usage: python -m stjax.evaluate --workdir=DIR [--protocol=all] [--data-dir=DIR] [--sections=A,B] [--ensemble=RUN,RUN]
 
-writes, under the work directory: evaluation/<protocol>/metrics.json, evaluation/<protocol>/per_gene.csv,
-predictions/<section>.h5ad, predictions/<section>_<gene>.png and, with --protocol=all, evaluation/protocols.json;
-docs/evaluation.md explains every metric
+writes, under the work directory: evaluation/<protocol>/metrics.json, evaluation/<protocol>/per_gene.csv, trust.csv,
+predictions/<section>.h5ad, predictions/<section>_<gene>.png and, with --protocol=all, evaluation/protocols.json, with
+--gene-sets, trust_gene_sets.csv; docs/evaluation.md explains every metric, docs/trust.md which genes to believe
 
 examples:
   python -m stjax.evaluate --workdir=runs/enet_b0_aux
@@ -32,17 +32,29 @@ import pandas as pd
 from data_prep import cli, files, json_files, system_errors
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
-from stjax import audit, distributed, findings, intervals, progress, workdir
+from stjax import audit, distributed, findings, gene_sets, intervals, progress, workdir
 from stjax.config import names, numbers, spot_sizes
-from stjax.data.tile_spots import rounded, sizes_um
-from stjax.evaluation import comparison, conformal, credibility, results, scoring, statistics, under_protocols
+from stjax.evaluation import (
+    comparison,
+    conformal,
+    credibility,
+    results,
+    scoring,
+    set_scores,
+    statistics,
+    under_protocols,
+)
 from stjax.evaluation import ensemble as members
 from stjax.evaluation.methods import METHODS
-from stjax.inference import matching, prepared
-from stjax.inference.prediction import provenance
-from stjax.trained import Trained
+from stjax.gene_sets import GeneSets
+from stjax.inference import prepared
+from stjax.inference.prediction import SectionPrediction, provenance
+from stjax.inference.slide_prediction import trusted, within
+from stjax.tables import write_csv
+from stjax.trust import Trust
 
 MAX_SPOTS = 20_000
+GENE_SETS_HELP = "a GMT file: also scores of its gene sets, and how far these can be trusted (docs/trust.md)"
 SYMMETRIES_HELP = "predict the mean over the eight symmetries of the square: eight times the work, steadier maps"
 
 
@@ -70,6 +82,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--demo-truth", type=Path, help="raw demo folder: score against its cells, without counting noise"
     )
+    help_of_folds = "comma-separated folds of stjax.crossval: intervals rest on the patients that each holds out, too"
+    parser.add_argument("--calibrate-with", type=_folders, default=(), help=help_of_folds)
+    parser.add_argument("--gene-sets", type=Path, help=GENE_SETS_HELP)
     parser.add_argument("--symmetries", action="store_true", help=SYMMETRIES_HELP)
     given = vars(parser.parse_args(arguments))
     evaluate(given.pop("workdir"), Options(**given))
@@ -92,6 +107,9 @@ class Options:
         ensemble: further runs, seeds or folds, whose predictions are averaged with this one's.
         symmetries: predict means over the eight symmetries, which protocols other than `stnet` do not.
         features: those that the ridge on features is fitted to; default the model's own, or the only ones there are.
+        calibrate_with: runs of the same settings, folds of a cross-validation: intervals rest on the patients that each
+            holds out, too, but for those that are scored.
+        gene_sets: a GMT file, whose sets are scored too; it changes nothing else.
         demo_truth: the raw folder of a demo: its cells' expected expression takes the place of the counts'.
     """
 
@@ -105,6 +123,8 @@ class Options:
     symmetries: bool = False
     features: str = ""
     demo_truth: Path | None = None
+    calibrate_with: Sequence[Path] = ()
+    gene_sets: Path | None = None
 
     def check(self, run: workdir.Run) -> None:
         """Raises InputError for options that a run's model has no use for."""
@@ -168,15 +188,15 @@ def score(run: workdir.Run, asked: "Request", options: Options) -> dict[str, Any
         raise InputError(
             f"no spot of {', '.join(asked.sections)} has the {run.protocol.min_counts} counts the protocol asks for"
         )
-    result, per_gene, calibration = figures(run, runs, asked, options, found, training)
+    result, per_gene, calibration, trust = figures(run, runs, asked, options, found, training)
     if not distributed.is_writer():
         return result
 
-    if calibration is not None:
-        found = [conformal.with_intervals(each, calibration) for each in found]
-        if asked.own:
-            conformal.travelling(calibration, run).save(run.folder)
-    written = results.write(asked.target, asked.pictures, result, per_gene, [each.prediction for each in found], run)
+    of_model, predictions = told(run, asked, trust, calibration, found)
+    written = results.write(asked.target, asked.pictures, result, per_gene, predictions, run) + of_model
+    if (sets := asked.gene_sets) is not None:
+        written.append((run.folder if asked.own else asked.target) / gene_sets.FILE)
+        write_csv(written[-1], set_scores.reliability(run, sets, found, per_gene["pcc"].to_numpy()))
     results.print_table(result)
     if not asked.own:
         print(f"Not the run's own evaluation ({', '.join(asked.differs)}): kept apart, in {asked.target}")
@@ -189,6 +209,22 @@ def score(run: workdir.Run, asked: "Request", options: Options) -> dict[str, Any
     for path in written:
         print(path)
     return result
+
+
+def told(
+    run: workdir.Run,
+    asked: "Request",
+    trust: Trust,
+    calibration: conformal.Calibration | None,
+    found: Sequence[prepared.Found],
+) -> tuple[list[Path], list[SectionPrediction]]:
+    """What goes with the model, written if this is its own evaluation; and the predictions that have it."""
+    intervals = calibration and conformal.travelling(calibration, run)
+    if intervals and asked.own:
+        intervals.save(run.folder)
+    written = [trust.save(run.folder)] if asked.own else []
+    ends = [each.prediction if intervals is None else within(each.prediction, intervals, run) for each in found]
+    return written, [trusted(each, run) for each in ends]
 
 
 def predicted(
@@ -215,14 +251,18 @@ def figures(
     options: Options,
     found: Sequence[prepared.Found],
     training: prepared.Training | None,
-) -> tuple[dict[str, Any], pd.DataFrame, conformal.Calibration | None]:
-    """What metrics.json holds; a row a gene; and what intervals of single values are made by, if there is any."""
+) -> tuple[dict[str, Any], pd.DataFrame, conformal.Calibration | None, Trust]:
+    """What metrics.json holds; a row a gene; what intervals of single values are made by, if there is any; and what of
+    each gene goes with the model."""
     task = comparison.Task.own(run, training)
     scores = comparison.score(run, task, found, pooling=run.protocol.pooling)
     targets, calibration, why = {}, None, credibility.NOISELESS
     if options.demo_truth is None:  # what cells express has no depth and no noise: these would say nothing of it
         targets = comparison.targets(run, found, training, scores)
-        calibration, why = conformal.calibrate(runs, sizes_um=asked.sizes_um, max_spots=options.max_spots)
+        scored = {each.prediction.patient for each in found}
+        how = {"sizes_um": asked.sizes_um, "max_spots": options.max_spots, "scored": scored}
+        folds = members.load(options.calibrate_with, run, option="--calibrate-with")[1:]
+        calibration, why = conformal.calibrate(runs, **how, folds=folds)
     tested, columns = credibility.figures(task, found, scores, calibration, why)
     audits = []
     for each in runs:
@@ -242,13 +282,14 @@ def figures(
         "targets": {name: {"methods": of.summaries} for name, of in targets.items()},
         **tested,
         "trained_sizes_um": list(run.view.trained_sizes_um(run.fold)),
-        "sizes_um": sizes_of(run, task, found),
+        "sizes_um": comparison.sizes_of(run, task, found),
         "audit": [
             dataclasses.asdict(each) for each in findings.worst(audits, [each.folder.resolve().name for each in runs])
         ],
     }  # fmt: skip
     panel, main = run.fold.panel, slice(run.fold.panel.num_main)
-    return result, scores.table(panel.names[main], panel.ensembl_id[main]).assign(**columns), calibration
+    per_gene = scores.table(panel.names[main], panel.ensembl_id[main]).assign(**columns)
+    return result, per_gene, calibration, credibility.trust(run, scores, targets, columns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,6 +301,7 @@ class Request:
         target: folder of metrics.json; pictures: of predictions; protocols: the file of --protocol=all.
         features: of the ridge on features.
         differs: the options that make them another than the run's own result.
+        gene_sets: that are scored too.
     """
 
     dataset: PatchDataset
@@ -270,6 +312,7 @@ class Request:
     protocols: Path
     features: prepared.FeaturesBeside
     differs: tuple[str, ...]
+    gene_sets: GeneSets | None = None
 
     @property
     def own(self) -> bool:
@@ -291,7 +334,7 @@ class Request:
             raise InputError(f"--sections names {', '.join(unknown)}; {dataset.path} has {', '.join(known)}")
         if not chosen:
             raise InputError(f"{run.folder} holds out no section; name the ones to score with --sections")
-        check_preparation(run, dataset)
+        prepared.check_preparation(run, dataset)
         trained_sizes = spot_sizes(run.config)
         sizes = tuple(options.sizes_um) or trained_sizes
         everything = run.folder / "evaluation"
@@ -309,7 +352,8 @@ class Request:
             target = target / hashlib.sha256(text.encode()).hexdigest()[:12]
             places = target, target
         pictures, scores = places[0] / "predictions", places[1] / "protocols.json"
-        return cls(dataset, chosen, sizes, target, pictures, scores, features, differs)
+        sets = None if options.gene_sets is None else GeneSets.read(options.gene_sets, run.fold)
+        return cls(dataset, chosen, sizes, target, pictures, scores, features, differs, sets)
 
 
 def head(run: workdir.Run, asked: Request, found: Sequence[prepared.Found]) -> dict[str, Any]:
@@ -331,35 +375,6 @@ def head(run: workdir.Run, asked: Request, found: Sequence[prepared.Found]) -> d
     }
 
 
-def sizes_of(run: workdir.Run, task: comparison.Task, found: Sequence[prepared.Found]) -> dict[str, Any]:
-    """Metrics for each size of spots, of a model that can be asked for any, or is asked for others than it was trained
-    on: of these a section is of its median size, as cells are of many; and so are cells of a model for any size."""
-    predictions, trained = [each.prediction for each in found], run.view.trained_sizes_um(run.fold)
-    sizes = [rounded(sizes_um(prediction.spots, prediction.um_per_px)) for prediction in predictions]
-    if not run.view.any_size:
-        sizes = [np.full(len(each), rounded(np.median(each))) for each in sizes]
-        if not trained or all(scoring.is_size(float(each[0]), trained) for each in sizes):
-            return {}
-    sections, correlation_only = comparison.sections_of(run, task, found)
-    result = {}
-    for size in np.unique(np.concatenate(sizes)):
-        which = [each == size for each in sizes]
-        known = [
-            section[there & np.isfinite(section.truth).any(axis=1)]
-            for section, there in zip(sections, which, strict=True)
-        ]
-        scores = scoring.score(
-            known, std=task.std, pooling=run.protocol.pooling, correlation_only=correlation_only, thorough=False
-        )
-        result[f"{size:g}"] = {
-            "spots": sum(len(section.truth) for section in known),
-            "trained_on": scoring.is_size(size, trained),
-            "total_ratio": scoring.total_ratio(predictions, which),
-            "methods": scores.summaries,
-        }
-    return result
-
-
 def part_of(run: workdir.Run, dataset: PatchDataset, sections: Sequence[str]) -> str:
     """What sections are to the run: "held-out", "TRAINING", "validation", "mixed", or "other" data's."""
     if dataset.content_hash != run.fold.content_hash:
@@ -368,31 +383,6 @@ def part_of(run: workdir.Run, dataset: PatchDataset, sections: Sequence[str]) ->
     parts = {"held-out": split.test, "TRAINING": split.train, "validation": split.val}
     found = {part for part, of_part in parts.items() for name in sections if name in of_part}
     return found.pop() if len(found) == 1 else "mixed"
-
-
-def check_preparation(run: Trained, dataset: PatchDataset) -> None:
-    """Raises InputError unless a data set's patches were made as those the model was trained on."""
-    data, view, there = run.fold, run.view, dataset.manifest["parameters"]
-    if (dataset.kind, dataset.size_px) != (view.of_dataset, data.image_size_px):
-        raise InputError(
-            f"{dataset.path} has {dataset.kind} of {dataset.size_px} px, the model was trained on "
-            f"{view.of_dataset} of {data.image_size_px} px; build it with {view.build_flag} {data.image_size_px}"
-        )
-    target = dataset.manifest["stain_target"]
-    if (target or {}).get("image_sha256") != (data.stain_target or {}).get("image_sha256") or (
-        there["stain"] != data.parameters["stain"]
-    ):
-        raise InputError(
-            f"{dataset.path} was prepared with --stain {there['stain']}, the model's data with --stain "
-            f"{data.parameters['stain']}, or to another target; build it as that was, with the same target slide"
-        )
-    for section in dataset.sections:
-        scale = there["um_per_px"] or section["um_per_px"]
-        if abs(scale / data.um_per_px - 1) > matching.SCALE_TOLERANCE:
-            raise InputError(
-                f"{dataset.path}: section {section['name']} has {scale:.3f} um per px, the model was trained at "
-                f"{data.um_per_px:.3f}; build it with --target-um-per-px {data.um_per_px:.3f}"
-            )
 
 
 if __name__ == "__main__":

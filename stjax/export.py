@@ -6,6 +6,7 @@ writes into <out>, completely or not at all:
   model.stablehlo          the function from uint8 images to predictions, for CPU, CUDA and TPU and any batch size
   weights.safetensors      its first argument
   config.json, genes.csv   genes, target and image statistics, scale, stain target, protocol, settings of the training
+  trust.csv                of a run that is evaluated: how well each gene was predicted on held-out sections
   MODEL_CARD.md, LICENSE_NOTE.md, and README.md for the Hugging Face Hub, which is yours to edit
   backbone.safetensors     the backbone under torchvision's names and in PyTorch's shapes (EfficientNet-Lite0: its
                            package's names), which the same torchvision model without its classifier loads strictly
@@ -26,6 +27,7 @@ examples:
 import argparse
 import contextlib
 import dataclasses
+import shutil
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -41,7 +43,7 @@ from jax import export as jax_export
 from data_prep import cli, files, json_files, system_errors
 from data_prep.errors import InputError
 from data_prep.patients import ORIGINS
-from stjax import manifest, model_card, models, progress, workdir
+from stjax import gene_sets, manifest, model_card, models, progress, workdir
 from stjax.inference.model_folder import (
     CONFIG,
     FORMAT,
@@ -153,6 +155,10 @@ def write(run: workdir.Run, out: Path) -> dict[str, Any]:
     config = describe(run, exported, kind=kind)
     json_files.write(out / CONFIG, config)
     write_csv(out / "genes.csv", gene_table(run))
+    if (found := run.trust) is not None:
+        found.save(out)
+    if files.is_there(of_sets := run.folder / gene_sets.FILE):
+        shutil.copyfile(of_sets, out / gene_sets.FILE)
     (out / "MODEL_CARD.md").write_text(model_card.card(run, config))
     (out / "LICENSE_NOTE.md").write_text(LICENSE_NOTE + model_card.encoder_terms(config["encoder"]))
     return config

@@ -4,7 +4,9 @@ usage: python -m stjax.predict (--workdir=DIR | --model=DIR) --source=SLIDE_OR_D
 
 writes, for each slide or section, <out>/<name>.<ending> in every format asked for: h5ad (AnnData), spatialdata, geojson
 (QuPath), csv, parquet, and maps of single genes, <name>_<gene>.png and .svg; measured expression, where there is any,
-next to the predicted. With --dense, of a model of tiles, also <name>.ome.zarr: the map of the slide (docs/dense.md).
+next to the predicted. Of a model that was evaluated, <out>/trust.csv says how far each gene can be believed, and marks
+those below --floor; --gene-sets adds scores of gene sets (docs/trust.md). With --dense, of a model of tiles, also
+<name>.ome.zarr: the map of the slide (docs/dense.md).
 <name>.prediction.json records what they were made from; repeated, the command keeps what exists (docs/predict.md).
 
 examples:
@@ -30,13 +32,15 @@ from data_prep.counted import counted
 from data_prep.errors import InputError
 from data_prep.section import Section
 from data_prep.slide import Slide, open_slide
-from stjax import outputs, progress, trained
+from stjax import outputs, progress, trained, trust
+from stjax.gene_sets import GeneSets
 from stjax.inference import grid
 from stjax.inference.dense_format import TILE_PX
-from stjax.inference.prediction import SectionPrediction, gene_columns
+from stjax.inference.prediction import SectionPrediction, gene_columns, with_sets
 from stjax.inference.records import Record, spots_sha256
 from stjax.inference.slide_prediction import about_image, lay_spots, predict_slide, symmetric
 from stjax.inference.sources import Source, open_source
+from stjax.targets import FORMULAS
 from stjax.trained import ENCODER_HELP, Trained
 
 _OF_ARRAY = ("spot_um", "pitch_um", "pattern")
@@ -73,9 +77,6 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--symmetries", action="store_true", help="predict means over the eight symmetries")
     parser.add_argument("--weights", type=Path, help=ENCODER_HELP)
     _add_places(parser)
-    maps = parser.add_argument_group("maps of whole slides")
-    maps.add_argument("--dense", action="store_true", help="also the map of the whole slide, of a model of tiles")
-    maps.add_argument("--tile-px", type=int, default=TILE_PX, help=f"side of the tiles of --dense ({TILE_PX})")
     given = parser.parse_args(arguments)
     array = {name: getattr(given, name) for name in _OF_ARRAY if getattr(given, name) is not None}
     if given.areas is not None and (twice := parser.given & {"spots", *_OF_ARRAY}):
@@ -91,6 +92,8 @@ def main(arguments: list[str]) -> None:
         symmetries=given.symmetries,
         overwrite=given.overwrite,
         weights=given.weights,
+        floor=given.floor,
+        gene_sets=given.gene_sets,
     )
     source = {"layout": given.layout, "sections": names(given.sections), "um_per_px": given.um_per_px}
     source |= {"areas": given.areas, "elements": given.elements}
@@ -102,7 +105,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _add_places(parser: cli.Parser) -> None:
-    """Adds the options that say where to predict."""
+    """Adds the options that say where to predict, those of maps, and of what to believe."""
     places = parser.add_argument_group("where to predict")
     places.add_argument("--areas", metavar="KIND|FILE", help=_AREAS_HELP)
     places.add_argument(
@@ -118,6 +121,13 @@ def _add_places(parser: cli.Parser) -> None:
     bare.add_argument(
         "--min-tissue", type=float, default=grid.MIN_TISSUE, help=f"share of a spot, at least ({grid.MIN_TISSUE})"
     )
+    maps = parser.add_argument_group("maps of whole slides")
+    maps.add_argument("--dense", action="store_true", help="also the map of the whole slide, of a model of tiles")
+    maps.add_argument("--tile-px", type=int, default=TILE_PX, help=f"side of the tiles of --dense ({TILE_PX})")
+    believed = parser.add_argument_group("what to believe")
+    help_of_floor = f"mark genes whose PCC on held-out sections is not shown to reach it ({trust.FLOOR}; docs/trust.md)"
+    believed.add_argument("--floor", type=float, metavar="PCC", help=help_of_floor)
+    believed.add_argument("--gene-sets", type=Path, help="a GMT file: also scores of its gene sets (docs/trust.md)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +142,9 @@ class Options:
         symmetries: predict means over the eight symmetries (spots, not maps).
         overwrite: replace results of another model or other options.
         weights: of a model of features, the file of its encoder's; default that of its training.
+        floor: genes whose library-normalised PCC on held-out sections is not shown to reach it are marked; default
+            `trust.FLOOR`, where the model was evaluated.
+        gene_sets: a GMT file, whose sets are scored too.
     """
 
     formats: Sequence[str] = outputs.DEFAULT_FORMATS
@@ -142,6 +155,8 @@ class Options:
     symmetries: bool = False
     overwrite: bool = False
     weights: Path | None = None
+    floor: float | None = None
+    gene_sets: Path | None = None
 
 
 def predict(
@@ -193,6 +208,8 @@ def predict(
                 raise
             failed.append(f"{name}: {error}")
             print(f"left out: {failed[-1]}")
+    if job.model.trust is not None:
+        written.append(job.write_trust())
     if failed:
         raise InputError(f"{len(failed)} of {len(mine.names)} were not predicted, the others are done; {failed[0]}")
     return written
@@ -206,6 +223,8 @@ class SectionWriter:
         plain: the model without the mean over symmetries, whose deviation then tells how sure it is.
         writers: the formats' modules, by name.
         columns: [G] of the main panel, the genes to write.
+        floor: genes below it are marked.
+        gene_sets: to score.
     """
 
     model: Trained
@@ -214,6 +233,8 @@ class SectionWriter:
     options: Options
     writers: dict[str, ModuleType]
     columns: np.ndarray
+    floor: float
+    gene_sets: GeneSets | None
 
     @classmethod
     def of(cls, folder: Path, out: Path, options: Options) -> "SectionWriter":
@@ -227,12 +248,31 @@ class SectionWriter:
         progress.say(str(folder), plain.progress)
         if caveat := plain.fold.caveat:
             print(f"note: {caveat}")
+        floor = trust.check_floor(trust.FLOOR if options.floor is None else options.floor)
         if options.tile_px:
             from stjax.inference.dense import check_maps  # with Flax, which spots of an exported model do without
 
             check_maps(plain)
         model, spread = symmetric(plain, options.symmetries)
-        return cls(model, spread, out, options, writers, gene_columns(model, options.genes))
+        sets = None if options.gene_sets is None else GeneSets.read(options.gene_sets, model.fold)
+        job = cls(model, spread, out, options, writers, gene_columns(model, options.genes), floor, sets)
+        print(job.about_trust())
+        return job
+
+    def about_trust(self) -> str:
+        """What is said first: in which units predictions are, and how many genes are below the floor.
+
+        Raises:
+            InputError: a floor is asked for, and how well genes are predicted is not known.
+        """
+        units = f"units: {FORMULAS[self.model.protocol.target]}"
+        if (known := self.model.trust) is None:
+            why = f"{self.model.folder} has no {trust.FILE} of such predictions (stjax evaluate writes it)"
+            if self.options.floor is not None:
+                raise InputError(f"--floor {self.floor:g}: {why}; evaluate the run, or leave out --floor")
+            return f"{units}\nnote: which genes to believe is not known: {why}"
+        below = int(known.below(self.floor)[self.columns].sum())
+        return f"{units}; {below} of {len(self.columns)} genes are below the floor of {self.floor:g} and marked"
 
     def run(self, source: Source, name: str) -> list[Path]:
         """Predicts one section, unless its results are there; returns their files."""
@@ -258,6 +298,8 @@ class SectionWriter:
                     written.append(self.write_dense(section, slide, tile_px))
                 if missing:
                     prediction = self.predict(section, slide, array)
+                    if self.gene_sets is not None:
+                        prediction = with_sets(prediction, self.model, self.gene_sets)
                     for form in missing:
                         record.add(form, self.write(form, prediction))
         done = [*missing, *(["the map"] if tile_px else [])]
@@ -270,6 +312,10 @@ class SectionWriter:
         learned = [fold.learned(), fold.protocol_hash, fold.stain_target, fold.image_size_px, fold.um_per_px]
         # The best epoch so far may stay the best: what says "2 of 30 epochs" is not left there once 30 are done.
         of = {} if self.model.progress.finished else {"trained": str(self.model.progress)}
+        if (known := self.model.trust) is not None:
+            of |= {"trust_sha256": known.sha256, "floor": self.floor}
+        if self.gene_sets is not None:
+            of |= {"gene_sets_sha256": self.gene_sets.sha256}
         return of | {
             "model_sha256": self.model.model_sha256,
             "training_sha256": json_files.digest(learned),
@@ -301,12 +347,22 @@ class SectionWriter:
         """Predicts the section's spots, or of a bare slide those laid on its tissue."""
         if array is None:
             outputs.require_space(self.out, len(section.spots) * len(self.columns) * _LEAST_BYTES)
-            return predict_slide(self.model, section, slide, plain=self.plain)
+            return predict_slide(self.model, section, slide, plain=self.plain, floor=self.floor)
         section, laid = lay_spots(self.model, section, slide, array, min_tissue=self.options.min_tissue)
         spacing = f"{array.spot_um:g} um, {array.pitch_um:g} um apart"
         print(f"{section.name}: {counted(len(laid), 'spots')} of {spacing}, on tissue")
         outputs.require_space(self.out, len(laid) * len(self.columns) * _LEAST_BYTES)
-        return predict_slide(self.model, section, slide, plain=self.plain, columns=laid.columns)
+        how = {"plain": self.plain, "floor": self.floor}
+        return predict_slide(self.model, section, slide, columns=laid.columns, **how)
+
+    def write_trust(self) -> Path:
+        """The table of the genes written, with the mark, next to the predictions."""
+        from stjax.tables import write_csv  # with pandas
+
+        assert self.model.trust is not None
+        table = self.model.trust.marked(self.floor).iloc[self.columns]
+        write_csv(self.out / trust.FILE, table)
+        return self.out / trust.FILE
 
     def write(self, form: str, prediction: SectionPrediction) -> list[str]:
         """Writes one format; returns the files' names."""
@@ -321,7 +377,11 @@ class SectionWriter:
             }
         for file, gene in files.items():
             writer.write(self.out / file, prediction, self.model, genes=self.columns, shown=gene)
-        return list(files)
+        if prediction.gene_sets is None or not getattr(writer, "ONE_GENE", False):
+            return list(files)
+        from stjax.outputs import _map  # with Matplotlib
+
+        return [*files, *_map.write_sets(self.out, prediction, self.model, suffix=writer.SUFFIX)]
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from stjax.data.fold import Fold
 from stjax.intervals import Intervals
 from stjax.progress import UNKNOWN, Progress
 from stjax.protocols import Protocol
+from stjax.trust import Trust
 
 if TYPE_CHECKING:
     from stjax.features.embedder import Embedder
@@ -106,6 +107,13 @@ class Trained(abc.ABC):
     @abc.abstractmethod
     def intervals(self) -> Intervals | None:
         """Of single values: how far it was off on its validation patients; None where that is not known."""
+
+    @property
+    def trust(self) -> Trust | None:
+        """How well each gene was predicted on held-out sections; None where that is not known."""
+        found = Trust.load(self.folder)
+        names, symmetries = self.fold.panel.main.names, self.protocol.test_symmetries
+        return found and found.of(names, self.model_sha256, symmetries=symmetries)
 
     @property
     @abc.abstractmethod

@@ -24,7 +24,7 @@ from stjax.config import spot_sizes
 from stjax.data.images import Images
 from stjax.data.items import Items
 from stjax.data.selection import Selection
-from stjax.inference import domain, stream
+from stjax.inference import domain, prepared, stream
 from stjax.shifts import NONE, Shift
 from stjax.trained import Trained
 from stjax.workdir import CONFIG, Run
@@ -146,7 +146,7 @@ def _data(model: Trained, data_dir: str, sections: Sequence[str]) -> tuple[Patch
     own = dataset.content_hash == model.fold.content_hash
     if not data_dir and not own:
         raise InputError(f"the data set {path} has changed since the model was trained; name one with --data-dir")
-    evaluate.check_preparation(model, dataset)
+    prepared.check_preparation(model, dataset)
     known = tuple(section["name"] for section in dataset.sections)
     chosen = tuple(sections) or (model.fold.split.test if own else known)
     if unknown := [name for name in chosen if name not in known]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from stjax import baselines, metrics
+from stjax.data.tile_spots import rounded, sizes_um
 from stjax.evaluation import scoring, statistics
 from stjax.evaluation.methods import MODEL
 from stjax.evaluation.scoring import ScoredSection, Scores
@@ -175,4 +176,33 @@ def targets(run: Run, found: Sequence[Found], training: Training | None, own: Sc
         protocol = dataclasses.replace(run.protocol, target=target)
         same = target == run.protocol.target
         result[name] = own if same else score(run, Task.of(protocol, run, training), found, pooling=protocol.pooling)
+    return result
+
+
+def sizes_of(run: Run, task: Task, found: Sequence[Found]) -> dict[str, Any]:
+    """Metrics for each size of spots, of a model that can be asked for any, or is asked for others than it was trained
+    on: of these a section is of its median size, as cells are of many; and so are cells of a model for any size."""
+    predictions, trained = [each.prediction for each in found], run.view.trained_sizes_um(run.fold)
+    sizes = [rounded(sizes_um(prediction.spots, prediction.um_per_px)) for prediction in predictions]
+    if not run.view.any_size:
+        sizes = [np.full(len(each), rounded(np.median(each))) for each in sizes]
+        if not trained or all(scoring.is_size(float(each[0]), trained) for each in sizes):
+            return {}
+    sections, correlation_only = sections_of(run, task, found)
+    result = {}
+    for size in np.unique(np.concatenate(sizes)):
+        which = [each == size for each in sizes]
+        known = [
+            section[there & np.isfinite(section.truth).any(axis=1)]
+            for section, there in zip(sections, which, strict=True)
+        ]
+        scores = scoring.score(
+            known, std=task.std, pooling=run.protocol.pooling, correlation_only=correlation_only, thorough=False
+        )
+        result[f"{size:g}"] = {
+            "spots": sum(len(section.truth) for section in known),
+            "trained_on": scoring.is_size(size, trained),
+            "total_ratio": scoring.total_ratio(predictions, which),
+            "methods": scores.summaries,
+        }
     return result

@@ -3,24 +3,27 @@
 How far predictions were off on patients that the model is not trained on says how far they will be off on others. A
 patient's spots are no independent examples, so patients count the same however many spots they have: errors are pooled
 patient by patient (Dunn, Wasserman and Ramdas, Distribution-free prediction sets for two-layer hierarchical models,
-JASA 2022). The guarantee needs level / (1 - level) patients, 9 for 90 %; with fewer the coverage measured
-on the scored sections is all there is to trust.
+JASA 2022). The guarantee needs level / (1 - level) patients, 9 for 90 %; with fewer a lower level is guaranteed
+(`intervals.guaranteed_level`), and the coverage measured on the scored sections says more. More patients come from the
+folds of a cross-validation (`--calibrate-with`), each of which has not seen others.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from stjax import metrics
 from stjax.data.tile_spots import rounded
-from stjax.evaluation import ensemble
+from stjax.evaluation import ensemble, shifted
 from stjax.evaluation.comparison import Task
 from stjax.inference import prepared
+from stjax.inference.prediction import DISTANCE
 from stjax.inference.prepared import Found
-from stjax.intervals import LEVEL, Intervals, around
+from stjax.intervals import LEVEL, Intervals, Widening, guaranteed_level
 from stjax.workdir import Run
 
 
@@ -33,6 +36,7 @@ class Calibration:
         patients: on whose spots.
         guaranteed: whether there are patients enough for the level to be promised.
         spot_size_um: of those spots; None of several sizes.
+        widening: for sections unlike those; None where there is none.
     """
 
     half_width: np.ndarray
@@ -40,6 +44,7 @@ class Calibration:
     guaranteed: bool
     level: float = LEVEL
     spot_size_um: float | None = None
+    widening: Widening | None = None
 
     @classmethod
     def of(
@@ -58,38 +63,61 @@ class Calibration:
         half_width = np.where(np.isnan(every).any(axis=0), np.nan, half_width)
         return cls(half_width, tuple(errors), guaranteed, level, spot_size_um)
 
-    def covered(self, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
-        """[M] share of spots [S, M] whose measurement lies in the interval."""
+    @property
+    def guaranteed_level(self) -> float:
+        """How often they hold at least the measurements of a patient to come; see `intervals.guaranteed_level`."""
+        return guaranteed_level(self.level, len(self.patients), reached=self.guaranteed)
+
+    def covered(self, prediction: np.ndarray, truth: np.ndarray, factor: np.ndarray | float = 1.0) -> np.ndarray:
+        """[M] share of spots [S, M] whose measurement lies in the interval.
+
+        Args:
+            factor: [S, 1] by which the half-widths of each are multiplied.
+        """
         known = np.isfinite(truth) & np.isfinite(self.half_width)
-        inside = np.abs(truth - prediction) <= self.half_width
+        inside = np.abs(truth - prediction) <= factor * self.half_width
         count = known.sum(axis=0)
         return np.where(count > 0, (inside & known).sum(axis=0) / np.maximum(count, 1), np.nan)
 
 
-def calibrate(runs: Sequence[Run], *, sizes_um: Sequence[float], max_spots: int) -> tuple[Calibration | None, str]:
+def calibrate(
+    runs: Sequence[Run],
+    *,
+    sizes_um: Sequence[float],
+    max_spots: int,
+    folds: Sequence[Run] = (),
+    scored: Collection[str] = (),
+) -> tuple[Calibration | None, str]:
     """From the validation sections of every run, whose patients it is not trained on; or None and why there is none.
 
     With several runs, folds of a cross-validation, each is asked only about patients it was not trained on, and all
     their errors are pooled; half-widths are those of the first run's genes.
+
+    Args:
+        folds: further runs, whose held-out sections count too.
+        scored: patients who are none of theirs, as the coverage is measured on them.
     """
     errors: dict[str, list[np.ndarray]] = {}
+    copied: list[tuple[Run, PatchDataset, list[str]]] = []
     sizes: set[float] = set()
     if runs[0].view.any_size and len(sizes_um) > 1:
         return None, "errors differ between sizes of spots, and several are scored"
-    for run in runs:
-        if not run.fold.split.val:
+    for run, further in [*((run, False) for run in runs), *((run, True) for run in folds)]:
+        held_out = (*run.fold.split.val, *(run.fold.split.test if further else ()))
+        if not held_out:
             return None, "no validation sections, whose errors would be needed"
-        if set(run.fold.split.val) & set(run.fold.split.test):
+        if not further and set(run.fold.split.val) & set(run.fold.split.test):
             return None, "the validation sections are those of the test"
         try:
             dataset = run.open_dataset()
         except InputError as error:
             return None, str(error)
-        unseen = [
-            name for name in run.fold.split.val if dataset.section(name)["patient"] not in run.fold.train_patients
-        ]
+        known = {*run.fold.train_patients, *(scored if further else ())}
+        unseen = [name for name in dict.fromkeys(held_out) if dataset.section(name)["patient"] not in known]
         if not unseen:
             continue
+        if run is runs[0]:  # whose genes half-widths are of
+            copied.append((run, dataset, unseen))
         options = {"sizes_um": sizes_um, "max_spots": max_spots, "colours": False}
         try:
             sections = prepared.predict_sections(run, dataset, unseen, **options)
@@ -105,7 +133,13 @@ def calibrate(runs: Sequence[Run], *, sizes_um: Sequence[float], max_spots: int)
     if not errors:
         return None, "the patients of the validation sections are in training too: errors on them are too small"
     pooled = {patient: np.concatenate(parts) for patient, parts in errors.items()}
-    return Calibration.of(pooled, spot_size_um=float(sizes.pop()) if len(sizes) == 1 else None), ""
+    found = Calibration.of(pooled, spot_size_um=float(sizes.pop()) if len(sizes) == 1 else None)
+    widening, why = None, "the first run has validated on no patient that it has not seen"
+    if copied:
+        widening, why = shifted.widening(*copied[0], found.half_width, sizes_um=sizes_um)
+    if why:
+        print(f"note: intervals are not widened on slides unlike the training slides: {why}")
+    return dataclasses.replace(found, widening=widening), ""
 
 
 def travelling(calibration: Calibration, run: Run) -> Intervals:
@@ -114,17 +148,15 @@ def travelling(calibration: Calibration, run: Run) -> Intervals:
     return Intervals(**known, symmetries=run.protocol.test_symmetries, model_sha256=run.model_sha256)
 
 
-def with_intervals(found: Found, calibration: Calibration) -> Found:
-    """A section with the intervals' ends as layers of its prediction."""
-    ends = around(found.prediction.expression, calibration.half_width)
-    return found._replace(prediction=dataclasses.replace(found.prediction, layers={**found.prediction.layers, **ends}))
-
-
 def report(calibration: Calibration, task: Task, found: Sequence[Found]) -> tuple[dict[str, Any], np.ndarray]:
     """What metrics.json says of the intervals, and [M] the coverage of each gene on the scored sections."""
+    predictions = [each.prediction for each in found]
+    values = np.concatenate([each.expression for each in predictions])
+    measured = np.concatenate([task.measured(each) for each in found])
+    widening = calibration.widening
+    factors = [1.0 if widening is None else widening.factor(each.facts[DISTANCE], each.depth) for each in predictions]
     coverage = calibration.covered(
-        np.concatenate([each.prediction.expression for each in found]),
-        np.concatenate([task.measured(each) for each in found]),
+        values, measured, np.repeat(factors, [len(each.spots) for each in predictions])[:, None]
     )
     finite = calibration.half_width[np.isfinite(calibration.half_width)]
     return {
@@ -135,5 +167,9 @@ def report(calibration: Calibration, task: Task, found: Sequence[Found]) -> tupl
         else None,
         "calibrated_on": list(calibration.patients),
         "guaranteed": calibration.guaranteed,
+        "guaranteed_level": calibration.guaranteed_level,
         "half_width_median": float(np.median(finite)) if len(finite) else None,
+        "coverage_unwidened": metrics.known(np.nanmean, calibration.covered(values, measured)),
+        "widened": {each.section: factor for each, factor in zip(predictions, factors, strict=True)},
+        "widening": None if widening is None else dataclasses.asdict(widening),
     }, coverage

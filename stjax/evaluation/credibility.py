@@ -1,18 +1,22 @@
 """What tells the model's skill from chance, and what is left to gain from noise."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from data_prep.counted import counted
 from stjax import metrics
 from stjax.evaluation import statistics
-from stjax.evaluation.comparison import Task
+from stjax.evaluation.comparison import TARGETS, Task
 from stjax.evaluation.conformal import Calibration, report
+from stjax.evaluation.methods import MODEL
 from stjax.evaluation.noise_ceiling import fraction, noise_ceiling
 from stjax.evaluation.scoring import ScoredSection, Scores
 from stjax.inference.prepared import Found
+from stjax.trust import FIGURES, Trust
+from stjax.workdir import Run
 
 ALPHA = 0.05
 NOISELESS = "what cells express is scored: it has no counting noise"
@@ -89,3 +93,35 @@ def ceiling(task: Task, found: Sequence[Found], pcc: np.ndarray) -> tuple[dict[s
         "splits": splits,
     }
     return result, {"ceiling": best, "pcc_of_ceiling": share}
+
+
+def trust(run: Run, own: Scores, targets: Mapping[str, Scores], columns: Mapping[str, np.ndarray]) -> Trust:
+    """What goes with the model of each gene.
+
+    Args:
+        own: under the protocol's own target; targets: as `comparison.targets` has them.
+        columns: of `figures`.
+    """
+    main, sections = run.fold.panel.main, own.sections
+    known = {name: values for name, values in columns.items() if name in FIGURES}
+    for name, target in (("normalised", TARGETS["library"]), ("raw", TARGETS["raw"])):
+        scores = own if run.protocol.target == target else targets.get({t: key for key, t in TARGETS.items()}[target])
+        if scores is not None:
+            known |= {f"pcc_{name}{end}": scores.per_gene[MODEL][f"pcc{end}"] for end in ("", "_low", "_high")}
+    unknown = np.full(len(main.names), np.nan)
+    measured = np.stack([np.isfinite(each.truth).sum(axis=0) for each in sections])  # [sections, M]
+    patients = np.array([each.patient for each in sections])
+    table = {"gene": main.names, "ensembl_id": main.ensembl_id}
+    table |= {name: known.get(name, unknown) for name in FIGURES}
+    table |= rests_on(measured, patients)
+    table |= {"resampled": "" if own.units is None else own.units.kind, "units": run.units}
+    table |= {"symmetries": int(run.protocol.test_symmetries), "model_sha256": run.model_sha256}
+    return Trust(pd.DataFrame(table))
+
+
+def rests_on(measured: np.ndarray, patients: np.ndarray) -> dict[str, np.ndarray]:
+    """{"patients", "sections", "spots"} that have each column's measurement: [N] of how many spots it has in each of
+    some sections [sections, N], whose patients [sections] are given."""
+    there = measured > 0
+    whose = np.stack([there[patients == patient].any(axis=0) for patient in np.unique(patients)])
+    return {"patients": whose.sum(axis=0), "sections": there.sum(axis=0), "spots": measured.sum(axis=0)}

@@ -15,7 +15,7 @@ from stjax.inference.prepared import Found
 from stjax.workdir import Run
 
 
-def load(folders: Sequence[Path], run: Run) -> list[Run]:
+def load(folders: Sequence[Path], run: Run, *, option: str = "--ensemble") -> list[Run]:
     """`run` and others that predict the same. Raises InputError for another kind, protocol or preparation."""
     others = [Run.load(folder) for folder in folders]
     for other in others:
@@ -27,7 +27,7 @@ def load(folders: Sequence[Path], run: Run) -> list[Run]:
         ):
             if ours != theirs:
                 raise InputError(
-                    f"--ensemble {other.folder} has another {what} than {run.folder}; name runs that differ in seed "
+                    f"{option} {other.folder} has another {what} than {run.folder}; name runs that differ in seed "
                     "or fold alone"
                 )
     return [run, *others]

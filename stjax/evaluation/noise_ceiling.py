@@ -42,7 +42,7 @@ def noise_ceiling(
     splits = int(np.clip(_VALUES // max(size, 1), 2, SPLITS))
     found = []
     for _ in range(splits):
-        halves = [_halved(rng, each, total) for each, total in zip(counts, totals, strict=True)]
+        halves = [thinned(rng, each, total) for each, total in zip(counts, totals, strict=True)]
         first, second = ([transform(*half) for half in side] for side in zip(*halves, strict=True))
         found.append(metrics.pooled_pcc(first, second, patients, pooling=pooling))
     half = metrics.median_of_known(np.stack(found))
@@ -54,11 +54,13 @@ def fraction(pcc: np.ndarray, ceiling: np.ndarray) -> np.ndarray:
     return np.where(ceiling > LEAST, pcc / np.where(ceiling > LEAST, ceiling, 1), np.nan)
 
 
-def _halved(rng: np.random.Generator, counts: np.ndarray, total: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Counts [S, M] and totals [S, 1] of both halves."""
+def thinned(
+    rng: np.random.Generator, counts: np.ndarray, total: np.ndarray, share: float = 0.5
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Counts [S, M] and totals [S, 1] as if `share` of all counts had been caught, and those of the rest."""
     known = np.nan_to_num(counts).astype(np.int64)
     rest = np.maximum(np.round(total).astype(np.int64) - known.sum(axis=1), 0)  # counts of all other genes
-    first, first_rest = rng.binomial(known, 0.5), rng.binomial(rest, 0.5)
+    first, first_rest = rng.binomial(known, share), rng.binomial(rest, share)
     halves = ((first, first_rest), (known - first, rest - first_rest))
     unknown = np.where(np.isnan(counts), np.nan, 0.0)
     return [(half + unknown, (half.sum(axis=1) + other)[:, None].astype(np.float64)) for half, other in halves]

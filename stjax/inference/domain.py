@@ -14,6 +14,7 @@ from data_prep.genes import species_of
 from data_prep.section import Section
 from data_prep.slide import Slide
 from data_prep.tissue import Transform
+from stjax.data.fold import Fold
 from stjax.trained import Trained
 
 # A coarser slide lacks the detail: 1.5 times 0.96, 2 times 0.88, 3 times 0.69, 4 times 0.51.
@@ -62,11 +63,22 @@ def check_stain(slide: Slide, transform: Transform | None) -> list[str]:
     ]
 
 
+def shift_of(mean: np.ndarray, fold: Fold) -> np.ndarray:
+    """[3] how far the mean colour of some images, 0 to 255, is from the training images', in the deviations of their
+    pixels."""
+    return (mean - fold.image_mean) / fold.image_std
+
+
+def distance(mean: np.ndarray, fold: Fold) -> float:
+    """How far images of a mean colour [3] are from the training images: the largest of the channels' shifts."""
+    return float(np.abs(shift_of(mean, fold)).max())
+
+
 class Colours:
     """The mean colour of the images predicted, gathered as they pass."""
 
     def __init__(self) -> None:
-        self._total, self._count = np.zeros(3), 0
+        self._total, self.count = np.zeros(3), 0
 
     def watched(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """The same images."""
@@ -77,11 +89,16 @@ class Colours:
     def watch(self, image: np.ndarray) -> None:
         """Looks at every fourth pixel of every fourth row of an image, uint8 [H, W, 3]."""
         self._total += image[::4, ::4].mean(axis=(0, 1))
-        self._count += 1
+        self.count += 1
+
+    @property
+    def mean(self) -> np.ndarray:
+        """[3] their mean red, green and blue."""
+        return self._total / max(self.count, 1)
 
     def distance(self, model: Trained) -> np.ndarray:
         """[3] how far red, green and blue are from the training images', in standard deviations of those."""
-        return (self._total / max(self._count, 1) - model.fold.image_mean) / model.fold.image_std
+        return shift_of(self.mean, model.fold)
 
     def check(self, model: Trained, slide: Slide) -> list[str]:
         """Warnings."""

@@ -10,7 +10,12 @@ import numpy as np
 from data_prep.gene_lookup import GeneLookup
 from data_prep.spots import Spots
 from stjax import encoders, metrics
+from stjax.gene_sets import GeneSets, SetScores
 from stjax.trained import Trained
+
+# Of `SectionPrediction.facts`: `domain.distance` of its images, by what the intervals' half-widths are multiplied for
+# it, and the floor of `stjax.trust`.
+DISTANCE, WIDENED, FLOOR = "training_distance", "interval_factor", "floor"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,6 +34,9 @@ class SectionPrediction:
         thumbnail: [h, w, 3] uint8 picture of the slide; thumbnail_scale: its pixels per full-resolution pixel.
         layers: what else is known of each spot and gene, [S, M] each: the predictions' uncertainty, for instance.
         columns: what else is known of each spot, [S] each: its place in the array, for instance.
+        genes: what else is known of each gene, [M] each: how far it can be trusted (`stjax.trust`).
+        facts: what else is known of the section, plain values: how far it is from the training sections.
+        gene_sets: scores of its spots, where some were asked for.
     """
 
     section: str
@@ -46,11 +54,19 @@ class SectionPrediction:
     predicted_total: np.ndarray | None = None
     layers: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     columns: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    genes: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    gene_sets: SetScores | None = None
 
     @property
     def size_um(self) -> np.ndarray:
         """[S] float64, a disc's diameter, a square's side, the diameter of the disc of a polygon's area."""
         return self.spots.across_um(self.um_per_px)
+
+    @property
+    def depth(self) -> float:
+        """Counts of a spot, the median; NaN where nothing was measured."""
+        return float(np.median(self.total)) if len(self.total) else np.nan
 
     @property
     def diameter_px(self) -> float:
@@ -87,9 +103,8 @@ def provenance(model: Trained, *, data_sha256: str, synthetic: bool) -> dict[str
 def about(prediction: SectionPrediction, model: Trained) -> dict[str, Any]:
     """`provenance` of a section's prediction, and how many of the model's genes do not vary over its spots."""
     constant = int(metrics.constant(prediction.expression).sum())
-    return provenance(model, data_sha256=prediction.data_sha256, synthetic=prediction.synthetic) | {
-        "genes_constant": constant
-    }
+    origin = provenance(model, data_sha256=prediction.data_sha256, synthetic=prediction.synthetic)
+    return origin | {"genes_constant": constant, **prediction.facts}
 
 
 def gene_columns(model: Trained, genes: Sequence[str]) -> np.ndarray:
@@ -113,3 +128,12 @@ def gene_columns(model: Trained, genes: Sequence[str]) -> np.ndarray:
     for note in notes:
         print(f"note: gene {note}")
     return columns
+
+
+def with_sets(prediction: SectionPrediction, model: Trained, sets: GeneSets) -> SectionPrediction:
+    """The prediction with the scores of gene sets, and how well they were predicted on held-out sections, where an
+    evaluation with the same sets says so."""
+    about_sets = sets.with_trust(model.folder, model.model_sha256, symmetries=model.protocol.test_symmetries)
+    predicted = sets.scores(prediction.expression)
+    measured = None if prediction.truth is None else sets.scores(prediction.truth)
+    return dataclasses.replace(prediction, gene_sets=SetScores(about_sets, predicted, measured))

@@ -16,8 +16,9 @@ from stjax.config import spot_sizes
 from stjax.data.sections import middle
 from stjax.data.selection import Selection
 from stjax.features.store import Features, names
-from stjax.inference import matching, stream
-from stjax.inference.prediction import SectionPrediction
+from stjax.inference import domain, matching, stream
+from stjax.inference.prediction import DISTANCE, SectionPrediction
+from stjax.trained import Trained
 from stjax.views import Items, Windows
 
 SAME = ("encoder", "weights_sha256", "pooling", "width", "px")  # of features made alike, of whatever data
@@ -54,8 +55,9 @@ def narrowed(found: Found, rows: np.ndarray, genes: np.ndarray) -> Found:
     }
     per_gene = {name: None if (v := per_spot[name]) is None else v[:, genes] for name in ("expression", "truth")}
     layers = {name: values[rows][:, genes] for name, values in prediction.layers.items()}
+    known = {name: values[genes] for name, values in prediction.genes.items()}
     return Found(
-        dataclasses.replace(prediction, **per_spot | per_gene, layers=layers),
+        dataclasses.replace(prediction, **per_spot | per_gene, layers=layers, genes=known),
         found.colours[rows],
         found.counts[rows][:, genes],
         found.depth[rows],
@@ -106,6 +108,31 @@ def training(run: workdir.Run, features: Features | None = None) -> Training | N
     known = features_of(items, chosen, features)
     totals, where = items.total.astype(np.float64), (patient, items.section, items.spots.xy)
     return Training(colours, items.main_counts(), totals, *where, known)
+
+
+def check_preparation(run: Trained, dataset: PatchDataset) -> None:
+    """Raises InputError unless a data set's patches were made as those the model was trained on."""
+    data, view, there = run.fold, run.view, dataset.manifest["parameters"]
+    if (dataset.kind, dataset.size_px) != (view.of_dataset, data.image_size_px):
+        raise InputError(
+            f"{dataset.path} has {dataset.kind} of {dataset.size_px} px, the model was trained on "
+            f"{view.of_dataset} of {data.image_size_px} px; build it with {view.build_flag} {data.image_size_px}"
+        )
+    target = dataset.manifest["stain_target"]
+    if (target or {}).get("image_sha256") != (data.stain_target or {}).get("image_sha256") or (
+        there["stain"] != data.parameters["stain"]
+    ):
+        raise InputError(
+            f"{dataset.path} was prepared with --stain {there['stain']}, the model's data with --stain "
+            f"{data.parameters['stain']}, or to another target; build it as that was, with the same target slide"
+        )
+    for section in dataset.sections:
+        scale = there["um_per_px"] or section["um_per_px"]
+        if abs(scale / data.um_per_px - 1) > matching.SCALE_TOLERANCE:
+            raise InputError(
+                f"{dataset.path}: section {section['name']} has {scale:.3f} um per px, the model was trained at "
+                f"{data.um_per_px:.3f}; build it with --target-um-per-px {data.um_per_px:.3f}"
+            )
 
 
 def features_beside(run: workdir.Run, dataset: PatchDataset, asked: str) -> FeaturesBeside:
@@ -222,6 +249,7 @@ def _predict_items(
             truth=truth[which],
             total=items.total[which],
             predicted_total=of_spots["total"][which] if "total" in of_spots else None,
+            facts={DISTANCE: domain.distance(dataset.table(of).channel_mean.mean(axis=0), run.fold)},
             **slide_facts(dataset, of),
         )
         depth = items.total[which].astype(np.float64)

@@ -1,5 +1,6 @@
 """A model on the spots of one slide: windows cut, matched in scale and stain, predicted, and compared with training."""
 
+import dataclasses
 import itertools
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -16,9 +17,12 @@ from stjax.data.items import Windows, filled
 from stjax.features.images import SlideWindows
 from stjax.inference import domain, grid, stream
 from stjax.inference.matching import px_scale_of, scale_and_stain
-from stjax.inference.prediction import SectionPrediction
+from stjax.inference.prediction import DISTANCE, WIDENED, SectionPrediction
+from stjax.inference.prediction import FLOOR as MARKED
 from stjax.inference.sources import SLIDES, place_spots
+from stjax.intervals import Intervals
 from stjax.trained import Trained
+from stjax.trust import FLOOR
 from stjax.views import Cut
 
 HIRES_PX = 2000  # longer side of the slide's picture, as Space Ranger's
@@ -59,6 +63,7 @@ def predict_slide(
     *,
     plain: Trained | None = None,
     columns: Mapping[str, np.ndarray] = MappingProxyType({}),
+    floor: float = FLOOR,
 ) -> SectionPrediction:
     """Predicts every spot of a section whose window, where its view has one, lies inside the image.
 
@@ -68,6 +73,7 @@ def predict_slide(
         plain: where `model` means over the eight symmetries, the model that does not; one of single spots then gives
             the layer "symmetry_sd" too, the predictions' standard deviation over them.
         columns: what else is known of each of the section's spots: its place in the array, for instance.
+        floor: genes below it are marked (`stjax.trust`).
 
     Raises:
         InputError: a slide far too coarse for the model, or no spot that can be predicted.
@@ -87,14 +93,15 @@ def predict_slide(
     warnings += colours.check(model, slide) + constant_warnings(model, slide, found["expression"])
     for warning in warnings:
         print(f"warning: {warning}")
-    return _as_prediction(model, section, slide, cut, found, columns)
+    facts = {DISTANCE: domain.distance(colours.mean, model.fold)} if colours.count else {}
+    return trusted(_as_prediction(model, section, slide, cut, found, columns, facts), model, floor)
 
 
 def of_expression(model: Trained, section: Section, slide: Slide, expression: np.ndarray) -> SectionPrediction:
     """What was predicted of every spot of a section in another way: [S, M] in the protocol's units."""
     rows = np.arange(len(expression))
     cut = Cut(Windows(np.arange(len(rows) + 1)), np.zeros((0, 2)), rows, np.ones(len(rows), bool))
-    return _as_prediction(model, section, slide, cut, {"expression": expression}, {})
+    return trusted(_as_prediction(model, section, slide, cut, {"expression": expression}, {}, {}), model)
 
 
 def _embedded(
@@ -198,6 +205,7 @@ def _as_prediction(
     cut: Cut,
     found: dict[str, np.ndarray],
     columns: Mapping[str, np.ndarray],
+    facts: Mapping[str, float],
 ) -> SectionPrediction:
     rows = np.sort(cut.spots[cut.known])
     truth, total = _measured(model, section, rows)
@@ -205,11 +213,7 @@ def _as_prediction(
     image_sha256 = files.sha256(section.image_path)
     spots = section.spots[rows]
     layers = {name: values for name, values in found.items() if name not in ("expression", "total")}
-    if (intervals := model.intervals) is not None:
-        layers |= intervals.layers(
-            found["expression"], spots.across_um(section.um_per_px) if model.view.any_size else None
-        )
-    return SectionPrediction(
+    prediction = SectionPrediction(
         section=section.name,
         patient=section.patient,
         spots=spots,
@@ -225,7 +229,25 @@ def _as_prediction(
         predicted_total=found.get("total"),
         layers=layers,
         columns={name: values[rows] for name, values in columns.items()},
+        facts=facts,
     )
+    return prediction if (intervals := model.intervals) is None else within(prediction, intervals, model)
+
+
+def within(prediction: SectionPrediction, intervals: Intervals, model: Trained) -> SectionPrediction:
+    """The prediction with the ends of its intervals as layers, widened for a section unlike those they are of."""
+    factor = intervals.factor(prediction.facts.get(DISTANCE, 0.0), prediction.depth)
+    ends = intervals.layers(prediction.expression, prediction.size_um if model.view.any_size else None, factor)
+    rests_on = {"interval_patients": intervals.patients, "interval_guaranteed": intervals.guaranteed_level}
+    facts = {**prediction.facts, WIDENED: factor, **rests_on} if ends else prediction.facts
+    return dataclasses.replace(prediction, layers={**prediction.layers, **ends}, facts=facts)
+
+
+def trusted(prediction: SectionPrediction, model: Trained, floor: float = FLOOR) -> SectionPrediction:
+    """The prediction with what is known of each gene, where the model was evaluated."""
+    if (trust := model.trust) is None:
+        return prediction
+    return dataclasses.replace(prediction, genes=trust.columns(floor), facts={**prediction.facts, MARKED: floor})
 
 
 def _measured(model: Trained, section: Section, rows: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:

@@ -18,11 +18,15 @@ from data_prep.files import whole
 from data_prep.overlay import scale_bar
 from data_prep.spots import Spots
 from stjax import metrics
-from stjax.inference.prediction import SectionPrediction
+from stjax.gene_sets import UNITS
+from stjax.inference.prediction import FLOOR, SectionPrediction
+from stjax.outputs import MOST_MAPS, file_name
 from stjax.targets import FORMULAS
 from stjax.trained import Trained
+from stjax.trust import MARK
 
 _PICTURE_PX, _DPI, _PANEL_INCHES = 1000, 110, 4.2
+_GREY = "0.55"  # titles of genes that are not to be believed
 _VECTOR_SPOTS = 20_000  # more are drawn as pixels in an SVG too, which else takes longer to open than to predict
 
 
@@ -74,23 +78,80 @@ def save(path: Path, drawn: Figure) -> None:
         drawn.savefig(temporary, dpi=_DPI, **undated)
 
 
+class _Row(NamedTuple):
+    """What a row of maps shows: its title, values of the spots by name, their unit, and why they are not to be
+    believed, "" of others."""
+
+    title: str
+    panels: Mapping[str, np.ndarray]
+    unit: str
+    doubt: str
+
+
 def figure(prediction: SectionPrediction, model: Trained, genes: Sequence[int] | np.ndarray) -> Figure:
     """The part of the slide with spots, alone and, a row a gene of the main panel, under its expression: measured,
     where it is known, and predicted, on one colour scale, with their PCC over these spots."""
+    unit, marked = f"expression, {FORMULAS[model.protocol.target]}", prediction.genes.get(MARK)
+    rows = [
+        _Row(
+            str(model.fold.panel.labels[gene]),
+            _panels(prediction.expression, prediction.truth, gene),
+            unit,
+            doubt(prediction, int(gene)) if marked is not None and marked[gene] else "",
+        )
+        for gene in genes
+    ]
+    return _rows(prediction, model, rows)
+
+
+def figure_of_set(prediction: SectionPrediction, model: Trained, place: int) -> Figure:
+    """As `figure`, of the score of a gene set."""
+    sets = prediction.gene_sets
+    assert sets is not None
+    about = sets.table.iloc[place]
+    title = f"{about['gene_set']}: {about['genes_predicted']} of {about['genes_listed']} genes"
+    if np.isfinite(pcc := float(about["pcc"])):
+        title += f", PCC {pcc:.2f} on held-out sections"
+    row = _Row(title, _panels(sets.predicted, sets.measured, place), UNITS, "")
+    return _rows(prediction, model, [row])
+
+
+def write_sets(out: Path, prediction: SectionPrediction, model: Trained, *, suffix: str) -> list[str]:
+    """Draws gene sets, those that vary most where there are many, a file each; returns the files' names."""
+    sets, written = prediction.gene_sets, []
+    assert sets is not None
+    for place in np.argsort(-np.nan_to_num(sets.predicted.std(axis=0)), kind="stable")[:MOST_MAPS]:
+        written.append(f"{prediction.section}_set_{file_name(sets.names[place])}{suffix}")
+        save(out / written[-1], figure_of_set(prediction, model, int(place)))
+    return written
+
+
+def _panels(predicted: np.ndarray, measured: np.ndarray | None, column: int) -> dict[str, np.ndarray]:
+    known = {} if measured is None else {"measured": measured[:, column]}
+    return known | {"predicted": predicted[:, column]}
+
+
+def _rows(prediction: SectionPrediction, model: Trained, shown: Sequence[_Row]) -> Figure:
     scale, spots = prediction.thumbnail_scale, prediction.spots
     view = _View.of(prediction.thumbnail, scale, spots)
     width, height = view.inches(2 if prediction.truth is None else 3, _PANEL_INCHES)
-    drawn = Picture((width, height * len(genes)), layout="constrained")
-    rows: Any = [drawn] if len(genes) == 1 else drawn.subfigures(len(genes), 1)
+    drawn = Picture((width, height * len(shown)), layout="constrained")
+    rows: Any = [drawn] if len(shown) == 1 else drawn.subfigures(len(shown), 1)
     synthetic = "  (SYNTHETIC tissue)" if prediction.synthetic or model.fold.synthetic else ""
     unfinished = f"\nNOT FINISHED: trained for {model.progress}" if model.progress.finished is False else ""
-    for row, gene in zip(rows, genes, strict=True):
-        measured = {} if prediction.truth is None else {"measured": prediction.truth[:, gene]}
-        panels = measured | {"predicted": prediction.expression[:, gene]}
-        axes = _fill(row, view, scale, spots, panels, unit=f"expression, {FORMULAS[model.protocol.target]}")
+    for row, of in zip(rows, shown, strict=True):
+        axes = _fill(row, view, scale, spots, of.panels, unit=of.unit)
         _scale_bar(axes[0], view, prediction.um_per_px / scale)
-        row.suptitle(f"{model.fold.panel.labels[gene]}, section {prediction.section}{synthetic}{unfinished}")
+        title = f"{of.title}, section {prediction.section}{synthetic}{unfinished}"
+        row.suptitle(f"{title}\n{of.doubt}" if of.doubt else title, color=_GREY if of.doubt else None)
     return drawn
+
+
+def doubt(prediction: SectionPrediction, gene: int) -> str:
+    """What is said of a gene that is marked."""
+    pcc, low = (float(prediction.genes[name][gene]) for name in ("pcc_normalised", "pcc_normalised_low"))
+    found = f"PCC {pcc:.2f}, at least {low:.2f}" if np.isfinite(low) else "PCC not known"
+    return f"below the floor of {prediction.facts[FLOOR]:g}: {found} on held-out sections"
 
 
 def draw(

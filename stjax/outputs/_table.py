@@ -6,9 +6,12 @@ import pandas as pd
 from stjax.inference.prediction import SectionPrediction
 from stjax.trained import Trained
 
+SET = "set:"  # in front of a gene set's name, which may be a gene's
+
 
 def table(prediction: SectionPrediction, model: Trained, genes: np.ndarray) -> pd.DataFrame:
-    """Section, spot id, centre in pixels and micrometres, size, then the genes' predictions in float32."""
+    """Section, spot id, centre in pixels and micrometres, size, then the genes' predictions in float32, and scores of
+    gene sets, each as "set:" and its name."""
     xy = prediction.spots.xy
     where = pd.DataFrame(
         {
@@ -22,4 +25,7 @@ def table(prediction: SectionPrediction, model: Trained, genes: np.ndarray) -> p
         }
     )
     values = np.asarray(prediction.expression[:, genes], np.float32)
-    return pd.concat([where, pd.DataFrame(values, columns=model.fold.panel.labels[genes])], axis=1)
+    parts = [where, pd.DataFrame(values, columns=model.fold.panel.labels[genes])]
+    if (sets := prediction.gene_sets) is not None:
+        parts.append(pd.DataFrame(sets.predicted, columns=pd.Index([f"{SET}{name}" for name in sets.names])))
+    return pd.concat(parts, axis=1)

@@ -14,6 +14,7 @@ import numpy as np
 
 from data_prep.files import whole
 from stjax.inference.prediction import SectionPrediction, about
+from stjax.outputs._table import SET
 from stjax.trained import Trained
 
 SUFFIX = ".geojson"
@@ -27,7 +28,11 @@ def write(path: Path, prediction: SectionPrediction, model: Trained, *, genes: n
     with whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(f'{{"type": "FeatureCollection", "stjax": {json.dumps(origin)}, "features": [\n')
         for spot in range(len(prediction.spots)):
-            feature = _feature(prediction, spot, dict(zip(names, prediction.expression[spot, genes], strict=True)))
+            values = dict(zip(names, prediction.expression[spot, genes], strict=True))
+            if (sets := prediction.gene_sets) is not None:
+                of_sets = zip(sets.names, sets.predicted[spot], strict=True)
+                values |= {f"{SET}{name}": value for name, value in of_sets if np.isfinite(value)}
+            feature = _feature(prediction, spot, values)
             file.write(("" if spot == 0 else ",\n") + json.dumps(feature, allow_nan=False))
         file.write("\n]}\n")
 

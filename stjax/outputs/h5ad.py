@@ -25,8 +25,10 @@ def write(path: Path, prediction: SectionPrediction, model: Trained, *, genes: n
 
 
 def to_anndata(prediction: SectionPrediction, model: Trained, *, genes: np.ndarray) -> anndata.AnnData:
-    """`X` [S, G]; `layers`: "truth" where measured, and what the prediction has; `obsm["spatial"]` full-resolution
-    pixels; `uns["spatial"][section]` pictures and scale factors; `uns["stjax"]` units, protocol and hashes."""
+    """`X` [S, G]; `layers`: "truth" where measured, and what the prediction has; `var` also how far each gene can be
+    trusted, of a model that was evaluated; `obsm["spatial"]` full-resolution pixels, `obsm["gene_sets"]` scores of gene
+    sets and `uns["gene_sets"]` how far these can be trusted; `uns["spatial"][section]` pictures and scale factors;
+    `uns["stjax"]` units, protocol and hashes."""
     panel = model.fold.panel
     obs: dict[str, Any] = {"section": prediction.section, "patient": prediction.patient}
     obs |= {"spot_size_um": prediction.size_um, "in_tissue": 1, **prediction.columns}
@@ -36,7 +38,11 @@ def to_anndata(prediction: SectionPrediction, model: Trained, *, genes: np.ndarr
         X=prediction.expression[:, genes].astype(np.float32),
         obs=pd.DataFrame(obs, index=pd.Index(prediction.spots.id, name="spot_id")),
         var=pd.DataFrame(
-            {"symbol": panel.symbol[genes], "ensembl_id": panel.ensembl_id[genes]},
+            {
+                "symbol": panel.symbol[genes],
+                "ensembl_id": panel.ensembl_id[genes],
+                **{name: values[genes] for name, values in prediction.genes.items()},
+            },
             index=pd.Index(panel.labels[genes], name="gene"),
         ),
         uns={
@@ -51,6 +57,12 @@ def to_anndata(prediction: SectionPrediction, model: Trained, *, genes: np.ndarr
         adata.uns["stjax"]["interval_level"] = LEVEL
     for name, values in prediction.layers.items():
         adata.layers[name] = values[:, genes].astype(np.float32)
+    if (sets := prediction.gene_sets) is not None:
+        for name, values in (("gene_sets", sets.predicted), ("gene_sets_truth", sets.measured)):
+            if values is not None:
+                columns = [each.replace("/", "_") for each in sets.names]  # HDF5 takes a slash for a folder
+                adata.obsm[name] = pd.DataFrame(values, index=adata.obs_names, columns=pd.Index(columns))
+        adata.uns["gene_sets"] = sets.table.set_index("gene_set")
     return adata
 
 

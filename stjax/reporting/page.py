@@ -22,6 +22,7 @@ from stjax.reporting import compare, fragments, maps, origins, overview
 from stjax.reporting.markup import DASH, escape, interval, listed, notice, number, table, with_ends
 from stjax.reporting.read import RunResults
 from stjax.targets import FORMULAS
+from stjax.trust import FLOOR
 
 SCRIPTS = ("core.js", "charts.js", "table.js", "scales.js", "maps.js", "main.js")
 LOG_POINTS = 600
@@ -85,7 +86,7 @@ def build(runs: Sequence[RunResults], *, limit: int) -> str:
     for entry, sections, genes in zip(payload, packed.runs, packed.genes, strict=True):
         entry["sections"], entry["mapped"] = sections, genes
     values["quantised"] = _quantised(runs, packed)
-    values["data"] = _json({"runs": payload, "bits": packed.bits, "methods": _METHODS})
+    values["data"] = _json({"runs": payload, "bits": packed.bits, "methods": _METHODS, "floor": FLOOR})
     values["blobs"] = "\n".join(
         f'<script type="application/octet-stream" id="blob-{key}">{text}</script>'
         for key, text in packed.store.texts.items()

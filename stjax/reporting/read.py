@@ -19,6 +19,7 @@ from stjax.reporting import sections as sections_of
 from stjax.reporting.folders import without_folders
 from stjax.reporting.sections import DrawnSection
 from stjax.tables import unquoted
+from stjax.trust import FLOOR, MARK, Trust
 
 _AGAIN = "score the run again with python -m stjax.evaluate --workdir={}"
 _RETRAIN = "train and score the run again"
@@ -144,6 +145,7 @@ def read_run(workdir: Path, label: str, *, protocol: str = "") -> RunResults:
     manifest, manifest_note = _read_manifest(data)
     protocols = workdir / "evaluation" / "protocols.json"
     sections, notes = _read_sections(workdir, metrics, genes)
+    genes = _marked(genes, workdir, metrics)
     content = {
         "config": config,
         "data": data,
@@ -260,3 +262,14 @@ def _read_sections(
             )
         sections.append(section)
     return tuple(sections), tuple(notes)
+
+
+def _marked(genes: pd.DataFrame, workdir: Path, metrics: dict[str, Any]) -> pd.DataFrame:
+    """The per-gene table with the mark of `stjax.trust`, where the same evaluation wrote it."""
+    known = Trust.load(workdir)
+    whose = str(metrics.get("model_sha256", "")), bool(metrics.get("mean_over_symmetries"))
+    if known is None or known.table["gene"].tolist() != genes["gene"].tolist():
+        return genes
+    if (mine := known.of(genes["gene"].to_numpy(), whose[0], symmetries=whose[1])) is None:
+        return genes
+    return genes.assign(**{MARK: mine.below(FLOOR).astype(float)})

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import demo, demo_tissue, readers
+from data_prep import demo, demo_slide, demo_tissue, readers
 from data_prep.errors import InputError
 from data_prep.section import Section
 
@@ -111,3 +111,17 @@ def test_the_rna_of_every_cell_is_shared_out_among_squares_that_partition_the_sl
     everything = demo_tissue.expected_expression(cells, life, members).sum(axis=0)
     whole = demo_tissue.cells_in_discs(cells, np.array([[0.0, 0.0]]), 1e6)
     np.testing.assert_allclose(everything, demo_tissue.expected_expression(cells, life, whole)[0], rtol=1e-9)
+
+
+def test_stains_can_lie_outside_what_laboratories_usually_have() -> None:
+    usual = [demo_slide.patient_staining(np.random.default_rng(seed)).stains for seed in range(200)]
+    of_usual = np.stack([np.linalg.norm(stains, axis=1) for stains in usual])
+    for seed in range(5):
+        staining = demo_slide.patient_staining(np.random.default_rng(seed))
+        other = demo_slide.shifted(np.random.default_rng([seed, 2]), staining, 1.0).stains
+        strength = np.linalg.norm(other, axis=1)
+        np.testing.assert_allclose(np.abs(np.log(strength / of_usual[seed])), 0.5)
+        turned = (other / strength[:, None] * staining.stains / of_usual[seed][:, None]).sum(axis=1)
+        assert np.degrees(np.arccos(turned)).max() > 5
+    with pytest.raises(InputError, match="--stain-shift is -1"):
+        demo.make_demo("nowhere", stain_shift=-1)

@@ -168,8 +168,11 @@ def test_prediction_from_the_raw_section_equals_the_one_from_its_records(trained
     # The records hold JPEG: the pictures differ by its rounding, the predictions hardly.
     assert np.abs(raw.X - prepared.X).mean() < 0.05 * prepared.X.std()
     assert raw.uns["stjax"]["interval_level"] == 0.9
+    own, theirs = (section.uns["stjax"]["interval_factor"] for section in (raw, prepared))
+    assert own == pytest.approx(theirs, rel=0.02)  # JPEG is of nearly the same colours
     for section in (raw, prepared):  # the same intervals, around one's own prediction
         half_width = (section.layers["upper"] - section.layers["lower"]) / 2
+        half_width *= theirs / section.uns["stjax"]["interval_factor"]
         np.testing.assert_allclose(half_width, np.broadcast_to(half_width[0], half_width.shape), atol=1e-5)
         np.testing.assert_allclose((section.layers["upper"] + section.layers["lower"]) / 2, section.X, atol=1e-5)
         np.testing.assert_allclose(half_width[0], (prepared.layers["upper"] - prepared.X)[0], atol=1e-5)

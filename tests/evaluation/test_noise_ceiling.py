@@ -67,11 +67,11 @@ def test_genes_that_the_data_lacks_or_that_are_constant_have_no_ceiling():
 
 
 def test_halves_hold_every_read_once():
-    from stjax.evaluation.noise_ceiling import _halved
+    from stjax.evaluation.noise_ceiling import thinned
 
     counts = np.random.default_rng(0).poisson(9.0, (50, 4)).astype(float)
     total = counts.sum(axis=1) + 1000
-    (first, first_total), (second, second_total) = _halved(np.random.default_rng(1), counts, total)
+    (first, first_total), (second, second_total) = thinned(np.random.default_rng(1), counts, total)
     np.testing.assert_array_equal(first + second, counts)
     np.testing.assert_array_equal((first_total + second_total)[:, 0], total)
     assert abs(np.corrcoef(first.ravel() - 4.5, second.ravel())[0, 1]) < 0.2

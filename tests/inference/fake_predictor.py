@@ -15,6 +15,7 @@ from stjax.progress import Progress
 from stjax.protocols import get_protocol
 from stjax.splits import Split
 from stjax.trained import Trained
+from stjax.trust import Trust
 
 FINISHED = Progress(30, 30, True)
 UM, SIZE_PX = 1.0, 32
@@ -61,6 +62,7 @@ class MeanColour:
     step: int = 1
     averaging: bool = False
     intervals: Intervals | None = None
+    trust: Trust | None = None
     progress: Progress = FINISHED
     units = Trained.units
 

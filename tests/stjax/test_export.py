@@ -63,12 +63,14 @@ def test_the_folder_predicts_as_the_work_directory(trained, exported, images):
     assert folder.intervals is not None
     assert run.intervals is not None
     assert folder.intervals.to_json() == run.intervals.to_json()
+    pd.testing.assert_frame_equal(folder.trust.table, run.trust.table)
+    assert folder.over_symmetries().trust is run.over_symmetries().trust is None
     assert folder.over_symmetries().intervals is run.over_symmetries().intervals is None  # errors of means are others
 
 
 def test_the_folder_says_what_it_is_and_names_nobody(trained, exported):
     run, (folder, printed) = workdir.Run.load(trained[0]), exported
-    assert printed.splitlines()[-11:] == [str(path) for path in sorted(folder.iterdir())]
+    assert printed.splitlines()[-12:] == [str(path) for path in sorted(folder.iterdir())]
     config = json.loads((folder / "config.json").read_text())
     assert config["platforms"] == ["cpu", "cuda", "tpu"]
     assert config["output"]["shape"] == f"[B, {run.fold.panel.num_main}]"

@@ -8,10 +8,11 @@ import pytest
 
 from data_prep import json_files
 from data_prep.errors import InputError
-from stjax.intervals import FILE, Intervals
+from stjax.intervals import FILE, Intervals, Widening
 from tests.mutated_json import mutants, refusal
 
-KNOWN = Intervals(np.array([0.5, np.nan, 2.0]), 0.9, 3, False, 100.0, False, "a" * 64)
+WIDENING = Widening(usual=0.3, per_distance=0.5, depth=8000.0, depth_power=0.5)
+KNOWN = Intervals(np.array([0.5, np.nan, 2.0]), 0.9, 3, False, 100.0, False, "a" * 64, WIDENING)
 
 
 def test_they_come_back_as_they_were(tmp_path):
@@ -74,3 +75,19 @@ def test_spots_of_another_size_have_none(sizes, there):
     layers = KNOWN.layers(np.zeros((2, 3), np.float32), np.array(sizes, np.float64))
     assert bool(layers) == there
     assert not dataclasses.replace(KNOWN, spot_size_um=None).layers(np.zeros((2, 3)), np.array(sizes, np.float64))
+
+
+@pytest.mark.parametrize(
+    ("distance", "depth", "factor"),
+    [(0.2, 9000, 1), (0.3, np.nan, 1), (1.3, np.nan, 1.5), (0.1, 2000, 2), (1.3, 2000, 3), (0.1, 0, 1)],
+)
+def test_they_are_wider_on_slides_of_other_colours_and_for_fewer_counts(distance, depth, factor):
+    assert KNOWN.factor(distance, depth) == pytest.approx(factor)
+    layers = KNOWN.layers(np.zeros((1, 3), np.float32), None, KNOWN.factor(distance, depth))
+    np.testing.assert_allclose(layers["upper"], [[0.5 * factor, np.nan, 2 * factor]], rtol=1e-6)
+
+
+def test_intervals_of_older_versions_are_as_wide_everywhere():
+    older = KNOWN.to_json()
+    del older["widening"]
+    assert Intervals.from_json(older).factor(3.0, 10.0) == 1

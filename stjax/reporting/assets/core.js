@@ -108,6 +108,9 @@ const baselines = () => Object.keys(current().methods).filter((name) => name !==
 const starred = (method) => `${page.methods[method].label}${page.methods[method].uses_test_expression ? " *" : ""}`;
 const kindOfMethod = (name) => name === "model" ? "model" : page.methods[name].uses_test_expression ? "ref" : "base";
 
+/** Whether a gene's correlation on held-out sections is not shown to reach the floor of trust.csv. */
+const isBelowFloor = (row) => current().genes.below_floor?.[row] === 1;
+
 /** Whether a gene has this other name: HER2 for ERBB2. */
 function calledSo(row, name) {
   const bare = name.toLowerCase().replaceAll(/[-_ ./]/g, "");

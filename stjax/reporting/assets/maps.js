@@ -173,7 +173,9 @@ function describe() {
   const facts = [["PCC", genes.pcc[row], genes.pcc_low && [genes.pcc_low[row], genes.pcc_high[row]]], [`in section ${section.name}`, section.pcc[place]]];
   for (const method of baselines()) facts.push([page.methods[method].label, pccOf(method)[row]]);
   for (const [title, key] of [["noise ceiling", "ceiling"], ["MAE", "mae"], ["mean expression", "mean_expression"]]) if (genes[key]) facts.push([title, genes[key][row]]);
-  $("#gene-facts").replaceChildren(element("span", { class: "gene-name" }, name), ...facts.filter(([, value]) => known(value)).map(([title, value, ends]) =>
+  const doubtful = isBelowFloor(row);
+  if (doubtful) facts.push(["believe it with care: its PCC is not shown to reach", page.floor]);
+  $("#gene-facts").replaceChildren(element("span", { class: doubtful ? "gene-name below-floor" : "gene-name" }, name), ...facts.filter(([, value]) => known(value)).map(([title, value, ends]) =>
     element("span", {}, `${title} `, element("b", {}, number(value)), ends?.every(known) ? ` (${number(ends[0])} to ${number(ends[1])})` : "")),
     place < 0 ? element("span", {}, "This gene has no map in this file.") : "");
   for (const { kind, canvas: target, ends, note } of viewer.panels) {

@@ -54,7 +54,7 @@ function cell(name, row) {
   const value = current().genes[name][row];
   if (name === "gene") {
     const button = element("button", { type: "button", "data-row": row, title: "Show its map", tabindex: "-1" }, value || current().genes.ensembl_id[row]);
-    return element("th", { scope: "row" }, button);
+    return element("th", isBelowFloor(row) ? { scope: "row", class: "below-floor", title: `PCC not shown to reach ${page.floor}` } : { scope: "row" }, button);
   }
   if (typeof value === "string") return element("td", { class: kindOf(name) }, value);
   if (name.startsWith("p_")) return element("td", {}, scientific(value));
