@@ -7,6 +7,7 @@ prediction has its columns next to the genes.
 import dataclasses
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -114,7 +115,7 @@ def read(path: Path, text: tuple[str, ...], numbers: list[str]) -> "pd.DataFrame
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError(f"more than {_MOST_BYTES >> 20} MB")
-        exact = {"keep_default_na": False, "na_values": [""], "float_precision": "round_trip"}
+        exact: dict[str, Any] = {"keep_default_na": False, "na_values": [""], "float_precision": "round_trip"}
         table = pd.read_csv(path, dtype=dict.fromkeys(text, str), **exact)
         if lacking := [name for name in (*text, *numbers) if name not in table]:
             raise ValueError(f"no column {', '.join(lacking)}")
