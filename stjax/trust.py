@@ -7,7 +7,7 @@ prediction has its columns next to the genes.
 import dataclasses
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
