@@ -1,8 +1,10 @@
 """Times what must be fast and its reference, in turn on the same cores.
 
-usage: python -m stjax.bench [--what=train,inference,...] [--models=efficientnet_b0,...] [--json FILE]
+usage: python -m stjax.bench [--what=train,inference,... | --all] [--models=efficientnet_b0,...] [--json FILE]
 
 examples:
+  python -m stjax.bench --all --json bench.json --page bench.md
+  python -m stjax.bench --all --compare bench.json
   python -m stjax.bench --what=train
   python -m stjax.bench --what=train,inference --models=efficientnet_b0,resnet101,vit_b16 --json bench.json
   python -m stjax.bench --what=train --models=resnet101 --batch-size=64 --dtype=bfloat16
@@ -12,7 +14,8 @@ examples:
 
 Models are compared with PyTorch (channels_last) where torch and torchvision are installed, else timed alone. Each round
 runs one step of each in turn, so that a busy machine slows both; the median counts. `speedup` is against the
-case's reference. Another case is one entry of `CASES`.
+case's reference. Another case is one entry of `CASES`. After all is measured, the command ends with exit code 1 where a
+model computes something else than on the CPU (`numerics`), or a ratio is less than half of that in `--compare`'s file.
 
 `--what=shift` measures no speed, but how much of a run's PCC is left on other stains, scanners and files
 (docs/shift.md).
@@ -23,7 +26,9 @@ import functools
 import json
 import os
 import platform
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -39,10 +44,12 @@ from flax import nnx  # noqa: E402
 from data_prep import cli, system_errors  # noqa: E402
 from data_prep.errors import InputError  # noqa: E402
 from stjax import config, models, optim, parallel, trained  # noqa: E402
-from stjax.benchmarks import Row, flops, row_of  # noqa: E402
+from stjax.benchmarks import Row, flops, numerics, page, row_of  # noqa: E402
+from stjax.benchmarks import dense as bench_dense  # noqa: E402
 from stjax.benchmarks import embed as bench_embed  # noqa: E402
 from stjax.benchmarks import evaluate as bench_evaluate  # noqa: E402
 from stjax.benchmarks import hest_bench as bench_hest  # noqa: E402
+from stjax.benchmarks import input as bench_input  # noqa: E402
 from stjax.benchmarks import predict as bench_predict  # noqa: E402
 from stjax.benchmarks import pytorch as bench_torch  # noqa: E402
 from stjax.benchmarks import ridge as bench_ridge  # noqa: E402
@@ -50,10 +57,13 @@ from stjax.benchmarks import shift as bench_shift  # noqa: E402
 from stjax.benchmarks import spot_pool as bench_spot_pool  # noqa: E402
 from stjax.ops.elementwise import compiler_options  # noqa: E402
 from stjax.ops.host_memory import keep_freed_memory  # noqa: E402
+from stjax.training.together import every_member  # noqa: E402
 
 Method = Callable[[], None]  # runs once and waits for the result
 
 OUTPUTS = 250  # genes of the main head
+FOLDS = 5  # trained together
+GPU_DAY = "gpu_day"  # what is to be known of a new machine, see launch/gpu_day.md
 # Names of --models: where stjax and torchvision have each, and the batch it is timed at unless told.
 MODELS = {
     **{f"efficientnet_b{i}": ("efficientnet", f"b{i}", f"efficientnet_b{i}", 8) for i in range(6)},
@@ -63,6 +73,7 @@ MODELS = {
     "inception_v3": ("inception", "v3", "inception_v3", 8),
     "vit_b16": ("vit", "b16", "vit_b_16", 4),
     "vit_b32": ("vit", "b32", "vit_b_32", 4),
+    "vit_l16": ("encoder", "uni_v1", "vit_l_16", 4),  # UNI's network
     "densenet121": ("densenet", "121", "densenet121", 8),
 }
 
@@ -71,26 +82,46 @@ def main(arguments: list[str]) -> None:
     """Runs the cases asked for, prints them as a table and writes them as JSON."""
     options = parse(arguments)
     keep_freed_memory()
+    before = page.read(options.compare) if options.compare else None
     rows: list[Row] = []
-    print(f"{machine()}, jax {jax.__version__}{bench_torch.version()}")
+    about = f"{machine()}, jax {jax.__version__}{bench_torch.version()}"
+    print(about)
     print(_line(("what", "case", "method", "seconds", "speed-up", "temp MB", "notes")))
     for what in options.what:
         for row in CASES[what](options):
             rows.append({"what": what, **row, "machine": machine()})
             print(_line(_cells(rows[-1])), flush=True)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(rows, indent=1))
-        print(options.json)
+        _write(options.json, json.dumps(rows, indent=1))  # what is measured is kept if a later case fails
+    _write(options.page, page.markdown(rows, about=about, command=shlex.join(["stjax", "bench", *arguments])))
+    faults = [row["fault"] for row in rows if "fault" in row]
+    faults += page.fallen(rows, before) if before is not None else []
+    for fault in faults:
+        print(f"error: {fault}", file=sys.stderr)
+    for path in filter(None, (options.json, options.page)):
+        print(path)
+    if faults:
+        sys.exit(1)
+
+
+def _write(path: Path | None, text: str) -> None:
+    """A result, where one is asked for."""
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line's options. Raises InputError for a case, model or number that there is not."""
     parser = cli.Parser("python -m stjax.bench", description=__doc__)
-    parser.add_argument("--what", default="train", help=f"comma-separated: {', '.join(CASES)} (default train)")
+    of_what = f"comma-separated: {', '.join(CASES)} (default train), or {GPU_DAY} for {', '.join(TINY)}"
+    parser.add_argument("--what", help=of_what)
+    parser.add_argument("--all", action="store_true", help="every benchmark that needs no files")
     parser.add_argument("--models", default="efficientnet_b0", help=f"comma-separated: {', '.join(MODELS)}")
     parser.add_argument("--batch-size", type=int, default=0, help="images a step (default: each model's own, 4 or 8)")
     parser.add_argument("--image-size-px", type=int, default=224)
+    parser.add_argument(
+        "--tiny", action="store_true", help=f"sizes that only show that it runs; of {GPU_DAY}'s benchmarks"
+    )
     parser.add_argument("--dtype", default="float32", choices=tuple(models.DTYPES), help="compute dtype, both sides")
     parser.add_argument("--rounds", type=int, default=11, help="timed runs of each method (default 11)")
     parser.add_argument("--torch-compile", action="store_true", help="time torch.compile as well")
@@ -103,8 +134,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="of shift: folder of its results (default WORKDIR/shift)")
     parser.add_argument("--torch-python", type=Path, help="of --what=embed: an interpreter that has torch and timm")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument("--page", type=Path, help="write them to this file as Markdown")
+    parser.add_argument(
+        "--compare", type=Path, metavar="FILE", help="compare the ratios with those of an earlier --json"
+    )
     options = parser.parse_args(arguments)
-    options.what, options.models = options.what.split(","), options.models.split(",")
+    if options.all and options.what:
+        raise InputError("--all is every benchmark; leave --what out, or --all")
+    options.what, options.models = _chosen(options), options.models.split(",")
     for flag, given, known in (("what", options.what, CASES), ("models", options.models, MODELS)):
         if unknown := [name for name in given if name not in known]:
             raise InputError(f"--{flag} names {', '.join(unknown)}; choose from {', '.join(known)}")
@@ -114,9 +151,20 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         raise InputError("--what=shift needs --workdir, a trained model")
     if options.rounds < 1 or options.image_size_px < 32 or options.batch_size < 0:
         raise InputError("--rounds must be at least 1, --image-size-px at least 32, --batch-size positive")
-    if options.json:
-        system_errors.check_file(options.json, "--json")
+    if options.tiny and (others := [name for name in options.what if name not in TINY]):
+        raise InputError(f"--tiny is not for {', '.join(others)}; it is for {', '.join(TINY)}")
+    for flag in ("json", "page"):
+        if path := getattr(options, flag):
+            system_errors.check_file(path, f"--{flag}")
     return options
+
+
+def _chosen(options: argparse.Namespace) -> list[str]:
+    """The benchmarks that `--what` or `--all` name."""
+    if options.all:
+        return [name for name in CASES if name not in OF_RUNS]
+    asked = (options.what or "train").split(",")
+    return [name for each in asked for name in (TINY if each == GPU_DAY else (each,))]
 
 
 def machine() -> str:
@@ -172,10 +220,34 @@ def model_cases(options: argparse.Namespace, *, train: bool) -> Iterator[Row]:
             yield row
 
 
+def fold_cases(options: argparse.Namespace) -> Iterator[Row]:
+    """A training step of `FOLDS` models of the same kind: one after another, the reference, and in one program, as
+    `stjax crossval --mode=together` has it."""
+    for name in options.models:
+        module, variant, _, batch_size = MODELS[name]
+        batch_size, size = options.batch_size or batch_size, options.image_size_px
+        of_step: dict[str, Any] = {"batch_size": batch_size, "image_size_px": size, "dtype": options.dtype}
+        alone, together = (
+            _jax_method(module, variant, **of_step, train=True, members=members)[0] for members in (1, FOLDS)
+        )
+
+        def in_turn(alone: Method = alone) -> None:
+            for _ in range(FOLDS):
+                alone()
+
+        methods = {"one after another": in_turn, "together": together}
+        seconds = interleave(methods, rounds=options.rounds, description=f"{FOLDS} folds")
+        for label, taken in seconds.items():
+            note = f"{FOLDS * batch_size / taken:.1f} images/s"
+            case = f"{FOLDS} x {name} batch {batch_size} {size} px {options.dtype}"
+            yield row_of(case, label, taken, seconds["one after another"], note=note)
+
+
 def _jax_method(
-    module: str, variant: str, *, batch_size: int, image_size_px: int, dtype: str, train: bool
+    module: str, variant: str, *, batch_size: int, image_size_px: int, dtype: str, train: bool, members: int = 1
 ) -> tuple[Method, Any, float]:
-    """One step of a model as a function without arguments; the compiled program; seconds compiling took."""
+    """One step of a model, or of several in one program, as a function without arguments; the compiled program; seconds
+    compiling took."""
     model = models.build(
         module=module,
         variant=variant,
@@ -203,9 +275,12 @@ def _jax_method(
     def forward(params: Any, state: Any) -> jax.Array:
         return models.apply(graphdef, params, state, {"images": images}, train=False, key=None)[0]["main"]
 
+    step = train_step if train else forward
     carry = (params, state, jax.jit(optimizer.init)(params)) if train else (params, state)
+    if members > 1:
+        carry, step = jax.tree.map(lambda leaf: jnp.stack([leaf] * members), carry), every_member(step)
     function = jax.jit(
-        train_step if train else forward,
+        step,
         donate_argnums=(0, 1, 2) if train else (),
         compiler_options=compiler_options(),
     )
@@ -221,18 +296,44 @@ def _jax_method(
     return method, compiled, compile_seconds
 
 
+def numerics_cases(options: argparse.Namespace) -> Iterator[Row]:
+    """Every model of `--models` on this device and on the CPU."""
+    networks = {name: MODELS[name][:2] for name in options.models}
+    return numerics.rows(networks, image_size_px=options.image_size_px, outputs=OUTPUTS)
+
+
+def dense_cases(options: argparse.Namespace) -> Iterator[Row]:
+    """One tile of a dense map."""
+    sizes = {"tile_px": 64, "width": 8} if options.tiny else {"tile_px": 1536, "width": 512}
+    return bench_dense.rows(options.rounds, interleave, dtype=options.dtype, **sizes)
+
+
+def input_cases(options: argparse.Namespace) -> Iterator[Row]:
+    """Patches from their files to batches."""
+    count = 32 if options.tiny else 1024
+    return bench_input.rows(options.rounds, interleave, count=count, size_px=options.image_size_px)
+
+
 # Another case is one entry: a function of the options that yields rows.
 CASES: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "train": functools.partial(model_cases, train=True),
     "inference": functools.partial(model_cases, train=False),
-    "spot_pool": lambda given: bench_spot_pool.rows(given.rounds, interleave),
+    "numerics": numerics_cases,
+    "folds": fold_cases,
+    "spot_pool": lambda given: bench_spot_pool.rows(given.rounds, interleave, tiny=given.tiny),
+    "dense": dense_cases,
+    "input": input_cases,
     "evaluate": lambda given: bench_evaluate.rows(given.rounds, interleave),
-    "embed": lambda given: bench_embed.rows(given.torch_python, given.batch_size, given.rounds, interleave),
+    "embed": lambda given: bench_embed.rows(
+        given.torch_python, given.batch_size, given.rounds, interleave, tiny=given.tiny
+    ),
     "ridge": lambda _: bench_ridge.rows(),
     "hest_bench": lambda _: bench_hest.rows(),
     "shift": bench_shift.rows,
     "predict": lambda given: bench_predict.rows(given.workdir, given.source, given.rounds, interleave),
 }
+OF_RUNS = ("predict", "shift")  # what needs a trained model
+TINY = ("numerics", "train", "inference", "folds", "spot_pool", "embed", "dense", "input")  # what is `GPU_DAY`
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -243,14 +344,7 @@ def _line(cells: Sequence[str]) -> str:
 def _cells(row: Row) -> tuple[str, ...]:
     speedup = "" if row["speedup"] is None else f"{row['speedup']:.2f}"
     temp = "" if row["temp_bytes"] is None else f"{row['temp_bytes'] / 1e6:.0f}"
-    notes = []
-    if "images_per_second" in row:
-        notes.append(f"{row['images_per_second']:.1f} images/s, {row['utilisation']:.0%} of the matrix product's rate")
-    if "note" in row:
-        notes.append(row["note"])
-    if "compile_seconds" in row:
-        notes.append(f"compiled in {row['compile_seconds']:.1f} s")
-    return row["what"], row["case"], row["method"], f"{row['seconds']:.4f}", speedup, temp, ", ".join(notes)
+    return row["what"], row["case"], row["method"], f"{row['seconds']:.4f}", speedup, temp, page.notes(row)
 
 
 if __name__ == "__main__":

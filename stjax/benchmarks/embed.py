@@ -5,6 +5,7 @@ waits while the other is timed: `--torch-python` names an interpreter that has t
 """
 
 import contextlib
+import itertools
 import os
 import subprocess
 import time
@@ -29,11 +30,17 @@ MODELS = {  # ours: theirs
 _BATCH = 8
 
 
-def rows(torch_python: Path | None, batch_size: int, rounds: int, interleave: Interleave) -> Iterator[Row]:
-    """A row each of PyTorch, where there is an interpreter with it, and of stjax."""
+def rows(
+    torch_python: Path | None, batch_size: int, rounds: int, interleave: Interleave, *, tiny: bool = False
+) -> Iterator[Row]:
+    """A row each of PyTorch, where there is an interpreter with it, and of stjax.
+
+    Args:
+        tiny: the first of the networks alone.
+    """
     mesh = parallel.make_mesh()
     batch_size = parallel.round_up(batch_size or _BATCH, mesh)
-    for name, theirs in MODELS.items():
+    for name, theirs in itertools.islice(MODELS.items(), 1 if tiny else None):
         images = np.random.default_rng(0).integers(0, 256, (batch_size, 224, 224, 3)).astype(np.uint8)
         with contextlib.ExitStack() as stack:
             methods: dict[str, Callable[[], Any]] = {}

@@ -1,5 +1,6 @@
-"""How much arithmetic a model needs, counted from its own program, and how fast this machine can do any."""
+"""How much arithmetic a model needs, counted from its own program; how fast this machine computes, reads and writes."""
 
+import functools
 import importlib
 import math
 import time
@@ -49,15 +50,26 @@ def _of_jaxpr(jaxpr: Any) -> int:
     return total
 
 
+@functools.cache
 def matmul_rate(dtype: Any) -> float:
     """Operations a second of the default device in a square matrix product, the best of some rounds."""
-    size, rounds = 2048, 5
-    matrix = jnp.ones((size, size), dtype)
-    product = jax.jit(jnp.matmul)
-    jax.block_until_ready(product(matrix, matrix))
+    size = 2048
+    return 2 * size**3 / _least_seconds(jnp.matmul, *[jnp.ones((size, size), dtype)] * 2)
+
+
+@functools.cache
+def bandwidth() -> float:
+    """Bytes a second that the default device reads and writes in going over an array, the best of some rounds."""
+    array = jnp.ones(1 << 25, jnp.float32)
+    return 2 * array.nbytes / _least_seconds(lambda array: array + 1, array)
+
+
+def _least_seconds(function: Any, *arguments: Any, rounds: int = 5) -> float:
+    program = jax.jit(function)
+    jax.block_until_ready(program(*arguments))
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
-        jax.block_until_ready(product(matrix, matrix))
+        jax.block_until_ready(program(*arguments))
         times.append(time.perf_counter() - start)
-    return 2 * size**3 / min(times)
+    return min(times)

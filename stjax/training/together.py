@@ -106,10 +106,8 @@ class Members:
             del clock
             return steps.eval_step_of(widest.graphdef, config, **of_member(facts))(state, batch)
 
-        every = _one_by_one if mesh.devices.flat[0].platform == "cpu" else jax.vmap
-
         def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-            program = every(function)
+            program = every_member(function)
             if own_devices:
                 program = jax.shard_map(
                     program, mesh=mesh, in_specs=(whole, whole, self.split, whole), out_specs=whole, check_vma=False
@@ -290,5 +288,8 @@ def _facts(job: Job, widest: Job) -> dict[str, Any]:
     return facts | {"seed": np.uint32(job.config.seed), "aux_weight": np.float32(job.config.aux_weight * share)}
 
 
-def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *arguments: jax.lax.map(lambda each: function(*each), arguments)
+def every_member(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a leading axis over members: all at once, but on a CPU one after another."""
+    if parallel.all_devices()[0].platform == "cpu":
+        return lambda *arguments: jax.lax.map(lambda each: function(*each), arguments)
+    return jax.vmap(function)

@@ -19,10 +19,10 @@ TRAIN = ("--config=configs/tiny.py", "--workdir=runs/x")
 TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "integer": int}
 
 
-def call(*arguments, **variables):
+def call(*arguments, timeout=60, **variables):
     return subprocess.run(
         [str(argument) for argument in arguments], cwd=ROOT, env=os.environ | variables, capture_output=True, text=True,
-        check=False, timeout=60,
+        check=False, timeout=timeout,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import pytest
 from data_prep.errors import InputError
 from stjax import bench
 from stjax.benchmarks import embed as bench_embed
-from stjax.benchmarks import flops
+from stjax.benchmarks import flops, page
 from stjax.benchmarks import pytorch as bench_torch
 
 
@@ -117,3 +117,45 @@ def test_embedding_is_timed_beside_another_interpreter(tmp_path, monkeypatch):
     for python, said in ((tmp_path / "none", "No such file"), (Path("/bin/false"), "do not all run there")):
         with pytest.raises(InputError, match=said):
             bench.main([*arguments, f"--torch-python={python}"])
+
+
+def made_row(what, speedup):
+    return {"what": what, "case": "a case", "method": "stjax", "seconds": 1.0, "speedup": speedup}
+
+
+def test_ratios_that_fell_to_less_than_half_are_named():
+    before = [made_row("train", 1.0), made_row("ridge", 8.0), made_row("dense", None), made_row("input", 2.0)]
+    now = [made_row("train", 0.51), made_row("ridge", 3.9), made_row("dense", None), made_row("folds", 0.1)]
+    assert page.fallen(now, before) == ["ridge, a case, stjax: 3.90 times its reference, 8.00 before"]
+    with pytest.raises(InputError, match="none of the cases just measured"):
+        page.fallen(now[2:], before)
+
+
+@pytest.mark.parametrize("text", [None, "", "[1]", "{}x", '[{"what": "train"}]'])
+def test_a_file_that_is_no_benchmark_is_not_compared_with(tmp_path, text):
+    if text is not None:
+        (tmp_path / "bench.json").write_text(text)
+    with pytest.raises(InputError, match="not the rows of a benchmark"):
+        page.read(tmp_path / "bench.json")
+
+
+def test_what_is_measured_can_be_all_or_that_of_a_gpu_day():
+    assert bench.parse(["--all"]).what == [name for name in bench.CASES if name not in ("predict", "shift")]
+    assert bench.parse(["--what=gpu_day"]).what == list(bench.TINY)
+    refused = {"leave --what out": ["--all", "--what=train"], "not for ridge": ["--what=ridge", "--tiny"]}
+    for said, arguments in refused.items():
+        with pytest.raises(InputError, match=said):
+            bench.parse(arguments)
+
+
+def test_a_fault_ends_the_command_once_all_is_measured(tmp_path, monkeypatch, capsys):
+    faulty = made_row("numerics", None) | {"temp_bytes": None, "fault": "b0 is off"}
+    monkeypatch.setitem(
+        bench.CASES, "numerics", lambda _: iter([faulty, made_row("numerics", 1.0) | {"temp_bytes": None}])
+    )
+    path = tmp_path / "bench.json"
+    with pytest.raises(SystemExit) as stop:
+        bench.main(["--what=numerics", f"--json={path}"])
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == "error: b0 is off\n"
+    assert len(json.loads(path.read_text())) == 2
