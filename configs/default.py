@@ -33,6 +33,12 @@ def get_config() -> Any:
     config.model.options.rematerialise = False  # compute inner results anew for the gradient: less memory, more time
 
     config.features = ""  # of models of features (probes): the folder in the data set's features/ to train on
+    config.embed = ConfigDict()  # how to make them (stjax embed) where the data set lacks them; "" does not
+    config.embed.encoder = ""
+    config.embed.pooling = ""
+    config.embed.fields = "1"
+    config.embed.source = ""  # of several fields: the folder of the raw images; the demo has its own
+    config.standardise_features = "training"  # over all training spots; or section: over the spots of each section
     config.encoder_weights = ""  # and the file of their encoder's weights, with which slides are then predicted
     config.spots_per_item = 0  # of models of sections: so many spots of one are an item; 0: all of them
     config.gene_vectors = ""  # of SGN: an .npz of vectors of genes; "" makes them of their symbols and full names
@@ -40,6 +46,7 @@ def get_config() -> Any:
     config.backbone_learning_rate_scale = 1.0  # of the learning rate; 0 freezes the backbone, statistics included
 
     config.fit = "gradient"  # or closed_form: the main head is solved as a ridge, the backbone stays as it is
+    config.rank = 0  # of closed_form: predictions vary along so many directions, which genes share; 0: no limit
     config.batch_size = placeholder(int)  # global, whatever the number of devices
     config.micro_batch = 0  # so many items at a time, gradients accumulated; 0 takes the batch at once (docs/scale.md)
     config.num_epochs = placeholder(int)

@@ -23,7 +23,7 @@ Config = Any  # an ml_collections.ConfigDict, whose fields have no static types
 LOWEST = {
     **dict.fromkeys(("num_epochs", "batch_size", "eval_batch_size", "log_every_steps"), 1),
     **dict.fromkeys(("seed", "num_workers", "warmup_steps", "early_stopping_patience", "fold"), 0),
-    **dict.fromkeys(("micro_batch", "save_every_steps", "step_timeout_s", "spots_per_item"), 0),
+    **dict.fromkeys(("micro_batch", "save_every_steps", "step_timeout_s", "spots_per_item", "rank"), 0),
     **dict.fromkeys(("aux_weight", "weight_decay", "momentum", "backbone_learning_rate_scale"), 0),
     **dict.fromkeys(("max_gradient_norm", "ema_decay"), 0),
 }
@@ -38,11 +38,12 @@ HIGHEST_AUGMENTATION = {
 }
 
 GRADIENT, CLOSED_FORM = FITS = ("gradient", "closed_form")
+STANDARDISED = ("training", "section")
 PATIENTS, BLOCKS = SPLITS = ("patients", "blocks")
 
 # Fields that may change between a run and its resumption: they do not touch the numbers.
 FREE_ON_RESUME = (
-    *("data_dir", "num_workers", "eval_batch_size", "log_every_steps", "encoder_weights"),
+    *("data_dir", "embed", "num_workers", "eval_batch_size", "log_every_steps", "encoder_weights"),
     *("save_every_steps", "step_timeout_s", "profile_steps"),
 )
 
@@ -289,6 +290,11 @@ def resolve(config: Config, protocol: Protocol, *, demo: bool) -> Config:
         raise InputError(f"config.{named[0]} names what is held out whole, config.split=blocks divides every section")
     if config.fit not in FITS:
         raise InputError(f"config.fit is {config.fit!r}; choose one of {', '.join(FITS)}")
+    if config.standardise_features not in STANDARDISED:
+        known = ", ".join(STANDARDISED)
+        raise InputError(f"config.standardise_features is {config.standardise_features!r}; choose one of {known}")
+    if config.rank and config.fit != CLOSED_FORM:
+        raise InputError(f"config.rank is {config.rank}, which is for config.fit={CLOSED_FORM}; leave it at 0")
     if config.fit == CLOSED_FORM:
         if config.model.aux:
             raise InputError(f"under config.fit={CLOSED_FORM} AuxNet changes nothing; add --config.model.aux=False")

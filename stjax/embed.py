@@ -9,6 +9,8 @@ examples:
   python -m stjax.embed --data-dir=data/her2st --encoder=uni2_h --weights=pytorch_model.bin --dtype=float16
   python -m stjax.embed --data-dir=data/her2st --encoder=kaiko_s16 --random
   python -m stjax.embed --data-dir=data/her2st --encoder=uni --weights=pytorch_model.bin --context=5 --source=raw/her2st
+  python -m stjax.embed --data-dir=data/her2st --encoder=efficientnet_lite0 --pooling=moments --fields=1,3,5 \\
+      --source=raw/her2st
 
   python -m stjax.embed --data-dir=data/her2st --encoder=uni --import=trident/20x_256px_0px_overlap/features_uni_v1
   python -m stjax.embed --data-dir=data/her2st --import=clam/pt_files --coords=clam/patches --encoder=uni
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
     from data_prep.dataset import PatchDataset
 
 _COMPUTE = ("float32", "bfloat16")
+_POOLING = (
+    "another than the encoder's own: class, class+mean or mean; or moments: mean and deviation of every channel of "
+    "every stage, and thirty statistics of colour"
+)
 _OPTIONS = ("weights", "pooling", "dtype", "compute", "batch_size", "maps", "context", "source", "any_scale")
 
 
@@ -65,10 +71,24 @@ def _embed(dataset: "PatchDataset", given: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         if not distributed.is_writer():
             stack.enter_context(contextlib.redirect_stdout(None))
-        name = given.name or given.encoder + "_random" * given.random + f"_context{given.context}" * (given.context > 1)
+        name, fields = given.name or _name(given), _fields(given.fields)
         options = {option: getattr(given, option) for option in _OPTIONS}
-        options = embedding.Options(given.encoder, seed=given.seed if given.random else None, **options)
+        seed = given.seed if given.random else None
+        options = embedding.Options(given.encoder, seed=seed, fields=fields, **options)
         print(embedding.embed(dataset, name, options, mesh=mesh).path)
+
+
+def _name(given: argparse.Namespace) -> str:
+    """Of the folder, by what is asked for."""
+    name = given.encoder + "_random" * given.random + f"_context{given.context}" * (given.context > 1)
+    fields = [f"{field:g}" for field in _fields(given.fields)]
+    return name + f"_{given.pooling}" * (given.pooling == "moments") + f"_fields{'_'.join(fields)}" * (len(fields) > 1)
+
+
+def _fields(text: str) -> tuple[float, ...]:
+    from stjax.features.images import fields_of
+
+    return fields_of(text, "--fields")
 
 
 def _parser() -> cli.Parser:
@@ -81,7 +101,7 @@ def _parser() -> cli.Parser:
     parser.add_argument("--random", action="store_true", help="random weights in place of a file's, as a baseline")
     parser.add_argument("--seed", type=int, default=0, help="of --random")
     parser.add_argument("--name", default="", help="of the folder under features/ (default: the encoder's)")
-    parser.add_argument("--pooling", default="", help="another than the encoder's own: class, class+mean or mean")
+    parser.add_argument("--pooling", default="", help=_POOLING)
     parser.add_argument("--dtype", default="float32", choices=("float16", "float32"), help="of the vectors as kept")
     parser.add_argument("--compute", default="float32", choices=_COMPUTE, help="what the encoder computes in")
     parser.add_argument(
@@ -89,7 +109,10 @@ def _parser() -> cli.Parser:
     )
     parser.add_argument("--maps", action="store_true", help="of tiles, keep the map of tokens as well as the vector")
     parser.add_argument("--context", type=int, default=1, metavar="5", help="5 x 5 windows around each spot")
-    parser.add_argument("--source", type=Path, metavar="RAW", help="of --context: folder of the raw images")
+    parser.add_argument(
+        "--fields", default="1", metavar="1,3,5", help="windows so many patches wide around each spot, seen at its size"
+    )
+    parser.add_argument("--source", type=Path, metavar="RAW", help="of --context, --fields: folder of the raw images")
     parser.add_argument("--any-scale", action="store_true", help="at whatever scale the encoder was trained")
     parser.add_argument("--import", type=Path, metavar="FOLDER", dest="import_", help="features that another tool made")
     parser.add_argument("--coords", type=Path, metavar="FOLDER", help="of --import: coords files, of CLAM")
@@ -123,8 +146,11 @@ def _check(given: argparse.Namespace) -> None:
         raise InputError(f"--batch-size is {given.batch_size}, expected a positive number")
     if given.context < 1 or given.context % 2 == 0 or given.context > 9:
         raise InputError(f"--context is {given.context}, expected 3, 5, 7 or 9 windows a side")
-    if (given.context > 1) != (given.source is not None):
-        raise InputError("--context needs --source, the folder of the raw images, and --source is for it alone")
+    several = len(_fields(given.fields)) > 1
+    if given.context > 1 and several:
+        raise InputError("--context and --fields exclude each other: choose windows side by side, or of several sizes")
+    if (given.context > 1 or several) != (given.source is not None):
+        raise InputError("--context and --fields need --source, the folder of the raw images, which is for them alone")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """The built-in demo data set: synthetic tissue, made once and kept in the cache folder."""
 
+import contextlib
 import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep import build, demo
@@ -51,6 +53,13 @@ def demo_dataset(
             if not (target / "manifest.json").is_file():
                 raise
     return target
+
+
+@contextlib.contextmanager
+def raw(*, layout: str, patients: int, spots: int) -> Iterator[Path]:
+    """The raw files that `demo_dataset` of these builds from, in a folder that is there for as long as it is needed."""
+    with tempfile.TemporaryDirectory(prefix="stjax-demo-") as temporary:
+        yield demo.make_demo(Path(temporary) / "source", layout=layout, patients=patients, spots=spots)
 
 
 def remove_abandoned(cache: Path) -> None:

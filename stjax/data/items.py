@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,6 +46,35 @@ class Windows:
         """
         del index
         return {"image": filled(images, size)}
+
+
+class Measured(NamedTuple):
+    """What the spots of some sections say of genes and images: counts [N, G] CSR over the data set's genes, totals [N],
+    and the first two moments [R, 3] of the pixels of the images that hold them."""
+
+    counts: Any
+    total: np.ndarray
+    channel_mean: np.ndarray
+    channel_mean_square: np.ndarray
+
+
+class Cut(NamedTuple):
+    """The items of a bare slide.
+
+    Attributes:
+        windows: their spots.
+        origin_xy: [items, 2], or [N, 2] where `stacked`, full-resolution pixel of each window's top-left corner.
+        spots: [N] positions in the section of the spots in item order; some may be in none.
+        known: [N] bool, which of them can be predicted.
+        stacked: an item's image is the stack [S, H, W, 3] of a window for each of its spots, not one window; without
+            `origin_xy` there is none.
+    """
+
+    windows: Windows
+    origin_xy: np.ndarray
+    spots: np.ndarray
+    known: np.ndarray
+    stacked: bool = False
 
 
 def filled(images: np.ndarray, size: int) -> np.ndarray:

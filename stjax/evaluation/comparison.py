@@ -92,7 +92,7 @@ class Task:
         """What metrics.json says of the ridge on features; None where there is none."""
         if features is None or self.training is None or (fitted := self.ridge_features) is None:
             return None
-        held_out = "patients" if len(np.unique(self.training.patient)) > 1 else "spatial_blocks"
+        held_out = statistics.held_out(self.training.patient, self.training.section)
         about = {"features": features.path.name, "encoder": features.encoder, "penalty": fitted.penalty}
         return about | {"held_out": held_out, "remark": fitted.remark}
 

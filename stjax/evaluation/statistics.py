@@ -15,6 +15,7 @@ from stjax.intervals import LEVEL
 
 BOOTSTRAPS = 1000
 PERMUTATIONS = 9999  # Holm over 250 genes asks for p-values of 0.0002
+_ENOUGH_SECTIONS = 3  # with two, each penalty would be judged by a model of one
 MIN_PATIENTS = 4  # fewer are no sample of patients; spatial blocks are drawn instead
 # A section is halved so many times: into 4 blocks to draw, and 16 to see what blocks of half the side would say.
 COARSE, FINE = 2, 4
@@ -55,14 +56,27 @@ def _blocks(code: np.ndarray, bits: int, halvings: int) -> np.ndarray:
     return code >> (bits - min(halvings, most))
 
 
+def held_out(patient: np.ndarray, section: np.ndarray) -> str:
+    """What a penalty is chosen on, which is as unlike the rest as what is scored: "patients"; "sections" of a single
+    patient, where there are enough of them; else "spatial_blocks" of these.
+
+    Args:
+        patient, section: [N] whose each spot is.
+    """
+    if len(np.unique(patient)) > 1:
+        return "patients"
+    return "sections" if len(np.unique(section)) >= _ENOUGH_SECTIONS else "spatial_blocks"
+
+
 def groups_to_hold_out(patient: np.ndarray, section: np.ndarray, xy: np.ndarray) -> np.ndarray:
-    """[N] int64 groups of spots that know little of one another: patients; blocks of the sections of a single patient.
+    """[N] int64 groups of spots that know little of one another, of the kind that `held_out` says.
 
     Args:
         patient, section: [N] whose each spot is; xy: [N, 2] where.
     """
-    names, group = np.unique(patient, return_inverse=True)
-    if len(names) > 1:
+    kind = held_out(patient, section)
+    group = np.unique(section if kind == "sections" else patient, return_inverse=True)[1]
+    if kind != "spatial_blocks":
         return group
     for name in np.unique(section):
         rows = np.flatnonzero(section == name)

@@ -17,10 +17,12 @@ from stjax.data.items import filled
 from stjax.features.store import MAPS, RANDOM, VECTORS
 from stjax.models import encoder as networks
 from stjax.models.weights import locate, sha256
+from stjax.ops.colour import colour_statistics
 from stjax.ops.elementwise import compiler_options
 
 SCALE_LIMIT = 1.25  # how far an image's scale may be off what an encoder was trained at
 CPU_BATCH, GPU_BATCH = 8, 128  # images a step and device
+MOMENTS = "moments"  # a pooling that every network has: see `Embedder._moments`
 _SAME_SCALE = 1.02
 _MAP_PX = 16  # of a tile's map: a token is as many pixels of the tile, whatever the encoder's patches
 
@@ -31,8 +33,9 @@ class Embedder:
     Attributes:
         name: as `stjax.encoders` lists it; `encoder` is that entry.
         weights_sha256: of the file, or "random:SEED".
-        pooling: what its vectors are made of.
+        pooling: what its vectors are made of: a way of the network's own, or `MOMENTS`.
         width: D, their length.
+        parts: how many of the D are of each kind; features of a kind count together as much as those of another.
         dtype: that it computes in.
         state: its weights, a tree of arrays.
         mesh: the devices they are on.
@@ -45,9 +48,13 @@ class Embedder:
         """
         self.name, self.encoder = name, encoders.find(name)
         self.weights_sha256, self.pooling, self.dtype, self.mesh = weights_sha256, pooling, dtype, mesh
-        self.width: int = network.num_features
         self._graph, state = nnx.split(network)
         self.state = parallel.put_replicated(state, mesh)
+        self.parts: tuple[int, ...] = (network.num_features,)
+        if pooling == MOMENTS:
+            patch = jax.ShapeDtypeStruct((1, self.encoder.px, self.encoder.px, 3), np.uint8)
+            self.parts = tuple(part.shape[-1] for part in jax.eval_shape(self._moments, self.state, patch))
+        self.width = sum(self.parts)
 
     @classmethod
     def open(
@@ -66,7 +73,7 @@ class Embedder:
 
         Args:
             dtype: to compute in, a key of `models.DTYPES`.
-            pooling: another than the encoder's own.
+            pooling: another than the encoder's own, or `MOMENTS`.
             seed: of random weights, in place of a file.
             wanted_sha256: what the file's must be, where features were made with it.
 
@@ -76,7 +83,7 @@ class Embedder:
         encoder = encoders.find(name)
         if dtype not in models.DTYPES:
             raise InputError(f"{encoder.title} cannot compute in {dtype!r}; choose one of {', '.join(models.DTYPES)}")
-        options = {"dtype": models.DTYPES[dtype], "pooling": pooling}
+        options = {"dtype": models.DTYPES[dtype], "pooling": "" if pooling == MOMENTS else pooling}
         facts = {"pooling": pooling or encoder.pooling, "dtype": dtype, "mesh": mesh}
         weights = find_weights(name, weights, seed)
         if weights is None:
@@ -125,6 +132,7 @@ class Embedder:
             "resize_px": encoder.resize_px,
             "mean": list(encoder.mean),
             "std": list(encoder.std),
+            **({"parts": list(self.parts)} if len(self.parts) > 1 else {}),
         }
 
     # --------------------------------------------------------------------------------------------------- functions
@@ -139,8 +147,9 @@ class Embedder:
         Returns:
             [B, D] float32.
         """
-        x = networks.as_seen(self._normalised(images), self.name)  # [B, px, px, 3]
-        return self._run(state, x)["features"].astype(jnp.float32)
+        if self.pooling == MOMENTS:
+            return jnp.concatenate(self._moments(state, images), axis=-1)
+        return self._seen(state, images)["features"].astype(jnp.float32)
 
     def maps(self, state: Any, images: jax.Array) -> jax.Array:
         """The tokens of tiles [B, H, H, 3] uint8 as maps [B, h, w, C] float32: of a vision transformer
@@ -179,6 +188,17 @@ class Embedder:
     def batch_size(self) -> int:
         """How many images are best given at a time."""
         return (CPU_BATCH if self.mesh.devices.flat[0].platform == "cpu" else GPU_BATCH) * self.mesh.size
+
+    def _moments(self, state: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Mean and deviation of every channel of every stage, [B, 2 C]: texture from fine to coarse; and the colour
+        statistics of the image, [B, 30]."""
+        stages = [stage.astype(jnp.float32) for stage in self._seen(state, images)["stages"]]
+        moments = [of(stage, axis=(1, 2)) for stage in stages for of in (jnp.mean, jnp.std)]
+        return jnp.concatenate(moments, axis=-1), colour_statistics(images)
+
+    def _seen(self, state: Any, images: jax.Array) -> dict[str, Any]:
+        """The network on uint8 images, as it was trained to see them."""
+        return self._run(state, networks.as_seen(self._normalised(images), self.name))  # [B, px, px, 3]
 
     def _of_tiles(self, state: Any, images: jax.Array) -> dict[str, jax.Array]:
         side = seen_px(self.encoder, images.shape[1], tiles=True)

@@ -13,6 +13,9 @@ from data_prep.errors import InputError
 from data_prep.slide import open_slide
 from data_prep.slide_base import Slide, is_slide
 from data_prep.tissue import Transform
+from stjax.config import numbers
+
+MOST_FIELD = 16  # patches along a side of a window, which is seen at so many times a patch's um per px
 
 
 class Images:
@@ -20,7 +23,10 @@ class Images:
 
     Attributes:
         inside: [N, W] bool: which there are; a window that leaves the slide is none.
+        own: which of the W is the patch around the record's place.
     """
+
+    own = 0
 
     def __init__(self, dataset: PatchDataset, name: str):
         self._source = dataset.source((name,))
@@ -38,10 +44,12 @@ class Images:
 
 
 class SlideWindows:
-    """Side by side windows of a slide, `context` x `context` around each of N places, row by row.
+    """W windows of a slide around each of N places: `context` x `context` side by side, row by row; or several with the
+    place in the middle, as many times as large as a patch as `fields` say, and resampled to its size.
 
     Attributes:
-        inside: [N, W] bool: which of them lie in the image.
+        inside: [N, W] bool: which of them lie in the image; of `fields` all, as beyond the image is white.
+        own: which of the W is the patch itself.
     """
 
     def __init__(
@@ -52,36 +60,48 @@ class SlideWindows:
         size_px: int,
         px_scale: float,
         transform: Transform | None,
-        context: int,
+        context: int = 1,
+        fields: Sequence[float] = (1,),
     ):
         """
         Args:
             xy: [N, 2] places, full-resolution pixels.
             size_px: side of a window.
-            px_scale: full-resolution pixels per pixel of a window.
+            px_scale: full-resolution pixels per pixel of a patch.
             transform: what is done to its colours.
+            fields: of several windows, the first of which is the patch, `context` is 1.
         """
-        self._slide, self._transform, self._size, self._px_scale = slide, transform, size_px, px_scale
+        self._slide, self._transform, self._size = slide, transform, size_px
+        self.own = context**2 // 2
+        if len(fields) > 1:
+            self._px_scale = px_scale * np.asarray(fields, np.float64)
+            self._xy = np.repeat(xy[:, None], len(fields), axis=1)
+            self.inside: np.ndarray = np.ones(self._xy.shape[:2], bool)
+            return
+        self._px_scale = np.full(context**2, px_scale)
         step = np.arange(context) - context // 2
         grid = np.stack(np.meshgrid(step, step), axis=-1).reshape(-1, 2)  # [W, 2] x, y; row by row
         self._xy = xy[:, None] + grid[None] * (size_px * px_scale)  # [N, W, 2]
         inside = patches.inside_mask(slide, self._xy.reshape(-1, 2), patch_size_px=size_px, px_scale=px_scale)
-        self.inside: np.ndarray = inside.reshape(self._xy.shape[:2])
+        self.inside = inside.reshape(self._xy.shape[:2])
 
     def image(self, record: int, window: int) -> np.ndarray:
         """uint8 [P, P, 3]."""
-        origin = patches.patch_origins(
-            self._xy[record, window], patch_size_px=self._size, px_scale=self._px_scale
-        )[0]  # fmt: skip
-        options: dict[str, Any] = {"size_px": self._size, "px_scale": self._px_scale, "transform": self._transform}
+        px_scale = float(self._px_scale[window])
+        origin = patches.patch_origins(self._xy[record, window], patch_size_px=self._size, px_scale=px_scale)[0]
+        options: dict[str, Any] = {"size_px": self._size, "px_scale": px_scale, "transform": self._transform}
         return patches.cut_window(self._slide, origin, **options)[0]
 
 
 class Windows(Images):
-    """Windows around each record's place, the middle one being the patch itself as it was before it was stored as JPEG;
+    """Windows around each record's place, one of which is the patch itself as it was before it was stored as JPEG;
     stain-normalised as the data set's patches are."""
 
-    def __init__(self, dataset: PatchDataset, name: str, slide: Path, *, context: int):
+    def __init__(self, dataset: PatchDataset, name: str, slide: Path, **layout: Any):
+        """
+        Args:
+            layout: `context` or `fields` of `SlideWindows`.
+        """
         super().__init__(dataset, name)
         entry, target = dataset.section(name), dataset.manifest["stain_target"]
         transform = None
@@ -91,9 +111,10 @@ class Windows(Images):
         self._xy = np.zeros((entry["records"], 2))
         self._xy[table.record_of_spot] = table.spots.xy
         self._path, self._options = slide, {"size_px": dataset.size_px, "px_scale": entry["px_scale"]}
-        self._options |= {"transform": transform, "context": context}
+        self._options |= {"transform": transform, **layout}
         with open_slide(slide) as opened:
-            self.inside = SlideWindows(opened, self._xy, **self._options).inside
+            windows = SlideWindows(opened, self._xy, **self._options)
+        self.inside, self.own = windows.inside, windows.own
         self._windows: SlideWindows | None = None
 
     def image(self, record: int, window: int) -> np.ndarray:
@@ -138,6 +159,18 @@ def find_slides(source: Path, dataset: PatchDataset) -> dict[str, Path]:
             "SHA-256); give as --source the raw data that the data set was built from"
         )
     return {name: found[digest] for name, digest in wanted.items()}
+
+
+def fields_of(text: str, name: str) -> tuple[float, ...]:
+    """ "1,3,5" to (1.0, 3.0, 5.0): sides of windows around a spot, in patches. Raises InputError, naming the option
+    `name`, for what none can have."""
+    found = numbers(text, name)
+    if found[:1] != (1,) or list(found) != sorted(set(found)) or found[-1] > MOST_FIELD:
+        raise InputError(
+            f"{name} is {text!r}; expected ascending numbers of patches along a side, of which the first is 1 and the "
+            f"last at most {MOST_FIELD}, such as 1,3,5"
+        )
+    return found
 
 
 def items_of(inside: np.ndarray, records: Sequence[int] | range) -> np.ndarray:

@@ -42,6 +42,8 @@ KEY = {  # all that changes the vectors, as far as anything reads it
     "mean": json_files.numbers(),
     "std": json_files.numbers(),
     "context": json_files.whole_number(1, 99),
+    "fields": Lacking(json_files.numbers(1)),
+    "parts": Lacking(json_files.numbers(1, whole=True)),
     "maps": json_files.FLAG,
     "patches": Each(json_files.SHA256),
 }
@@ -74,8 +76,9 @@ class Features:
     Attributes:
         path: the folder.
         key: all that changes them: "encoder", "weights_sha256" ("random:SEED" of random weights, "" where another tool
-            made them), "pooling", "width", "px" of the encoder's images, "um_per_px" {section: of these}, "mean",
-            "std", "dtype" as they are kept and "compute" as they were made, "context", "patches" {section: hash}.
+            made them), "pooling", "width", "fields" and "parts" (not there where there is but one), "px" of the
+            encoder's images, "um_per_px" {section: of these}, "mean", "std", "dtype" as they are kept and "compute" as
+            they were made, "context", "patches" {section: hash}.
         sections: {name: [N, D] float16 or float32, memory-mapped, in record order; [N, context^2, D] with context}.
             Rows of NaN are of records that imported features lack.
         masks: {name: [N, context^2] bool}, which windows lie in the image; empty without context.
@@ -102,6 +105,16 @@ class Features:
     def context(self) -> int:
         """Windows along a side of the square of them around each record's place; 1 without context."""
         return self.key["context"]
+
+    @property
+    def fields(self) -> list[float]:
+        """Sides of the windows whose vectors, one after the other, are a record's, in patches."""
+        return self.key.get("fields", [1])
+
+    @property
+    def parts(self) -> list[int]:
+        """How many of the D are of each kind; see `embedder.Embedder`."""
+        return self.key.get("parts", [self.width // len(self.fields)]) * len(self.fields)
 
     def known(self, name: str) -> np.ndarray:
         """[N] bool: which records of a section have features."""

@@ -16,7 +16,7 @@ from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from stjax import distributed, encoders, parallel
 from stjax.data.items import filled
-from stjax.features.embedder import Embedder, check_scale, seen_px
+from stjax.features.embedder import MOMENTS, Embedder, check_scale, seen_px
 from stjax.features.images import Images, SlideWindows, Windows, find_slides, items_of
 from stjax.features.store import FOLDER, MAPS, MASK, VECTORS, Features, Writer, patches_sha256
 from stjax.inference import stream
@@ -40,6 +40,8 @@ class Options:
         batch_size: images of a step; 0: 8 a device, on GPUs 128, and of tiles as many pixels.
         maps: of tiles, keep the maps of tokens too.
         context: windows a side around each record's place, cut from the raw images below `source`.
+        fields: sides of the windows around each record's place, in patches, of which the first is 1: what the encoder
+            sees of each is one vector; larger ones are cut from the raw images too.
         any_scale: see `check_scale`.
     """
 
@@ -52,6 +54,7 @@ class Options:
     batch_size: int = 0
     maps: bool = False
     context: int = 1
+    fields: tuple[float, ...] = (1,)
     source: Path | None = None
     any_scale: bool = False
 
@@ -69,7 +72,9 @@ def embed(dataset: PatchDataset, name: str, options: Options, *, mesh: Mesh) -> 
     embedder = Embedder.open(options.encoder, options.weights, dtype=options.compute, mesh=mesh, **of_encoder)
     platform = mesh.devices.flat[0].platform
     size = parallel.round_up(options.batch_size or _batch_size(dataset, embedder), mesh)
-    of_data = {"um_per_px": scale, "patches": patches_sha256(dataset)}
+    of_data: dict[str, Any] = {"um_per_px": scale, "patches": patches_sha256(dataset)}
+    if len(options.fields) > 1:
+        of_data |= {"fields": list(options.fields), "width": len(options.fields) * embedder.width}
     key = embedder.key() | {key: getattr(options, key) for key in ("dtype", "context", "maps")} | of_data
     run = {"batch_size": size, "devices": mesh.size, "platform": platform}
     with contextlib.ExitStack() as stack:
@@ -84,7 +89,8 @@ def embed(dataset: PatchDataset, name: str, options: Options, *, mesh: Mesh) -> 
             for section in dataset.sections:
                 images = Images(dataset, section["name"])
                 if slides:
-                    images = Windows(dataset, section["name"], slides[section["name"]], context=options.context)
+                    layout = {"context": options.context, "fields": options.fields}
+                    images = Windows(dataset, section["name"], slides[section["name"]], **layout)
                 _write_section(program, section, images, writer, shapes=shapes, batch_size=size)
             if writer is not None:
                 writer.finish()
@@ -99,7 +105,7 @@ def vectors_of(
 
     Args:
         description: for the progress bar.
-        watch: is shown the middle window of each place.
+        watch: is shown the patch of each place.
     """
     program, size, places = Program(embedder.mesh, embedder.of_patches), embedder.batch_size, len(images.inside)
     found = np.zeros((*images.inside.shape, embedder.width), np.float32)
@@ -125,6 +131,8 @@ def _seen_scale(dataset: PatchDataset, options: Options) -> dict[str, float]:
     tiles, size = dataset.kind == "tiles", dataset.size_px
     if tiles and options.context > 1:
         raise InputError(f"--context is for patches, {dataset.path} holds tiles")
+    if tiles and (len(options.fields) > 1 or options.pooling == MOMENTS):
+        raise InputError(f"--fields and --pooling={MOMENTS} are for patches, {dataset.path} holds tiles")
     if options.maps and not tiles:
         raise InputError(f"--maps is for tiles, {dataset.path} holds patches; build one with --tile-size-px")
     encoder = encoders.find(options.encoder)
@@ -149,7 +157,8 @@ def _rebuild(encoder: encoders.Encoder, ratio: float) -> str:
 def _shapes(dataset: PatchDataset, embedder: Embedder, options: Options) -> dict[str, tuple[tuple[int, ...], Any]]:
     """{kind: shape of one record, dtype} of what is kept."""
     windows = (options.context**2,) if options.context > 1 else ()
-    shapes: dict[str, tuple[tuple[int, ...], Any]] = {VECTORS: ((*windows, embedder.width), options.dtype)}
+    width = embedder.width * len(options.fields)
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = {VECTORS: ((*windows, width), options.dtype)}
     if windows:
         shapes[MASK] = (windows, bool)
     if options.maps:
@@ -193,7 +202,7 @@ def _blocks(
     """Blocks of records and what the encoder says of their images, {name: [n, W, ...]}; zeros where there is none.
 
     Args:
-        watch: is shown the middle image of each record.
+        watch: is shown the patch of each record.
     """
     windows = images.inside.shape[1]  # W
     blocks = [records[start : start + batch_size] for start in range(0, len(records), batch_size)]
@@ -210,7 +219,7 @@ def _blocks(
                 part = items[start : start + batch_size]
                 batch = np.stack(list(itertools.islice(pixels, len(part))))
                 if watch is not None:
-                    for image in batch[part[:, 1] == windows // 2]:
+                    for image in batch[part[:, 1] == images.own]:
                         watch(image)
                 yield filled(batch, batch_size), (block, part)
 

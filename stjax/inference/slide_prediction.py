@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -117,8 +118,9 @@ def _embedded(
     from stjax.inference import embedding  # with Flax, which not every exported model needs
 
     assert model.embedder is not None
-    options = {"size_px": model.fold.image_size_px, "px_scale": px_scale, "transform": transform}
-    windows = SlideWindows(slide, section.spots.xy[cut.spots], context=model.fold.facts.get("context", 1), **options)
+    options: dict[str, Any] = {"size_px": model.fold.image_size_px, "px_scale": px_scale, "transform": transform}
+    options |= {name: model.fold.facts[name] for name in ("context", "fields") if name in model.fold.facts}
+    windows = SlideWindows(slide, section.spots.xy[cut.spots], **options)
     title = f"{section.name}: {model.view.encoder}"
     vectors = embedding.vectors_of(model.embedder, windows, description=title, watch=colours.watch)
     return model.view.with_vectors(cut, vectors, windows.inside)

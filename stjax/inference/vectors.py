@@ -35,7 +35,7 @@ def predict_vectors(model: Trained, vectors: np.ndarray) -> np.ndarray:
         raise InputError(
             f"the features of {int((~finite).sum())} of {len(finite)} spots are not finite; leave them out"
         )
-    size = stream.batch_size(model)
+    vectors, size = model.view.standardised(vectors, "these features"), stream.batch_size(model)
 
     def batches() -> Iterator[tuple[dict[str, np.ndarray], int]]:
         for start in range(0, len(vectors), size):

@@ -7,6 +7,7 @@ the samples' products in place of the features' (the dual form). All in float64,
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -68,22 +69,40 @@ class _Sums(NamedTuple):
     yy: Any
 
 
+class _How(NamedTuple):
+    """What `fit` was asked: penalties [P], `standardise`, `scale` [D] and `rank`."""
+
+    penalties: jax.Array
+    standardise: bool
+    scale: jax.Array
+    rank: int
+
+
 class _Factors(NamedTuple):
     """Solutions for all penalties p, for x - x_mean and y - y_mean: basis @ (projected / (values + p)).
 
     Attributes:
         basis: [D, R]; values: [R]; projected: [R, G].
+        squares: [R] sums of squares of the samples along each vector of the basis.
     """
 
     basis: jax.Array
     values: jax.Array
     projected: jax.Array
+    squares: jax.Array
     x_mean: jax.Array
     y_mean: jax.Array
 
 
 def fit(
-    x: Any, y: np.ndarray, groups: np.ndarray, *, penalties: Sequence[float] = PENALTIES, standardise: bool = True
+    x: Any,
+    y: np.ndarray,
+    groups: np.ndarray,
+    *,
+    penalties: Sequence[float] = PENALTIES,
+    standardise: bool = True,
+    scale: np.ndarray | None = None,
+    rank: int = 0,
 ) -> Ridge:
     """Fits targets to features, with the penalty whose models predict held-out groups best.
 
@@ -97,6 +116,10 @@ def fit(
         groups: [N] labels; samples of a group are held out together. Groups are dealt to at most `FOLDS` folds.
         penalties: positive, of which one is chosen; a single one is taken as it is.
         standardise: penalise the coefficients of features of unit deviation over all samples, not of them as they are.
+        scale: [D] positive, what features are multiplied with before they are penalised: of a larger one a larger
+            coefficient costs the same.
+        rank: of the predictions: reduced-rank regression (Izenman, 1975), which keeps as many principal components of
+            the targets fitted to the training samples, so that targets lend each other strength; 0: all.
 
     Raises:
         InputError: features or targets that are not finite, or of other samples, or one group and several penalties.
@@ -112,10 +135,12 @@ def fit(
         raise InputError("features or targets to fit are not finite; leave out the samples or columns that are not")
     with jax.enable_x64(True), jax.default_device(_device()):
         way = _dual if len(x) <= x.shape[1] else _primal
-        factors, errors = way(x, y, folds, centre, jnp.asarray(penalties, jnp.float64), standardise=standardise)
+        scale = np.ones(x.shape[1]) if scale is None else scale
+        how = _How(jnp.asarray(penalties, jnp.float64), standardise, jnp.asarray(scale, jnp.float64), rank)
+        factors, errors = way(x, y, folds, centre, how)
         scores = {float(p): float(np.mean(of)) for p, of in zip(penalties, zip(*errors, strict=True), strict=False)}
         penalty = min(scores, key=scores.__getitem__) if scores else float(penalties[0])
-        coef = np.asarray(factors.basis @ (factors.projected / (factors.values + penalty)[:, None]))
+        coef = np.asarray(factors.basis @ _solution(factors, penalty, rank))
         x_mean, y_mean = (np.asarray(part) for part in (factors.x_mean, factors.y_mean))
     intercept = centre[1] + y_mean - (centre[0] + x_mean) @ coef
     return Ridge(coef, intercept, penalty, scores)
@@ -147,16 +172,16 @@ def _device() -> Any:
 
 
 def _primal(
-    x: Any, y: np.ndarray, folds: np.ndarray, centre: tuple[np.ndarray, ...], penalties: jax.Array, *, standardise: bool
+    x: Any, y: np.ndarray, folds: np.ndarray, centre: tuple[np.ndarray, ...], how: _How
 ) -> tuple[_Factors, list[np.ndarray]]:
     """The solutions on all samples, and the error of every penalty [P] on each fold; none of one fold."""
     parts = [_sums(x, y, np.flatnonzero(folds == fold), centre) for fold in range(folds.max() + 1)]
     total = jax.tree.map(lambda *each: sum(each), *parts)
-    inverse = _inverse_scale(jnp.diagonal(total.xx) / total.count, centre[0], standardise=standardise)
+    inverse = _inverse_scale(jnp.diagonal(total.xx) / total.count, centre[0], how)
     errors = []
     for held in parts if len(parts) > 1 else ():
         factors = _factors(jax.tree.map(jnp.subtract, total, held), inverse)
-        errors.append(np.asarray(_errors_of_sums(factors, held, penalties)))
+        errors.append(np.asarray(_errors_of_sums(factors, held, how.penalties, rank=how.rank)))
     return _factors(total, inverse), errors
 
 
@@ -190,8 +215,8 @@ def _factors(sums: _Sums, inverse: jax.Array) -> _Factors:
     x_mean, y_mean = sums.x / sums.count, sums.y / sums.count
     products, with_targets, _ = _about(sums, x_mean, y_mean)
     values, vectors = jnp.linalg.eigh(inverse[:, None] * products * inverse[None])
-    projected = vectors.T @ (inverse[:, None] * with_targets)
-    return _Factors(inverse[:, None] * vectors, jnp.maximum(values, 0), projected, x_mean, y_mean)
+    values, projected = jnp.maximum(values, 0), vectors.T @ (inverse[:, None] * with_targets)
+    return _Factors(inverse[:, None] * vectors, values, projected, values, x_mean, y_mean)
 
 
 def _about(sums: _Sums, x_mean: jax.Array, y_mean: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -203,26 +228,39 @@ def _about(sums: _Sums, x_mean: jax.Array, y_mean: jax.Array) -> tuple[jax.Array
     return products, with_targets, squares
 
 
-def _inverse_scale(variance: Any, mean: np.ndarray, *, standardise: bool) -> jax.Array:
+def _inverse_scale(variance: Any, mean: np.ndarray, how: _How) -> jax.Array:
     """[D] what features are multiplied with: 0 for one that does not vary."""
     varies = variance > _ROUNDING**2 * (jnp.square(mean) + variance)
-    return jnp.where(varies, jax.lax.rsqrt(jnp.where(varies, variance, 1)) if standardise else 1.0, 0.0)
+    inverse = jax.lax.rsqrt(jnp.where(varies, variance, 1)) if how.standardise else 1.0
+    return jnp.where(varies, inverse * how.scale, 0.0)
 
 
-@jax.jit
-def _errors_of_sums(factors: _Factors, held: _Sums, penalties: jax.Array) -> jax.Array:
+def _solution(factors: _Factors, penalty: Any, rank: int) -> jax.Array:
+    """[R, G] the solution for one penalty, in the basis; of a rank, where that is not 0."""
+    found = factors.projected / (factors.values + penalty)[:, None]
+    if not 0 < rank < min(found.shape):
+        return found
+    fitted = found.T @ (factors.squares[:, None] * found)  # products of the fitted targets
+    axes = jnp.linalg.eigh(fitted)[1][:, -rank:]
+    return found @ axes @ axes.T
+
+
+@functools.partial(jax.jit, static_argnames="rank")
+def _errors_of_sums(factors: _Factors, held: _Sums, penalties: jax.Array, *, rank: int) -> jax.Array:
     """[P] mean squared error on samples that are known by their sums."""
     products, with_targets, squares = _about(held, factors.x_mean, factors.y_mean)
     basis = factors.basis
-    return _errors(factors, basis.T @ products @ basis, basis.T @ with_targets, squares, penalties) / held.count
+    return _errors(factors, basis.T @ products @ basis, basis.T @ with_targets, squares, penalties, rank) / held.count
 
 
-def _errors(factors: _Factors, products: jax.Array, targets: jax.Array, squares: Any, penalties: jax.Array) -> Any:
+def _errors(
+    factors: _Factors, products: jax.Array, targets: jax.Array, squares: Any, penalties: jax.Array, rank: int
+) -> Any:
     """[P] squared errors, summed over samples and averaged over targets, of samples in the basis: sums of their
     products [R, R], of those with the targets [R, G], and of the targets' squares."""
 
     def error(penalty: jax.Array) -> jax.Array:
-        solution = factors.projected / (factors.values + penalty)[:, None]
+        solution = _solution(factors, penalty, rank)
         return squares + jnp.sum(solution * (products @ solution - 2 * targets))
 
     return jax.lax.map(error, penalties) / targets.shape[1]
@@ -232,15 +270,15 @@ def _errors(factors: _Factors, products: jax.Array, targets: jax.Array, squares:
 
 
 def _dual(
-    x: Any, y: np.ndarray, folds: np.ndarray, centre: tuple[np.ndarray, ...], penalties: jax.Array, *, standardise: bool
+    x: Any, y: np.ndarray, folds: np.ndarray, centre: tuple[np.ndarray, ...], how: _How
 ) -> tuple[_Factors, list[np.ndarray]]:
     """As `_primal`. Samples that do not count are zeros, so that one program does for all folds."""
     x, y = np.asarray(x, np.float64) - centre[0], y - centre[1]
-    inverse = _inverse_scale(np.mean(np.square(x), axis=0), centre[0], standardise=standardise)
+    inverse = _inverse_scale(np.mean(np.square(x), axis=0), centre[0], how)
     errors = []
     for fold in range(folds.max() + 1) if folds.any() else ():
         factors = _dual_factors(x, y, folds != fold, inverse)
-        errors.append(np.asarray(_errors_of_samples(factors, x, y, folds == fold, penalties)))
+        errors.append(np.asarray(_errors_of_samples(factors, x, y, folds == fold, how.penalties, rank=how.rank)))
     return _dual_factors(x, y, np.ones(len(y), bool), inverse), errors
 
 
@@ -251,15 +289,15 @@ def _dual_factors(x: jax.Array, y: jax.Array, used: jax.Array, inverse: jax.Arra
     x, y = (jnp.where(used[:, None], part - mean[None], 0) for part, mean in ((x, x_mean), (y, y_mean)))
     scaled = x * inverse[None]
     values, vectors = jnp.linalg.eigh(scaled @ scaled.T)
-    basis = inverse[:, None] * (scaled.T @ vectors)
-    return _Factors(basis, jnp.maximum(values, 0), vectors.T @ y, x_mean, y_mean)
+    basis, values = inverse[:, None] * (scaled.T @ vectors), jnp.maximum(values, 0)
+    return _Factors(basis, values, vectors.T @ y, jnp.square(values), x_mean, y_mean)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="rank")
 def _errors_of_samples(
-    factors: _Factors, x: jax.Array, y: jax.Array, held: jax.Array, penalties: jax.Array
+    factors: _Factors, x: jax.Array, y: jax.Array, held: jax.Array, penalties: jax.Array, *, rank: int
 ) -> jax.Array:
     """[P] mean squared error on the samples that are held out [N]."""
     x = jnp.where(held[:, None], (x - factors.x_mean[None]) @ factors.basis, 0)
     y = jnp.where(held[:, None], y - factors.y_mean[None], 0)
-    return _errors(factors, x.T @ x, x.T @ y, jnp.sum(jnp.square(y)), penalties) / jnp.sum(held)
+    return _errors(factors, x.T @ x, x.T @ y, jnp.sum(jnp.square(y)), penalties, rank) / jnp.sum(held)

@@ -23,17 +23,19 @@ from stjax.views import Batch
 
 
 def solve(job: Job, state: State, mesh: Mesh) -> tuple[State, ridge.Ridge]:
-    """The state with the main head solved, and the solution; its penalty is chosen on patients that are held out, or on
-    blocks of the sections where there is one patient."""
+    """The state with the main head solved, and the solution, whose penalty is chosen on what `statistics.held_out`
+    says."""
     items, main = job.train, job.fold.main
     targets = (items.main_expression(job.protocol) - main.target_mean) / main.target_std  # [N, M]
     whose = job.fold.divided(PatchDataset.open(Path(job.fold.data_dir))).patients(job.fold.split.train)
     patient = np.array([whose[name][0] for name in items.slide_section])
     groups = statistics.groups_to_hold_out(patient, items.section, items.spots.xy)
-    found = ridge.fit(features(job, state, mesh), targets, groups)
+    held_out = statistics.held_out(patient, items.section).replace("_", " ")
+    scale, rank = views.of(job.fold).penalty_scale(job.fold), job.config.rank
+    found = ridge.fit(features(job, state, mesh), targets, groups, scale=scale, rank=rank)
     print(
-        f"closed form: {len(groups)} spots, {len(found.coef)} features, penalty {found.penalty:g}, chosen on "
-        f"{'patients' if len(set(patient)) > 1 else 'spatial blocks'} held out"
+        f"closed form: {len(groups)} spots, {len(found.coef)} features, {f'rank {rank}, ' if rank else ''}penalty "
+        f"{found.penalty:g}, chosen on {held_out} held out"
     )
     if found.remark:
         print(f"note: {found.remark}")

@@ -23,7 +23,7 @@ from stjax.data.fold import Fold
 from stjax.data.selection import Selection
 from stjax.models import weights
 from stjax.state import State, init_state
-from stjax.training import run_log, steps
+from stjax.training import features_first, run_log, steps
 
 
 @dataclasses.dataclass
@@ -99,6 +99,7 @@ def prepare(config: Config, folder: Path, mesh: jax.sharding.Mesh) -> Job:
     protocol = protocols.get_protocol(config.protocol)
     config = checked(config, protocol, folder, mesh)
     dataset = PatchDataset.open(dataset_path(config))
+    features_first.make(config, dataset, mesh)
     view = views.get(models.view_of(config.model.module)).of_config(config)
     view.check_dataset(dataset, config.model.module)
     view.check_augmentation(config.augmentation)

@@ -11,7 +11,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from data_prep.errors import InputError
 from stjax import augmentation
 from stjax.data.blocks import Field
 from stjax.data.images import Images
-from stjax.data.items import Batch, Items, Windows
+from stjax.data.items import Batch, Cut, Items, Measured, Windows
 from stjax.data.panel import Panel
 from stjax.protocols import Protocol
 from stjax.splits import Split
@@ -67,35 +67,6 @@ def names() -> list[str]:
     return sorted(entry.name for entry in pkgutil.iter_modules(__path__))
 
 
-class Measured(NamedTuple):
-    """What the spots of some sections say of genes and images: counts [N, G] CSR over the data set's genes, totals [N],
-    and the first two moments [R, 3] of the pixels of the images that hold them."""
-
-    counts: Any
-    total: np.ndarray
-    channel_mean: np.ndarray
-    channel_mean_square: np.ndarray
-
-
-class Cut(NamedTuple):
-    """The items of a bare slide.
-
-    Attributes:
-        windows: their spots.
-        origin_xy: [items, 2], or [N, 2] where `stacked`, full-resolution pixel of each window's top-left corner.
-        spots: [N] positions in the section of the spots in item order; some may be in none.
-        known: [N] bool, which of them can be predicted.
-        stacked: an item's image is the stack [S, H, W, 3] of a window for each of its spots, not one window; without
-            `origin_xy` there is none.
-    """
-
-    windows: Windows
-    origin_xy: np.ndarray
-    spots: np.ndarray
-    known: np.ndarray
-    stacked: bool = False
-
-
 class View(abc.ABC):
     """One kind of item; see the module.
 
@@ -107,6 +78,7 @@ class View(abc.ABC):
         one_spot: whether an item holds one spot, in its middle, which no other item says anything of.
         maps: whether a model can be asked for a map of the whole slide.
         encoded: whether an item of a data set is what an encoder made of its image, which is made of a slide's anew.
+        standardises: whether items may be standardised over the section that they are of.
         two_passes: whether an encoder goes over all windows of a slide first, and the model then takes its features.
         stacks: whether several runs may be trained in one program: batches are alike in shape.
         ridge_spots: of a training section and size, at most, that the baselines are fitted to; 0: all.
@@ -122,6 +94,7 @@ class View(abc.ABC):
     one_spot: ClassVar[bool]
     maps: ClassVar[bool] = False
     encoded: bool = False
+    standardises: ClassVar[bool] = False
     two_passes: bool = False
     stacks: ClassVar[bool] = False
     ridge_spots: ClassVar[int] = 0
@@ -154,7 +127,16 @@ class View(abc.ABC):
                 raise InputError(
                     f"config.{name} is {config[name]}, which is for models of sections; leave it at its default"
                 )
+        self.check_standardised(config.standardise_features)
         return self.of_features(config.features)
+
+    def check_standardised(self, over: str) -> None:
+        """Raises InputError for `config.standardise_features` that items cannot have."""
+        if over != "training" and not self.standardises:
+            raise InputError(
+                f"config.standardise_features is {over!r}, which is for probes (configs/probe_linear.py); leave it at "
+                "its default"
+            )
 
     def of_features(self, name: str) -> "View":
         """This view of the features that a config names. Raises InputError where items are no features, or none are
@@ -254,6 +236,10 @@ class View(abc.ABC):
         """Makes items fit the programs compiled for a fold."""
         del fold, items
 
+    def penalty_scale(self, fold: "Fold") -> np.ndarray | None:
+        """[D] what standardised features are multiplied with before a ridge penalises them; None: they count alike."""
+        del fold
+
     def check_facts(self, fold: "Fold", name: str) -> None:
         """Raises InputError when `fold.facts`, as read from the file `name`, are not this view's."""
         if fold.facts:
@@ -337,6 +323,16 @@ class View(abc.ABC):
         """
         del vectors, inside
         return cut
+
+    def standardised(self, vectors: np.ndarray, name: str) -> np.ndarray:
+        """Features [N, D] of all spots of a slide, as a model of single spots takes them. Raises InputError for too few
+        spots where they are standardised over these.
+
+        Args:
+            name: of the slide, for messages.
+        """
+        del name
+        return vectors
 
     # ------------------------------------------------------------------------------------------------ on the device
 

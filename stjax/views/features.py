@@ -16,10 +16,14 @@ from jax.sharding import Mesh
 from data_prep import json_files
 from data_prep.dataset import PatchDataset, SectionTable
 from data_prep.errors import InputError
+from data_prep.json_files import Lacking
+from data_prep.section import Section
+from data_prep.slide import Slide
 from stjax import views
 from stjax.data import arrays
 from stjax.data.blocks import Field
 from stjax.data.images import Images
+from stjax.data.items import filled
 from stjax.data.panel import Panel
 from stjax.data.selection import Selection
 from stjax.encoders import ENCODERS
@@ -31,10 +35,12 @@ from stjax.views import patches
 from stjax.views.patches import EXPRESSION, REMEDY
 
 if TYPE_CHECKING:
+    from stjax.config import Config
     from stjax.data.fold import Fold
     from stjax.features.embedder import Embedder
 
 OF_FEATURES = "expression_of_features"
+SECTION = "section"
 KNOWN = ("encoder", "weights_sha256", "pooling", "width", "compute", "px")  # of features, what a model must know
 FACTS = {
     "features": json_files.NAME,
@@ -46,9 +52,39 @@ FACTS = {
     "px": json_files.SIZE_PX,
     "mean": json_files.numbers(),
     "std": json_files.numbers(0),
+    "fields": Lacking(json_files.numbers(1)),
+    "parts": Lacking(json_files.numbers(1, whole=True)),
+    "standardise": Lacking(json_files.one_of(SECTION)),
     **arrays.FACTS,
 }
+"""Of features what a model must know, and their mean and deviation over the training spots; and, where they are not the
+usual ones, the sides of the windows they are of, how many are of each kind, and that those of each section are
+standardised over its spots first."""
 _BLOCK = 4096  # vectors whose statistics are taken at a time
+_FEWEST = 20  # spots of a section whose mean and deviation say anything of its stain
+
+
+def moments(rows: int, block_of: Callable[[range], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """[D] float64 mean and deviation of vectors that are read a block at a time; 1 where all are the same."""
+    blocks = [range(start, min(start + _BLOCK, rows)) for start in range(0, rows, _BLOCK)]
+
+    def mean_of(function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        return sum((function(block_of(block).astype(np.float64)).sum(axis=0) for block in blocks), np.zeros(())) / rows
+
+    mean = mean_of(lambda values: values)
+    std = np.sqrt(mean_of(lambda values: (values - mean) ** 2))
+    return mean, np.where(std > 1e-6 * np.maximum(np.abs(mean), 1e-6), std, 1.0)
+
+
+def over_section(vectors: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """`moments` of the records of a section that have features. Raises InputError for too few of them."""
+    rows = np.flatnonzero(~np.isnan(vectors[:, 0]))
+    if len(rows) < _FEWEST:
+        raise InputError(
+            f"{name}: {len(rows)} spots, and a model whose features are standardised over each section needs "
+            f"{_FEWEST} to know its colours by; give more of them"
+        )
+    return moments(len(rows), lambda block: vectors[rows[block.start : block.stop]])
 
 
 class Vectors:
@@ -58,12 +94,15 @@ class Vectors:
         patches: those patches.
     """
 
-    def __init__(self, parts: Sequence[np.memmap], patches: Images):
+    def __init__(
+        self, parts: Sequence[np.memmap], patches: Images, *, over: Sequence[tuple[np.ndarray, np.ndarray]] = ()
+    ):
         """
         Args:
             parts: [R, D] of each of the sections whose records `patches` counts through, memory-mapped.
+            over: mean and deviation of each section by which its vectors are standardised, where they are.
         """
-        self.patches, self._parts = patches, parts
+        self.patches, self._parts, self._over = patches, parts, over
         self._first = np.cumsum([0, *(len(part) for part in parts)])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -85,27 +124,32 @@ class Vectors:
     def __getitem__(self, index: int) -> np.ndarray:
         record = self.record[index]
         part = int(np.searchsorted(self._first, record, side="right")) - 1
-        return np.asarray(self._parts[part][record - self._first[part]], np.float32)
+        vector = np.asarray(self._parts[part][record - self._first[part]], np.float32)
+        if not self._over:
+            return vector
+        mean, std = self._over[part]
+        return ((vector - mean) / std).astype(np.float32)
 
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """[D] float64 mean and deviation; 1 where all are the same."""
-        blocks = [range(start, min(start + _BLOCK, len(self))) for start in range(0, len(self), _BLOCK)]
-
-        def mean_of(function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-            each = (function(np.stack([self[i] for i in block]).astype(np.float64)).sum(axis=0) for block in blocks)
-            return sum(each, np.zeros(())) / len(self)
-
-        mean = mean_of(lambda values: values)
-        std = np.sqrt(mean_of(lambda values: (values - mean) ** 2))
-        return mean, np.where(std > 1e-6 * np.maximum(np.abs(mean), 1e-6), std, 1.0)
+        """As `moments`."""
+        return moments(len(self), lambda block: np.stack([self[i] for i in block]))
 
 
 class FeatureWindows(views.Windows):
-    """Spots whose items are feature vectors."""
+    """Spots whose items are feature vectors: those given, or those that an encoder made of a slide first."""
+
+    def __init__(self, start: np.ndarray, vectors: np.ndarray | None = None):
+        """
+        Args:
+            vectors: [N, D] of a slide's spots.
+        """
+        super().__init__(start)
+        self._vectors = vectors
 
     def inputs(self, images: np.ndarray, index: Sequence[int] | np.ndarray, size: int) -> views.Batch:
         """As `Windows.inputs`, of vectors [b, D]."""
-        return {"features": super().inputs(images, index, size)["image"]}
+        vectors = images if self._vectors is None else self._vectors[np.asarray(index, np.int64)]
+        return {"features": filled(vectors, size)}
 
 
 class View(patches.View):
@@ -113,7 +157,7 @@ class View(patches.View):
 
     items = "features"
     what = "patches, one spot in the middle of each, through an encoder,"
-    encoded = True
+    encoded, standardises = True, True
     kinds = {  # noqa: RUF012
         EXPRESSION: "expression of the spot in the middle of each patch",
         OF_FEATURES: "expression of a spot, of the features that the encoder makes of the patch around it",
@@ -122,12 +166,17 @@ class View(patches.View):
     def __init__(self, facts: Mapping[str, Any] = MappingProxyType({})):
         super().__init__(facts)
         self._opened: dict[tuple[str, ...], Features] = {}  # of data sets, by their path and sections
+        self.two_passes = len(facts.get("fields", ())) > 1 or "standardise" in facts
 
     @property
     def encoder(self) -> str:
         return self.facts.get("encoder", "")
 
     # ------------------------------------------------------------------------------------------- from a data set
+
+    def of_config(self, config: "Config") -> "View":
+        view, of = super().of_config(config), config.standardise_features
+        return View({**view.facts, **({"standardise": of} if of == SECTION else {})})
 
     def of_features(self, name: str) -> "View":
         if not name:
@@ -156,7 +205,7 @@ class View(patches.View):
                 "must be farther apart than these; embed the data set (stjax embed)"
             )
         window_px = px * um_per_px / dataset.section(name)["um_per_px"]
-        return patch._replace(side_px=found.context * max(window_px, patch.side_px))
+        return patch._replace(side_px=max(found.context, *found.fields) * max(window_px, patch.side_px))
 
     def used(self, chosen: Selection) -> tuple[list[SectionTable], list[np.ndarray]]:
         tables, kept = super().used(chosen)
@@ -171,7 +220,10 @@ class View(patches.View):
 
     def open(self, chosen: Selection, panel: Panel) -> views.Items:
         items, found = super().open(chosen, panel), self.features(chosen.dataset)
-        items.images = Vectors([found.sections[name] for name in chosen.sections], items.images)
+        parts = [found.sections[name] for name in chosen.sections]
+        named = zip(parts, chosen.sections, strict=True) if "standardise" in self.facts else ()
+        over = [over_section(part, f"Section {name!r}") for part, name in named]
+        items.images = Vectors(parts, items.images, over=over)
         items.windows = FeatureWindows(items.windows.start)
         return items
 
@@ -183,11 +235,13 @@ class View(patches.View):
             name = self.facts["features"]
             found = Features.open(dataset, name)
             self._check_context(found)
-            for key in KNOWN:
-                if self.facts.get(key, found.key[key]) != found.key[key]:
+            trained = "mean" in self.facts
+            for key in (*KNOWN, "fields"):
+                ours = found.key.get(key)
+                if trained and self.facts.get(key) != ours:
                     raise InputError(
-                        f"{found.path}: {key} is {found.key[key]}, of the features that the model was trained on "
-                        f"{self.facts[key]}; embed the data set as those were, or train a new model"
+                        f"{found.path}: {key} is {ours}, of the features that the model was trained on "
+                        f"{self.facts.get(key)}; embed the data set as those were, or train a new model"
                     )
             self._opened[of] = found
         return self._opened[of]
@@ -212,6 +266,8 @@ class View(patches.View):
         """What a model must know of features, and of those of the training spots."""
         mean, std = train.statistics()
         known = {"features": self.facts["features"], **{key: found.key[key] for key in KNOWN}}
+        known |= {key: found.key[key] for key in ("fields", "parts") if key in found.key}
+        known |= {"standardise": SECTION} if "standardise" in self.facts else {}
         return known | {"mean": mean.tolist(), "std": std.tolist()}
 
     def statistics(self, fold: "Fold") -> tuple[np.ndarray, ...]:
@@ -220,7 +276,7 @@ class View(patches.View):
     def check_facts(self, fold: "Fold", name: str) -> None:
         facts = json_files.require(fold.facts, FACTS, f"{name}: facts of features", remedy=REMEDY)
         lengths = {len(facts["mean"]), len(facts["std"]), facts["width"]}
-        if len(lengths) > 1 or min(facts["std"]) <= 0:
+        if len(lengths) > 1 or min(facts["std"]) <= 0 or sum(self.parts(facts)) != facts["width"]:
             raise InputError(f"{name}: statistics of {facts['width']} features that are no such; {REMEDY}")
 
     def colours(self, items: views.Items, item: int, image: np.ndarray) -> np.ndarray:
@@ -229,9 +285,44 @@ class View(patches.View):
     def with_images(
         self, items: views.Items, image: Callable[[Images, int], np.ndarray], embedder: "Embedder | None"
     ) -> tuple[views.Windows, Callable[[int], np.ndarray]]:
-        return views.Windows(items.windows.start), lambda item: image(items.images.patches, item)
+        if len(self.facts.get("fields", ())) > 1:
+            raise InputError(
+                "the model sees the tissue around each spot too, and a data set holds the spots' own alone"
+            )
+        patches = items.images.patches
+        if embedder is None:
+            return views.Windows(items.windows.start), lambda item: image(patches, item)
+        starts = range(0, len(patches), embedder.batch_size)
+        blocks = (range(start, min(start + embedder.batch_size, len(patches))) for start in starts)
+        parts = [embedder.vectors(np.stack([image(patches, row) for row in block])) for block in blocks]
+        made = self.standardised(np.concatenate(parts), f"Section {items.section[0]!r}")
+        return FeatureWindows(items.windows.start, made), lambda _: np.zeros(0, np.uint8)
+
+    def parts(self, facts: Mapping[str, Any]) -> list[int]:
+        """As `store.Features.parts`."""
+        fields = len(facts.get("fields", (1,)))
+        return list(facts.get("parts", [facts["width"] // fields])) * fields
+
+    def penalty_scale(self, fold: "Fold") -> np.ndarray:
+        """As `views.View` says: features of a kind (`parts`) count together as much as those of another."""
+        parts = np.array(self.parts(fold.facts))
+        return np.repeat(np.sqrt(parts.sum() / (len(parts) * parts)), parts)
 
     # --------------------------------------------------------------------------------------------- from a bare slide
+
+    def cut(self, fold: "Fold", section: Section, slide: Slide, px_scale: float) -> views.Cut:
+        found = super().cut(fold, section, slide, px_scale)
+        return found._replace(origin_xy=found.origin_xy[:0], stacked=True) if self.two_passes else found
+
+    def with_vectors(self, cut: views.Cut, vectors: np.ndarray, inside: np.ndarray) -> views.Cut:
+        made = self.standardised(vectors.reshape(len(vectors), -1), "this slide")
+        return cut._replace(windows=FeatureWindows(cut.windows.start, made))
+
+    def standardised(self, vectors: np.ndarray, name: str) -> np.ndarray:
+        if "standardise" not in self.facts:
+            return vectors
+        mean, std = over_section(vectors, name)
+        return ((vectors - mean) / std).astype(np.float32)
 
     def embedder(self, fold: "Fold", kind: str, weights: Path | None, mesh: Mesh) -> "Embedder | None":
         if kind != OF_FEATURES:

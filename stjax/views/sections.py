@@ -103,12 +103,12 @@ class View(features.View):
     """Sections of a data set of patches."""
 
     what = "sections of spots, a patch around each,"
-    one_spot, stacks, two_passes = False, False, True
+    one_spot, stacks, standardises = False, False, False
     kinds = {EACH_SPOT: "expression of each spot asked about, of what the model is told of it and of its section"}  # noqa: RUF012
 
     def __init__(self, facts: Mapping[str, Any] = MappingProxyType({})):
         super().__init__(facts)
-        self._needs = frozenset(facts.get("needs", ()))
+        self._needs, self.two_passes = frozenset(facts.get("needs", ())), True
         self.encoded = bool(self._needs & {FEATURES, CONTEXT})
         whole = not facts.get("spots_per_item")
         self.item, self.items = ("section", "sections") if whole else ("group of spots", "groups of spots")
@@ -122,6 +122,7 @@ class View(features.View):
 
     def of_config(self, config: "Config") -> "View":
         needs = models.needs(config.model.module, config.model.variant)
+        self.check_standardised(config.standardise_features)
         if unknown := sorted(set(needs) - set(NEEDS)):
             raise InputError(
                 f"stjax.models.{config.model.module} needs {', '.join(unknown)}; a model of sections may need "
@@ -181,6 +182,8 @@ class View(features.View):
         return [dataclasses.replace(each, record=record[each.rows], **vectors) for each in around]
 
     def _check_context(self, found: Features) -> None:
+        if len(found.fields) > 1:
+            raise InputError(f"{found.path}: made with --fields, which is for probes; embed the data set without")
         if CONTEXT in self._needs and found.context == 1:
             raise InputError(
                 f"{found.path}: of one window a spot, and this model needs those around it; embed the data set with "
@@ -199,9 +202,8 @@ class View(features.View):
         if GRID in self._needs:
             facts["grid_size"] = self._grid_size()
         if BANK in self._needs:
-            groups = len(np.unique(_windows(train).group))
             by = PATIENT if len(fold.train_patients) > 1 else SECTION
-            if groups < 2:
+            if len(np.unique(_windows(train).group)) < 2:
                 raise InputError(
                     "this model looks up training spots of other patients, or of one patient's other sections, and "
                     f"there is one training section, {fold.split.train[0]}; train on more, or choose another model"
@@ -373,8 +375,7 @@ class View(features.View):
         return tuple(jax.ShapeDtypeStruct(tuple(sizes.get(s, s) for s in shape), dtype) for _, dtype, shape in takes)
 
     def _takes(self, fold: "Fold") -> list[tuple[str, Any, tuple[Any, ...]]]:
-        facts = fold.facts
-        windows, width = facts.get("context", 1) ** 2, facts.get("width", 0)
+        windows, width = fold.facts.get("context", 1) ** 2, fold.facts.get("width", 0)
         return inputs_of(self._needs, side=fold.image_size_px, width=width, windows=windows)
 
     def given(self, fold: "Fold", kind: str) -> tuple[int, ...]:

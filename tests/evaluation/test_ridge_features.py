@@ -182,16 +182,21 @@ def test_other_data_is_scored_with_features_of_the_same_encoder_alone(run_on_fea
         prepared.features_beside(run, there, "")
 
 
-def test_blocks_are_held_out_of_one_patient_and_patients_of_several():
+def test_patients_are_held_out_or_sections_of_one_or_blocks_of_two_sections():
     rng = np.random.default_rng(0)
     xy, section = rng.random((60, 2)), np.repeat(["A1", "A2", "B1"], 20)
     patient = np.where(section == "B1", "B", "A")
     of_patients = statistics.groups_to_hold_out(patient, section, xy)
     assert {frozenset(patient[of_patients == group]) for group in set(of_patients)} == {frozenset("A"), frozenset("B")}
-    of_blocks = statistics.groups_to_hold_out(np.full(60, "A"), section, xy)
-    assert len(set(of_blocks)) == 12
+    assert statistics.held_out(patient, section) == "patients"
+    of_sections = statistics.groups_to_hold_out(np.full(60, "A"), section, xy)
+    assert [set(section[of_sections == group]) for group in sorted(set(of_sections))] == [{"A1"}, {"A2"}, {"B1"}]
+    two = section != "B1"
+    assert statistics.held_out(np.full(40, "A"), section[two]) == "spatial_blocks"
+    of_blocks = statistics.groups_to_hold_out(np.full(40, "A"), section[two], xy[two])
+    assert len(set(of_blocks)) == 8
     for group in set(of_blocks):
-        assert len(set(section[of_blocks == group])) == 1
+        assert len(set(section[two][of_blocks == group])) == 1
 
 
 def test_a_spot_a_thousand_deviations_off_is_predicted_as_one_ten_off():

@@ -45,14 +45,62 @@ def test_solution_penalty_and_errors_are_those_of_a_grid_search_of_scikit_learn(
     np.testing.assert_allclose(found.predict(x), x @ coef + intercept, atol=1e-8)
 
 
-def test_primal_and_dual_agree(monkeypatch):
+@pytest.mark.parametrize("rank", [0, 2])
+def test_primal_and_dual_agree(monkeypatch, rank):
     x, y, groups = samples(80, 79)
-    primal = ridge.fit(x, y, groups, penalties=PENALTIES)
+    options = {"penalties": PENALTIES, "rank": rank, "scale": np.linspace(0.5, 2, 79)}
+    primal = ridge.fit(x, y, groups, **options)
     monkeypatch.setattr(ridge, "_primal", ridge._dual)
-    dual = ridge.fit(x, y, groups, penalties=PENALTIES)
+    dual = ridge.fit(x, y, groups, **options)
     assert (dual.penalty, list(dual.errors)) == (primal.penalty, list(primal.errors))
     np.testing.assert_allclose(list(dual.errors.values()), list(primal.errors.values()), rtol=1e-9)
     np.testing.assert_allclose(dual.coef, primal.coef, atol=1e-10)
+
+
+@pytest.mark.parametrize(("count", "width"), [(300, 40), (60, 200)], ids=["primal", "dual"])
+def test_predictions_of_a_rank_are_the_leading_components_of_the_fitted_targets(count, width):
+    x, y, groups = samples(count, width)
+    full = ridge.fit(x, y, groups, penalties=[30.0])
+    found = ridge.fit(x, y, groups, penalties=[30.0], rank=2)
+    fitted = full.predict(x) - y.mean(axis=0)
+    u, s, v = np.linalg.svd(fitted, full_matrices=False)
+    np.testing.assert_allclose(found.predict(x) - y.mean(axis=0), u[:, :2] * s[:2] @ v[:2], atol=1e-7)
+    errors = [
+        np.mean((held.predict(x[rows]) - y[rows]) ** 2)
+        for fold in range(4)
+        for rows in [np.flatnonzero(ridge.folds_of(groups) == fold)]
+        for held in [_of_a_rank(x, y, np.flatnonzero(ridge.folds_of(groups) != fold), 30.0, 2)]
+    ]
+    several = ridge.fit(x, y, groups, penalties=[30.0, 300.0], rank=2)
+    np.testing.assert_allclose(several.errors[30.0], np.mean(errors), rtol=1e-9)
+
+
+def _of_a_rank(x, y, rows, penalty, rank):
+    """Reduced-rank ridge of some samples, of features that have deviations of all, by NumPy alone."""
+    std, mean, centre = x.astype(np.float64).std(axis=0), x[rows].astype(np.float64).mean(axis=0), y[rows].mean(axis=0)
+    z = (x[rows] - mean) / std
+    coef = np.linalg.solve(z.T @ z + penalty * np.eye(z.shape[1]), z.T @ (y[rows] - centre))
+    axes = np.linalg.svd(z @ coef, full_matrices=False)[2][:rank]
+    coef = coef @ axes.T @ axes / std[:, None]
+    return ridge.Ridge(coef, centre - mean @ coef, penalty, {})
+
+
+def test_a_rank_that_is_no_less_than_that_of_the_solution_changes_nothing():
+    x, y, groups = samples(60, 20)
+    plain, ranked = (ridge.fit(x, y, groups, penalties=PENALTIES, rank=rank) for rank in (0, 6))
+    np.testing.assert_array_equal(plain.coef, ranked.coef)
+
+
+@pytest.mark.parametrize(("count", "width"), [(300, 40), (60, 200)], ids=["primal", "dual"])
+def test_scaled_features_are_penalised_as_features_that_were_multiplied(count, width):
+    x, y, groups = samples(count, width)
+    x = x.astype(np.float64)
+    x = (x - x.mean(axis=0)) / x.std(axis=0)
+    scale = np.random.default_rng(1).uniform(0.2, 3, width)
+    found = ridge.fit(x, y, groups, penalties=PENALTIES, scale=scale)
+    direct = ridge.fit(x * scale, y, groups, penalties=PENALTIES, standardise=False)
+    np.testing.assert_allclose(list(found.errors.values()), list(direct.errors.values()), rtol=1e-9)
+    np.testing.assert_allclose(found.coef, direct.coef * scale[:, None], atol=1e-9)
 
 
 def test_a_vanishing_penalty_is_least_squares():
