@@ -1,4 +1,7 @@
-"""2,000 damaged inputs, always the same: each is refused in one line or accepted. And what the fuzzer itself finds."""
+"""Damaged inputs, always the same: each is refused in one line or accepted. And what the fuzzer itself finds.
+
+600 of them by default, of which slow tests have 2,000.
+"""
 
 import json
 import os
@@ -16,14 +19,18 @@ from tests.fuzz import runner, targets, worker
 from tests.fuzz.targets import TARGETS, Target
 from tests.fuzz.worker import Job, Limits
 
-EACH = -(-2000 // len(TARGETS))  # cases of a target
+EACH = -(-600 // len(TARGETS))  # cases of a target
+MORE = -(-2000 // len(TARGETS))  # of slow tests
 
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
+    return found(tmp_path_factory.mktemp("fuzz") / "result.json", EACH)
+
+
+def found(file, cases):
     """What a run over all targets found; in a process of its own, as JAX is at work in this one."""
-    file = tmp_path_factory.mktemp("fuzz") / "result.json"
-    command = [sys.executable, "-m", "tests.fuzz", "--target=all", f"--cases={EACH}", f"--json={file}"]
+    command = [sys.executable, "-m", "tests.fuzz", "--target=all", f"--cases={cases}", f"--json={file}"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert file.is_file(), ended.stdout + ended.stderr
     return json.loads(file.read_text())
@@ -33,6 +40,13 @@ def result(tmp_path_factory):
 def test_damaged_input_is_refused_in_one_line_or_read(result, name):
     assert not result[name]["findings"]
     assert sum(result[name]["outcomes"].values()) == EACH
+
+
+@pytest.mark.slow
+def test_two_thousand_damaged_inputs_are_refused_in_one_line_or_read(tmp_path):
+    for name, of in found(tmp_path / "result.json", MORE).items():
+        assert not of["findings"], name
+        assert sum(of["outcomes"].values()) == MORE
 
 
 class Faulty(Target):
@@ -73,8 +87,8 @@ def test_every_kind_of_fault_is_found_and_the_cases_go_on(monkeypatch):
     names = {"r": "refused", "s": "same", "d": "different", "x": "exception", "h": "hang", "k": "death"}
     names |= {"m": "memory", "o": "outside", "l": "refused"}
     assert tally.outcomes == Counter(names[kind] for kind in drawn)
-    found = {finding.outcome: finding.cases for finding in tally.findings.values()}
-    assert found == {names[kind]: [case] for case, kind in enumerate(drawn) if names[kind] in runner.FINDINGS}
+    by_outcome = {finding.outcome: finding.cases for finding in tally.findings.values()}
+    assert by_outcome == {names[kind]: [case] for case, kind in enumerate(drawn) if names[kind] in runner.FINDINGS}
 
 
 @pytest.mark.parametrize("name", TARGETS)
