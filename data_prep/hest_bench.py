@@ -10,7 +10,7 @@ Counts are joined to patches by barcode: their order differs for Xenium, where j
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,7 +101,7 @@ def open_task(root: Path, name: str) -> Task:
     patches: dict[str, Path] = {}
     expression: dict[str, Path] = {}
     folds = []
-    for place in range(_count_folds(folder / "splits")):
+    for place in range(max(1, count_folds(folder / "splits"))):
         halves = []
         for half in ("train", "test"):
             path = folder / "splits" / f"{half}_{place}.csv"
@@ -138,14 +138,21 @@ def _genes(path: Path) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _count_folds(folder: Path) -> int:
-    """How many pairs there are. Raises InputError for one without its other half, and a gap."""
+def count_folds(folder: Path, halves: Sequence[str] = ("train", "test")) -> int:
+    """How many folds' files train_0.csv, test_0.csv, train_1.csv, ... there are.
+
+    Args:
+        halves: which of the two a fold has.
+
+    Raises:
+        InputError: one without its other half, or a gap.
+    """
     names = [path.name for path in folder.glob("*.csv")] if folder.is_dir() else []
-    found = {match[0] for name in names if (match := re.fullmatch(r"(train|test)_[0-9]+\.csv", name))}
-    count = max((int(re.findall(r"[0-9]+", name)[0]) + 1 for name in found), default=1)
-    expected = [f"{half}_{place}.csv" for place in range(min(count, len(found) + 1)) for half in ("train", "test")]
+    found = {match[0] for name in names if (match := re.fullmatch(rf"({'|'.join(halves)})_[0-9]+\.csv", name))}
+    count = max((int(re.findall(r"[0-9]+", name)[0]) + 1 for name in found), default=0)
+    expected = [f"{half}_{place}.csv" for place in range(min(count, len(found) + 1)) for half in halves]
     if lacking := [name for name in expected if name not in found]:
-        raise InputError(f"{folder}: {lacking[0]} not found; folds are pairs of train and test, from 0 on: {_REMEDY}")
+        raise InputError(f"{folder}: {lacking[0]} not found; folds are counted from 0 on, without a gap: {_REMEDY}")
     return count
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from data_prep import files
 from data_prep.errors import InputError
+from data_prep.hest_bench import count_folds
 from data_prep.readers import _text
 from data_prep.readers.bundle import IDS, cases
 
@@ -95,7 +96,8 @@ def _listed(root: Path) -> list[set[str]]:
 def _splits(root: Path) -> list[set[str]]:
     """Test samples of each splits/test_0.csv, as HEST-Benchmark's tasks have them."""
     found = []
-    while files.is_there(file := root / "splits" / f"test_{len(found)}.csv"):
+    for place in range(count_folds(root / "splits", ["test"])):
+        file = root / "splits" / f"test_{place}.csv"
         header, *rows = _text.read_rows(file, ",")
         found.append(set(_text.columns(file, header, rows, ["sample_id"])[0]))
     return found

@@ -60,6 +60,9 @@ def test_folds_of_a_task_of_hest_benchmark_are_its_splits(tmp_path):
         (tmp_path / "splits" / f"test_{place}.csv").write_text(f"sample_id,patches_path,expr_path\n{name},x,y\n")
     folds = _stp_folds.folds_of(tmp_path, ["A", "B", "C"], 5)
     assert [fold.test for fold in folds.values()] == [("A",), ("B",)]
+    (tmp_path / "splits" / "test_0.csv").unlink()
+    with pytest.raises(InputError, match=r"test_0\.csv not found; folds are counted from 0 on, without a gap"):
+        _stp_folds.folds_of(tmp_path, ["A", "B", "C"], 5)
 
 
 @pytest.mark.parametrize(
