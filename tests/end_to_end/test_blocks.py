@@ -285,6 +285,7 @@ def test_a_model_of_sections_sees_the_spots_of_its_part_alone(slide, small_encod
         train.train(config, tmp_path / "bank")
 
 
+@pytest.mark.slow
 def test_one_visium_hd_section_trains_pixnet(slide, cache, tmp_path):
     options = ["--config.split=blocks", "--config.blocks.folds=4", "--config.batch_size=4", "--config.num_epochs=2"]
     options += ["--config.learning_rate=1e-3", f"--config.data_dir={slide / 'tiles'}", f"--workdir={tmp_path}"]
