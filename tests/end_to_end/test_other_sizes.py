@@ -22,6 +22,7 @@ KINDS = {  # needs, and spots of an item; of a model of patches none
     "whole": ("image+grid", 0),
     "some": ("features+near+grid", 8),
 }
+EACH = [pytest.param(kind, marks=pytest.mark.slow) if kind == "whole" else kind for kind in KINDS]
 SIZES = ("2", "8", "16")
 
 
@@ -67,7 +68,7 @@ def runs(slides, small_encoder):
     return run
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EACH)
 def test_bins_of_all_sizes_are_scored_beside_the_nearest_spot_of_the_trained_size(runs, slides, kind, capsys):
     folder = runs(kind)
     assert json.loads((folder / "evaluation" / "pixnet" / "metrics.json").read_text())["sizes_um"] == {}
@@ -84,7 +85,7 @@ def test_bins_of_all_sizes_are_scored_beside_the_nearest_spot_of_the_trained_siz
     np.testing.assert_array_equal(again[own.obs_names].X, own.X)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EACH)
 def test_without_spots_of_the_trained_size_the_nearest_are_those_of_a_lattice_of_its_pitch(runs, slides, kind):
     run = workdir.Run.load(runs(kind))
     result = evaluate.evaluate(run.folder, evaluate.Options(data_dir=str(slides / "all"), sections=("B1_008um",)))
@@ -110,7 +111,7 @@ def test_a_section_of_finer_bins_is_asked_about_on_lattices_of_the_training_pitc
     assert sorted(found.prediction.spots.id) == sorted(dataset.table("B1_008um").spots.id)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EACH)
 def test_finer_bins_are_predicted_from_their_slide_as_from_the_data_set(runs, slides, kind, tmp_path):
     run = workdir.Run.load(runs(kind))
     dataset = run.open_dataset(slides / "all")
