@@ -13,7 +13,6 @@ from data_prep.errors import InputError
 from data_prep.slide import open_slide
 from data_prep.slide_base import Slide, is_slide
 from data_prep.tissue import Transform
-from stjax.config import numbers
 
 MOST_FIELD = 16  # patches along a side of a window, which is seen at so many times a patch's um per px
 
@@ -164,6 +163,8 @@ def find_slides(source: Path, dataset: PatchDataset) -> dict[str, Path]:
 def fields_of(text: str, name: str) -> tuple[float, ...]:
     """ "1,3,5" to (1.0, 3.0, 5.0): sides of windows around a spot, in patches. Raises InputError, naming the option
     `name`, for what none can have."""
+    from stjax.config import numbers  # with ml-collections, which predicting does without
+
     found = numbers(text, name)
     if found[:1] != (1,) or list(found) != sorted(set(found)) or found[-1] > MOST_FIELD:
         raise InputError(

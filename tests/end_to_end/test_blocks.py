@@ -249,6 +249,7 @@ def test_a_stopped_run_goes_on_with_the_same_blocks_to_the_same_weights(run, sli
     assert load(tmp_path).fold.blocks == load(run).fold.blocks
 
 
+@pytest.mark.slow
 def test_cross_validation_scores_every_spot_once(slide, small_encoder, tmp_path, capsys):
     config = of_probe(slide, small_encoder)
     config.blocks.folds = 3

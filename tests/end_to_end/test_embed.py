@@ -62,7 +62,7 @@ def test_mistakes_are_told_in_one_line(prepared: Path, cache: Path) -> None:
         ("--encoder=uni2", "--random"): "there is no encoder 'uni2'; did you mean",
         ("--encoder=kaiko_s16",): "needs its weights: give --weights=FILE",
         ("--encoder=kaiko_s16", "--weights=README.md"): "neither a .safetensors nor a PyTorch file",
-        ("--encoder=kaiko_s16", "--random", "--context=5"): "--context needs --source",
+        ("--encoder=kaiko_s16", "--random", "--context=5"): "--context and --fields need --source",
         ("--encoder=kaiko_s16", "--random", "--context=4", "--source=."): "--context is 4, expected 3, 5, 7 or 9",
         ("--encoder=kaiko_s16", "--random", "--maps"): "--maps is for tiles",
         ("--random",): "give --encoder=NAME",

@@ -95,6 +95,7 @@ def test_evaluation_of_some_spots_leaves_the_runs_own_results_alone(run, cache):
     assert json.loads(path.read_text())["spots"] == 15
 
 
+@pytest.mark.slow
 def test_prediction_of_the_raw_slide_equals_that_of_its_tiles(run, slides, cache, tmp_path):
     folder, _ = run
     result = command("stjax.evaluate", f"--workdir={folder}", "--spot-size-um=16", "--max-spots=0", cache=cache)

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import anndata
 import numpy as np
@@ -506,9 +507,8 @@ def test_a_map_alone_is_warned_of_its_slide_too(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(predict.SectionWriter, "write_dense", lambda job, *_: job.out)
     path = save_tiff(tmp_path / "S1.tif", picture(), um_per_px=2.5)
     source = open_source(path, layout="auto", sections=(), um_per_px=None, resolve_aliases=False)
-    job = predict.SectionWriter(
-        MeanColour(), None, tmp_path, predict.Options(tile_px=64), writers={}, columns=np.arange(3)
-    )
+    given: dict[str, Any] = {"writers": {}, "columns": np.arange(3), "floor": 0.2, "gene_sets": None}
+    job = predict.SectionWriter(MeanColour(), None, tmp_path, predict.Options(tile_px=64), **given)
     job.run(source, "S1")
     assert "warning: S1.tif: the image has 2.5 um per px, 5 times coarser than 0.5" in capsys.readouterr().out
 

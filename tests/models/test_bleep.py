@@ -67,6 +67,7 @@ def test_it_is_the_mean_of_the_profiles_that_are_nearest_of_other_groups(k):
             np.testing.assert_allclose(found[item, n], wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_of_patches_the_features_are_the_backbones():
     model, batch = sections.build("bleep", "trained", k=3, **TRAINED), sections.batch()
     found, p, bank = (
@@ -154,6 +155,7 @@ def test_a_frozen_backbone_learns_nothing():
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_what_fills_up_an_item_is_no_part_of_batchnorms_statistics():
     model, after = sections.build("bleep", "trained", **TRAINED), []
     graphdef, params, statistics = models.split(model)

@@ -81,6 +81,7 @@ def test_a_gene_is_predicted_by_its_vectors_alone():
     np.testing.assert_allclose(sections.runner(model, "sgn", "tiny")(run), before[..., ::-1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_genes_to_learn_are_drawn_anew_and_have_vectors():
     vectors = VECTORS.copy()
     vectors[MAIN + 2] = 0  # no text

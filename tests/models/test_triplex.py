@@ -157,6 +157,7 @@ def test_it_is_as_large_as_the_published_one(variant, options, millions):
     assert round(count / 1e6, 2) == millions
 
 
+@pytest.mark.slow
 def test_patches_that_fill_up_an_item_are_no_part_of_the_statistics():
     def after(batch):
         model = sections.build("triplex", "tiny")

@@ -182,7 +182,7 @@ def test_one_process_at_a_time_predicts_a_section(tmp_path: Path, monkeypatch: p
     job, said = predict.SectionWriter(**given), []
     source: Any = SimpleNamespace(read=lambda name: name, bare=False)
 
-    def meanwhile(_job: predict.SectionWriter, _section: Any, name: str, **_: Any) -> list[Path]:
+    def meanwhile(_job: predict.SectionWriter, _section: Any, name: str, *_: Any) -> list[Path]:
         if name == "A1":
             said.append(refusal("second", lambda: job.run(source, "A1")))
             job.run(source, "A2")  # another section may

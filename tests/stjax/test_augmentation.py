@@ -190,6 +190,7 @@ def trained(training, train_step, begun, *, stop_after=None, num_steps=3):
     return losses, state
 
 
+@pytest.mark.slow
 def test_a_resumed_run_repeats_an_uninterrupted_one_of_images_that_change(training):
     config, fold, _ = training
     mesh = parallel.make_mesh(jax.devices()[:1])

@@ -131,7 +131,7 @@ def test_missing_image_is_named_and_may_be_given(source: Source, tmp_path: Path)
     with pytest.raises(InputError, match=r"'A1': full-resolution image not found next to A1.h5ad"):
         reader.list_sections(root)
     assert reader.read_section(root / "A1.h5ad", "A1", image=moved).image_path == moved
-    with pytest.raises(InputError, match="one file, but there are several sections"):
+    with pytest.raises(InputError, match="is one image, but there are several sections"):
         reader.list_sections(root, image=moved)
 
 

@@ -76,7 +76,7 @@ def test_samples_without_a_slide_each_are_refused_by_the_column(tmp_path: Path) 
     root = write(tmp_path, "both", two(label="sample", index_unique="-"))
     with pytest.raises(InputError, match=r"'A': .* next to both.h5ad, which holds 2 samples by obs\['sample'\] \(exp"):
         reader.list_sections(root)
-    with pytest.raises(InputError, match="one file, but there are several sections"):
+    with pytest.raises(InputError, match="is one image, but there are several sections"):
         reader.list_sections(root, image=root / "both.png")
 
 

@@ -44,7 +44,7 @@ def test_the_genomes_are_named_and_counted() -> None:
 def test_one_genome_in_front_is_taken_off() -> None:
     ids, symbols, notes = read([f"GRCh38_{HUMAN}", "IgG"], ["GRCh38_TP53", "IgG"], ["GRCh38", ""])
     assert (ids, symbols) == ([HUMAN, "IgG"], ["TP53", "IgG"])
-    assert notes == ["'GRCh38_' taken off 1 feature names"]
+    assert notes == ["'GRCh38_' taken off 1 feature name"]
 
 
 @pytest.mark.parametrize(

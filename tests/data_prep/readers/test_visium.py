@@ -127,7 +127,7 @@ def test_missing_image_is_named_and_may_be_given(source: Source, tmp_path: Path)
         visium.list_sections(root)
     assert visium.read_section(root, "A1", image=moved).image_path == moved
     assert visium.read_section(root, "A1", image=folder).image_path == moved
-    with pytest.raises(InputError, match="one file, but there are several sections"):
+    with pytest.raises(InputError, match="is one image, but there are several sections"):
         visium.list_sections(root, image=moved)
     assert visium.list_sections(root, sections=["A1"], image=moved) == ["A1"]
     with pytest.raises(InputError, match="no such file or folder"):
