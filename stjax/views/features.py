@@ -87,6 +87,13 @@ def over_section(vectors: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray
     return moments(len(rows), lambda block: vectors[rows[block.start : block.stop]])
 
 
+def vectors_of(patches: Images, image: Callable[[Images, int], np.ndarray], embedder: "Embedder") -> np.ndarray:
+    """[N, D] float32 of the images that take the place of N patches, of which a batch at a time is held."""
+    rows, size = range(len(patches)), embedder.batch_size
+    parts = ([image(patches, row) for row in rows[start : start + size]] for start in rows[::size])
+    return np.concatenate([embedder.vectors(np.stack(part)) for part in parts])
+
+
 class Vectors:
     """Feature vectors [D] float32 of the patches of some spots, by position.
 
@@ -292,10 +299,7 @@ class View(patches.View):
         patches = items.images.patches
         if embedder is None:
             return views.Windows(items.windows.start), lambda item: image(patches, item)
-        starts = range(0, len(patches), embedder.batch_size)
-        blocks = (range(start, min(start + embedder.batch_size, len(patches))) for start in starts)
-        parts = [embedder.vectors(np.stack([image(patches, row) for row in block])) for block in blocks]
-        made = self.standardised(np.concatenate(parts), f"Section {items.section[0]!r}")
+        made = self.standardised(vectors_of(patches, image, embedder), f"Section {items.section[0]!r}")
         return FeatureWindows(items.windows.start, made), lambda _: np.zeros(0, np.uint8)
 
     def parts(self, facts: Mapping[str, Any]) -> list[int]:

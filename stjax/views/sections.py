@@ -285,9 +285,7 @@ class View(features.View):
         if CONTEXT in self._needs:
             raise InputError("the model sees windows around each spot too, and a data set holds the spots' own alone")
         if embedder is not None:
-            rows, size = range(len(patches)), embedder.batch_size
-            parts = ([image(patches, row) for row in rows[start : start + size]] for start in rows[::size])
-            vectors = np.concatenate([embedder.vectors(np.stack(part)) for part in parts])
+            vectors = features.vectors_of(patches, image, embedder)
             windows = windows.with_vectors(vectors, np.ones((len(vectors), 1), bool))
 
         def stack(item: int) -> np.ndarray:
