@@ -69,10 +69,11 @@ def _own_folder(parent: Path) -> Iterator[Path]:
         while True:
             folder = Path(tempfile.mkdtemp(prefix=f"{_UNFINISHED}{_host()}-", dir=parent))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            handle = _open_locked(folder / _LOCK)
-            if handle is not None:
-                stack.callback(os.close, handle)
-                break  # else somebody took it for left over before it was locked
+            with contextlib.suppress(FileNotFoundError):  # removed by who took it for left over, before it was locked
+                handle = _open_locked(folder / _LOCK)
+                if handle is not None:
+                    stack.callback(os.close, handle)
+                    break  # else somebody is about to
         yield folder
 
 

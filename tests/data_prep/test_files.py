@@ -1,7 +1,9 @@
 """Files are whole or not there, whoever else writes, links or is killed; names stay in their folder."""
 
+import fcntl
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,6 +75,23 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_and_that_of_a_live_one
         writer.send_signal(signal.SIGKILL)
     files.write_text(tmp_path / "c", "1")
     assert left_in(tmp_path) == ["b", "c"]
+
+
+def test_a_writer_whose_new_folder_another_removes_before_it_is_locked_makes_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, removed = fcntl.flock, []
+
+    def removing_once(handle: int, how: int) -> None:
+        if not removed:
+            removed.extend(tmp_path.iterdir())
+            shutil.rmtree(removed[0])
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", removing_once)
+    files.write_text(tmp_path / "kept.json", "{}")
+    assert removed
+    assert [each.name for each in tmp_path.iterdir()] == ["kept.json"]
 
 
 def test_a_lock_keeps_others_out_and_leaves_nothing(tmp_path: Path) -> None:
