@@ -19,6 +19,9 @@ from data_prep import demo
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 ROOT = Path(__file__).resolve().parents[1]
+# Where compiled programs are kept from one run of the tests to the next, if anywhere: read by JAX above, for the tests
+# themselves and for `command`; not for processes that are killed, which would leave halves of programs there.
+PROGRAMS = {name: os.environ.pop(name) for name in ("JAX_COMPILATION_CACHE_DIR",) if name in os.environ}
 
 
 def command(module, *arguments, cache, check=True, **options):
@@ -27,7 +30,7 @@ def command(module, *arguments, cache, check=True, **options):
     result = subprocess.run(
         [sys.executable, "-m", module, *map(str, arguments)],
         cwd=ROOT,
-        env=environment | {"STJAX_CACHE": str(cache), "JAX_PLATFORMS": "cpu"},
+        env=environment | PROGRAMS | {"STJAX_CACHE": str(cache), "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
         check=False,
