@@ -59,7 +59,7 @@ class Ridge:
 
 class _Sums(NamedTuple):
     """Of some samples of centred features and targets: their number [], sums [D] and [G], and sums of products, [D, D],
-    [D, G] and, over all targets, []."""
+    [D, G] and, over all targets, []; of samples with weights also their sum [], and x [D] and xx [D, D], weighted."""
 
     count: Any
     x: Any
@@ -67,6 +67,7 @@ class _Sums(NamedTuple):
     xx: Any
     xy: Any
     yy: Any
+    weighted: tuple[Any, Any, Any] | None = None
 
 
 class _How(NamedTuple):
@@ -83,13 +84,14 @@ class _Factors(NamedTuple):
 
     Attributes:
         basis: [D, R]; values: [R]; projected: [R, G].
-        squares: [R] sums of squares of the samples along each vector of the basis.
+        spread: [R] sums of squares of the samples along each vector of the basis; of samples with weights, [R, R]
+            their weighted sums of products.
     """
 
     basis: jax.Array
     values: jax.Array
     projected: jax.Array
-    squares: jax.Array
+    spread: jax.Array
     x_mean: jax.Array
     y_mean: jax.Array
 
@@ -103,6 +105,7 @@ def fit(
     standardise: bool = True,
     scale: np.ndarray | None = None,
     rank: int = 0,
+    weights: np.ndarray | None = None,
 ) -> Ridge:
     """Fits targets to features, with the penalty whose models predict held-out groups best.
 
@@ -120,6 +123,7 @@ def fit(
             coefficient costs the same.
         rank: of the predictions: reduced-rank regression (Izenman, 1975), which keeps as many principal components of
             the targets fitted to the training samples, so that targets lend each other strength; 0: all.
+        weights: [N] positive, how much each sample counts in these components; None: the same. Errors count the same.
 
     Raises:
         InputError: features or targets that are not finite, or of other samples, or one group and several penalties.
@@ -137,7 +141,8 @@ def fit(
         way = _dual if len(x) <= x.shape[1] else _primal
         scale = np.ones(x.shape[1]) if scale is None else scale
         how = _How(jnp.asarray(penalties, jnp.float64), standardise, jnp.asarray(scale, jnp.float64), rank)
-        factors, errors = way(x, y, folds, centre, how)
+        weights = None if weights is None or not rank else np.asarray(weights, np.float64) / np.mean(weights)
+        factors, errors = way(x, y, folds, centre, weights, how)
         scores = {float(p): float(np.mean(of)) for p, of in zip(penalties, zip(*errors, strict=True), strict=False)}
         penalty = min(scores, key=scores.__getitem__) if scores else float(penalties[0])
         coef = np.asarray(factors.basis @ _solution(factors, penalty, rank))
@@ -172,10 +177,10 @@ def _device() -> Any:
 
 
 def _primal(
-    x: Any, y: np.ndarray, folds: np.ndarray, centre: tuple[np.ndarray, ...], how: _How
+    x: Any, y: np.ndarray, folds: np.ndarray, centre: tuple[np.ndarray, ...], weights: np.ndarray | None, how: _How
 ) -> tuple[_Factors, list[np.ndarray]]:
     """The solutions on all samples, and the error of every penalty [P] on each fold; none of one fold."""
-    parts = [_sums(x, y, np.flatnonzero(folds == fold), centre) for fold in range(folds.max() + 1)]
+    parts = [_sums(x, y, np.flatnonzero(folds == fold), centre, weights) for fold in range(folds.max() + 1)]
     total = jax.tree.map(lambda *each: sum(each), *parts)
     inverse = _inverse_scale(jnp.diagonal(total.xx) / total.count, centre[0], how)
     errors = []
@@ -185,27 +190,31 @@ def _primal(
     return _factors(total, inverse), errors
 
 
-def _sums(x: Any, y: np.ndarray, rows: np.ndarray, centre: tuple[np.ndarray, ...]) -> _Sums:
+def _sums(x: Any, y: np.ndarray, rows: np.ndarray, centre: tuple[np.ndarray, ...], weights: np.ndarray | None) -> _Sums:
     """The sums of some samples, a block at a time; the last is filled with samples that do not count."""
     (D, G), size = (x.shape[1], y.shape[1]), min(_ROWS, len(rows))
-    shapes = ((), (D,), (G,), (D, D), (D, G), ())
-    sums = _Sums(*(jnp.zeros(shape, jnp.float64) for shape in shapes))
+    first, own = ((), (D,), (G,), (D, D), (D, G), ()), ((), (D,), (D, D))
+    sums = _Sums(*map(jnp.zeros, first), None if weights is None else tuple(map(jnp.zeros, own)))  # in float64 here
     for start in range(0, len(rows), size):
         block = rows[start : start + size]
         counts = np.arange(size) < len(block)
         block = np.pad(block, (0, size - len(block)), mode="edge")
-        sums = _added(sums, np.asarray(x[block]), y[block], counts, *centre)
+        of_block = None if weights is None else weights[block]
+        sums = _added(sums, np.asarray(x[block]), y[block], counts, of_block, *centre)
     return sums
 
 
 @jax.jit
 def _added(
-    sums: _Sums, x: jax.Array, y: jax.Array, counts: jax.Array, x_centre: jax.Array, y_centre: jax.Array
+    sums: _Sums, x: jax.Array, y: jax.Array, counts: jax.Array, weights: Any, x_centre: jax.Array, y_centre: jax.Array
 ) -> _Sums:
-    """The sums with those of a block of samples, [R, D] and [R, G], of which some count [R]."""
+    """The sums with those of a block of samples, [R, D] and [R, G], of which some count [R], with their weights [R]."""
     x = jnp.where(counts[:, None], x.astype(jnp.float64) - x_centre[None], 0)
     y = jnp.where(counts[:, None], y - y_centre[None], 0)
     block = _Sums(jnp.sum(counts.astype(jnp.float64)), x.sum(0), y.sum(0), x.T @ x, x.T @ y, jnp.sum(jnp.square(y)))
+    if weights is not None:
+        weights = jnp.where(counts, weights, 0)
+        block = block._replace(weighted=(weights.sum(), weights @ x, x.T @ (weights[:, None] * x)))
     return jax.tree.map(jnp.add, sums, block)
 
 
@@ -216,7 +225,12 @@ def _factors(sums: _Sums, inverse: jax.Array) -> _Factors:
     products, with_targets, _ = _about(sums, x_mean, y_mean)
     values, vectors = jnp.linalg.eigh(inverse[:, None] * products * inverse[None])
     values, projected = jnp.maximum(values, 0), vectors.T @ (inverse[:, None] * with_targets)
-    return _Factors(inverse[:, None] * vectors, values, projected, values, x_mean, y_mean)
+    basis, spread = inverse[:, None] * vectors, values
+    if sums.weighted is not None:
+        weight, x, xx = sums.weighted
+        cross = x[:, None] * x_mean[None]
+        spread = basis.T @ (xx - cross - cross.T + weight * x_mean[:, None] * x_mean[None]) @ basis
+    return _Factors(basis, values, projected, spread, x_mean, y_mean)
 
 
 def _about(sums: _Sums, x_mean: jax.Array, y_mean: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -240,7 +254,8 @@ def _solution(factors: _Factors, penalty: Any, rank: int) -> jax.Array:
     found = factors.projected / (factors.values + penalty)[:, None]
     if not 0 < rank < min(found.shape):
         return found
-    fitted = found.T @ (factors.squares[:, None] * found)  # products of the fitted targets
+    spread = factors.spread
+    fitted = found.T @ (spread[:, None] * found if spread.ndim == 1 else spread @ found)  # products of fitted targets
     axes = jnp.linalg.eigh(fitted)[1][:, -rank:]
     return found @ axes @ axes.T
 
@@ -270,27 +285,31 @@ def _errors(
 
 
 def _dual(
-    x: Any, y: np.ndarray, folds: np.ndarray, centre: tuple[np.ndarray, ...], how: _How
+    x: Any, y: np.ndarray, folds: np.ndarray, centre: tuple[np.ndarray, ...], weights: np.ndarray | None, how: _How
 ) -> tuple[_Factors, list[np.ndarray]]:
     """As `_primal`. Samples that do not count are zeros, so that one program does for all folds."""
     x, y = np.asarray(x, np.float64) - centre[0], y - centre[1]
     inverse = _inverse_scale(np.mean(np.square(x), axis=0), centre[0], how)
     errors = []
     for fold in range(folds.max() + 1) if folds.any() else ():
-        factors = _dual_factors(x, y, folds != fold, inverse)
+        factors = _dual_factors(x, y, folds != fold, weights, inverse)
         errors.append(np.asarray(_errors_of_samples(factors, x, y, folds == fold, how.penalties, rank=how.rank)))
-    return _dual_factors(x, y, np.ones(len(y), bool), inverse), errors
+    return _dual_factors(x, y, np.ones(len(y), bool), weights, inverse), errors
 
 
 @jax.jit
-def _dual_factors(x: jax.Array, y: jax.Array, used: jax.Array, inverse: jax.Array) -> _Factors:
-    """The solutions on the samples [N, D] and [N, G] that are used [N], for features multiplied with [D]."""
+def _dual_factors(x: jax.Array, y: jax.Array, used: jax.Array, weights: Any, inverse: jax.Array) -> _Factors:
+    """The solutions on the samples [N, D] and [N, G] that are used [N], of weights [N], for features multiplied with
+    [D]."""
     x_mean, y_mean = (jnp.mean(part, axis=0, where=used[:, None]) for part in (x, y))
     x, y = (jnp.where(used[:, None], part - mean[None], 0) for part, mean in ((x, x_mean), (y, y_mean)))
     scaled = x * inverse[None]
     values, vectors = jnp.linalg.eigh(scaled @ scaled.T)
     basis, values = inverse[:, None] * (scaled.T @ vectors), jnp.maximum(values, 0)
-    return _Factors(basis, values, vectors.T @ y, jnp.square(values), x_mean, y_mean)
+    along, spread = vectors * values[None], jnp.square(values)
+    if weights is not None:
+        spread = along.T @ (weights[:, None] * along)  # of samples that are not used all is 0
+    return _Factors(basis, values, vectors.T @ y, spread, x_mean, y_mean)
 
 
 @functools.partial(jax.jit, static_argnames="rank")

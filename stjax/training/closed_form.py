@@ -32,7 +32,8 @@ def solve(job: Job, state: State, mesh: Mesh) -> tuple[State, ridge.Ridge]:
     groups = statistics.groups_to_hold_out(patient, items.section, items.spots.xy)
     held_out = statistics.held_out(patient, items.section).replace("_", " ")
     scale, rank = views.of(job.fold).penalty_scale(job.fold), job.config.rank
-    found = ridge.fit(features(job, state, mesh), targets, groups, scale=scale, rank=rank)
+    # A spot's expression is as uncertain as its counts are few: genes' common directions are those of deep spots.
+    found = ridge.fit(features(job, state, mesh), targets, groups, scale=scale, rank=rank, weights=items.total)
     print(
         f"closed form: {len(groups)} spots, {len(found.coef)} features, {f'rank {rank}, ' if rank else ''}penalty "
         f"{found.penalty:g}, chosen on {held_out} held out"

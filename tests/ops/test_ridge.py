@@ -45,10 +45,10 @@ def test_solution_penalty_and_errors_are_those_of_a_grid_search_of_scikit_learn(
     np.testing.assert_allclose(found.predict(x), x @ coef + intercept, atol=1e-8)
 
 
-@pytest.mark.parametrize("rank", [0, 2])
-def test_primal_and_dual_agree(monkeypatch, rank):
+@pytest.mark.parametrize(("rank", "weights"), [(0, None), (2, None), (2, np.linspace(0.2, 3, 80))])
+def test_primal_and_dual_agree(monkeypatch, rank, weights):
     x, y, groups = samples(80, 79)
-    options = {"penalties": PENALTIES, "rank": rank, "scale": np.linspace(0.5, 2, 79)}
+    options = {"penalties": PENALTIES, "rank": rank, "scale": np.linspace(0.5, 2, 79), "weights": weights}
     primal = ridge.fit(x, y, groups, **options)
     monkeypatch.setattr(ridge, "_primal", ridge._dual)
     dual = ridge.fit(x, y, groups, **options)
@@ -57,30 +57,34 @@ def test_primal_and_dual_agree(monkeypatch, rank):
     np.testing.assert_allclose(dual.coef, primal.coef, atol=1e-10)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("count", "width"), [(300, 40), (60, 200)], ids=["primal", "dual"])
-def test_predictions_of_a_rank_are_the_leading_components_of_the_fitted_targets(count, width):
+def test_predictions_of_a_rank_are_the_leading_components_of_the_fitted_targets(count, width, weighted):
     x, y, groups = samples(count, width)
-    full = ridge.fit(x, y, groups, penalties=[30.0])
-    found = ridge.fit(x, y, groups, penalties=[30.0], rank=2)
+    weights = np.random.default_rng(1).gamma(2.0, size=count) if weighted else np.ones(count)
+    given = {"penalties": [30.0], "rank": 2, "weights": weights if weighted else None}
+    full, found = ridge.fit(x, y, groups, penalties=[30.0]), ridge.fit(x, y, groups, **given)
     fitted = full.predict(x) - y.mean(axis=0)
-    u, s, v = np.linalg.svd(fitted, full_matrices=False)
-    np.testing.assert_allclose(found.predict(x) - y.mean(axis=0), u[:, :2] * s[:2] @ v[:2], atol=1e-7)
+    axes = np.linalg.svd(np.sqrt(weights)[:, None] * fitted, full_matrices=False)[2][:2]
+    np.testing.assert_allclose(found.predict(x) - y.mean(axis=0), fitted @ axes.T @ axes, atol=1e-7)
+    times_seven = ridge.fit(x, y, groups, **given | {"weights": 7 * weights})
+    np.testing.assert_allclose(times_seven.coef, found.coef, atol=1e-12)
     errors = [
         np.mean((held.predict(x[rows]) - y[rows]) ** 2)
         for fold in range(4)
         for rows in [np.flatnonzero(ridge.folds_of(groups) == fold)]
-        for held in [_of_a_rank(x, y, np.flatnonzero(ridge.folds_of(groups) != fold), 30.0, 2)]
+        for held in [_of_a_rank(x, y, np.flatnonzero(ridge.folds_of(groups) != fold), 30.0, 2, weights)]
     ]
-    several = ridge.fit(x, y, groups, penalties=[30.0, 300.0], rank=2)
+    several = ridge.fit(x, y, groups, **given | {"penalties": [30.0, 300.0]})
     np.testing.assert_allclose(several.errors[30.0], np.mean(errors), rtol=1e-9)
 
 
-def _of_a_rank(x, y, rows, penalty, rank):
+def _of_a_rank(x, y, rows, penalty, rank, weights):
     """Reduced-rank ridge of some samples, of features that have deviations of all, by NumPy alone."""
     std, mean, centre = x.astype(np.float64).std(axis=0), x[rows].astype(np.float64).mean(axis=0), y[rows].mean(axis=0)
     z = (x[rows] - mean) / std
     coef = np.linalg.solve(z.T @ z + penalty * np.eye(z.shape[1]), z.T @ (y[rows] - centre))
-    axes = np.linalg.svd(z @ coef, full_matrices=False)[2][:rank]
+    axes = np.linalg.svd(np.sqrt(weights[rows])[:, None] * (z @ coef), full_matrices=False)[2][:rank]
     coef = coef @ axes.T @ axes / std[:, None]
     return ridge.Ridge(coef, centre - mean @ coef, penalty, {})
 
