@@ -15,5 +15,5 @@ def get_config() -> Config:
     config.features = "multiscale"
     config.embed.encoder, config.embed.pooling, config.embed.fields = "efficientnet_lite0", "moments", "1,3,5"
     config.standardise_features = "section"
-    config.rank = 6
+    config.rank = 8
     return config

@@ -110,7 +110,10 @@ def _parser() -> cli.Parser:
     parser.add_argument("--maps", action="store_true", help="of tiles, keep the map of tokens as well as the vector")
     parser.add_argument("--context", type=int, default=1, metavar="5", help="5 x 5 windows around each spot")
     parser.add_argument(
-        "--fields", default="1", metavar="1,3,5", help="windows so many patches wide around each spot, seen at its size"
+        "--fields",
+        default="1",
+        metavar="1,3,5",
+        help="windows so many patches wide around each spot, seen at its size; 0.5: the mean of four that cover it",
     )
     parser.add_argument("--source", type=Path, metavar="RAW", help="of --context, --fields: folder of the raw images")
     parser.add_argument("--any-scale", action="store_true", help="at whatever scale the encoder was trained")

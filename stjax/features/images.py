@@ -26,6 +26,7 @@ class Images:
     """
 
     own = 0
+    _field: np.ndarray | None = None
 
     def __init__(self, dataset: PatchDataset, name: str):
         self._source = dataset.source((name,))
@@ -41,10 +42,24 @@ class Images:
         """Within it `image` may be called, by several threads."""
         yield
 
+    def joined(self, values: np.ndarray) -> np.ndarray:
+        """What an encoder made of the W windows [n, W, ...] as it is kept: of several fields the mean over the windows
+        of each [n, F, ...]."""
+        return joined(values, self._field)
+
+
+def joined(values: np.ndarray, field: np.ndarray | None) -> np.ndarray:
+    """[n, W, ...] float32 to [n, F, ...], the means over the windows of each field, [W] which; None: as they are."""
+    if field is None or len(set(field)) == len(field):
+        return values
+    of_field = [values[:, field == each] for each in range(field[-1] + 1)]
+    return np.stack([each.mean(axis=1) if each.shape[1] > 1 else each[:, 0] for each in of_field], axis=1)
+
 
 class SlideWindows:
-    """W windows of a slide around each of N places: `context` x `context` side by side, row by row; or several with the
-    place in the middle, as many times as large as a patch as `fields` say, and resampled to its size.
+    """W windows of a slide around each of N places: `context` x `context` side by side, row by row; or of several
+    fields, as many times as large as a patch as `fields` say, each resampled to its size: one with the place in the
+    middle, or of a field smaller than a patch as many as cover it, row by row.
 
     Attributes:
         inside: [N, W] bool: which of them lie in the image; of `fields` all, as beyond the image is white.
@@ -68,13 +83,16 @@ class SlideWindows:
             size_px: side of a window.
             px_scale: full-resolution pixels per pixel of a patch.
             transform: what is done to its colours.
-            fields: of several windows, the first of which is the patch, `context` is 1.
+            fields: as `fields_of` gives them; of several, `context` is 1.
         """
         self._slide, self._transform, self._size = slide, transform, size_px
-        self.own = context**2 // 2
+        self.own, self.field = context**2 // 2, None
         if len(fields) > 1:
-            self._px_scale = px_scale * np.asarray(fields, np.float64)
-            self._xy = np.repeat(xy[:, None], len(fields), axis=1)
+            parts = [_parts(field) for field in fields]
+            self.field = np.repeat(np.arange(len(fields)), [len(each) for each in parts])  # [W]
+            self.own = int(np.flatnonzero(np.asarray(fields)[self.field] == 1)[0])
+            self._px_scale = px_scale * np.asarray(fields, np.float64)[self.field]
+            self._xy = xy[:, None] + np.concatenate(parts)[None] * (size_px * px_scale)
             self.inside: np.ndarray = np.ones(self._xy.shape[:2], bool)
             return
         self._px_scale = np.full(context**2, px_scale)
@@ -90,6 +108,17 @@ class SlideWindows:
         origin = patches.patch_origins(self._xy[record, window], patch_size_px=self._size, px_scale=px_scale)[0]
         options: dict[str, Any] = {"size_px": self._size, "px_scale": px_scale, "transform": self._transform}
         return patches.cut_window(self._slide, origin, **options)[0]
+
+    def joined(self, values: np.ndarray) -> np.ndarray:
+        """As `Images.joined`."""
+        return joined(values, self.field)
+
+
+def _parts(field: float) -> np.ndarray:
+    """[W, 2] the middles of the windows of a field about a patch's, in patches."""
+    parts = max(round(1 / field), 1)
+    middles = (np.arange(parts) + 0.5) / parts - 0.5
+    return np.stack(np.meshgrid(middles, middles), axis=-1).reshape(-1, 2)
 
 
 class Windows(Images):
@@ -113,7 +142,7 @@ class Windows(Images):
         self._options |= {"transform": transform, **layout}
         with open_slide(slide) as opened:
             windows = SlideWindows(opened, self._xy, **self._options)
-        self.inside, self.own = windows.inside, windows.own
+        self.inside, self.own, self._field = windows.inside, windows.own, windows.field
         self._windows: SlideWindows | None = None
 
     def image(self, record: int, window: int) -> np.ndarray:
@@ -161,17 +190,22 @@ def find_slides(source: Path, dataset: PatchDataset) -> dict[str, Path]:
 
 
 def fields_of(text: str, name: str) -> tuple[float, ...]:
-    """ "1,3,5" to (1.0, 3.0, 5.0): sides of windows around a spot, in patches. Raises InputError, naming the option
+    """ "0.5,1,3" to (0.5, 1.0, 3.0): sides of windows around a spot, in patches. Raises InputError, naming the option
     `name`, for what none can have."""
     from stjax.config import numbers  # with ml-collections, which predicting does without
 
     found = numbers(text, name)
-    if found[:1] != (1,) or list(found) != sorted(set(found)) or found[-1] > MOST_FIELD:
+    if list(found) != sorted(set(found)) or 1 not in found or found[-1] > MOST_FIELD or not _cover(found):
         raise InputError(
-            f"{name} is {text!r}; expected ascending numbers of patches along a side, of which the first is 1 and the "
-            f"last at most {MOST_FIELD}, such as 1,3,5"
+            f"{name} is {text!r}; expected ascending numbers of patches along a side, of which one is 1 and the last "
+            f"at most {MOST_FIELD}, such as 1,3,5; below 1 are 0.25 and 0.5"
         )
     return found
+
+
+def _cover(fields: Sequence[float]) -> bool:
+    """Whether the windows of each field below 1 cover a patch."""
+    return all(field in (0.25, 0.5) for field in fields if field < 1)
 
 
 def items_of(inside: np.ndarray, records: Sequence[int] | range) -> np.ndarray:

@@ -40,8 +40,8 @@ class Options:
         batch_size: images of a step; 0: 8 a device, on GPUs 128, and of tiles as many pixels.
         maps: of tiles, keep the maps of tokens too.
         context: windows a side around each record's place, cut from the raw images below `source`.
-        fields: sides of the windows around each record's place, in patches, of which the first is 1: what the encoder
-            sees of each is one vector; larger ones are cut from the raw images too.
+        fields: sides of the windows around each record's place, in patches, see `images.fields_of`: what the encoder
+            sees of each is one vector, of those that cover a patch the mean; they are cut from the raw images too.
         any_scale: see `check_scale`.
     """
 
@@ -101,19 +101,19 @@ def embed(dataset: PatchDataset, name: str, options: Options, *, mesh: Mesh) -> 
 def vectors_of(
     embedder: Embedder, images: SlideWindows, *, description: str, watch: Callable[[np.ndarray], None]
 ) -> np.ndarray:
-    """[N, W, D] float32 of windows around N places of a slide; zeros of those that leave it.
+    """[N, W, D] float32 of windows around N places of a slide, or of their fields; zeros of those that leave it.
 
     Args:
         description: for the progress bar.
         watch: is shown the patch of each place.
     """
     program, size, places = Program(embedder.mesh, embedder.of_patches), embedder.batch_size, len(images.inside)
-    found = np.zeros((*images.inside.shape, embedder.width), np.float32)
+    found = [images.joined(np.zeros((0, images.inside.shape[1], embedder.width), np.float32))]
     with cli.progress(total=places, description=description, unit="spot") as bar:
         for block, outputs in _blocks(program, images, range(places), batch_size=size, watch=watch):
-            found[block.start : block.stop] = outputs[VECTORS]
+            found.append(outputs[VECTORS])
             bar.update(len(block))
-    return found
+    return np.concatenate(found)
 
 
 def _batch_size(dataset: PatchDataset, embedder: Embedder) -> int:
@@ -199,7 +199,8 @@ def _blocks(
     batch_size: int,
     watch: Callable[[np.ndarray], None] | None = None,
 ) -> Iterator[tuple[range, dict[str, np.ndarray]]]:
-    """Blocks of records and what the encoder says of their images, {name: [n, W, ...]}; zeros where there is none.
+    """Blocks of records and what the encoder says of their images, {name: [n, W, ...], or of fields [n, F, ...]}; zeros
+    where there is none.
 
     Args:
         watch: is shown the patch of each record.
@@ -231,7 +232,7 @@ def _blocks(
                 shape = (len(block), windows, *values.shape[1:])
                 found.setdefault(name, np.zeros(shape, np.float32))
                 found[name][items[:, 0] - block.start, items[:, 1]] = values[: len(items)]
-        yield block, found
+        yield block, {name: images.joined(values) for name, values in found.items()}
 
 
 def as_kept(values: np.ndarray, dtype: str, section: str) -> np.ndarray:

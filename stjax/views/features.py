@@ -52,7 +52,7 @@ FACTS = {
     "px": json_files.SIZE_PX,
     "mean": json_files.numbers(),
     "std": json_files.numbers(0),
-    "fields": Lacking(json_files.numbers(1)),
+    "fields": Lacking(json_files.numbers(0)),
     "parts": Lacking(json_files.numbers(1, whole=True)),
     "standardise": Lacking(json_files.one_of(SECTION)),
     **arrays.FACTS,

@@ -20,7 +20,7 @@ from stjax.trained import load
 from tests.end_to_end.test_probe import refused
 from tests.small_encoder import NAME
 
-FIELDS = "1,3"
+FIELDS = "0.5,1,3"
 
 
 @pytest.fixture(scope="module")
@@ -46,26 +46,32 @@ def run(demo_data, small_encoder, tmp_path_factory):
     return folder
 
 
-def test_training_made_the_features_of_both_fields(run, demo_data, small_encoder):
+def test_training_made_the_features_of_all_fields(run, demo_data, small_encoder):
     dataset = PatchDataset.open(demo_data[1])
     found = Features.open(dataset, "multiscale")
-    assert (found.fields, len(found.parts), sum(found.parts)) == ([1, 3], 4, found.width)
-    assert found.parts[1] == found.parts[3] == 30
+    assert (found.fields, len(found.parts), sum(found.parts)) == ([0.5, 1, 3], 6, found.width)
+    assert found.parts[1] == found.parts[3] == found.parts[5] == 30
     name = dataset.sections[0]["name"]
     table, entry, slide_file = dataset.table(name), dataset.section(name), next(demo_data[0].rglob(f"*{name}*.jpg"))
     embedder = load(run).view.embedder(load(run).fold, "expression_of_features", small_encoder, load(run).mesh)
     with open_slide(slide_file) as slide:
         xy = table.spots.xy[:3]
-        options = {"size_px": 32, "px_scale": entry["px_scale"], "transform": None, "fields": (1, 3)}
+        options = {"size_px": 32, "px_scale": entry["px_scale"], "transform": None, "fields": (0.5, 1, 3)}
         windows = SlideWindows(slide, xy, **options)
-        images = np.stack([[windows.image(spot, window) for window in (0, 1)] for spot in range(3)])
+        images = np.stack([[windows.image(spot, window) for window in range(6)] for spot in range(3)])
         corner = np.floor(xy[0] - 48 + 0.5).astype(int)
         wide = slide.read_region(*corner.tolist(), 96, 96).reshape(32, 3, 32, 3, 3).mean(axis=(1, 3))
-    assert np.abs(images[0, 1] - wide).mean() < 12  # bicubic, and half a pixel off
-    for window in (0, 1):
-        expected = embedder.vectors(images[:, window])
-        half = found.width // 2
-        kept = found.sections[name][table.record_of_spot[:3], window * half : (window + 1) * half]
+    assert windows.own == 4
+    quarters = np.concatenate(
+        [np.concatenate(images[0, pair], axis=1) for pair in ([0, 1], [2, 3])]
+    )  # at twice the size
+    halved = quarters.reshape(32, 2, 32, 2, 3).mean(axis=(1, 3))
+    assert np.abs(images[0, 4] - halved).mean() < 6
+    assert np.abs(images[0, 5] - wide).mean() < 12  # bicubic, and half a pixel off
+    vectors = np.stack([embedder.vectors(images[:, window]) for window in range(6)])
+    third = found.width // 3
+    for field, expected in enumerate((vectors[:4].mean(axis=0), vectors[4], vectors[5])):
+        kept = found.sections[name][table.record_of_spot[:3], field * third : (field + 1) * third]
         np.testing.assert_allclose(kept, expected, rtol=1e-4, atol=1e-4)
 
 
