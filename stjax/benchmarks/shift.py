@@ -24,6 +24,7 @@ from stjax.config import spot_sizes
 from stjax.data.images import Images
 from stjax.data.items import Items
 from stjax.data.selection import Selection
+from stjax.features.images import PATCH, Window
 from stjax.inference import domain, prepared, stream
 from stjax.shifts import NONE, Shift
 from stjax.trained import Trained
@@ -91,9 +92,10 @@ def _predicted(
     outside an enlarged image."""
     view, inside = model.view, items.weight > 0
 
-    def shifted(images: Images, index: int) -> np.ndarray:
-        image = pixels.image(shift, images, index)
-        colours.watch(image)
+    def shifted(images: Images, index: int, window: Window = PATCH) -> np.ndarray:
+        image = pixels.image(shift, images, index, window)
+        if window == PATCH:
+            colours.watch(image)
         return image
 
     windows, image = view.with_images(items, shifted, model.embedder)

@@ -11,12 +11,13 @@ import numpy as np
 from data_prep import patches, stain
 from data_prep.colour import colour_counts, count_colours
 from data_prep.dataset import PatchDataset
+from data_prep.errors import InputError
 from data_prep.slide import open_slide
 from data_prep.slide_base import Slide
 from data_prep.stain_vectors import tissue_stains
 from data_prep.tissue import Transform
 from stjax.data.images import Images
-from stjax.features.images import find_slides
+from stjax.features.images import PATCH, Window, find_slides
 from stjax.shifts import Seen, Shift
 from stjax.trained import Trained
 
@@ -45,9 +46,9 @@ class Pixels(contextlib.ExitStack, abc.ABC):
         return self._seen[section]
 
     @abc.abstractmethod
-    def image(self, shift: Shift, images: Images, index: int) -> np.ndarray:
-        """uint8 [H, W, 3] in the place of an image of the data set: shifted, and then normalised where it is known
-        how."""
+    def image(self, shift: Shift, images: Images, index: int, window: Window = PATCH) -> np.ndarray:
+        """uint8 [H, W, 3] in the place of an image of the data set, or of a window around it: shifted, and then
+        normalised where it is known how."""
 
     @abc.abstractmethod
     def _unshifted(self, section: str) -> tuple[float, np.ndarray, np.ndarray]:
@@ -66,8 +67,13 @@ class Stored(Pixels):
                 "the raw data, for that"
             )
 
-    def image(self, shift: Shift, images: Images, index: int) -> np.ndarray:
+    def image(self, shift: Shift, images: Images, index: int, window: Window = PATCH) -> np.ndarray:
         """As `Pixels` says."""
+        if window != PATCH:
+            raise InputError(
+                "the model sees the tissue around each spot too, and a data set holds the spots' own alone: give "
+                "--source, the raw data that the data set was built from"
+            )
         record = images.whole(index)
         return shift.apply(record["image"][None], self.seen(record["section"]))[0]
 
@@ -94,13 +100,17 @@ class FromSlides(Pixels):
         """With the slides of a data set below a folder, told by their SHA-256. Raises InputError where one is not."""
         return cls(dataset, find_slides(source, dataset.whole), model)
 
-    def image(self, shift: Shift, images: Images, index: int) -> np.ndarray:
+    def image(self, shift: Shift, images: Images, index: int, window: Window = PATCH) -> np.ndarray:
         """As `Pixels` says."""
         record = images.whole(index, image=False)
         section, origin, size = record["section"], record["origin_xy"], self._dataset.size_px
         px_scale = self._dataset.section(section)["px_scale"]
-        if shift.factor != 1:
-            origin, px_scale = origin + size * px_scale / 2 * (1 - 1 / shift.factor), px_scale / shift.factor
+        if shift.factor != 1 or window != PATCH:
+            middle = origin + size * px_scale / 2  # which an enlarged slide keeps
+            px_scale /= shift.factor
+            middle = middle + size * px_scale * np.array([window.x, window.y])
+            px_scale *= window.side
+            origin = middle - size * px_scale / 2
         how: dict[str, Any] = {
             "size_px": size,
             "px_scale": px_scale,

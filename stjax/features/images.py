@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,29 @@ from data_prep.slide_base import Slide, is_slide
 from data_prep.tissue import Transform
 
 MOST_FIELD = 16  # patches along a side of a window, which is seen at so many times a patch's um per px
+
+
+class Window(NamedTuple):
+    """A window around a patch's middle, seen at the size of the patch: its side, and its middle from the patch's, in
+    patches."""
+
+    side: float
+    x: float
+    y: float
+
+
+PATCH = Window(1.0, 0.0, 0.0)
+
+
+def windows_of(fields: Sequence[float]) -> tuple[list[Window], np.ndarray]:
+    """The windows of some fields, and of which field each is [W]: one of each, or of a field smaller than a patch as
+    many as cover it, row by row."""
+    found = []
+    for place, field in enumerate(fields):
+        parts = max(round(1 / field), 1)
+        middles = (np.arange(parts) + 0.5) / parts - 0.5
+        found += [(place, Window(field, float(x), float(y))) for y in middles for x in middles]
+    return [window for _, window in found], np.array([place for place, _ in found])
 
 
 class Images:
@@ -58,8 +81,7 @@ def joined(values: np.ndarray, field: np.ndarray | None) -> np.ndarray:
 
 class SlideWindows:
     """W windows of a slide around each of N places: `context` x `context` side by side, row by row; or of several
-    fields, as many times as large as a patch as `fields` say, each resampled to its size: one with the place in the
-    middle, or of a field smaller than a patch as many as cover it, row by row.
+    fields, as many times as large as a patch as `fields` say, each resampled to its size (`windows_of`).
 
     Attributes:
         inside: [N, W] bool: which of them lie in the image; of `fields` all, as beyond the image is white.
@@ -88,11 +110,10 @@ class SlideWindows:
         self._slide, self._transform, self._size = slide, transform, size_px
         self.own, self.field = context**2 // 2, None
         if len(fields) > 1:
-            parts = [_parts(field) for field in fields]
-            self.field = np.repeat(np.arange(len(fields)), [len(each) for each in parts])  # [W]
-            self.own = int(np.flatnonzero(np.asarray(fields)[self.field] == 1)[0])
-            self._px_scale = px_scale * np.asarray(fields, np.float64)[self.field]
-            self._xy = xy[:, None] + np.concatenate(parts)[None] * (size_px * px_scale)
+            windows, self.field = windows_of(fields)
+            self.own = windows.index(PATCH)
+            self._px_scale = px_scale * np.array([window.side for window in windows])
+            self._xy = xy[:, None] + np.array([(w.x, w.y) for w in windows])[None] * (size_px * px_scale)
             self.inside: np.ndarray = np.ones(self._xy.shape[:2], bool)
             return
         self._px_scale = np.full(context**2, px_scale)
@@ -112,13 +133,6 @@ class SlideWindows:
     def joined(self, values: np.ndarray) -> np.ndarray:
         """As `Images.joined`."""
         return joined(values, self.field)
-
-
-def _parts(field: float) -> np.ndarray:
-    """[W, 2] the middles of the windows of a field about a patch's, in patches."""
-    parts = max(round(1 / field), 1)
-    middles = (np.arange(parts) + 0.5) / parts - 0.5
-    return np.stack(np.meshgrid(middles, middles), axis=-1).reshape(-1, 2)
 
 
 class Windows(Images):

@@ -21,7 +21,6 @@ from data_prep import csr
 from data_prep.errors import InputError
 from stjax import augmentation
 from stjax.data.blocks import Field
-from stjax.data.images import Images
 from stjax.data.items import Batch, Cut, Items, Measured, Windows
 from stjax.data.panel import Panel
 from stjax.protocols import Protocol
@@ -275,13 +274,14 @@ class View(abc.ABC):
         return np.full((rows.stop - rows.start, 2), items.images[item].shape[0] / 2)
 
     def with_images(
-        self, items: Items, image: Callable[[Images, int], np.ndarray], embedder: "Embedder | None"
+        self, items: Items, image: Callable[..., np.ndarray], embedder: "Embedder | None"
     ) -> tuple[Windows, Callable[[int], np.ndarray]]:
         """Items of a data set with other images in place of theirs, as a model `on_slides` takes them: their windows,
         and the image of each.
 
         Args:
-            image: given images of the data set, and a position among them, what takes the place of that one.
+            image: given images of the data set, and a position among them, what takes the place of that one; given a
+                `features.images.Window` too, of that window around it.
             embedder: the model's, where an encoder goes over all images first.
 
         Raises:

@@ -27,6 +27,7 @@ from stjax.data.items import filled
 from stjax.data.panel import Panel
 from stjax.data.selection import Selection
 from stjax.encoders import ENCODERS
+from stjax.features.images import joined, windows_of
 from stjax.features.store import RANDOM, Features
 from stjax.protocols import Protocol
 from stjax.splits import Split
@@ -87,11 +88,19 @@ def over_section(vectors: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray
     return moments(len(rows), lambda block: vectors[rows[block.start : block.stop]])
 
 
-def vectors_of(patches: Images, image: Callable[[Images, int], np.ndarray], embedder: "Embedder") -> np.ndarray:
-    """[N, D] float32 of the images that take the place of N patches, of which a batch at a time is held."""
+def vectors_of(
+    patches: Images, image: Callable[..., np.ndarray], embedder: "Embedder", fields: Sequence[float] = (1,)
+) -> np.ndarray:
+    """[N, D] float32 of the images that take the place of N patches, or of the windows of several fields around them.
+    A batch of images at a time is held."""
     rows, size = range(len(patches)), embedder.batch_size
-    parts = ([image(patches, row) for row in rows[start : start + size]] for start in rows[::size])
-    return np.concatenate([embedder.vectors(np.stack(part)) for part in parts])
+    windows, field = windows_of(fields)
+    parts = []
+    for start in rows[::size]:
+        block = rows[start : start + size]
+        found = [embedder.vectors(np.stack([image(patches, row, window) for row in block])) for window in windows]
+        parts.append(joined(np.stack(found, axis=1), field).reshape(len(block), -1))
+    return np.concatenate(parts)
 
 
 class Vectors:
@@ -290,16 +299,13 @@ class View(patches.View):
         return super().colours(items, item, items.images.patches[item])
 
     def with_images(
-        self, items: views.Items, image: Callable[[Images, int], np.ndarray], embedder: "Embedder | None"
+        self, items: views.Items, image: Callable[..., np.ndarray], embedder: "Embedder | None"
     ) -> tuple[views.Windows, Callable[[int], np.ndarray]]:
-        if len(self.facts.get("fields", ())) > 1:
-            raise InputError(
-                "the model sees the tissue around each spot too, and a data set holds the spots' own alone"
-            )
         patches = items.images.patches
         if embedder is None:
             return views.Windows(items.windows.start), lambda item: image(patches, item)
-        made = self.standardised(vectors_of(patches, image, embedder), f"Section {items.section[0]!r}")
+        vectors = vectors_of(patches, image, embedder, self.facts.get("fields", (1,)))
+        made = self.standardised(vectors, f"Section {items.section[0]!r}")
         return FeatureWindows(items.windows.start, made), lambda _: np.zeros(0, np.uint8)
 
     def parts(self, facts: Mapping[str, Any]) -> list[int]:

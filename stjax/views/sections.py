@@ -279,7 +279,7 @@ class View(features.View):
         return baselines.colour_statistics(every[: rows.stop - rows.start])
 
     def with_images(
-        self, items: views.Items, image: Callable[[Images, int], np.ndarray], embedder: "Embedder | None"
+        self, items: views.Items, image: Callable[..., np.ndarray], embedder: "Embedder | None"
     ) -> tuple[views.Windows, Callable[[int], np.ndarray]]:
         windows, patches = _windows(items), items.images.patches
         if CONTEXT in self._needs:

@@ -4,13 +4,14 @@ import json
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 
 from data_prep import build, demo
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from data_prep.slide import open_slide
-from stjax import api, export, parallel, predict, train
+from stjax import api, bench, export, parallel, predict, shifts, train
 from stjax.config import built_in
 from stjax.data.selection import Selection
 from stjax.features.images import SlideWindows
@@ -75,6 +76,19 @@ def test_training_made_the_features_of_all_fields(run, demo_data, small_encoder)
         np.testing.assert_allclose(kept, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_shifts_are_of_every_window_of_the_slide(run, demo_data, small_encoder, tmp_path, monkeypatch):
+    asked = ["--what=shift", f"--workdir={run}", f"--out={tmp_path / 'out'}", f"--weights={small_encoder}"]
+    with pytest.raises(InputError, match="a data set holds the spots' own alone: give --source, the raw data"):
+        bench.main(asked)
+    stain = shifts.Shift("stain", "ImageJ H&E 2", np.array(shifts.STAINS["ImageJ H&E 2"]))
+    monkeypatch.setattr(shifts, "every", lambda _: [stain, shifts.Shift("scale", "+20 %", 1.2)])
+    bench.main([*asked, f"--source={demo_data[0]}"])
+    found, evaluated = pd.read_csv(tmp_path / "out/shift.csv"), next(run.glob("evaluation/*/per_gene.csv"))
+    expected = pd.read_csv(evaluated)["pcc"].mean()
+    assert found["pcc_mean"][0] == pytest.approx(expected, abs=2e-3)
+    assert (found["pcc_mean"][1:] - expected).abs().min() > 1e-6
+
+
 def test_features_of_each_section_have_no_mean_and_unit_deviation(run):
     model = load(run)
     assert model.fold.facts["standardise"] == "section"
@@ -116,7 +130,7 @@ def test_rank_and_features_are_in_the_results(run):
     metrics = json.loads((run / "evaluation" / "stjax" / "metrics.json").read_text())
     assert np.isfinite(metrics["methods"]["model"]["pcc_mean"])
     kernel = np.asarray(load(run).network().main.kernel[...])
-    assert np.linalg.matrix_rank(kernel, tol=1e-5 * np.abs(kernel).max()) == 6
+    assert np.linalg.matrix_rank(kernel, tol=1e-5 * np.abs(kernel).max()) == 8
 
 
 def test_what_does_not_go_together_is_refused_in_one_line(run, demo_data, small_encoder, tmp_path):

@@ -15,6 +15,7 @@ from stjax.config import built_in
 from stjax.data import sections
 from stjax.data.fit import fit
 from stjax.data.selection import Selection
+from stjax.features.images import PATCH
 from stjax.symmetries import symmetry
 from tests.small_encoder import embed
 
@@ -153,7 +154,8 @@ def test_every_patch_of_an_item_is_turned_alike(data):
 
 @pytest.mark.usefixtures("tiny_sections")
 def test_other_images_take_the_place_of_patches_and_of_what_an_encoder_made_of_them(data):
-    def other(images, index):
+    def other(images, index, window=PATCH):
+        assert window == PATCH
         return 255 - images[index]
 
     def vectors(images):
