@@ -52,6 +52,15 @@ class PatchSlide(Slide):
         """uint8 [P, P, 3] the patch of a spot."""
         return self._read(self._row[name])
 
+    def patch_around(self, xy: np.ndarray) -> np.ndarray:
+        """As `Slide.patch_around`."""
+        apart = np.abs(self._corner + self._side / 2 - xy).max(axis=1)
+        if not len(apart) or apart.min() > 1:
+            raise InputError(
+                f"{self.path}: no patch lies around {xy[0]:.0f}, {xy[1]:.0f}, and there is no slide to cut one from"
+            )
+        return self._read(int(apart.argmin()))
+
     def coarser(self, px_scale: float) -> tuple[int, float]:
         """The slide itself: in smaller ones, which are for thumbnails, patches lie on whole pixels."""
         del px_scale

@@ -10,7 +10,7 @@ _CACHE_BYTES = 24 << 20  # less than `data_prep.slide_tiff`, or OpenSlide, keeps
 
 
 def inside_mask(slide: Slide, spot_xy: np.ndarray, *, patch_size_px: int, px_scale: float = 1.0) -> np.ndarray:
-    """[N] bool: whose whole window lies inside the image, as ST-Net and BrST-Net require.
+    """[N] bool: whose whole window lies inside the image, as ST-Net and BrST-Net require; of stored patches all.
 
     Args:
         spot_xy: [N, 2] spot centres (x, y), full-resolution pixels.
@@ -18,6 +18,8 @@ def inside_mask(slide: Slide, spot_xy: np.ndarray, *, patch_size_px: int, px_sca
         px_scale: full-resolution pixels per patch pixel.
     """
     origin = patch_origins(spot_xy, patch_size_px=patch_size_px, px_scale=px_scale)
+    if slide.patch_px:
+        return np.ones(len(origin), bool)
     limit = np.array([slide.width, slide.height]) - patch_size_px * px_scale
     return np.all((origin >= 0) & (origin <= limit), axis=1)
 
@@ -31,7 +33,8 @@ def patch_origins(spot_xy: np.ndarray, *, patch_size_px: int, px_scale: float = 
 def cut_window(
     slide: Slide, origin_xy: np.ndarray, *, size_px: int, px_scale: float = 1.0, transform: Transform | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One window, and what it is made of: the slide, or the coarsest stored level of it that is fine enough.
+    """One window, and what it is made of: the slide, or the coarsest stored level of it that is fine enough; of a slide
+    that is stored as patches, the patch with the window's middle in its middle, which has to be of this size and scale.
 
     Preparation, embedding and prediction all cut with this function, so that a model is shown the pixels it has learnt.
 
@@ -42,6 +45,8 @@ def cut_window(
     Returns:
         uint8 [P, P, 3], and uint8 [h + 4, w + 4, 3]: the region of the level that was read, with the blur's margin.
     """
+    if slide.patch_px:
+        return _with_margin(slide.patch_around(origin_xy + size_px * px_scale / 2))
     resampled = px_scale != 1
     level, times = slide.coarser(px_scale)
     origin_xy, px_scale = origin_xy / times, px_scale / times  # in pixels of the level from here on
@@ -61,7 +66,10 @@ def cut_window(
 
 def stored_window(slide: Slide, name: str) -> tuple[np.ndarray, np.ndarray]:
     """The patch that a slide has of a spot, and the same with a margin for the blur, as `cut_window` gives them."""
-    window = slide.patch(name)
+    return _with_margin(slide.patch(name))
+
+
+def _with_margin(window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     margin = (BLUR_MARGIN_PX, BLUR_MARGIN_PX)
     return window, np.pad(window, (margin, margin, (0, 0)), mode="edge")
 

@@ -193,7 +193,7 @@ def frame_section(
     xy = section.spots.xy
     centre_inside = np.all((xy >= 0) & (xy < [image.width, image.height]), axis=1)
     window_inside = centre_inside
-    if options.kind == "patches" and not image.patch_px:
+    if options.kind == "patches":
         window_inside = patches.inside_mask(image, xy, patch_size_px=options.patch_size_px, px_scale=px_scale)
     reasons = {"outside_image": ~centre_inside, "window_outside_image": centre_inside & ~window_inside}
     totals = counts.row_totals(section.counts)

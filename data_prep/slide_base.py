@@ -90,6 +90,11 @@ class Slide:
         """uint8 [P, P, 3] the patch of a spot, where there are patches in place of a whole image."""
         raise NotImplementedError
 
+    def patch_around(self, xy: np.ndarray) -> np.ndarray:
+        """uint8 [P, P, 3] the patch with a place in its middle, [2] in full-resolution pixels. Raises InputError where
+        none has."""
+        raise NotImplementedError
+
     def read_region(self, x: int, y: int, width: int, height: int, *, level: int = 0) -> np.ndarray:
         """Read a region; what lies outside the image is white.
 

@@ -30,8 +30,9 @@ from data_prep import cli, files, json_files, system_errors
 from data_prep.cli import names
 from data_prep.counted import counted
 from data_prep.errors import InputError
+from data_prep.patch_slide import open_image
 from data_prep.section import Section
-from data_prep.slide import Slide, open_slide
+from data_prep.slide import Slide
 from stjax import outputs, progress, trained, trust
 from stjax.gene_sets import GeneSets
 from stjax.inference import grid
@@ -291,7 +292,7 @@ class SectionWriter:
         missing, tile_px = record.lacks(self.writers), self.options.tile_px
         written: list[Path] = []
         if missing or tile_px:
-            with open_slide(section.image_path) as slide:
+            with open_image(section) as slide:
                 if tile_px:
                     for warning in () if missing else about_image(section, slide):  # else the spots' prediction says it
                         print(f"warning: {warning}")
@@ -330,7 +331,11 @@ class SectionWriter:
         }
 
     def write_dense(self, section: Section, slide: Slide, tile_px: int) -> Path:
-        """The map of the whole slide."""
+        """The map of the whole slide. Raises InputError where patches are stored in its place."""
+        if slide.patch_px:
+            raise InputError(
+                f"{slide.path} has patches in place of a slide: a map needs the tissue between them; leave --dense out"
+            )
         from stjax.inference.dense import predict_dense
 
         return predict_dense(

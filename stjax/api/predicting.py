@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from data_prep.errors import InputError
+from data_prep.patch_slide import open_image
 from data_prep.section import Section
-from data_prep.slide import Slide, open_slide
+from data_prep.slide import Slide
 from data_prep.spots import Spots
 from stjax.api.given import Given, places
 from stjax.api.result import Prediction
@@ -52,7 +53,7 @@ class Job:
         result = {}
         for name in source.names:
             section = source.read(name)
-            with open_slide(section.image_path) as slide:
+            with open_image(section) as slide:
                 result[name] = self._found(section, slide, Given(section.image_path, None), bare=source.bare)
         return result
 

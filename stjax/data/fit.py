@@ -64,7 +64,8 @@ def fit(
     image_mean, image_std = _of_images(protocol, training.channel_mean, training.channel_mean_square)
 
     whose, parameters = dataset.patients(split.train), dataset.manifest["parameters"]
-    scales = [section["um_per_px"] for section in dataset.sections if section["name"] in split.train]
+    training_sections = [section for section in dataset.sections if section["name"] in split.train]
+    scales = [section["um_per_px"] * section["px_scale"] for section in training_sections]
     return Fold(
         data_dir=str(dataset.path.resolve()),
         content_hash=dataset.content_hash,

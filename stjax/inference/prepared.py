@@ -127,7 +127,7 @@ def check_preparation(run: Trained, dataset: PatchDataset) -> None:
             f"{data.parameters['stain']}, or to another target; build it as that was, with the same target slide"
         )
     for section in dataset.sections:
-        scale = there["um_per_px"] or section["um_per_px"]
+        scale = there["um_per_px"] or section["um_per_px"] * section["px_scale"]
         if abs(scale / data.um_per_px - 1) > matching.SCALE_TOLERANCE:
             raise InputError(
                 f"{dataset.path}: section {section['name']} has {scale:.3f} um per px, the model was trained at "

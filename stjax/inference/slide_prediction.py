@@ -79,7 +79,7 @@ def predict_slide(
     Raises:
         InputError: a slide far too coarse for the model, or no spot that can be predicted.
     """
-    warnings = domain.check_scale(model, slide, section.um_per_px) + about_image(section, slide)
+    warnings = domain.check_scale(model, slide, section.um_per_px * slide.patch_scale) + about_image(section, slide)
     px_scale, transform = scale_and_stain(model, slide, section.um_per_px)
     warnings += domain.check_species(model, section)
     warnings += domain.check_stain(slide, transform)
