@@ -165,7 +165,13 @@ def places(suite: Suite, options: Options, only: Iterable[str] = ()) -> list[Pla
         for each in wanted:
             if not any(_is_called(run, each) for run in suite.runs):
                 some = sorted({part for run in suite.runs for part in run.name.split("/")})
-                raise InputError(f"--only names {each}, which no run is called; names have {', '.join(some)}")
+                prepared = all(options.is_built(data) for run in suite.runs for data in run.data)
+                until = (
+                    ""
+                    if prepared
+                    else "; until the data is prepared (run --prepare) they are of the published patients"
+                )
+                raise InputError(f"--only names {each}, which no run is called; names have {', '.join(some)}{until}")
         chosen = [run for run in suite.runs if any(_is_called(run, each) for each in wanted)]
     return [Place(options.out, run) for run in chosen]
 
