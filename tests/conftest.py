@@ -19,9 +19,13 @@ from data_prep import demo
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 ROOT = Path(__file__).resolve().parents[1]
-# Where compiled programs are kept from one run of the tests to the next, if anywhere: read by JAX above, for the tests
-# themselves and for `command`; not for processes that are killed, which would leave halves of programs there.
-PROGRAMS = {name: os.environ.pop(name) for name in ("JAX_COMPILATION_CACHE_DIR",) if name in os.environ}
+# Where compiled programs are kept from one run of the tests to the next, if anywhere: those of the tests themselves and
+# of `command`; not of processes that are killed, which would leave halves of programs there.
+PROGRAMS = {}
+if kept := os.environ.get("STJAX_TEST_PROGRAMS"):
+    PROGRAMS = {"JAX_COMPILATION_CACHE_DIR": kept, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+    jax.config.update("jax_compilation_cache_dir", kept)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def command(module, *arguments, cache, check=True, **options):
