@@ -12,6 +12,7 @@ from stjax.suites import Suite
 if TYPE_CHECKING:
     from stjax.suites._table import Part, Row
 
+_NAMED = 3  # rows, and runs of each, that the note on what lacks names
 DEPTH_PCC, FLAT_PCC = 0.2, 0.05  # of raw counts, and of counts divided by depth: the first is depth, not biology
 
 
@@ -42,11 +43,16 @@ def of_runs(runs: Sequence[read.RunResults]) -> list[str]:
 def lacking(rows: "Sequence[Row]") -> list[str]:
     """The note on runs that are not finished, if any."""
     found = [
-        f"{row.name} lacks {', '.join(row.missing[:3])}{', ...' * (len(row.missing) > 3)}"
+        f"{row.name} lacks {', '.join(row.missing[:_NAMED])}{', ...' * (len(row.missing) > _NAMED)}"
         for row in rows
         if row.missing
     ]
-    return [f"not finished: {'; '.join(found)}"] * bool(found)
+    more = (
+        f"; and {counted(len(found) - _NAMED, 'further rows')}: suite.json lists all runs"
+        if len(found) > _NAMED
+        else ""
+    )
+    return [f"not finished: {'; '.join(found[:_NAMED])}{more}"] * bool(found)
 
 
 def not_ranked(encoders: Collection[str]) -> str:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,7 @@ from stjax.suites import (
     Options,
     Run,
     Suite,
+    _footnotes,
     _sizes,
     _state,
     _table,
@@ -493,3 +495,12 @@ def test_runs_together_are_their_spots_side_by_side(trained):
     assert estimate == pytest.approx(np.nanmean(pcc))
     assert low < estimate < high
     assert together([run], "none", {*names, "another"}) is None
+
+
+def test_the_note_on_what_lacks_names_some_rows_and_counts_the_others():
+    rows = [SimpleNamespace(name=f"row {i}", missing=[f"{i}/{fold}" for fold in range(i)]) for i in range(6)]
+    (note,) = _footnotes.lacking(rows)
+    named = "not finished: row 1 lacks 1/0; row 2 lacks 2/0, 2/1; row 3 lacks 3/0, 3/1, 3/2; "
+    assert note == named + "and 2 further rows: suite.json lists all runs"
+    assert _footnotes.lacking(rows[:4]) == [named.removesuffix("; ")]
+    assert _footnotes.lacking(rows[:1]) == []
