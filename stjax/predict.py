@@ -331,11 +331,7 @@ class SectionWriter:
         }
 
     def write_dense(self, section: Section, slide: Slide, tile_px: int) -> Path:
-        """The map of the whole slide. Raises InputError where patches are stored in its place."""
-        if slide.patch_px:
-            raise InputError(
-                f"{slide.path} has patches in place of a slide: a map needs the tissue between them; leave --dense out"
-            )
+        """The map of the whole slide."""
         from stjax.inference.dense import predict_dense
 
         return predict_dense(

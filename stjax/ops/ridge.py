@@ -193,8 +193,10 @@ def _primal(
 def _sums(x: Any, y: np.ndarray, rows: np.ndarray, centre: tuple[np.ndarray, ...], weights: np.ndarray | None) -> _Sums:
     """The sums of some samples, a block at a time; the last is filled with samples that do not count."""
     (D, G), size = (x.shape[1], y.shape[1]), min(_ROWS, len(rows))
-    first, own = ((), (D,), (G,), (D, D), (D, G), ()), ((), (D,), (D, D))
-    sums = _Sums(*map(jnp.zeros, first), None if weights is None else tuple(map(jnp.zeros, own)))  # in float64 here
+    shapes = ((), (D,), (G,), (D, D), (D, G), ())
+    sums = _Sums(*(jnp.zeros(shape, jnp.float64) for shape in shapes))
+    if weights is not None:
+        sums = sums._replace(weighted=tuple(jnp.zeros(shape, jnp.float64) for shape in ((), (D,), (D, D))))
     for start in range(0, len(rows), size):
         block = rows[start : start + size]
         counts = np.arange(size) < len(block)

@@ -36,7 +36,9 @@ class Tables:
             )
 
         self.path, self.content_hash, self.size_px = pathlib.Path("tables"), "c" * 64, 64
-        self.sections = [{"name": name, "um_per_px": 0.5 + 0.1 * place} for place, name in enumerate(self.tables)]
+        self.sections = [
+            {"name": name, "um_per_px": 0.5 + 0.1 * place, "px_scale": 1.0} for place, name in enumerate(self.tables)
+        ]
         self.manifest = {"parameters": {"stain": "none"}, "stain_target": None, "synthetic": False}
 
     def table(self, name):
