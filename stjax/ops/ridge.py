@@ -67,7 +67,7 @@ class _Sums(NamedTuple):
     xx: Any
     xy: Any
     yy: Any
-    weighted: tuple[Any, Any, Any] | None = None
+    weighted: Any = None
 
 
 class _How(NamedTuple):
