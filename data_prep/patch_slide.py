@@ -40,7 +40,7 @@ class PatchSlide(Slide):
             super().__init__(found.path, width, height, found.um_per_px, DEFAULT_MAX_PIXELS)
             self._side, self.patch_px, self.patch_scale = found.side_px, found.size_px, found.side_px / found.size_px
             self._row = {name: row for row, name in enumerate(found.barcodes.tolist())}
-            self._pixels = file["img"]
+            self._pixels, self._spots = file["img"], section.spots
             self._stored = functools.lru_cache(_KEPT)(self._read)
             self._file = stack.pop_all()  # opened: from here on `close` closes the file
 
@@ -54,12 +54,12 @@ class PatchSlide(Slide):
 
     def patch_around(self, xy: np.ndarray) -> np.ndarray:
         """As `Slide.patch_around`."""
-        apart = np.abs(self._corner + self._side / 2 - xy).max(axis=1)
+        apart = np.abs(self._spots.xy - xy).max(axis=1)  # a few patches lie elsewhere than their spots
         if not len(apart) or apart.min() > 1:
             raise InputError(
                 f"{self.path}: no patch lies around {xy[0]:.0f}, {xy[1]:.0f}, and there is no slide to cut one from"
             )
-        return self._read(int(apart.argmin()))
+        return self.patch(str(self._spots.id[apart.argmin()]))
 
     def coarser(self, px_scale: float) -> tuple[int, float]:
         """The slide itself: in smaller ones, which are for thumbnails, patches lie on whole pixels."""

@@ -34,7 +34,7 @@ def cut_window(
     slide: Slide, origin_xy: np.ndarray, *, size_px: int, px_scale: float = 1.0, transform: Transform | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """One window, and what it is made of: the slide, or the coarsest stored level of it that is fine enough; of a slide
-    that is stored as patches, the patch with the window's middle in its middle, which has to be of this size and scale.
+    that is stored as patches, that of the spot in the window's middle, which has to be of this size and scale.
 
     Preparation, embedding and prediction all cut with this function, so that a model is shown the pixels it has learnt.
 

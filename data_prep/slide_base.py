@@ -91,8 +91,11 @@ class Slide:
         raise NotImplementedError
 
     def patch_around(self, xy: np.ndarray) -> np.ndarray:
-        """uint8 [P, P, 3] the patch with a place in its middle, [2] in full-resolution pixels. Raises InputError where
-        none has."""
+        """uint8 [P, P, 3] the patch of the spot at a place, [2] in full-resolution pixels.
+
+        Raises:
+            InputError: there is none.
+        """
         raise NotImplementedError
 
     def read_region(self, x: int, y: int, width: int, height: int, *, level: int = 0) -> np.ndarray:

@@ -42,7 +42,7 @@ KEY = {  # all that changes the vectors, as far as anything reads it
     "mean": json_files.numbers(),
     "std": json_files.numbers(),
     "context": json_files.whole_number(1, 99),
-    "fields": Lacking(json_files.numbers(0)),
+    "fields": Lacking(json_files.numbers(0.25)),
     "parts": Lacking(json_files.numbers(1, whole=True)),
     "maps": json_files.FLAG,
     "patches": Each(json_files.SHA256),

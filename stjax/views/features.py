@@ -53,7 +53,7 @@ FACTS = {
     "px": json_files.SIZE_PX,
     "mean": json_files.numbers(),
     "std": json_files.numbers(0),
-    "fields": Lacking(json_files.numbers(0)),
+    "fields": Lacking(json_files.numbers(0.25)),
     "parts": Lacking(json_files.numbers(1, whole=True)),
     "standardise": Lacking(json_files.one_of(SECTION)),
     **arrays.FACTS,
@@ -292,7 +292,8 @@ class View(patches.View):
     def check_facts(self, fold: "Fold", name: str) -> None:
         facts = json_files.require(fold.facts, FACTS, f"{name}: facts of features", remedy=REMEDY)
         lengths = {len(facts["mean"]), len(facts["std"]), facts["width"]}
-        if len(lengths) > 1 or min(facts["std"]) <= 0 or sum(self.parts(facts)) != facts["width"]:
+        whole = sum(self.parts(facts)) == facts["width"] and 1 in facts.get("fields", (1,))
+        if len(lengths) > 1 or min(facts["std"]) <= 0 or not whole:
             raise InputError(f"{name}: statistics of {facts['width']} features that are no such; {REMEDY}")
 
     def colours(self, items: views.Items, item: int, image: np.ndarray) -> np.ndarray:

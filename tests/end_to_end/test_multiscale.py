@@ -63,9 +63,8 @@ def test_training_made_the_features_of_all_fields(run, demo_data, small_encoder)
         corner = np.floor(xy[0] - 48 + 0.5).astype(int)
         wide = slide.read_region(*corner.tolist(), 96, 96).reshape(32, 3, 32, 3, 3).mean(axis=(1, 3))
     assert windows.own == 4
-    quarters = np.concatenate(
-        [np.concatenate(images[0, pair], axis=1) for pair in ([0, 1], [2, 3])]
-    )  # at twice the size
+    rows = [np.concatenate(images[0, pair], axis=1) for pair in ([0, 1], [2, 3])]
+    quarters = np.concatenate(rows)  # at twice the size
     halved = quarters.reshape(32, 2, 32, 2, 3).mean(axis=(1, 3))
     assert np.abs(images[0, 4] - halved).mean() < 6
     assert np.abs(images[0, 5] - wide).mean() < 12  # bicubic, and half a pixel off

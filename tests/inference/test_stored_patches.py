@@ -1,8 +1,10 @@
 """Samples that are stored as patches, without a slide: predicted from these as they are."""
 
+import shutil
 from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pytest
 
@@ -55,6 +57,16 @@ def test_the_patch_around_a_place_is_that_of_its_spot(run: tuple[Path, Path]) ->
             np.testing.assert_array_equal(slide.patch_around(section.spots.xy[place] + 0.4), named)
         with pytest.raises(InputError, match="no patch lies around 3, 3, and there is no slide to cut one from"):
             slide.patch_around(np.array([3.0, 3.0]))
+
+
+def test_a_patch_that_lies_elsewhere_than_its_spot_is_still_that_spots(run: tuple[Path, Path], tmp_path: Path) -> None:
+    task = shutil.copytree(run[0], tmp_path / "TINY_VISIUM")
+    with h5py.File(task / "patches/TINY1.h5", "a") as file:
+        file["coords"][3] += 40
+    section = readers.reader("bundle").read_section(task, "TINY1")
+    with PatchSlide(section) as slide:
+        for name, xy in zip(section.spots.id, section.spots.xy, strict=True):
+            np.testing.assert_array_equal(slide.patch_around(xy), slide.patch(str(name)))
 
 
 def test_patches_of_another_kind_than_the_model_takes_are_refused(run: tuple[Path, Path], tmp_path: Path) -> None:
