@@ -4,6 +4,7 @@ python -m data_prep.demo --out demo                         # 4 patients x 2 sec
 python -m data_prep.demo --out demo --patients 6 --seed 1
 python -m data_prep.demo --out demo --layout visium_hd      # 2, 8 and 16 um bins of the same cells
 python -m data_prep.demo --out demo --stain-shift 1 --counts-per-spot 4000    # other stains and fewer counts than usual
+python -m data_prep.demo --out demo --bins 11200000         # a whole Visium HD slide of 2 um bins, block by block
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ import numpy as np
 
 from data_prep import (
     cli,
+    demo_bins,
     demo_layouts,
     demo_slide,
     demo_space_ranger,
@@ -35,10 +37,12 @@ from data_prep.readers._sections import SYNTHETIC_MARK
 PITCH_UM, SPOT_RADIUS_UM = 200.0, 50.0  # legacy Spatial Transcriptomics
 DENSE_PITCH_UM, DENSE_RADIUS_UM = 150.0, 55.0  # the same on arrays of 1,934 spots
 VISIUM_PITCH_UM, VISIUM_RADIUS_UM = 100.0, 27.5
+BINS_COUNTS = 60_000.0  # `counts_per_spot` with --bins: about 25 genes are found in a bin of 2 um, as on real slides
 EXAMPLES = """examples:
   python -m data_prep.demo --out demo
   python -m data_prep.demo --out demo_hd --layout visium_hd --patients 2 --sections-per-patient 1
   python -m data_prep.demo --out demo_stnet --layout stnet --spots 60 --seed 1
+  python -m data_prep.demo --out demo_bins --bins 2000000
 """
 VERSION = 3  # of what a recipe makes and a build says of it; a cache of demo data is named after it
 _MARGIN_UM = 170.0  # a 224 px window around any spot stays inside the slide
@@ -82,6 +86,7 @@ class Recipe:
         layout: whose files to write.
         patients, sections_per_patient: how many.
         spots: about how many spots (or, for other areas, how much tissue: 200 x 200 um each) per section.
+        bins: in place of `spots`, about how many bins of 2 um per section of visium_hd, which then has these alone.
         um_per_px: scale of the slides.
         counts_per_spot: mean depth of a spot.
         stain_shift: how far every patient's stains are from what laboratories usually have; 1 is about three standard
@@ -93,10 +98,16 @@ class Recipe:
     patients: int = 4
     sections_per_patient: int = 2
     spots: int = 104
+    bins: int = 0
     um_per_px: float = 1.4
     counts_per_spot: float = 9000.0
     stain_shift: float = 0.0
     seed: int = 0
+
+    @property
+    def area_um2(self) -> float:
+        """Tissue of a section."""
+        return self.bins * float(demo_space_ranger.BIN_UM[0] ** 2) if self.bins else self.spots * PITCH_UM**2
 
 
 def make_demo(out: str | Path, *, workers: int | None = None, **options: Any) -> Path:
@@ -121,8 +132,17 @@ def make_demo(out: str | Path, *, workers: int | None = None, **options: Any) ->
     return out
 
 
-def make_section(recipe: Recipe, life: Biology, patient: int, section: int) -> DemoSection:
-    """One section, the same whatever else is made with it."""
+class _Specimen(NamedTuple):
+    """A section before anything is measured: its tissue, how it was stained, mean counts of a spot, and what decides
+    the rest."""
+
+    tissue: Tissue
+    staining: demo_slide.Staining
+    depth: float
+    rng: np.random.Generator
+
+
+def _specimen(recipe: Recipe, life: Biology, patient: int, section: int) -> _Specimen:
     rng = np.random.default_rng([recipe.seed, 0, patient])
     patient_effect = rng.normal(0, 0.12, len(life.genes))
     favour = rng.normal(0, 0.25, len(demo_tissue.TYPES))
@@ -132,17 +152,26 @@ def make_section(recipe: Recipe, life: Biology, patient: int, section: int) -> D
     depth = recipe.counts_per_spot * rng.lognormal(0, 0.2)
 
     rng = np.random.default_rng([recipe.seed, 1, patient, section])
-    area = recipe.spots * PITCH_UM**2
-    side = float(np.sqrt(area / _TISSUE_SHARE)) + 2 * _MARGIN_UM
+    side = float(np.sqrt(recipe.area_um2 / _TISSUE_SHARE)) + 2 * _MARGIN_UM
     tissue = demo_tissue.grow(
-        rng, width_um=side, height_um=side * 0.96, tissue_um2=area, patient_effect=patient_effect, favour=favour
+        rng,
+        width_um=side,
+        height_um=side * 0.96,
+        tissue_um2=recipe.area_um2,
+        patient_effect=patient_effect,
+        favour=favour,
     )
+    return _Specimen(tissue, staining, depth, rng)
+
+
+def make_section(recipe: Recipe, life: Biology, patient: int, section: int) -> DemoSection:
+    """One section, the same whatever else is made with it."""
+    tissue, staining, depth, rng = _specimen(recipe, life, patient, section)
     image = demo_slide.paint(rng, tissue, demo_slide.section_staining(rng, staining), um_per_px=recipe.um_per_px)
     bare = DemoSection(patient, section, image, recipe.um_per_px, life.genes, tissue, rng)
     array = LAYOUTS[recipe.layout].array
     if array == "molecules":
-        density = depth / (np.pi * SPOT_RADIUS_UM**2)  # counts per um2, as many as a legacy spot would catch
-        gene, xy_um = demo_tissue.sample_molecules(rng, tissue.cells, life, density * area)
+        gene, xy_um = demo_tissue.sample_molecules(rng, tissue.cells, life, _density(depth) * recipe.area_um2)
         return dataclasses.replace(bare, molecule_gene=gene, molecule_xy_um=xy_um)
     if array == "hexagonal":
         (array_xy, grid_xy, xy_um, on), radius_um = hexagonal_grid(tissue), VISIUM_RADIUS_UM
@@ -161,6 +190,27 @@ def make_section(recipe: Recipe, life: Biology, patient: int, section: int) -> D
         in_tissue=on,
         counts=demo_tissue.sample_counts(rng, mean),
     )
+
+
+def _density(depth: float) -> float:
+    """Counts per um2, as many as a legacy spot would catch."""
+    return depth / (np.pi * SPOT_RADIUS_UM**2)
+
+
+def _write_bins(root: Path, recipe: Recipe, life: Biology, patient: int, section: int) -> tuple[str, Tissue]:
+    """A section of `recipe.bins`, written block by block; its name and tissue."""
+    tissue, staining, depth, rng = _specimen(recipe, life, patient, section)
+    name = demo_layouts.section_name(patient, section)
+    sample = demo_bins.Sample(
+        tissue=tissue,
+        staining=demo_slide.section_staining(rng, staining),
+        life=life,
+        molecules=_density(depth),
+        um_per_px=recipe.um_per_px,
+        seed=(recipe.seed, 3, patient, section),
+    )
+    demo_bins.write_sample(root / name, name, sample)
+    return name, tissue
 
 
 def spot_grid(
@@ -210,6 +260,9 @@ def _check(recipe: Recipe) -> None:
     for name in ("seed", "stain_shift"):
         if not getattr(recipe, name) >= 0:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(recipe, name)}, expected zero or more")
+    if recipe.bins < 0 or (recipe.bins and recipe.layout != "visium_hd"):
+        found = f"--bins is {recipe.bins}, --layout {recipe.layout}"
+        raise InputError(f"{found}; expected a positive number of bins, and visium_hd or no layout beside it")
     if recipe.layout not in LAYOUTS:
         raise InputError(f"--layout is {recipe.layout!r}, expected one of {', '.join(sorted(LAYOUTS))}")
 
@@ -220,22 +273,32 @@ def _write(root: Path, recipe: Recipe, workers: int) -> None:
     (root / "truth").mkdir()
 
     def one(numbers: tuple[int, int]) -> str:
-        section = make_section(recipe, life, *numbers)
-        name = layout.write(root, section)
-        np.savez_compressed(root / "truth" / f"{name}.npz", **dataclasses.asdict(section.tissue.cells))
+        if recipe.bins:
+            name, tissue = _write_bins(root, recipe, life, *numbers)
+        else:
+            section = make_section(recipe, life, *numbers)
+            name, tissue = layout.write(root, section), section.tissue
+        np.savez_compressed(root / "truth" / f"{name}.npz", **dataclasses.asdict(tissue.cells))
         return name
 
     jobs = list(np.ndindex(recipe.patients, recipe.sections_per_patient))
-    with ThreadPoolExecutor(min(workers, len(jobs))) as pool:
+    with ThreadPoolExecutor(1 if recipe.bins else min(workers, len(jobs))) as pool:
         names = list(cli.progress(pool.map(one, jobs), total=len(jobs), description="demo", unit="section"))
     if layout.finish:
         layout.finish(root, {name: demo_layouts.letters(job[0]) for name, job in zip(names, jobs, strict=True)})
     (root / SYNTHETIC_MARK).write_text(
         "SYNTHETIC DATA. Everything in this folder was generated by data_prep.demo: the tissue was painted, the cells\n"
         "and their expression invented. The gene names are real, their numbers are not. It shows that software runs;\n"
-        f"it says nothing about any patient or disease.\n\nrecipe: {json.dumps(dataclasses.asdict(recipe))}\n"
+        f"it says nothing about any patient or disease.\n\nrecipe: {json.dumps(_said(recipe))}\n"
         f"sections: {', '.join(names)}\ntruth/<section>.npz: the cells (xy_um, type, level, size, patient_effect)\n"
     )
+
+
+def _said(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's numbers, of `spots` and `bins` the one that counts."""
+    values = dataclasses.asdict(recipe)
+    del values["spots" if recipe.bins else "bins"]
+    return values
 
 
 def main(arguments: list[str]) -> None:
@@ -244,15 +307,22 @@ def main(arguments: list[str]) -> None:
         "python -m data_prep.demo", renamed={"--um-per-px": "--source-um-per-px"}, description=__doc__, epilog=EXAMPLES
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must not exist or be empty")
-    parser.add_argument("--layout", default=Recipe.layout, help=f"one of {', '.join(sorted(LAYOUTS))}")
-    parser.add_argument("--patients", type=int, default=Recipe.patients, help=f"how many ({Recipe.patients})")
     parser.add_argument(
-        "--sections-per-patient",
-        type=int,
-        default=Recipe.sections_per_patient,
-        help=f"how many ({Recipe.sections_per_patient})",
+        "--layout", help=f"one of {', '.join(sorted(LAYOUTS))} ({Recipe.layout}; visium_hd with --bins)"
+    )
+    parser.add_argument("--patients", type=int, help=f"how many ({Recipe.patients}; 1 with --bins)")
+    parser.add_argument(
+        "--sections-per-patient", type=int, help=f"how many ({Recipe.sections_per_patient}; 1 with --bins)"
     )
     parser.add_argument("--spots", type=int, default=Recipe.spots, help="about how many per section")
+    parser.add_argument(
+        "--bins",
+        type=int,
+        default=0,
+        metavar="N",
+        help="in place of --spots: Visium HD with about N bins of 2 um per section, and no other areas, written block "
+        "by block",
+    )
     parser.add_argument(
         "--source-um-per-px",
         dest="um_per_px",
@@ -264,8 +334,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--counts-per-spot",
         type=float,
-        default=Recipe.counts_per_spot,
-        help=f"expected total ({Recipe.counts_per_spot:g})",
+        help=f"expected total ({Recipe.counts_per_spot:g}; {BINS_COUNTS:g} with --bins, 25 genes a bin)",
     )
     parser.add_argument(
         "--stain-shift",
@@ -277,7 +346,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--workers", type=int, help="threads; one per core by default")
     given = parser.parse_args(arguments)
     system_errors.check_folder(given.out, "--out")
-    out = make_demo(**vars(given))
+    usual = {"layout": "visium_hd", "patients": 1, "sections_per_patient": 1, "counts_per_spot": BINS_COUNTS}
+    usual = usual if given.bins else {name: getattr(Recipe, name) for name in usual}
+    stated = {name: value for name, value in vars(given).items() if value is not None}
+    out = make_demo(**(usual | stated))
     print("Synthetic data, for trying out only: no patient, no biology")
     print(out)
 

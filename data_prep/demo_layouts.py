@@ -62,7 +62,12 @@ class DemoSection:
     @property
     def name(self) -> str:
         """A1, A2, B1, ..."""
-        return f"{self.patient_letter}{self.section + 1}"
+        return section_name(self.patient, self.section)
+
+
+def section_name(patient: int, section: int) -> str:
+    """A1, A2, B1, ..."""
+    return f"{letters(patient)}{section + 1}"
 
 
 def letters(number: int) -> str:

@@ -1,6 +1,8 @@
 """Paint synthetic tissue as an H&E slide: maps of stain amount, then colours by the Beer-Lambert law."""
 
 import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import scipy.ndimage
@@ -11,6 +13,10 @@ from data_prep.demo_tissue import FAT, IMMUNE, STROMA, TUMOUR, Tissue
 
 # Optical densities of pure stains in (R, G, B), Macenko et al. 2009
 HAEMATOXYLIN, EOSIN = np.array([0.5626, 0.7201, 0.4062]), np.array([0.2159, 0.8012, 0.5581])
+
+_BLUR_UM = 0.45  # the microscope's
+_FIBRES_UM = 4.0  # grid of what varies slowly, in `paint_strips`
+_HALO_UM = 3.0  # around a strip, so that it is blurred as if the slide went on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,75 +64,154 @@ def paint(rng: np.random.Generator, tissue: Tissue, staining: Staining, *, um_pe
         staining: its colours.
         um_per_px: size of a pixel.
     """
+    height, width = shape = (round(tissue.height_um / um_per_px), round(tissue.width_um / um_per_px))
+    fibres = _fibres(rng, (height // 4 + 1, width // 4 + 1), 4 * um_per_px)
+    window = _Window(shape, 0, height)
+    amounts = _ground(rng, tissue, fibres, window, um_per_px)
+    _stamp(_nuclei(rng, tissue), *amounts, window, um_per_px)
+    return _developed(rng, amounts, _unevenness(rng, tissue.state.shape), window, staining, um_per_px)
+
+
+def paint_strips(
+    rng: np.random.Generator, tissue: Tissue, staining: Staining, *, um_per_px: float, strip_px: int
+) -> Iterator[np.ndarray]:
+    """The slide from top to bottom, uint8 [`strip_px` or what is left, W, 3] each, in the memory of one strip.
+
+    Only grain and noise are drawn strip by strip, which no seam shows; so the pixels are not those of `paint`.
+
+    Args:
+        strip_px: rows of pixels painted at a time; other arguments as `paint` takes them.
+    """
     shape = (round(tissue.height_um / um_per_px), round(tissue.width_um / um_per_px))
-    region = np.stack([_enlarge(weight, shape) for weight in tissue.region])
-    state = _enlarge(tissue.state, shape)
-    haematoxylin, eosin = _ground(rng, region, state, um_per_px)
-    _adipocytes(tissue, region[FAT], haematoxylin, eosin, um_per_px)
-    _nuclei(rng, tissue, haematoxylin, eosin, um_per_px)
-    blur = 0.45 / um_per_px  # the microscope's
-    amounts = np.stack([scipy.ndimage.gaussian_filter(amount, blur) for amount in (haematoxylin, eosin)], axis=-1)
-    amounts *= _unevenness(rng, tissue.state.shape, shape)
-    image = staining.background.astype(np.float32) * np.exp(-amounts @ staining.stains.astype(np.float32))
-    image += 2.0 * rng.standard_normal(shape, dtype=np.float32)[..., None]
+    coarse = (round(tissue.height_um / _FIBRES_UM) + 1, round(tissue.width_um / _FIBRES_UM) + 1)
+    fibres, nuclei = _fibres(rng, coarse, _FIBRES_UM), _nuclei(rng, tissue)
+    unevenness = _unevenness(rng, tissue.state.shape)
+    halo = int(np.ceil(_HALO_UM / um_per_px))
+    for top in range(0, shape[0], strip_px):
+        bottom = min(top + strip_px, shape[0])
+        window = _Window(shape, max(top - halo, 0), min(bottom + halo, shape[0]))
+        amounts = _ground(rng, tissue, fibres, window, um_per_px)
+        row, reach = nuclei.xy_um[:, 1] / um_per_px, 2 * nuclei.minor_um * nuclei.aspect / um_per_px + 2
+        touched = (row + reach > window.top) & (row - reach < window.bottom)
+        _stamp(nuclei[touched], *amounts, window, um_per_px)
+        strip = _developed(rng, amounts, unevenness, window, staining, um_per_px)
+        yield strip[top - window.top : bottom - window.top]
+
+
+class _Window(NamedTuple):
+    """Rows `top` to `bottom` of a slide of `shape` pixels, which are painted together."""
+
+    shape: tuple[int, int]
+    top: int
+    bottom: int
+
+    def enlarged(self, field: np.ndarray) -> np.ndarray:
+        """[h, W] float32 of a field [., .] over the whole slide: bilinear, one axis at a time (a tenth of `zoom`'s
+        time)."""
+        for axis, wanted in ((0, np.arange(self.top, self.bottom)), (1, np.arange(self.shape[1]))):
+            size = field.shape[axis]
+            place = np.clip((wanted + 0.5) * size / self.shape[axis] - 0.5, 0, size - 1)
+            low = np.minimum(place.astype(int), size - 2)
+            weight = (place - low).astype(np.float32)
+            weight = weight[:, None] if axis == 0 else weight
+            field = np.take(field, low, axis) * (1 - weight) + np.take(field, low + 1, axis) * weight
+        return field
+
+
+def _fibres(rng: np.random.Generator, shape: tuple[int, int], step_um: float) -> tuple[np.ndarray, np.ndarray]:
+    """Direction of the fibres, and how they wind, on a grid over the slide of `shape`, `step_um` apart."""
+    direction = demo_tissue.smooth_noise(rng, shape, 60 / step_um)
+    return direction, demo_tissue.smooth_noise(rng, shape, 14 / step_um)
+
+
+def _unevenness(rng: np.random.Generator, grid: tuple[int, int]) -> tuple[np.ndarray, ...]:
+    """How thick the section is and how well each stain took, from place to place: [h, w] of each stain."""
+    thickness, *stains = (demo_tissue.smooth_noise(rng, grid, 25) for _ in range(3))
+    return tuple(np.exp(0.14 * thickness + 0.10 * stain) for stain in stains)
+
+
+def _developed(
+    rng: np.random.Generator,
+    amounts: tuple[np.ndarray, np.ndarray],
+    unevenness: tuple[np.ndarray, ...],
+    window: _Window,
+    staining: Staining,
+    um_per_px: float,
+) -> np.ndarray:
+    """[h, W, 3] uint8: the colours of amounts of both stains, under a microscope."""
+    blur = _BLUR_UM / um_per_px
+    stained = np.stack([scipy.ndimage.gaussian_filter(amount, blur) for amount in amounts], axis=-1)
+    stained *= np.stack([window.enlarged(field) for field in unevenness], axis=-1)
+    image = staining.background.astype(np.float32) * np.exp(-stained @ staining.stains.astype(np.float32))
+    image += 2.0 * rng.standard_normal(image.shape[:2], dtype=np.float32)[..., None]
     return np.clip(np.round(image), 0, 255).astype(np.uint8)
 
 
-def _unevenness(rng: np.random.Generator, grid: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
-    """[H, W, 2] how thick the section is and how well each stain took, from place to place."""
-    thickness, *stains = (demo_tissue.smooth_noise(rng, grid, 25) for _ in range(3))
-    return np.stack([_enlarge(np.exp(0.14 * thickness + 0.10 * stain), shape) for stain in stains], axis=-1)
-
-
-def _enlarge(field: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """[H, W] float32: bilinear, one axis at a time (a tenth of `zoom`'s time)."""
-    for axis in (0, 1):
-        size = field.shape[axis]
-        place = np.clip((np.arange(shape[axis]) + 0.5) * size / shape[axis] - 0.5, 0, size - 1)
-        low = np.minimum(place.astype(int), size - 2)
-        weight = (place - low).astype(np.float32)
-        weight = weight[:, None] if axis == 0 else weight
-        field = np.take(field, low, axis) * (1 - weight) + np.take(field, low + 1, axis) * weight
-    return field
-
-
 def _ground(
-    rng: np.random.Generator, region: np.ndarray, state: np.ndarray, um_per_px: float
+    rng: np.random.Generator,
+    tissue: Tissue,
+    fibres: tuple[np.ndarray, np.ndarray],
+    window: _Window,
+    um_per_px: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """[H, W] haematoxylin and eosin between the nuclei: cytoplasm, collagen fibres, fat's emptiness."""
+    """[h, W] haematoxylin and eosin between the nuclei: cytoplasm, collagen fibres, fat's emptiness."""
+    region = np.stack([window.enlarged(weight) for weight in tissue.region])
+    state = window.enlarged(tissue.state)
     shape = state.shape
-    coarse = (shape[0] // 4 + 1, shape[1] // 4 + 1)
-    step = 4 * um_per_px
-    angle = np.pi * _enlarge(demo_tissue.smooth_noise(rng, coarse, 60 / step), shape)
-    warp = _enlarge(demo_tissue.smooth_noise(rng, coarse, 14 / step), shape)
+    angle = np.pi * window.enlarged(fibres[0])
+    warp = window.enlarged(fibres[1])
     grain = demo_tissue.smooth_noise(rng, shape, 1.6 / um_per_px)
-    y, x = np.ogrid[: shape[0], : shape[1]]
+    y, x = np.ogrid[window.top : window.bottom, : shape[1]]
     # Fibres: stripes across a slowly turning direction; a fibrotic (high) state makes them finer and wavier.
     drift = 6.0 * angle + (2.2 + 1.2 * state) * warp
-    fibres = np.sin((0.45 * um_per_px) * (x + 0.6 * y) + drift) + 0.9 * grain
+    stripes = np.sin((0.45 * um_per_px) * (x + 0.6 * y) + drift) + 0.9 * grain
     gaps = np.clip(demo_tissue.smooth_noise(rng, shape, 4.0 / um_per_px) - 1.5, 0, 0.5) * 2
-    eosin = region[TUMOUR] * (0.42 + 0.05 * grain) + region[STROMA] * (0.62 + 0.15 * fibres) * (1 - gaps)
+    eosin = region[TUMOUR] * (0.42 + 0.05 * grain) + region[STROMA] * (0.62 + 0.15 * stripes) * (1 - gaps)
     eosin += region[IMMUNE] * (0.26 + 0.05 * grain)
     haematoxylin = region[TUMOUR] * (0.20 + 0.03 * grain) + region[STROMA] * 0.04 + region[IMMUNE] * 0.14
-    return haematoxylin, np.clip(eosin, 0, None)
+    eosin = np.clip(eosin, 0, None)
+    _adipocytes(tissue, region[FAT], haematoxylin, eosin, window.top, um_per_px)
+    return haematoxylin, eosin
 
 
-def _adipocytes(tissue: Tissue, fat: np.ndarray, haematoxylin: np.ndarray, eosin: np.ndarray, um_per_px: float) -> None:
+def _adipocytes(
+    tissue: Tissue, fat: np.ndarray, haematoxylin: np.ndarray, eosin: np.ndarray, top: int, um_per_px: float
+) -> None:
     """Thin membranes around empty vacuoles: where the two nearest adipocytes are equally far."""
     row, column = np.nonzero(fat > 0.5)
     centres = tissue.cells.xy_um[tissue.cells.type == FAT]
     if len(centres) < 2:
         return
-    distance = demo_tissue.rim_distance(centres, np.column_stack([column, row]) * um_per_px)
+    distance = demo_tissue.rim_distance(centres, np.column_stack([column, row + top]) * um_per_px)
     membrane = np.exp(-((distance / 3.5) ** 2)).astype(np.float32)
     eosin[row, column] += 0.55 * membrane
     haematoxylin[row, column] += 0.06 * membrane
 
 
-def _nuclei(
-    rng: np.random.Generator, tissue: Tissue, haematoxylin: np.ndarray, eosin: np.ndarray, um_per_px: float
-) -> None:
-    """Stamp every nucleus: an ellipse whose size, shape and chromatin follow the cell's type and state."""
+@dataclasses.dataclass(frozen=True)
+class _Nuclei:
+    """How every nucleus looks; [N] each.
+
+    Attributes:
+        xy_um: [N, 2] centres.
+        minor_um, aspect, angle: of its ellipse: the shorter half axis, how many times longer the other is, its turn.
+        depth, hollow, nucleolus: of its chromatin.
+    """
+
+    xy_um: np.ndarray
+    minor_um: np.ndarray
+    aspect: np.ndarray
+    angle: np.ndarray
+    depth: np.ndarray
+    hollow: np.ndarray
+    nucleolus: np.ndarray
+
+    def __getitem__(self, rows: np.ndarray) -> "_Nuclei":
+        return _Nuclei(**{name: column[rows] for name, column in vars(self).items()})
+
+
+def _nuclei(rng: np.random.Generator, tissue: Tissue) -> _Nuclei:
+    """Ellipses whose size, shape and chromatin follow the cells' types and states."""
     cells, kind, count = tissue.cells, tissue.cells.type, len(tissue.cells.type)
     state = demo_tissue.states()[cells.level]
 
@@ -143,22 +228,30 @@ def _nuclei(
     angle = rng.uniform(0, np.pi, count)
     turn = rng.uniform(0, 2 * np.pi, count)
     xy = cells.xy_um + by_type(0, 0, 0, 27)[:, None] * np.column_stack([np.cos(turn), np.sin(turn)])  # at the rim
-    order = np.argsort(minor * aspect)
-    for batch in np.array_split(order, max(1, count // 4000)):  # like sizes together: small stamps stay small
-        half = int(np.ceil((minor * aspect)[batch].max() * 1.25 / um_per_px)) + 1
+    return _Nuclei(xy, minor, aspect, angle, depth, hollow, nucleolus)
+
+
+def _stamp(nuclei: _Nuclei, haematoxylin: np.ndarray, eosin: np.ndarray, window: _Window, um_per_px: float) -> None:
+    """Stamp nuclei on the amounts [h, W] of both stains in a window."""
+    major = nuclei.minor_um * nuclei.aspect
+    order = np.argsort(major)
+    for batch in np.array_split(order, max(1, len(order) // 4000)):  # like sizes together: small stamps stay small
+        half = int(np.ceil(major[batch].max(initial=0) * 1.25 / um_per_px)) + 1
         offset = np.arange(-half, half + 1)
-        centre = np.round(xy[batch] / um_per_px).astype(int)  # [N, 2]
-        dx = (centre[:, :1] + offset) * um_per_px - xy[batch, :1]  # [N, K]
-        dy = (centre[:, 1:] + offset) * um_per_px - xy[batch, 1:]
-        cos, sin = np.cos(angle[batch])[:, None, None], np.sin(angle[batch])[:, None, None]
+        these = nuclei[batch]
+        centre = np.round(these.xy_um / um_per_px).astype(int)  # [N, 2]
+        dx = (centre[:, :1] + offset) * um_per_px - these.xy_um[:, :1]  # [N, K]
+        dy = (centre[:, 1:] + offset) * um_per_px - these.xy_um[:, 1:]
+        cos, sin = np.cos(these.angle)[:, None, None], np.sin(these.angle)[:, None, None]
         x, y = dx[:, None, :].astype(np.float32), dy[:, :, None].astype(np.float32)
-        short = minor[batch, None, None]
-        u, v = (x * cos + y * sin) / (short * aspect[batch, None, None]), (y * cos - x * sin) / short
+        short = these.minor_um[:, None, None]
+        u, v = (x * cos + y * sin) / (short * these.aspect[:, None, None]), (y * cos - x * sin) / short
         radius = np.hypot(u, v).astype(np.float32)  # [N, K, K], 1 on the nucleus's edge
         inside = np.clip((1.0 - radius) * short / (0.8 * um_per_px) + 0.5, 0, 1)
-        amount = 1 - hollow[batch, None, None] * np.clip(1.15 - radius, 0, 1) * 1.2
-        amount = depth[batch, None, None] * amount + nucleolus[batch, None, None] * np.exp(-((radius / 0.3) ** 2))
-        rows, columns = centre[:, 1:] + offset, centre[:, :1] + offset
+        amount = 1 - these.hollow[:, None, None] * np.clip(1.15 - radius, 0, 1) * 1.2
+        nucleolus = these.nucleolus[:, None, None] * np.exp(-((radius / 0.3) ** 2))
+        amount = these.depth[:, None, None] * amount + nucleolus
+        rows, columns = centre[:, 1:] + offset - window.top, centre[:, :1] + offset
         valid = (
             (rows[:, :, None] >= 0)
             & (rows[:, :, None] < eosin.shape[0])

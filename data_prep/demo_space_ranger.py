@@ -10,6 +10,7 @@ from PIL import Image
 
 from data_prep import demo_cells, demo_tissue, h5_file
 from data_prep.demo_layouts import NOTICE, DemoSection, barcodes, reduced, save_jpeg, write_gzip
+from data_prep.demo_tissue import Tissue
 from data_prep.section import GeneTable
 
 BIN_UM = (2, 8, 16)
@@ -107,6 +108,16 @@ def _write_outlines(path: Path, outlines_um: np.ndarray, section: DemoSection) -
     path.write_text(json.dumps({"type": "FeatureCollection", "notice": NOTICE, "features": features}))
 
 
+def on_tissue(tissue: Tissue) -> tuple[np.ndarray, np.ndarray]:
+    """[h, w] bool: which squares of the largest bins' size are on tissue, and which on it or next to it."""
+    parent = BIN_UM[-1]
+    shape = (int(tissue.height_um // parent), int(tissue.width_um // parent))
+    row, column = np.mgrid[: shape[0], : shape[1]]
+    centre = np.stack([column, row], axis=-1).reshape(-1, 2) * parent + parent / 2
+    on = (demo_tissue.covered(tissue, centre) > 0.5).reshape(shape)
+    return on, on | np.roll(on, 1, 0) | np.roll(on, -1, 0) | np.roll(on, 1, 1) | np.roll(on, -1, 1)
+
+
 def bin_counts(section: DemoSection, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, scipy.sparse.csr_array]:
     """Bins of `size` um on tissue or next to it.
 
@@ -114,15 +125,8 @@ def bin_counts(section: DemoSection, size: int) -> tuple[np.ndarray, np.ndarray,
         Columns (from the left) and rows [S, 2], centres (x, y) in um [S, 2], on tissue [S] bool, and int32 counts
         [on tissue, G].
     """
-    parent = BIN_UM[-1]
-    tissue = section.tissue
-    shape = (int(tissue.height_um // parent), int(tissue.width_um // parent))
-    row, column = np.mgrid[: shape[0], : shape[1]]
-    centre = np.stack([column, row], axis=-1).reshape(-1, 2) * parent + parent / 2
-    on = (demo_tissue.covered(tissue, centre) > 0.5).reshape(shape)
-    near = on | np.roll(on, 1, 0) | np.roll(on, -1, 0) | np.roll(on, 1, 1) | np.roll(on, -1, 1)
-    times = parent // size
-    on, near = (mask.repeat(times, 0).repeat(times, 1) for mask in (on, near))
+    times = BIN_UM[-1] // size
+    on, near = (mask.repeat(times, 0).repeat(times, 1) for mask in on_tissue(section.tissue))
     row, column = np.nonzero(near)
     xy = np.column_stack([column, row])
     inside = on[row, column]
@@ -162,14 +166,20 @@ def _write_bins(folder: Path, section: DemoSection, size: int) -> None:
     })  # fmt: skip
     pyarrow.parquet.write_table(table.replace_schema_metadata({"notice": NOTICE}),
                                 folder / "spatial/tissue_positions.parquet")  # fmt: skip
-    factors = {
-        "spot_diameter_fullres": size / section.um_per_px,
+    factors = bin_factors(size, section.um_per_px, scale)
+    (folder / "spatial/scalefactors_json.json").write_text(json.dumps(factors, indent=4))
+
+
+def bin_factors(size: int, um_per_px: float, scale: dict[str, float]) -> dict[str, float]:
+    """The scale factors of bins of `size` um; `scale` has those of the reduced images."""
+    return {
+        "spot_diameter_fullres": size / um_per_px,
         "bin_size_um": float(size),
-        "microns_per_pixel": section.um_per_px,
+        "microns_per_pixel": um_per_px,
         "regist_target_img_scalef": scale["tissue_hires_scalef"],
-        "fiducial_diameter_fullres": 330.0 / section.um_per_px,
+        "fiducial_diameter_fullres": 330.0 / um_per_px,
+        **scale,
     }
-    (folder / "spatial/scalefactors_json.json").write_text(json.dumps(factors | scale, indent=4))
 
 
 def _write_small_images(spatial: Path, section: DemoSection) -> dict[str, float]:

@@ -68,6 +68,12 @@ class Cells:
     size: np.ndarray
     patient_effect: np.ndarray
 
+    def __getitem__(self, rows: np.ndarray) -> "Cells":
+        """Some of the cells."""
+        return dataclasses.replace(
+            self, **{name: getattr(self, name)[rows] for name in ("xy_um", "type", "level", "size")}
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Tissue:
@@ -180,6 +186,12 @@ def expression_table(cells: Cells, life: Biology) -> np.ndarray:
     return np.exp(life.log_profile[:, None] + levels + cells.patient_effect).reshape(-1, len(life.genes))
 
 
+def rna(cells: Cells, life: Biology) -> np.ndarray:
+    """[C] float64: expected expression of each cell, all genes together."""
+    kind = cells.type.astype(int) * STATE_LEVELS + cells.level
+    return cells.size * expression_table(cells, life).sum(axis=1)[kind]
+
+
 def expected_expression(cells: Cells, life: Biology, members: scipy.sparse.csr_array) -> np.ndarray:
     """[S, G] float64: expected expression of areas, in RNA units.
 
@@ -215,8 +227,7 @@ def sample_molecules(
     They lie in and just around their cell; those of an adipocyte along its rim.
     """
     kind = cells.type.astype(int) * STATE_LEVELS + cells.level
-    table = expression_table(cells, life)
-    mean = cells.size * table.sum(axis=1)[kind]
+    table, mean = expression_table(cells, life), rna(cells, life)
     number = rng.poisson(mean * (total / mean.sum()))
     owner = np.repeat(np.argsort(kind, kind="stable"), number[np.argsort(kind, kind="stable")])
     gene = np.concatenate([
