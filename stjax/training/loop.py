@@ -75,6 +75,7 @@ def solve(job: Job, mesh: jax.sharding.Mesh, watch: Watch) -> None:
     checkpoint.save(job.checkpoints, 1, state, job.meta)
     watch.bar.update()
     watch.bar.write(run_log.epoch_figures(summary, 1))
+    end_if_told(job, watch)
 
 
 def train(job: Job, batches: Iterator[tuple[Batch, np.ndarray]], mesh: jax.sharding.Mesh, watch: Watch) -> None:
@@ -103,10 +104,15 @@ def train(job: Job, batches: Iterator[tuple[Batch, np.ndarray]], mesh: jax.shard
         watch.bar.write(run_log.epoch_line(summary, job.config.num_epochs, speed, left, best=is_best))
         if (complaint := profiling.starved(seconds)) and epoch == watch.pace.first_step // per_epoch + 1:
             watch.bar.write(complaint)
-        if distributed.any_process(watch.stop.asked):
-            word = "training is finished" if job.meta["finished"] else f"saved at step {step} of {total_steps}"
-            raise faults.Stopped(f"stopped by SIGTERM: {word}; the same command goes on")
+        end_if_told(job, watch, f"saved at step {step} of {total_steps}")
         watch.timer.restart()
+
+
+def end_if_told(job: Job, watch: Watch, saved: str = "") -> None:
+    """Raises `Stopped` where SIGTERM came to any process; the job has been saved."""
+    if distributed.any_process(watch.stop.asked):
+        word = "training is finished" if job.meta["finished"] else saved
+        raise faults.Stopped(f"stopped by SIGTERM: {word}; the same command goes on")
 
 
 def train_until(

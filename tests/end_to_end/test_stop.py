@@ -13,7 +13,7 @@ import pytest
 from data_prep.errors import InputError
 from stjax import checkpoint, evaluate, parallel, train, workdir
 from stjax.config import built_in
-from stjax.training import faults, steps
+from stjax.training import closed_form, faults, loop, steps
 from tests.conftest import ROOT, command
 from tests.end_to_end.test_kill import last_checkpoint
 
@@ -53,9 +53,9 @@ def stop_at(monkeypatch, place, name, call):
 
 MOMENTS = [
     pytest.param("step", parallel, "put_batch", 7, "saved at step 7", id="step"),
-    pytest.param("start", steps, "make_train_step", 1, "the same command goes on", id="start", marks=pytest.mark.slow),
+    pytest.param("start", loop, "prepare", 1, "the same command goes on", id="start", marks=pytest.mark.slow),
     pytest.param("compile", parallel, "put_batch", 1, "saved at step 1", id="compile", marks=pytest.mark.slow),
-    pytest.param("validation", train, "validate", 1, "saved at step 12", id="validation", marks=pytest.mark.slow),
+    pytest.param("validation", loop, "validate", 1, "saved at step 12", id="validation", marks=pytest.mark.slow),
     pytest.param("save", checkpoint, "save", 1, "saved at step 12", id="save", marks=pytest.mark.slow),
     pytest.param("last", checkpoint, "save", 2, "training is finished", id="last-save", marks=pytest.mark.slow),
     pytest.param("scoring", evaluate, "evaluate", 1, "stopped by SIGTERM", id="scoring", marks=pytest.mark.slow),
@@ -78,6 +78,16 @@ def test_a_run_stopped_at_any_moment_goes_on_to_the_same_bits(
     assert losses(folder, "epoch") == losses(whole, "epoch")  # the mean over an epoch that two starts shared
 
 
+def test_a_closed_form_told_to_stop_is_saved_and_not_yet_scored(dataset, tmp_path, monkeypatch):
+    config = config_of(dataset, fit="closed_form")
+    config.model.aux = False
+    stop_at(monkeypatch, closed_form, "solve", 1)
+    with pytest.raises(faults.Stopped, match="training is finished; the same command goes on"):
+        train.train(config, tmp_path / "run")
+    assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [1]
+    assert not (tmp_path / "run" / "evaluation").exists()
+
+
 @pytest.mark.slow
 def test_checkpoints_within_an_epoch_change_nothing_and_are_gone_back_to(whole, dataset, tmp_path, monkeypatch):
     folder = tmp_path / "run"
@@ -87,7 +97,7 @@ def test_checkpoints_within_an_epoch_change_nothing_and_are_gone_back_to(whole, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "validate", fails)
+        patch.setattr(loop, "validate", fails)
         with pytest.raises(KeyboardInterrupt):
             train.train(config, folder)
     assert checkpoint.steps(folder / "checkpoints") == [10, 5]
