@@ -86,23 +86,23 @@ class Recipe:
         layout: whose files to write.
         patients, sections_per_patient: how many.
         spots: about how many spots (or, for other areas, how much tissue: 200 x 200 um each) per section.
-        bins: in place of `spots`, about how many bins of 2 um per section of visium_hd, which then has these alone.
         um_per_px: scale of the slides.
         counts_per_spot: mean depth of a spot.
         stain_shift: how far every patient's stains are from what laboratories usually have; 1 is about three standard
             deviations, in a direction of the patient's own.
         seed: of everything.
+        bins: in place of `spots`, about how many bins of 2 um per section of visium_hd, which then has these alone.
     """
 
     layout: str = "her2st"
     patients: int = 4
     sections_per_patient: int = 2
     spots: int = 104
-    bins: int = 0
     um_per_px: float = 1.4
     counts_per_spot: float = 9000.0
     stain_shift: float = 0.0
     seed: int = 0
+    bins: int = 0
 
     @property
     def area_um2(self) -> float:
