@@ -5,26 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import scipy.sparse
-from PIL import Image
 
-from data_prep import demo_cells, demo_space_ranger
+from data_prep import demo_aligned, demo_cells, demo_space_ranger
 from data_prep.demo_layouts import NOTICE, DemoSection
 from data_prep.section import GeneTable
 from data_prep.spots import moved
 
 PIXEL_UM = 0.2125  # of Xenium's own images
-_TURN = np.deg2rad(92.0)  # of the H&E image against them
 _CONTROL, _CONTROLS, _UNSURE = "NegControlProbe_00042", 0.01, 0.05  # shares of transcripts besides the molecules
-
-
-def alignment(section: DemoSection) -> np.ndarray:
-    """[3, 3]: from pixels of the slide to pixels of Xenium's images, as `*_he_imagealignment.csv` has it."""
-    scale = section.um_per_px / PIXEL_UM
-    cos, sin = scale * np.cos(_TURN), scale * np.sin(_TURN)
-    moved = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
-    corners = np.array([[0, 0, 1], [*section.image.shape[1::-1], 1], [0, section.image.shape[0], 1]])
-    moved[:2, 2] = 100.0 - (corners @ moved.T)[:, :2].min(axis=0)
-    return moved
 
 
 def write_xenium(root: Path, section: DemoSection) -> str:
@@ -32,17 +20,13 @@ def write_xenium(root: Path, section: DemoSection) -> str:
     outs = root / section.name / "outs"
     outs.mkdir(parents=True)
     names = _cell_names(section.rng, len(section.tissue.cells.type))
-    to_um = PIXEL_UM * alignment(section)[:2] @ np.diag([1 / section.um_per_px, 1 / section.um_per_px, 1.0])
+    to_um = demo_aligned.to_um(section, PIXEL_UM)
     owner = demo_cells.owner(section.tissue.cells, section.molecule_xy_um)
     _write_cells(outs, section, names, owner, to_um)
     _write_transcripts(outs / "transcripts.parquet", section, names, owner, to_um)
     facts = {"run_name": f"synthetic {section.name}", "pixel_size": PIXEL_UM, "notice": NOTICE}
     (outs / "experiment.xenium").write_text(json.dumps(facts) + "\n")
-    rows = [",".join(map(repr, row)) for row in alignment(section).tolist()]
-    (root / section.name / f"{section.name}_he_imagealignment.csv").write_text("\n".join(rows) + "\n")
-    Image.fromarray(section.image).save(
-        root / section.name / f"{section.name}_he_image.tif", compression="jpeg", quality=92, description=NOTICE
-    )
+    demo_aligned.write_he(root / section.name, section, PIXEL_UM)
     return section.name
 
 
@@ -58,7 +42,7 @@ def _write_cells(outs: Path, section: DemoSection, names: np.ndarray, owner: np.
     outlines = demo_cells.outlines_um(section.tissue.cells)
     vertices = moved(np.concatenate([outlines, outlines[:, :1]], axis=1).reshape(-1, 2), to_um)
     columns = {"cell_id": np.repeat(names, demo_cells.CORNERS + 1), "vertex_x": vertices[:, 0]}
-    _write_parquet(outs / "cell_boundaries.parquet", columns | {"vertex_y": vertices[:, 1]})
+    demo_aligned.write_parquet(outs / "cell_boundaries.parquet", columns | {"vertex_y": vertices[:, 1]})
 
 
 def _write_transcripts(
@@ -82,7 +66,7 @@ def _write_transcripts(
         "y_location": place[:, 1],
         "qv": quality[order].astype(np.float32),
     }
-    _write_parquet(path, columns)
+    demo_aligned.write_parquet(path, columns)
 
 
 def _cell_names(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -90,11 +74,3 @@ def _cell_names(rng: np.random.Generator, count: int) -> np.ndarray:
     numbers = rng.choice(16**6, count, replace=False)
     digits = numbers[:, None] // 16 ** np.arange(6) % 16
     return np.array(["aa" + "".join(row) + "-1" for row in np.array(list("abcdefghijklmnop"))[digits]])
-
-
-def _write_parquet(path: Path, columns: dict[str, np.ndarray]) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    table = pyarrow.table(columns).replace_schema_metadata({"notice": NOTICE})
-    pyarrow.parquet.write_table(table, path)

@@ -2,6 +2,7 @@
 
 import array
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,25 @@ from data_prep.errors import InputError
 from data_prep.readers import _text
 
 _MOST_NAMES = 300_000  # of genes, or of spots
+_CORNERS = ("", "barcode", "cell", "entityid", "spot")  # what stands above the names of spots
 _MOST_DIGITS = 10  # of 2,147,483,647
 _ROW_BYTES, _COUNT_BYTES = 160, 8  # that a row, and a count that is not zero, take
 _DIGITS = b"0123456789"
 _MOST_NUMBERS = 0.5  # of the genes' names: a real table may have an odd one
 
 
-def read(path: Path) -> tuple[list[str], list[str], scipy.sparse.csr_array]:
+def genes(path: Path) -> list[str]:
+    """[G] the genes that a table names in its first line. Raises InputError as `read`."""
+    lines = _lines(path)
+    head = next(lines)
+    return _header(path, head, next(lines, b""))[0]
+
+
+def read(path: Path, *, most_rows: int = _MOST_NAMES) -> tuple[list[str], list[str], scipy.sparse.csr_array]:
     """A spots x genes table with row and column names, separated by tabs, or by commas or semicolons throughout.
+
+    Args:
+        most_rows: more than the layout can have, which no table of counts has.
 
     Returns:
         [S] spot names, [G] gene names, and [S, G] int32 counts.
@@ -28,24 +40,28 @@ def read(path: Path) -> tuple[list[str], list[str], scipy.sparse.csr_array]:
         InputError: unreadable, ragged or over the budget, or a count that is no non-negative whole number, with its
             line and gene.
     """
-    lines = (line.rstrip(b"\r\n").replace(b'"', b"") for line in _text.read_lines(path))
+    lines = _lines(path)
     head, first = next(lines), next(lines, b"")
-    genes, mark = _header(path, head, first)
+    names, mark = _header(path, head, first)
     size = path.stat().st_size
     spots: list[str] = []
     data, indices, indptr = array.array("i"), array.array("i"), array.array("q", [0])
     for number, line in enumerate(itertools.chain([first], lines), start=2):
-        row = _row(path, number, line, mark, genes)
+        row = _row(path, number, line, mark, names)
         (there,) = row.nonzero()
         spots.append(_text.decode(path, line.partition(mark)[0]).strip())
         indices.frombytes(there.astype(np.int32).tobytes())
         data.frombytes(row[there].astype(np.int32).tobytes())
         indptr.append(len(data))
-        if number > _MOST_NAMES:
-            raise InputError(f"{path}: more than {_MOST_NAMES:,} rows, expected a spot or a gene each; check the file")
+        if number > most_rows:
+            raise InputError(f"{path}: more than {most_rows:,} rows, expected a spot or a gene each; check the file")
         budgets.COUNT_TABLE.check(path, _ROW_BYTES * number + _COUNT_BYTES * len(data), file_bytes=size)
     parts = (np.array(data, np.int32), np.array(indices, np.int32), np.array(indptr))
-    return spots, genes, csr.make(*parts, (len(spots), len(genes)), origin=f"{path}")
+    return spots, names, csr.make(*parts, (len(spots), len(names)), origin=f"{path}")
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    return (line.rstrip(b"\r\n").replace(b'"', b"") for line in _text.read_lines(path))
 
 
 def _header(path: Path, line: bytes, first: bytes) -> tuple[list[str], bytes]:
@@ -60,6 +76,11 @@ def _header(path: Path, line: bytes, first: bytes) -> tuple[list[str], bytes]:
     files.check_lengths(names, f"{path}: gene")
     fields = first.count(mark) + 1 if first else 0
     genes = names if len(names) == fields - 1 else names[1:]  # R leaves out the corner cell
+    if genes is names and names[0].casefold() in _CORNERS:
+        raise InputError(
+            f"{path}: its first line has {len(names)} fields, {names[0]!r} and {len(names) - 1} genes, but the second "
+            f"has {fields}; the table is ragged or cut short, copy or download it again"
+        )
     if fields < 2 or not genes:
         raise InputError(
             f"{path}: its second line has {fields} fields, expected a tab-separated table with one row per spot and "

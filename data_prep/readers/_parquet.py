@@ -4,34 +4,41 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow
-import pyarrow.compute
 import pyarrow.parquet
 
 from data_prep import budgets, files, json_files
 from data_prep.errors import InputError
+from data_prep.readers import _columns
 
 _ROWS = 1_000_000
+_BUFFER_BYTES = 1 << 20  # of a column; else all of it in a group of rows is read at once
 
 
 def batches(
-    path: Path, *, texts: Sequence[str] = (), numbers: Sequence[str] = (), blobs: Sequence[str] = ()
+    path: Path,
+    *,
+    texts: Sequence[str] = (),
+    numbers: Sequence[str] = (),
+    blobs: Sequence[str] = (),
+    rows: int = _ROWS,
 ) -> Iterator[dict[str, Any]]:
-    """The columns asked for, a million rows at a time: texts as pyarrow strings, numbers as [N] float64, blobs as lists
-    of bytes.
+    """The columns asked for, some rows at a time: texts as pyarrow strings, numbers as [N] float64, blobs as lists of
+    bytes.
 
     Args:
         texts, numbers, blobs: names of columns that must be there. Texts may be stored as bytes or whole numbers.
+        rows: how many at a time.
 
     Raises:
         InputError: truncated or damaged, a column that is missing or holds something else, or a value that is missing.
     """
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            kinds = dict.fromkeys(texts, _texts) | dict.fromkeys(numbers, _numbers) | dict.fromkeys(blobs, _blobs)
+        with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
+            kinds = dict.fromkeys(texts, _columns.texts) | dict.fromkeys(numbers, _columns.numbers)
+            kinds |= dict.fromkeys(blobs, _columns.blobs)
             _check(path, file, list(kinds))
-            for batch in file.iter_batches(batch_size=_ROWS, columns=list(kinds)):
+            for batch in file.iter_batches(batch_size=rows, columns=list(kinds)):
                 yield {name: read(path, name, batch.column(name)) for name, read in kinds.items()}
     except (pyarrow.ArrowException, OSError, LookupError, ValueError, TypeError, MemoryError) as error:
         reason = files.shown(" ".join(str(error).split()), most=200)
@@ -79,32 +86,3 @@ def _check(path: Path, file: pyarrow.parquet.ParquetFile, needed: Sequence[str])
     budgets.PARQUET_ROWS.check(path, file.metadata.num_rows)
     groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
     budgets.PARQUET_GROUP.check(path, max((group.total_byte_size for group in groups), default=0))
-
-
-def _texts(path: Path, name: str, column: Any) -> Any:
-    found = column.cast(pyarrow.string())
-    _whole(path, name, found)
-    lengths = pyarrow.compute.call_function("binary_length", [found]).to_numpy(zero_copy_only=False)
-    longest = int(lengths.max(initial=0))
-    if longest > files.MAX_NAME_BYTES:
-        raise InputError(f"{path}: column {name} has a text of {longest} letters; copy or download it again")
-    return found
-
-
-def _blobs(path: Path, name: str, column: Any) -> list[bytes]:
-    if not (pyarrow.types.is_binary(column.type) or pyarrow.types.is_large_binary(column.type)):
-        raise InputError(f"{path}: column {name} is of type {column.type}, expected bytes; write it again as these")
-    _whole(path, name, column)
-    return column.to_pylist()
-
-
-def _numbers(path: Path, name: str, column: Any) -> np.ndarray:
-    if not (pyarrow.types.is_integer(column.type) or pyarrow.types.is_floating(column.type)):
-        raise InputError(f"{path}: column {name} is of type {column.type}, expected numbers; copy or download it again")
-    _whole(path, name, column)
-    return np.asarray(column.to_numpy(zero_copy_only=False), np.float64)
-
-
-def _whole(path: Path, name: str, column: Any) -> None:
-    if column.null_count:
-        raise InputError(f"{path}: column {name} lacks {column.null_count} values; copy or download it again")

@@ -33,8 +33,8 @@ def read(path: Path) -> tuple[np.ndarray, list[bytes], np.ndarray | None]:
     from data_prep.readers import _parquet  # the one module that cannot be without pyarrow
 
     index, names = _parquet.index_of(path), _parquet.column_names(path)
-    columns = {"numbers": ["radius"] if "radius" in names else [], "texts": [index] if isinstance(index, str) else []}
-    parts = list(_parquet.batches(path, blobs=["geometry"], **columns))
+    radius, text = ["radius"] if "radius" in names else [], [index] if isinstance(index, str) else []
+    parts = list(_parquet.batches(path, blobs=["geometry"], numbers=radius, texts=text))
     blobs = [blob for part in parts for blob in part["geometry"]]
     if not blobs:
         raise InputError(f"{path}: holds no shape; choose other shapes")

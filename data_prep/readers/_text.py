@@ -52,7 +52,7 @@ def read_lines(path: Path) -> Iterator[bytes]:
         InputError: as `read_text`, or a line over the budget.
     """
     held: list[bytes] = []
-    for piece in _pieces(path):
+    for piece in pieces(path):
         held.append(piece)
         if b"\n" in piece or b"\r" in piece:
             *lines, last = b"".join(held).splitlines(keepends=True)
@@ -62,8 +62,12 @@ def read_lines(path: Path) -> Iterator[bytes]:
     yield from b"".join(held).splitlines(keepends=True)
 
 
-def _pieces(path: Path) -> Iterator[bytes]:
-    """The letters of a text file, in UTF-8 or what they were, some megabytes at a time."""
+def pieces(path: Path) -> Iterator[bytes]:
+    """The letters of a text file as `read_text` takes it, in UTF-8 or what they were, a megabyte or two at a time.
+
+    Raises:
+        InputError: as `read_text`.
+    """
     packed = unpack.pieces(path)
     first = next(packed, b"")
     unpack.check_kind(path, first)

@@ -13,7 +13,9 @@ squares or discs that transcripts are pooled to, as HEST-1k does.
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -21,7 +23,17 @@ import scipy.sparse
 from data_prep import files, json_files
 from data_prep.counted import counted
 from data_prep.errors import InputError
-from data_prep.readers import _areas, _matrix, _patients, _pool, _sections, _space_ranger, _text
+from data_prep.readers import (
+    _aligned,
+    _areas,
+    _matrix,
+    _patients,
+    _pool,
+    _sections,
+    _segmented,
+    _space_ranger,
+    _transcripts,
+)
 from data_prep.readers._sections import Reading
 from data_prep.section import Section
 from data_prep.spots import Spots, moved
@@ -31,10 +43,8 @@ LEAST_QUALITY = 20  # of a transcript that counts, as in Xenium's own matrix
 
 _EXPERIMENT, _MATRIX = "experiment.xenium", "cell_feature_matrix.h5"
 _BOUNDARIES, _TRANSCRIPTS = "cell_boundaries.parquet", "transcripts.parquet"
-_ALIGNMENT = re.compile(r"^(?!\.).*imagealignment\.csv$")
 _NOT_SLIDES = re.compile(r"^(morphology|nucle|cells)", re.IGNORECASE)  # images that Xenium writes itself
-_HE = re.compile(r"he_image\.", re.IGNORECASE)
-_OTHER_SCALE = 0.05  # between the two axes of the image: more is no turned and enlarged copy
+_ALIGN_AGAIN = "copy the file again, or align the image again in Xenium Explorer"
 
 
 def detect(path: Path) -> str | None:
@@ -55,9 +65,9 @@ def find_sections(path: Path, reading: Reading) -> dict[str, str]:
     found = {}
     for name, folder in runs.items():
         lacks = [f"{file} not found" for file in needed if not files.is_there(folder / file)]
-        if not _alignments(folder):
-            lacks.append("alignment of the H&E image not found (expected *_he_imagealignment.csv)")
-        if not _images(folder, name, reading):
+        if not _aligned.find(_places(folder), _aligned.ALIGNMENT):
+            lacks.append(f"alignment of the H&E image not found (expected {_aligned.NAME})")
+        if not _aligned.images(_places(folder), name, reading, _NOT_SLIDES):
             lacks.append("H&E image not found (expected *_he_image.ome.tif, or --image FILE_OR_FOLDER)")
         found[name] = ", ".join(lacks)
     return found
@@ -69,8 +79,11 @@ check = _sections.check_one_image
 def read_section(path: Path, name: str, reading: Reading) -> Section:
     """One run: its cells in the order of the matrix, or the squares or discs that hold a transcript."""
     folder, areas = _runs(path)[name], _areas.parse(reading.areas, AREAS)
-    (alignment,) = _only(name, _alignments(folder), "alignments")
-    to_image, um_per_px = _to_image(alignment, _pixel_size(folder / _EXPERIMENT))
+    alignment = _aligned.only(name, _aligned.find(_places(folder), _aligned.ALIGNMENT))
+    pixel_um = _pixel_size(folder / _EXPERIMENT)
+    to_image, um_per_px = _aligned.placed(  # the file leads to Xenium's pixels (10x, "Xenium H&E image alignment")
+        np.diag([pixel_um, pixel_um, 1.0]) @ _aligned.read_matrix(alignment, _ALIGN_AGAIN)
+    )
     um_per_px, source, scale_notes = _sections.scale(
         name, user_um=reading.um_per_px, file_um=um_per_px, remedy="give --source-um-per-px"
     )
@@ -86,7 +99,7 @@ def read_section(path: Path, name: str, reading: Reading) -> Section:
         name=name,
         patient=patient.name,
         patient_source=patient.source,
-        image_path=_sections.only_image(name, _images(folder, name, reading)),
+        image_path=_sections.only_image(name, _aligned.images(_places(folder), name, reading, _NOT_SLIDES)),
         genes=named,
         counts=counts,
         spots=spots,
@@ -110,26 +123,6 @@ def _places(folder: Path) -> list[Path]:
     return [folder, folder / "image", folder / "images", *([folder.parent] if folder.name == "outs" else [])]
 
 
-def _alignments(folder: Path) -> list[Path]:
-    return [file for place in _places(folder) for file in _sections.find(place, _ALIGNMENT, 1)]
-
-
-def _images(folder: Path, name: str, reading: Reading) -> list[Path]:
-    """The H&E image: as given, or next to the run's files; those so named before others."""
-    if reading.image is not None:
-        return _sections.given_image(reading.image, name)
-    there = [file for place in _places(folder) for file in _sections.images_in(place)]
-    there = [file for file in there if not _NOT_SLIDES.search(file.name)]
-    return [file for file in there if _HE.search(file.name)] or there
-
-
-def _only(name: str, found: list[Path], what: str) -> list[Path]:
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found)
-        raise InputError(f"Section {name!r}: {len(found)} {what} ({names}), expected one; keep that of the H&E image")
-    return found
-
-
 def _pixel_size(path: Path) -> float:
     """um of a pixel of Xenium's own images.
 
@@ -143,83 +136,21 @@ def _pixel_size(path: Path) -> float:
     return float(value)
 
 
-def _to_image(path: Path, pixel_um: float) -> tuple[np.ndarray, float]:
-    """[2, 3] from um of Xenium to pixels of the H&E image, both counted from a corner; and the image's um per px.
-
-    The file holds the opposite direction, in pixels (10x Genomics, "Xenium H&E image alignment").
-
-    Raises:
-        InputError: no 3 x 3 matrix of numbers, or one that no image could have been aligned with.
-    """
-    rows = _text.read_rows(path, ",")
-    if len(rows) != 3 or any(len(row) != 3 for row in rows):
-        raise InputError(f"{path}: {len(rows)} rows of {len(rows[0])} numbers, expected 3 of 3; copy the file again")
-    values = [
-        _text.numbers(path, f"{column + 1}", [row[column] for row in rows], lines=(1, 2, 3)) for column in range(3)
-    ]
-    matrix = np.column_stack(values)
-    large, small = np.linalg.svd(matrix[:2, :2], compute_uv=False)
-    if not np.allclose(matrix[2], [0, 0, 1]) or not large < (1 + _OTHER_SCALE) * small:
-        raise InputError(
-            f"{path}: no turned, moved and enlarged copy of an image (scales {large:.4g} and {small:.4g}, last row "
-            f"{matrix[2].tolist()}); copy the file again, or align the image again in Xenium Explorer"
-        )
-    um = np.diag([pixel_um, pixel_um, 1.0]) @ matrix
-    return np.linalg.inv(um)[:2], float(pixel_um * np.sqrt(large * small))
-
-
 def _cells(
     path: Path, matrix: _matrix.CountMatrix, to_image: np.ndarray
 ) -> tuple[Spots, scipy.sparse.csr_array, tuple[str, ...]]:
     """The cells that have a boundary, in the order of the matrix, and their counts."""
-    import pyarrow  # which an extra brings, as `_parquet`'s
+    from data_prep.readers import _parquet  # the one module that cannot be without pyarrow
 
-    from data_prep.readers import _parquet
-
-    rings = ["label_id"] if "label_id" in _parquet.column_names(path) else []  # where a cell has several
-    parts = list(_parquet.batches(path, texts=["cell_id"], numbers=["vertex_x", "vertex_y", *rings]))
+    labels = ["label_id"] if "label_id" in _parquet.column_names(path) else []  # where a cell has several outlines
+    parts = list(_parquet.batches(path, texts=["cell_id"], numbers=["vertex_x", "vertex_y", *labels]))
     if not parts:
         raise InputError(f"{path}: holds no boundary of a cell; copy it again, or pool with --areas squares:100")
-    cell = pyarrow.chunked_array([part["cell_id"] for part in parts]).dictionary_encode().combine_chunks()
-    x, y, *label = (np.concatenate([part[key] for part in parts]) for key in ("vertex_x", "vertex_y", *rings))
-    number = np.asarray(cell.indices)
-    place = _matrix.places_of(np.asarray(cell.dictionary.to_numpy(zero_copy_only=False), str), matrix.barcode)[number]
-    changes = [np.diff(values, prepend=values[:1] - 1) != 0 for values in (number, *label)]
+    rows = _segmented.named([part["cell_id"] for part in parts], matrix)
+    x, y, *label = (np.concatenate([part[key] for part in parts]) for key in ("vertex_x", "vertex_y", *labels))
+    changes = [np.diff(values, prepend=values[:1] - 1) != 0 for values in (rows.cell, *label)]
     start = np.flatnonzero(np.any(changes, axis=0))
-    lost = len(np.unique(number[place < 0]))
-    spots, short = _outlined(moved(np.column_stack([x, y]), to_image), start, place[start], matrix.barcode)
-    row = _matrix.places_of(spots.id, matrix.barcode)
-    without = len(matrix.barcode) - len(row)
-    if not len(row):
-        raise InputError(
-            f"{path}: none of its cells is in {matrix.path.name} (e.g. {files.shown(str(cell.dictionary[0]))} against "
-            f"{files.shown(str(next(iter(matrix.barcode), 'nothing')))}); the two belong to different runs"
-        )
-    texts = (
-        (lost, f"cells of {path.name} are not in {matrix.path.name} and were left out"),
-        (short, "outlines of fewer than 3 points were left out"),
-        (without, f"cells of {matrix.path.name} have no boundary and were left out"),
-    )
-    return spots, matrix.counts[row], tuple(counted(number, text) for number, text in texts if number)
-
-
-def _outlined(xy: np.ndarray, start: np.ndarray, place: np.ndarray, names: np.ndarray) -> tuple[Spots, int]:
-    """Polygons in the order of `names`, and how many rings are too short for one.
-
-    Args:
-        xy: [V, 2] vertices, ring after ring, each of which may end as it begins.
-        start: [R] where rings begin.
-        place: [R] whose each is, a position in `names`; -1 for nobody's.
-    """
-    stop = np.append(start[1:], len(xy))
-    stop = stop - np.all(xy[start] == xy[stop - 1], axis=1)  # closed
-    whole = stop - start > 2
-    kept = np.flatnonzero(whole & (place >= 0))
-    order = kept[np.argsort(place[kept], kind="stable")]
-    of_cell: dict[int, list[np.ndarray]] = {}
-    for ring in order.tolist():
-        of_cell.setdefault(int(place[ring]), []).append(xy[start[ring] : stop[ring]])
-    return Spots.polygons(list(of_cell.values()), names[list(of_cell)]), int(np.sum(~whole))
+    return _segmented.joined(path, matrix, rows, moved(np.column_stack([x, y]), to_image), start, rows.place[start])
 
 
 def _pooled(
@@ -227,27 +158,22 @@ def _pooled(
 ) -> tuple[Spots, scipy.sparse.csr_array, tuple[str, ...]]:
     """The squares or discs that hold a transcript of a gene, of Xenium's own least quality, and their counts."""
     import pyarrow
-    import pyarrow.compute
 
     from data_prep.readers import _parquet
 
-    genes = pyarrow.compute.SetLookupOptions(value_set=pyarrow.array(matrix.symbol.tolist(), pyarrow.string()))
-    unsure = others = kept = 0
-    for part in _parquet.batches(path, texts=["feature_name"], numbers=["x_location", "y_location", "qv"]):
-        found = pyarrow.compute.call_function("index_in", [part["feature_name"]], genes)
-        gene = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-        sure = part["qv"] >= LEAST_QUALITY
-        unsure, others = unsure + int(np.sum(~sure)), others + int(np.sum(sure & (gene < 0)))
-        rows = np.flatnonzero(sure & (gene >= 0))
-        kept += len(rows)
-        try:
-            xy_um = np.column_stack([part["x_location"][rows], part["y_location"][rows]])
-            lattice.add(moved(xy_um, to_image), gene[rows])
-        except InputError as error:
-            raise InputError(f"{path}: {error}; copy or download it again") from None
-    if not kept:
-        raise InputError(f"{path}: no transcript of a gene of {matrix.path.name}; the two belong to different runs")
-    spots, counts = lattice.pooled()
+    unsure = 0
+
+    def parts() -> Iterator[tuple[Any, np.ndarray]]:
+        nonlocal unsure
+        for part in _parquet.batches(path, texts=["feature_name"], numbers=["x_location", "y_location", "qv"]):
+            sure = part["qv"] >= LEAST_QUALITY
+            unsure += int(np.sum(~sure))
+            xy_um = np.column_stack([part["x_location"], part["y_location"]])
+            yield part["feature_name"].filter(pyarrow.array(sure)), xy_um[sure]
+
+    spots, counts, others = _transcripts.pooled(
+        path, parts(), matrix.symbol.tolist(), to_image, lattice, panel=matrix.path.name
+    )
     return spots, counts, (
         f"{unsure} transcripts of a quality under {LEAST_QUALITY} and {others} of no gene (controls) were left out",
     )  # fmt: skip

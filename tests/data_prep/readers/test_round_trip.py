@@ -14,6 +14,7 @@ from data_prep.section import Section
 from data_prep.spots import DISC, POLYGON, SQUARE
 
 RECIPE = {"patients": 2, "sections_per_patient": 2, "spots": 6, "um_per_px": 3.0, "seed": 5}
+OF_CELLS = ("xenium", "merscope")  # as read by default
 
 
 @pytest.fixture(scope="module", params=sorted(demo.LAYOUTS))
@@ -47,7 +48,7 @@ def test_layout_reads_back_identically(made: tuple[str, Path]) -> None:
         if layout == "visium_hd":
             _, centre_um, inside, counts = demo_space_ranger.bin_counts(truth, size)
             check_spots(section, truth, centre_um[inside] / truth.um_per_px, counts)
-        elif layout == "xenium":
+        elif layout in OF_CELLS:
             check_spots(section, truth, truth.tissue.cells.xy_um.astype(float) / truth.um_per_px, cell_counts(truth))
         else:
             check_spots(section, truth, truth.spot_xy[truth.in_tissue], scipy.sparse.csr_array(truth.counts))
@@ -57,11 +58,11 @@ def check_facts(section: Section, layout: str, size: int, truth: DemoSection) ->
     assert section.layout == layout
     assert section.synthetic
     assert section.um_per_px == pytest.approx(truth.um_per_px, rel=1e-9)
-    sizes_um = {"her2st": 50.0, "stnet": 50.0, "cscc": 55.0, "xenium": 0.0}
+    sizes_um = {"her2st": 50.0, "stnet": 50.0, "cscc": 55.0} | dict.fromkeys(OF_CELLS, 0.0)
     np.testing.assert_allclose(
         section.spots.size_px * truth.um_per_px, sizes_um.get(layout, float(size) or 27.5), rtol=1e-6
     )
-    assert set(section.spots.kind) == {POLYGON if layout == "xenium" else SQUARE if size else DISC}
+    assert set(section.spots.kind) == {POLYGON if layout in OF_CELLS else SQUARE if size else DISC}
     assert "patient not stated" not in " ".join(section.notes)
     assert not any("symbol" in note for note in section.notes)
 

@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse
 from PIL import Image
 
-from data_prep import build, demo, demo_cells, demo_tissue, demo_xenium, readers
+from data_prep import build, demo, demo_aligned, demo_cells, demo_tissue, demo_xenium, readers
 from data_prep.dataset import PatchDataset
 from data_prep.demo_layouts import DemoSection
 from data_prep.errors import InputError
@@ -87,7 +87,7 @@ def test_an_image_that_was_mirrored_has_mirrored_cells(source: Source) -> None:
     before = xenium.read_section(root, "A1")
     width = truth().image.shape[1]
     mirror = np.array([[-1.0, 0.0, width], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    write_alignment(root, demo_xenium.alignment(truth()) @ mirror)
+    write_alignment(root, demo_aligned.alignment(truth(), demo_xenium.PIXEL_UM) @ mirror)
     after = xenium.read_section(root, "A1")
     np.testing.assert_allclose(after.spots.xy, before.spots.xy * [-1, 1] + [width, 0], atol=1e-6)
     assert after.um_per_px == pytest.approx(before.um_per_px)

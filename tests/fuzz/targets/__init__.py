@@ -50,6 +50,8 @@ TARGETS = {
     "visium_hd_nuclei": "layouts:VisiumHdNuclei",
     "xenium": "layouts:Xenium",
     "xenium_pooled": "layouts:XeniumPooled",
+    "merscope": "layouts:Merscope",
+    "merscope_pooled": "layouts:MerscopePooled",
     "hest": "layouts:Hest",
     "anndata": "layouts:Anndata",
     "spatialdata": "layouts:SpatialData",

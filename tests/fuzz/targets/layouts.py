@@ -144,6 +144,27 @@ class XeniumPooled(Layout):
     only = ("*.csv", "*.xenium", "transcripts.parquet", "transcripts.parquet")
 
 
+class Merscope(Layout):
+    """MERSCOPE's cells."""
+
+    layout = "merscope"
+    only = (
+        "cell_by_gene.csv",
+        "*alignment.csv",
+        "*transform.csv",
+        "cell_boundaries.parquet",
+        "cell_boundaries.parquet",
+    )
+
+
+class MerscopePooled(Layout):
+    """MERSCOPE's transcripts pooled to squares."""
+
+    layout = "merscope"
+    options: ClassVar = {"areas": "squares:100"}
+    only = ("*transform.csv", "detected_transcripts.csv", "detected_transcripts.csv")
+
+
 class Hest(Layout):
     """HEST-1k."""
 
