@@ -135,7 +135,8 @@ def sections_of(run: Run, task: Task, found: Sequence[Found]) -> tuple[list[Scor
         totals = baselines.TotalCounts.fit(task.training.total, targets)
     own_units = task.protocol.target == run.protocol.target
     trained_on = run.view.trained_sizes_um(run.fold), run.fold.facts.get("arrays", ())
-    lookup = scoring.nearest_spots([each.prediction for each in found], *trained_on)
+    elsewhere = [each.trained_size for each in found]
+    lookup = scoring.nearest_spots([each.prediction for each in found], *trained_on, elsewhere)
     result, in_units = [], True
     for each, of_nearest in zip(found, lookup, strict=True):
         truth, xy = task.measured(each), each.prediction.spots.xy

@@ -9,6 +9,7 @@ import numpy as np
 from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from stjax.data.panel import Panel
+from stjax.evaluation import scoring
 from stjax.features.store import Features
 from stjax.inference import prepared
 from stjax.inference.prepared import Found
@@ -80,3 +81,26 @@ def predict_sections(
         prediction = dataclasses.replace(found.prediction, expression=mean, layers={"std": spread})
         result.append(found._replace(prediction=prediction))
     return result
+
+
+def with_trained_size(runs: Sequence[Run], found: Sequence[Found], own: PatchDataset | None) -> list[Found]:
+    """The sections; and where their data has no spots of a size that the model was trained on, what it predicts for
+    such spots of the same slide in its own data.
+
+    Args:
+        own: what the first run was trained on; None where that is gone.
+    """
+    run, predictions = runs[0], [each.prediction for each in found]
+    sizes = run.view.trained_sizes_um(run.fold)
+    lacking = {each.slide for each in predictions if not scoring.of_sizes(predictions, each.slide, sizes)}
+    sections = [] if own is None or not sizes else own.sections
+    names = [section["name"] for section in sections if section["image"]["sha256"] in lacking]
+    if own is None or not names:
+        return list(found)
+    try:
+        every = [each.prediction for each in predict_sections(runs, own, names, sizes_um=sizes, max_spots=0)]
+    except InputError as error:
+        print(f"note: not compared with the nearest spot of the trained size: {error}")
+        return list(found)
+    of_slide = {slide: tuple(scoring.of_sizes(every, slide, sizes)) for slide in lacking}
+    return [each._replace(trained_size=of_slide.get(each.prediction.slide, ())) for each in found]

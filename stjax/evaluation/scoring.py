@@ -230,7 +230,10 @@ def is_size(size_um: float, sizes_um: Sequence[float]) -> bool:
 
 
 def nearest_spots(
-    predictions: Sequence[SectionPrediction], trained_um: Sequence[float], trained_on: Sequence[Mapping[str, Any]]
+    predictions: Sequence[SectionPrediction],
+    trained_um: Sequence[float],
+    trained_on: Sequence[Mapping[str, Any]],
+    elsewhere: Sequence[Sequence[SectionPrediction]],
 ) -> list[np.ndarray | None]:
     """For spots of sizes the model was not trained at, what it predicts for the nearest spot of one that it was: all
     that a model without a dense map could say. On a slide without such spots, the nearest of those that lie where its
@@ -238,14 +241,11 @@ def nearest_spots(
 
     Args:
         trained_on: the arrays that the model was trained on, as `arrays.of_sections` has them.
+        elsewhere: of each prediction, spots of a training size on the same slide that are not among `predictions`.
     """
     result: list[np.ndarray | None] = []
-    for prediction in predictions:
-        sources = [
-            other
-            for other in predictions
-            if other.slide == prediction.slide and is_size(float(np.median(other.size_um)), trained_um)
-        ]
+    for prediction, others in zip(predictions, elsewhere, strict=True):
+        sources = [*others, *of_sizes(predictions, prediction.slide, trained_um)]
         if not sources:
             rows = arrays.looked_up(prediction.spots.xy, prediction.um_per_px, trained_on)
             result.append(None if rows is None else prediction.expression[rows])
@@ -257,6 +257,13 @@ def nearest_spots(
         nearest = KDTree(places).query(prediction.spots.xy)[1]
         result.append(np.concatenate([source.expression for source in sources])[nearest])
     return result
+
+
+def of_sizes(
+    predictions: Sequence[SectionPrediction], slide: str, sizes_um: Sequence[float]
+) -> list[SectionPrediction]:
+    """Those of a slide whose spots are of one of the sizes."""
+    return [each for each in predictions if each.slide == slide and is_size(float(np.median(each.size_um)), sizes_um)]
 
 
 def total_ratio(predictions: Sequence[SectionPrediction], which: Sequence[np.ndarray]) -> float | None:

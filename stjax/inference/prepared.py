@@ -35,6 +35,8 @@ class Found(NamedTuple):
         white: [S] how much of the patch is white; 0 of tiles.
         beside: [S, M] what a model of patches predicts.
         features: [S, D] of their patches, of an encoder; None where the data set has none. NaN of a spot without.
+        trained_size: what the model predicts for spots of a size that it was trained on, on the same slide in its own
+            data, where the scored data has none.
     """
 
     prediction: SectionPrediction
@@ -44,6 +46,7 @@ class Found(NamedTuple):
     white: np.ndarray
     beside: np.ndarray | None = None
     features: np.ndarray | None = None
+    trained_size: tuple[SectionPrediction, ...] = ()
 
 
 def narrowed(found: Found, rows: np.ndarray, genes: np.ndarray) -> Found:
@@ -64,6 +67,10 @@ def narrowed(found: Found, rows: np.ndarray, genes: np.ndarray) -> Found:
         found.white[rows],
         None if found.beside is None else found.beside[rows][:, genes],
         None if found.features is None else found.features[rows],
+        tuple(
+            dataclasses.replace(each, expression=each.expression[:, genes], layers={}, genes={}, truth=None)
+            for each in found.trained_size
+        ),
     )
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import anndata
 import numpy as np
 import pytest
+from scipy.spatial import KDTree
 
 from data_prep import build, demo, demo_cells, demo_tissue, readers
 from data_prep.dataset import PatchDataset
-from stjax import evaluate
+from stjax import evaluate, metrics
 from stjax.workdir import Run
 from tests.conftest import command
 from tests.end_to_end.test_tiles import SMALL
@@ -50,7 +51,22 @@ def test_a_model_of_spots_is_scored_on_the_cells_of_the_held_out_patient(scored,
     assert float(size) == pytest.approx(np.median(cells.spots.across_um(1.4)), rel=0.01)
     figures = scored["sizes_um"][size]
     assert (figures["spots"], figures["trained_on"]) == (len(cells.spots), False)
-    assert {"model", "ridge_colour", "mean"} <= set(figures["methods"])
+    assert {"model", "nearest_spot", "ridge_colour", "mean"} <= set(figures["methods"])
+
+
+def test_it_is_compared_with_its_prediction_for_the_nearest_square_of_the_size_it_was_trained_at(
+    scored, run: Path
+) -> None:
+    squares = anndata.read_h5ad(run / "predictions" / "B1.h5ad")  # the run's own evaluation
+    (path,) = (run / "evaluation").rglob("*/predictions/B1.h5ad")
+    cells = anndata.read_h5ad(path)
+    nearest = KDTree(squares.obsm["spatial"]).query(cells.obsm["spatial"])[1]
+    truth = np.asarray(cells.layers["truth"], np.float64)
+    known = np.isfinite(truth).all(axis=1)
+    pcc = metrics.pearson_per_gene(np.asarray(squares.X, np.float64)[nearest][known], truth[known])
+    found = scored["methods"]["nearest_spot"]["pcc_mean"]
+    assert found == pytest.approx(np.nanmean(pcc), abs=1e-5)
+    assert found != pytest.approx(scored["methods"]["model"]["pcc_mean"], abs=1e-3)
 
 
 @pytest.mark.usefixtures("scored")
