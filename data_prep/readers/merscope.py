@@ -130,7 +130,10 @@ def _regions(path: Path) -> dict[str, Path]:
     for folder in _space_ranger.folders(path):
         regions = _space_ranger.folders(folder)
         below = {f"{folder.name}_{region.name}": region for region in regions if _is_region(region)}
-        found |= {folder.name: folder} if _is_region(folder) else below
+        for name, region in ({folder.name: folder} if _is_region(folder) else below).items():
+            if name in found:
+                raise InputError(f"{region} and {found[name]} would both be section {name}; rename one of the folders")
+            found[name] = region
     return found
 
 

@@ -149,6 +149,9 @@ def test_regions_of_experiments_are_named_after_both(source: Source) -> None:
     assert readers.find_layout(root)[0] is merscope
     assert merscope.list_sections(root) == ["run_1_region_0", "run_2_region_0"]
     assert merscope.list_sections(root / "run_1") == merscope.list_sections(root / "run_1/region_0") == ["region_0"]
+    (root / "run_2/region_0").rename(root / "run_1_region_0")
+    with pytest.raises(InputError, match=r"run_1_region_0 and .*run_1/region_0 would both be section run_1_region_0"):
+        merscope.list_sections(root)
 
 
 def test_a_cell_that_is_not_on_all_planes_has_the_middle_one_of_its_own(small: Path) -> None:
