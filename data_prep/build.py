@@ -196,8 +196,11 @@ def _plan(task: tuple[Path, Path, str, str, plan.Options, Any]) -> plan.SectionP
     source, out, layout, name, options, target = task
     if (known := writer.load_plan(out, name)) is not None:
         return known
-    made, framed = plan.plan_section(source, layout, name, options, target=target)
+    scratch = writer.scratch_folder(out, name)
+    made, framed = plan.plan_section(source, layout, name, options, target=target, scratch=scratch)
     writer.save_plan(out, made, framed)
+    with contextlib.suppress(OSError):
+        scratch.rmdir()  # nothing was too much for memory
     return made
 
 

@@ -114,6 +114,7 @@ def _begin(out: Path, options: plan.Options, source: Path, names: Sequence[str],
         )
     if there == begun:
         if alone:
+            writer.remove_left_over(out)
             print(f"{out}: resuming an unfinished build", flush=True)
         return False
     if there is not None:

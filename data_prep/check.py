@@ -13,6 +13,7 @@ import collections
 import dataclasses
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from data_prep import checks, cli, overlay, patch_slide, patients, readers, system_errors
+from data_prep.counts import row_totals
 from data_prep.errors import InputError
 from data_prep.genes import species_of
 from data_prep.readers import _patients, _text
@@ -127,28 +129,34 @@ def _look(
         finding.errors.append(f"{lacks}; add it, or leave the section out with --skip-incomplete or --sections")
         return finding
     try:
-        section: Section = reader.read_section(source, name, **options)
-        _describe(finding, section)
-        with patch_slide.open_image(section) as image:
-            small = image.preview(checks.THUMBNAIL_PX)
-            scale = small.shape[1] / image.width
-            finding.found = checks.examine(section, image, small)
-        finding.image_sha256, finding.on_tissue = finding.found.image_sha256, finding.found.on_tissue
-        of_level = {checks.ERROR: finding.errors, checks.WARNING: finding.warnings, checks.NOTE: finding.notes}
-        for problem in finding.found.problems:
-            of_level[problem.level].append(problem.text)
-        if overlays is not None:
-            path = overlays / f"{name}.png"
-            overlay.draw(section, small, scale).save(path)
-            finding.overlay = str(path)
+        with tempfile.TemporaryDirectory() as scratch:
+            section = reader.read_section(source, name, **options, scratch=Path(scratch))
+            _describe(finding, section)
+            _examine(finding, section, overlays)
     except InputError as error:
         finding.errors.append(" ".join(str(error).split()))
     return finding
 
 
+def _examine(finding: Finding, section: Section, overlays: Path | None) -> None:
+    """What checks find, and the overlay."""
+    with patch_slide.open_image(section) as image:
+        small = image.preview(checks.THUMBNAIL_PX)
+        scale = small.shape[1] / image.width
+        finding.found = checks.examine(section, image, small)
+    finding.image_sha256, finding.on_tissue = finding.found.image_sha256, finding.found.on_tissue
+    of_level = {checks.ERROR: finding.errors, checks.WARNING: finding.warnings, checks.NOTE: finding.notes}
+    for problem in finding.found.problems:
+        of_level[problem.level].append(problem.text)
+    if overlays is not None:
+        path = overlays / f"{finding.name}.png"
+        overlay.draw(section, small, scale).save(path)
+        finding.overlay = str(path)
+
+
 def _describe(finding: Finding, section: Section) -> None:
     """Size, scale and depth."""
-    total = np.asarray(section.counts.sum(axis=1))
+    total = row_totals(section.counts)
     finding.patient, finding.spots, finding.genes = section.patient, len(section.spots), len(section.genes)
     finding.species, finding.species_by = species_of(section.genes)
     finding.um_per_px, finding.um_per_px_source = section.um_per_px, section.um_per_px_source

@@ -6,14 +6,13 @@ may be) and notes.
 
 import collections
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import scipy.spatial
 
-from data_prep import files, orientation, patients, slide
+from data_prep import counts, files, orientation, patients, slide
 from data_prep.genes import species_of, two_species
 from data_prep.section import Section
 from data_prep.slide_base import DEFAULT_SCALE_DOUBT, is_default_scale
@@ -101,11 +100,8 @@ def examine(section: Section, image: slide.Slide, small: np.ndarray) -> Found:
     share, turned = orientation.check(section, small, small.shape[1] / image.width)
     turned = [] if image.patch_px else turned  # patches lie where they were cut
     problems = [*placed(section, image), *(Problem("orientation", *found) for found in turned)]
-    if not section.counts.count_nonzero():
+    if not counts.any_found(section.counts):
         problems.insert(0, Problem("counts", ERROR, "every count is zero; check that this is the right count table"))
-    digest = hashlib.sha256()
-    for part in (section.counts.data, section.counts.indices, section.counts.indptr):
-        digest.update(np.ascontiguousarray(part).data)
     return Found(
         name=section.name,
         patient=section.patient,
@@ -113,7 +109,7 @@ def examine(section: Section, image: slide.Slide, small: np.ndarray) -> Found:
         species=species_of(section.genes)[0],
         image_path=str(section.image_path.resolve()),
         image_sha256=files.sha256(section.image_path),
-        counts_sha256=digest.hexdigest(),
+        counts_sha256=counts.digest(section.counts),
         width=image.width,
         height=image.height,
         um_per_px=float(section.um_per_px),

@@ -1,29 +1,85 @@
 """Sums and selections over count matrices with hundreds of millions of entries, a slab of rows at a time."""
 
+import hashlib
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
 import scipy.sparse
 
+from data_prep.stored import StoredCounts
+
+Counts = scipy.sparse.csr_array | StoredCounts  # in memory, or on disk: either gives rows in memory by their index
+
 SLAB_ROWS = 16_384  # what is copied or widened at a time
 
 
-def _slabs(counts: scipy.sparse.csr_array, rows: np.ndarray) -> Iterator[tuple[slice, scipy.sparse.csr_array]]:
-    for start in range(0, len(rows), SLAB_ROWS):
-        yield slice(start, min(start + SLAB_ROWS, len(rows))), counts[rows[start : start + SLAB_ROWS]]
+def _slabs(counts: Counts, rows: np.ndarray | None = None) -> Iterator[tuple[slice, scipy.sparse.csr_array]]:
+    """The rows given, or all."""
+    length = shape_of(counts)[0] if rows is None else len(rows)
+    for start in range(0, length, SLAB_ROWS):
+        place = slice(start, min(start + SLAB_ROWS, length))
+        yield place, counts[place if rows is None else rows[place]]
 
 
-def row_totals(counts: scipy.sparse.csr_array) -> np.ndarray:
-    """[S] int64: the sum of each row of [S, G]."""
-    totals = np.zeros(len(counts.indptr) - 1, np.int64)
-    for place, slab in _slabs(counts, np.arange(len(totals))):
+def shape_of(counts: Counts) -> tuple[int, int]:
+    """(S, G)."""
+    rows, columns = counts.shape  # pyright: ignore[reportAssignmentType, reportGeneralTypeIssues], which misreads SciPy
+    return int(rows), int(columns)
+
+
+def chosen(counts: Counts, rows: np.ndarray) -> Counts:
+    """Some rows, where the others are: in memory or on disk."""
+    return counts.chosen(rows) if isinstance(counts, StoredCounts) else counts[rows]
+
+
+def gathered(counts: Counts, column_of: np.ndarray, columns: int) -> Counts:
+    """Counts [S, columns] whose columns are sums: `column_of` [G] has the new one of each."""
+    if isinstance(counts, StoredCounts):
+        return counts.gathered(column_of, columns)
+    places = (np.ones(len(column_of), counts.dtype), (np.arange(len(column_of)), column_of))
+    return scipy.sparse.csr_array(counts @ scipy.sparse.csr_array(places, shape=(len(column_of), columns)))
+
+
+def entries_before(counts: Counts, bounds: np.ndarray) -> np.ndarray:
+    """[N] int64: how many entries there are in all rows above each of these, which begin with 0 and ascend."""
+    if not isinstance(counts, StoredCounts):
+        return counts.indptr[bounds].astype(np.int64)
+    between = [counts.lengths(slice(start, stop)).sum() for start, stop in itertools.pairwise(bounds.tolist())]
+    return np.cumsum([0, *between])
+
+
+def any_found(counts: Counts) -> bool:
+    """Whether a count is above 0."""
+    if isinstance(counts, StoredCounts):
+        return len(counts.rows) > 0 and bool((counts.pointers[1:] > counts.pointers[:-1])[counts.rows].any())
+    return bool(counts.count_nonzero())
+
+
+def digest(counts: Counts) -> str:
+    """SHA-256 of counts; those on disk have another than the same in memory."""
+    found = hashlib.sha256()
+    if not isinstance(counts, StoredCounts):
+        for part in (counts.data, counts.indices, counts.indptr):
+            found.update(np.ascontiguousarray(part).data)
+        return found.hexdigest()
+    for _, slab in _slabs(counts):
+        for part in (slab.data, slab.indices, slab.indptr):
+            found.update(np.ascontiguousarray(part).data)
+    return found.hexdigest()
+
+
+def row_totals(counts: Counts, rows: np.ndarray | None = None) -> np.ndarray:
+    """[S] int64: the sum of each row of [S, G], or of the `rows` given."""
+    totals = np.zeros(shape_of(counts)[0] if rows is None else len(rows), np.int64)
+    for place, slab in _slabs(counts, rows):
         totals[place] = np.asarray(slab.sum(axis=1, dtype=np.int64)).ravel()
     return totals
 
 
-def column_totals(counts: scipy.sparse.csr_array, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[G], [G] int64: sum of each column over some rows, and how many of these rows have any count in it."""
-    columns = int(counts.shape[1])  # pyright: ignore[reportOptionalSubscript], which misreads SciPy
+def column_totals(counts: Counts, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """[G], [G] int64: sum of each column over the rows given, or all, and how many of these have any count in it."""
+    columns = shape_of(counts)[1]
     sums, found = np.zeros((2, columns), np.int64)
     for _, slab in _slabs(counts, rows):
         sums += np.asarray(slab.sum(axis=0, dtype=np.int64)).ravel()
@@ -31,16 +87,15 @@ def column_totals(counts: scipy.sparse.csr_array, rows: np.ndarray) -> tuple[np.
     return sums, found
 
 
-def select(
-    counts: scipy.sparse.csr_array, rows: np.ndarray, *, column_of: np.ndarray, columns: int
-) -> scipy.sparse.csr_array:
-    """[len(rows), columns] int32: some rows, their columns renamed; sorted columns, no stored zero.
+def select(counts: Counts, rows: np.ndarray, *, column_of: np.ndarray, columns: int) -> scipy.sparse.csr_array:
+    """[len(rows), columns] int32 in memory: some rows, their columns renamed; sorted columns, no stored zero.
 
     Args:
         column_of: [G] new column of each old one, -1 for those to leave out.
         columns: how many new columns there are.
     """
-    bound = int(np.diff(counts.indptr)[rows].sum(dtype=np.int64))
+    lengths = counts.lengths(rows) if isinstance(counts, StoredCounts) else np.diff(counts.indptr)[rows]
+    bound = int(lengths.sum(dtype=np.int64))
     data, indices = np.empty(bound, np.int32), np.empty(bound, np.int32)
     indptr = np.zeros(len(rows) + 1, np.int64)
     end = 0

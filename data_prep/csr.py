@@ -87,15 +87,26 @@ def check(matrix: Any, *, origin: str) -> None:
 
 def fault_of(data: Any, indices: Any, indptr: Any, shape: Any) -> str:
     """Why the arrays describe no matrix of rows and columns, "" if they do."""
+    if fault := fault_of_rows(data, indices, indptr, shape):
+        return fault
+    columns = int(shape[1])
+    if len(indices) and not (indices.min() >= 0 and indices.max() < columns):
+        return f"columns from {indices.min()} to {indices.max()}, expected from 0 to {columns - 1}"
+    return ""
+
+
+def fault_of_rows(data: Any, indices: Any, indptr: Any, shape: Any) -> str:
+    """The same, but that columns are not looked at: `data` and `indices` may be data sets of an open HDF5 file."""
     for name, array, kinds in (("data", data, "iufb"), ("indices", indices, "iu"), ("indptr", indptr, "iu")):
-        if not isinstance(array, np.ndarray) or array.ndim != 1:
-            return f"{name} is {getattr(array, 'ndim', 0)}-dimensional, expected a list of numbers"
+        sides_of = getattr(array, "shape", None) or ()
+        if len(sides_of) != 1 or not isinstance(getattr(array, "dtype", None), np.dtype):
+            return f"{name} is {len(sides_of)}-dimensional, expected a list of numbers"
         if array.dtype.kind not in kinds:
             return f"{name} holds {array.dtype}, expected {'numbers' if len(kinds) > 2 else 'whole numbers'}"
     sides = np.asarray(shape)
     if sides.shape != (2,) or sides.dtype.kind not in "iu" or not all(0 <= int(side) < 2**62 for side in sides):
         return f"its shape is {str(shape)[:40]}, expected rows and columns"
-    rows, columns = (int(side) for side in sides)
+    rows = int(sides[0])
     if len(data) != len(indices):
         return f"{len(data)} entries, but {len(indices)} columns of entries"
     if len(indptr) != rows + 1:
@@ -104,8 +115,6 @@ def fault_of(data: Any, indices: Any, indptr: Any, shape: Any) -> str:
         return f"its row pointers lead from {indptr[0]} to {indptr[-1]}, expected from 0 to {len(data)}"
     if (indptr[1:] < indptr[:-1]).any():
         return "its row pointers go back"
-    if len(indices) and not (indices.min() >= 0 and indices.max() < columns):
-        return f"columns from {indices.min()} to {indices.max()}, expected from 0 to {columns - 1}"
     return ""
 
 

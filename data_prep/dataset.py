@@ -2,23 +2,24 @@
 
 manifest.json                  written last, so a folder without it is no data set
 stjax_patches/2.0.0/           a TFDS data set of ArrayRecord shards, one split per section (stjax_tiles for tiles)
-tables/<split>.npz             spots and counts of a section, in record order
+tables/<split>.npz             spots and counts of a section, in record order; of one with millions of spots, in parts:
+                               tables/<split>-00000-of-00008.npz, each of some consecutive records
 thumbnails/<split>.jpg
 """
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 
-from data_prep import csr, files, json_files, npz, records, spots, stain
+from data_prep import files, json_files, records, stain
+from data_prep.counts import shape_of
 from data_prep.errors import InputError
 from data_prep.json_files import Each, Lacking, Maybe
 from data_prep.patients import ORIGINS, UNKNOWN
 from data_prep.section import GeneTable
+from data_prep.section_table import SectionTable
 
 Patients = dict[str, tuple[str, str]]  # section -> patient, and how that is known
 
@@ -49,7 +50,8 @@ SECTION = {  # a section's entry in the manifest, as far as anything reads it
     },
     "notes": Lacking(json_files.TEXTS),
     "shards": [_FILE | {"records": json_files.COUNT}],
-    "table": _FILE,
+    "table": Lacking(_FILE),  # or else, of a section with millions of spots, its parts
+    "tables": Lacking([_FILE | {"records": json_files.COUNT, "spots": json_files.COUNT}]),
     "thumbnail": json_files.PLACE,
     "thumbnail_before": Lacking(json_files.PLACE),
 }
@@ -78,84 +80,6 @@ _MANIFEST = {
     "ignored_errors": Lacking(json_files.TEXTS),
     "sections": [SECTION],
 }
-_FIGURES = {
-    "total_counts": ("iu", 1),
-    "record_of_spot": ("iu", 1),
-    "white_fraction": ("f", 1),
-    "channel_mean": ("f", 2),
-    "channel_mean_square": ("f", 2),
-}
-_TABLE = spots.ARRAYS | _FIGURES | csr.ARRAYS
-
-
-@dataclasses.dataclass(frozen=True)
-class SectionTable:
-    """The spots of a section in record order, and statistics of its records.
-
-    Attributes:
-        counts: [S, G] int32 raw counts, CSR over the data set's genes.
-        spots: [S], in full-resolution pixels.
-        total_counts: [S] int64, all genes, before any gene was removed.
-        record_of_spot: [S] int32, the record that holds the spot, counted within the section.
-        white_fraction: [R] float32.
-        channel_mean, channel_mean_square: [R, 3] float64, of each record's stored pixels, 0 to 255.
-    """
-
-    counts: scipy.sparse.csr_array
-    spots: spots.Spots
-    total_counts: np.ndarray
-    record_of_spot: np.ndarray
-    white_fraction: np.ndarray
-    channel_mean: np.ndarray
-    channel_mean_square: np.ndarray
-
-    def __getitem__(self, rows: np.ndarray) -> "SectionTable":
-        """Of some of the spots, beside all records."""
-        per_spot = {name: getattr(self, name)[rows] for name in ("counts", "spots", "total_counts", "record_of_spot")}
-        return dataclasses.replace(self, **per_spot)
-
-    def save(self, path: Path) -> None:
-        """Write as .npz, counts and gene indices in the smallest type that holds them."""
-        figures = {name: getattr(self, name) for name in _FIGURES}
-        arrays: dict[str, Any] = {**self.spots.to_arrays(), **figures, **csr.to_arrays(self.counts)}
-        np.savez_compressed(path, **arrays)
-
-    @classmethod
-    def load(cls, path: Path) -> "SectionTable":
-        """Read what `save` wrote.
-
-        Raises:
-            InputError: damaged, or no table of a section.
-        """
-        arrays = npz.read(path, _TABLE, optional=spots.OUTLINES, remedy=_REMEDY)
-        table = cls(
-            counts=csr.from_arrays(arrays, origin=f"{path}", remedy=_REMEDY),
-            spots=spots.Spots.from_arrays(arrays, origin=f"{path}", remedy=_REMEDY),
-            **{name: arrays[name] for name in _FIGURES},
-        )
-        if fault := table.fault():
-            raise InputError(f"{path}: {fault}; {_REMEDY}")
-        return table
-
-    def fault(self) -> str:
-        """Why its parts are not those of one section, "" if they are."""
-        count, records = len(self.spots), len(self.white_fraction)
-        expected = {
-            "counts": (count, int(self.counts.shape[1])),  # pyright: ignore[reportOptionalSubscript], which misreads SciPy
-            **dict.fromkeys(("total_counts", "record_of_spot"), (count,)),
-            **dict.fromkeys(("channel_mean", "channel_mean_square"), (records, 3)),
-        }
-        for name, shape in expected.items():
-            if getattr(self, name).shape != shape:
-                return f"{name} has the shape {getattr(self, name).shape}, expected {shape}"
-        for name in ("white_fraction", "channel_mean", "channel_mean_square"):
-            if not np.isfinite(getattr(self, name)).all():
-                return f"{name} holds what is no number"
-        if (self.total_counts < 0).any():
-            return "a total of counts is negative"
-        if count and not (self.record_of_spot.min() >= 0 and self.record_of_spot.max() < records):
-            return f"a spot is in a record that is none of its {records}"
-        return ""
 
 
 class RecordSource:
@@ -298,22 +222,31 @@ class PatchDataset:
         raise InputError(f"{self.path}: no section {name!r}; the data set holds {known}")
 
     def table(self, name: str) -> SectionTable:
-        """Spots and counts of a section.
+        """Spots and counts of a section, all in memory; see `tables`.
+
+        Raises:
+            InputError: no such section, or its table is missing or damaged.
+        """
+        return SectionTable.join(list(self.tables(name)))
+
+    def tables(self, name: str) -> Iterator[SectionTable]:
+        """The same a part at a time, each of some consecutive records: one part but of sections with millions of spots.
 
         Raises:
             InputError: no such section, or its table is missing or damaged.
         """
         entry = self.section(name)
-        _check_file(self.path, entry["table"], name=name, verify=True)
-        table = SectionTable.load(self.path / entry["table"]["file"])
-        genes = int(table.counts.shape[1])  # pyright: ignore[reportOptionalSubscript], which misreads SciPy
-        found = (len(table.spots), genes, len(table.white_fraction))
-        if found != (entry["spots"], len(self.genes), entry["records"]):
-            raise InputError(
-                f"Section {name!r}: its table has {found[0]} spots, {found[1]} genes and {found[2]} records, the "
-                f"manifest {entry['spots']}, {len(self.genes)} and {entry['records']}; {_REMEDY}"
-            )
-        return table
+        for part in table_files(entry):
+            _check_file(self.path, part, name=name, verify=True)
+            table = SectionTable.load(self.path / part["file"])
+            found = (len(table.spots), shape_of(table.counts)[1], len(table.white_fraction))
+            spots, count = (part.get(key, entry[key]) for key in ("spots", "records"))
+            if found != (spots, len(self.genes), count):
+                raise InputError(
+                    f"Section {name!r}: its table has {found[0]} spots, {found[1]} genes and {found[2]} records, the "
+                    f"manifest {spots}, {len(self.genes)} and {count}; {_REMEDY}"
+                )
+            yield table
 
     def source(self, names: Sequence[str]) -> RecordSource:
         """Records of the named sections in that order; within one, in the order of its table."""
@@ -344,6 +277,8 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], str]:
         )
     content = json_files.unsealed(content, str(file), remedy=_REMEDY)
     json_files.require(content, _MANIFEST, str(file), remedy=_REMEDY)
+    for entry in content["sections"]:
+        check_table_entry(entry, str(file))
     for key in ("name", "split"):
         if len({entry[key] for entry in content["sections"]}) < len(content["sections"]):
             raise InputError(f"{file}: two sections have the same {key}; {_REMEDY}")
@@ -356,13 +291,27 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], str]:
     return content, files.sha256(file)
 
 
+def table_files(section: dict[str, Any]) -> list[dict[str, Any]]:
+    """The manifest's entries of a section's table: one file, or its parts in order."""
+    return section["tables"] if "tables" in section else [section["table"]]
+
+
+def check_table_entry(section: dict[str, Any], origin: str) -> None:
+    """Raise `InputError` unless a section's entry has one table, or parts that are all of its records and spots."""
+    parts = section.get("tables", [])
+    sums = [sum(part[key] for part in parts) for key in ("records", "spots")]
+    whole = sums == [section["records"], section["spots"]] and "table" not in section
+    if not (whole if "tables" in section else "table" in section):
+        raise InputError(f"{origin}: section {section['name']!r} has no whole table; {_REMEDY}")
+
+
 def check_files(path: Path, section: dict[str, Any], *, verify: bool) -> None:
     """Check a section's shards, table and thumbnails against its manifest entry.
 
     Raises:
         InputError: a file missing, cut short, or changed.
     """
-    for entry in (*section["shards"], section["table"]):
+    for entry in (*section["shards"], *table_files(section)):
         _check_file(path, entry, name=section["name"], verify=verify)
     for key in ("thumbnail", "thumbnail_before"):
         if key in section and not (path / section[key]).is_file():

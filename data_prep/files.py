@@ -280,13 +280,14 @@ def check_texts(names: np.ndarray, what: str) -> None:
     """Raises InputError, which begins with `what`, for the first of many names that cannot be one.
 
     Args:
-        names: [N] str.
+        names: [N] str, or bytes, see `data_prep.names`.
     """
-    names = np.asarray(names, dtype=str)
-    letters = max(names.dtype.itemsize // 4, 1)
+    names = np.asarray(names)
+    names = names if names.dtype.kind in "SU" else names.astype(str)
+    letters = max(names.dtype.itemsize // (4 if names.dtype.kind == "U" else 1), 1)
     step = max(1, (1 << 22) // letters)
     for start in range(0, len(names), step):
-        part = np.ascontiguousarray(names[start : start + step])
+        part = np.ascontiguousarray(names[start : start + step], dtype=f"U{letters}")
         codes = part.view(np.uint32).reshape(len(part), letters)  # [n, letters], zeros behind the text
         odd = ((codes < 0x20) & (codes != 0)) | (codes > 0x7E)
         odd[:, 1:] |= (codes[:, :-1] == 0) & (codes[:, 1:] != 0)  # a zero inside

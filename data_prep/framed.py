@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import csr, json_files, npz, spots
+from data_prep import csr, json_files, npz, spots, stored
+from data_prep.counts import Counts
+from data_prep.errors import InputError
 from data_prep.section import GeneTable, Section
 
 _REMEDY = "remove the folder that holds it and build again"
 _ARRAYS = {
     **spots.ARRAYS,
-    **csr.ARRAYS,
+    "spot_id": ("US", 1),
     "ensembl_id": ("U", 1),
     "symbol": ("U", 1),
     "origin_xy": ("f", 2),
@@ -21,6 +23,7 @@ _ARRAYS = {
     "image_path": ("U", 0),
     "rest": ("U", 0),
 }
+_COUNTS = {**csr.ARRAYS, **stored.ARRAYS, "counts_folder": ("U", 0)}  # of counts in memory, or of those on disk
 _OF_SECTION = (  # plain values
     "name", "patient", "patient_source", "um_per_px", "um_per_px_source", "layout", "synthetic", "patch_coords",
     "notes",
@@ -53,12 +56,16 @@ class Framed:
         return len(self.origin_xy)
 
     def save(self, path: Path) -> None:
-        """Write as .npz, not compressed: it is read once."""
+        """Write as .npz, not compressed: it is read once. Counts on disk stay where they are, next to `path`."""
         section = self.section
         rest = {name: getattr(section, name) for name in _OF_SECTION} | {
             name: getattr(self, name) for name in _OF_FRAMES
         }
-        arrays: dict[str, Any] = section.spots.to_arrays() | csr.to_arrays(section.counts)
+        arrays: dict[str, Any] = section.spots.to_arrays() | {"spot_id": section.spots.id}
+        if isinstance(section.counts, stored.StoredCounts):
+            arrays |= section.counts.to_arrays() | {"counts_folder": str(section.counts.folder.absolute())}
+        else:
+            arrays |= csr.to_arrays(section.counts)
         np.savez(
             path,
             **arrays,
@@ -77,15 +84,24 @@ class Framed:
         Raises:
             InputError: not there, or damaged.
         """
-        arrays = npz.read(path, _ARRAYS, optional=spots.OUTLINES, remedy=_REMEDY)
+        arrays = npz.read(path, _ARRAYS, optional=spots.OUTLINES | _COUNTS, remedy=_REMEDY)
         rest: dict[str, Any] = json_files.parse(str(arrays["rest"]), str(path), remedy=_REMEDY)
         of_section: dict[str, Any] = {name: rest[name] for name in _OF_SECTION} | {"notes": tuple(rest["notes"])}
         section = Section(
             image_path=Path(str(arrays["image_path"])),
             genes=GeneTable(arrays["ensembl_id"], arrays["symbol"]),
-            counts=csr.from_arrays(arrays, origin=f"{path}", remedy=_REMEDY),
+            counts=_counts(path, arrays),
             spots=spots.Spots.from_arrays(arrays, origin=f"{path}", remedy=_REMEDY),
             **of_section,
         )
         of_frames = {name: rest[name] for name in _OF_FRAMES}
         return cls(section, arrays["origin_xy"], arrays["record_start"], **of_frames)
+
+
+def _counts(path: Path, arrays: dict[str, np.ndarray]) -> Counts:
+    """The counts that `Framed.save` wrote, or left where they were."""
+    if "counts_folder" in arrays and not stored.ARRAYS.keys() - arrays.keys():
+        return stored.StoredCounts.from_arrays(Path(str(arrays["counts_folder"])), arrays)
+    if csr.ARRAYS.keys() - arrays.keys():
+        raise InputError(f"{path}: damaged table (it has no counts); {_REMEDY}")
+    return csr.from_arrays(arrays, origin=f"{path}", remedy=_REMEDY)

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import scipy.sparse
 
+from data_prep.counts import Counts, gathered
 from data_prep.gene_reference import (
     GeneReference,
     find_species,
@@ -109,9 +109,7 @@ def _official(ids: list[str], symbols: list[str], reference: GeneReference) -> t
     return result, renamed, kept
 
 
-def merge_duplicates(
-    genes: GeneTable, counts: scipy.sparse.csr_array
-) -> tuple[GeneTable, scipy.sparse.csr_array, tuple[str, ...]]:
+def merge_duplicates(genes: GeneTable, counts: Counts) -> tuple[GeneTable, Counts, tuple[str, ...]]:
     """One column per gene: columns with the same key are summed into the first, and counted in a note.
 
     Ids that share a symbol have different keys and are kept apart.
@@ -126,9 +124,6 @@ def merge_duplicates(
     order = np.argsort(first)  # columns keep the order of their first appearance
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
-    gather = scipy.sparse.csr_array(
-        (np.ones(len(genes), counts.dtype), (np.arange(len(genes)), rank[column])), shape=(len(genes), len(keys))
-    )
     kept = first[order]
     note = f"{len(genes) - len(keys)} duplicate gene columns summed into their first"
-    return GeneTable(genes.ensembl_id[kept], genes.symbol[kept]), scipy.sparse.csr_array(counts @ gather), (note,)
+    return GeneTable(genes.ensembl_id[kept], genes.symbol[kept]), gathered(counts, rank[column], len(keys)), (note,)

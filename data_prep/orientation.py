@@ -5,6 +5,7 @@ import scipy.ndimage
 import scipy.spatial
 
 from data_prep import tissue
+from data_prep.counts import row_totals
 from data_prep.section import Section
 
 _SAMPLE = 20_000  # spots are plenty to see how they lie
@@ -36,7 +37,7 @@ def check(section: Section, small: np.ndarray, scale: float) -> tuple[float, lis
     """
     step = -(-len(section.spots.xy) // _SAMPLE)
     xy = section.spots.xy[::step] * scale
-    depth = np.log1p(np.asarray(section.counts.sum(axis=1), dtype=np.float64)[::step])
+    depth = np.log1p(row_totals(section.counts, np.arange(0, len(section.spots), step)).astype(np.float64))
     grey = tissue.to_grey(small)
     dark = (grey <= tissue.otsu_threshold(np.bincount(grey.ravel(), minlength=256))).astype(np.float32)
     pitch = scipy.spatial.KDTree(xy).query(xy, k=2)[0][:, 1] if len(xy) > 1 else np.zeros(1)

@@ -7,6 +7,7 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
 from data_prep.counted import counted
+from data_prep.counts import row_totals
 from data_prep.section import Section
 from data_prep.spots import DISC, POLYGON
 
@@ -23,7 +24,7 @@ def draw(section: Section, thumbnail: np.ndarray, scale: float) -> Image.Image:
         scale: thumbnail pixels per full-resolution pixel.
     """
     image = Image.fromarray(thumbnail).convert("RGB")
-    total = np.asarray(section.counts.sum(axis=1), dtype=np.float64)
+    total = row_totals(section.counts).astype(np.float64)
     low, high = np.percentile(total, [2, 98])
     colours = _colours(total, low, high)
     if len(section.spots) > MAX_OUTLINES:

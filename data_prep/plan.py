@@ -17,6 +17,7 @@ from data_prep.readers._space_ranger import REDUCED
 from data_prep.records import IMAGE_FORMATS
 from data_prep.section import GeneTable, Section
 from data_prep.slide_base import ABSURD_UM_PER_PX, check_stated_scale
+from data_prep.stored import StoredCounts
 
 _SAME_SCALE = 0.01  # share that two scales may differ by and be one
 
@@ -220,17 +221,25 @@ def frame_section(
             keep[record] = tissue.white_fraction(region, threshold) <= options.max_white_fraction
     kept = [rows for rows, stays in zip(members, keep, strict=True) if stays]
     removed["white"] = sum(map(len, members)) - sum(map(len, kept))
-    rows = np.concatenate([*kept, np.zeros(0, np.int64)]).astype(np.int64)
-    genes = len(section.genes)
-    selected = counts.select(section.counts, rows, column_of=np.arange(genes, dtype=np.int32), columns=genes)
+    record_start = np.cumsum([0, *map(len, kept)])
+    rows = np.concatenate([*kept, np.zeros(0, np.int64)])
+    del members, kept, reasons  # of millions of spots
     return Framed(
-        section=dataclasses.replace(section, spots=section.spots[rows], counts=selected),
+        section=dataclasses.replace(section, spots=section.spots[rows], counts=_in_order(section, rows)),
         origin_xy=origin_xy[keep],
-        record_start=np.cumsum([0, *map(len, kept)]),
+        record_start=record_start,
         px_scale=float(px_scale),
         context_px=context_px,
         removed=removed,
     )
+
+
+def _in_order(section: Section, rows: np.ndarray) -> counts.Counts:
+    """Some rows of a section's counts, in memory or on disk as they are; sorted columns, no stored zero."""
+    if isinstance(section.counts, StoredCounts):
+        return section.counts.chosen(rows)
+    genes = len(section.genes)
+    return counts.select(section.counts, rows, column_of=np.arange(genes, dtype=np.int32), columns=genes)
 
 
 def _px_scale(section: Section, image: slide.Slide, options: Options) -> float:
@@ -260,15 +269,22 @@ def _px_scale(section: Section, image: slide.Slide, options: Options) -> float:
 
 
 def plan_section(
-    source: Path, layout: str, name: str, options: Options, *, target: stain.Profile | None = None
+    source: Path,
+    layout: str,
+    name: str,
+    options: Options,
+    *,
+    target: stain.Profile | None = None,
+    scratch: Path | None = None,
 ) -> tuple[SectionPlan, Framed]:
     """Read a section, check it, lay out its records, and count what is kept of it.
 
     Args:
         target: the slide to normalise stains to, fitted.
+        scratch: a folder to keep counts in that are too many for memory, until the section is written.
     """
     reader, _ = readers.find_layout(source, layout)
-    section = reader.read_section(source, name, **options.reading)
+    section = reader.read_section(source, name, **options.reading, scratch=scratch)
     check_section(section)
     with patch_slide.open_image(section) as image:
         transform = stain_transform(options, image, target) if options.max_white_fraction < 1 else None
@@ -277,7 +293,7 @@ def plan_section(
     if options.um_per_px is not None:
         resampled = checks.resampled(section.um_per_px, options.um_per_px)
         found = dataclasses.replace(found, problems=(*found.problems, *resampled))
-    gene_sums, gene_spots = counts.column_totals(framed.section.counts, np.arange(len(framed.section.spots)))
+    gene_sums, gene_spots = counts.column_totals(framed.section.counts)
     made = SectionPlan(
         name=name,
         genes=section.genes,
@@ -354,11 +370,12 @@ def choose_genes(plans: Sequence[SectionPlan], *, min_spot_fraction: float) -> t
     return GeneTable(ensembl_id[keep], symbol[keep]), removed
 
 
-def counts_over(section: Section, genes: GeneTable) -> scipy.sparse.csr_array:
-    """[S, G] int32: a section's counts over the data set's genes, CSR with sorted columns and no stored zero."""
+def counts_over(section: Section, genes: GeneTable, rows: np.ndarray) -> scipy.sparse.csr_array:
+    """[rows, G] int32: some of a section's counts over the data set's genes, CSR with sorted columns and no stored
+    zero."""
     place = {key: index for index, key in enumerate(genes.keys)}
     column_of = np.array([place.get(key, -1) for key in section.genes.keys], np.int32)
-    return counts.select(section.counts, np.arange(len(section.spots)), column_of=column_of, columns=len(genes))
+    return counts.select(section.counts, rows, column_of=column_of, columns=len(genes))
 
 
 def split_names(names: Sequence[str]) -> dict[str, str]:

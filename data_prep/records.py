@@ -84,7 +84,7 @@ def spot_arrays(spots: Spots) -> dict[str, Any]:
     is_polygon = spots.kind == POLYGON
     size[is_polygon] = np.searchsorted(spots.ring_spot, np.flatnonzero(is_polygon))
     return {
-        "spot_id": spots.id.tolist(),
+        "spot_id": spots.names.tolist(),
         "spot_xy": spots.xy,
         "spot_kind": spots.kind,
         "spot_size_px": size,

@@ -4,12 +4,13 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-import scipy.sparse
 
-from data_prep import csr, files
+from data_prep import csr, files, names
+from data_prep.counts import Counts, shape_of
 from data_prep.errors import InputError
 from data_prep.patients import GUESSED
 from data_prep.spots import Spots
+from data_prep.stored import StoredCounts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Section:
         patient: whose tissue it is; folds are made of patients.
         image_path: the full-resolution image, or the file of the spots' patches where there is none.
         genes: [G] gene table.
-        counts: [S, G] raw counts, non-negative int32, CSR.
+        counts: [S, G] raw counts, non-negative int32, CSR; or, of a whole slide, on disk (`data_prep.stored`).
         spots: [S], in full-resolution pixels, their ids unique.
         um_per_px: physical size of a full-resolution pixel.
         um_per_px_source: where that number comes from: "user", "file", "metadata", "spot pitch", "image file" or "spot
@@ -63,7 +64,7 @@ class Section:
     patient: str
     image_path: Path
     genes: GeneTable
-    counts: scipy.sparse.csr_array
+    counts: Counts
     spots: Spots
     um_per_px: float
     um_per_px_source: str
@@ -77,16 +78,16 @@ class Section:
         files.check_name(self.name, "Section")
         if fault := files.fault_of_text(self.patient):
             raise InputError(f"Section {self.name!r}: patient {files.shown(self.patient)} {fault}; rename the patient")
-        for what, names in (("spot", self.spots.id), ("gene", self.genes.symbol), ("gene", self.genes.ensembl_id)):
-            files.check_texts(names, f"Section {self.name!r}: {what}")
-        csr.check(self.counts, origin=f"Section {self.name!r}")
-        expected = (len(self.spots), len(self.genes))
-        if self.counts.shape != expected:
-            raise InputError(f"Section {self.name!r}: counts have shape {self.counts.shape}, expected {expected}")
-        values, times = np.unique(self.spots.id, return_counts=True)
-        if len(values) != len(self.spots):
+        for what, listed in (("spot", self.spots.id), ("gene", self.genes.symbol), ("gene", self.genes.ensembl_id)):
+            files.check_texts(listed, f"Section {self.name!r}: {what}")
+        if not isinstance(self.counts, StoredCounts):  # which is written here, and checked before
+            csr.check(self.counts, origin=f"Section {self.name!r}")
+        found, expected = shape_of(self.counts), (len(self.spots), len(self.genes))
+        if found != expected:
+            raise InputError(f"Section {self.name!r}: counts have shape {found}, expected {expected}")
+        if repeated := names.twice(self.spots.id):
             raise InputError(
-                f"Section {self.name!r}: spot id {files.shown(str(values[times > 1][0]))} appears more than once; "
+                f"Section {self.name!r}: spot id {files.shown(repeated[0])} appears more than once; "
                 "remove the duplicate rows"
             )
         if not (np.isfinite(self.um_per_px) and self.um_per_px > 0):

@@ -12,6 +12,7 @@ import numpy as np
 
 from data_prep import files
 from data_prep.errors import InputError
+from data_prep.names import texts
 
 DISC, SQUARE, POLYGON = 0, 1, 2  # kinds
 _NAMED = 5  # spots in a message
@@ -36,7 +37,7 @@ class Spots:
     ring is a hole, whichever way it turns. The first vertex need not be repeated.
 
     Attributes:
-        id: [S] str.
+        id: [S] str, or bytes of a whole slide's millions of bins, see `data_prep.names`.
         xy: [S, 2] float64, centres (x, y); of a polygon, a point that stands for it.
         kind: [S] uint8, DISC, SQUARE or POLYGON.
         size_px: [S] float32 or float64, a disc's radius or a square's side; 0 of a polygon.
@@ -61,10 +62,12 @@ class Spots:
         if fault := self._fault():
             raise InputError(fault)
         size = np.asarray(self.size_px)
-        types = {"id": str, "xy": np.float64, "kind": np.uint8, "ring_xy": np.float64}
+        types: dict[str, Any] = {"xy": np.float64, "kind": np.uint8, "ring_xy": np.float64}
         types |= {"size_px": size.dtype if size.dtype == np.float32 else np.float64}
         for name, dtype in (types | {"ring_spot": np.int64, "ring_start": np.int64}).items():
             object.__setattr__(self, name, np.asarray(getattr(self, name), dtype))
+        if getattr(self.id, "dtype", np.dtype(object)).kind != "S":
+            object.__setattr__(self, "id", np.asarray(self.id, str))
 
     @classmethod
     def alike(cls, kind: int, xy: Any, size_px: Any, ids: Any = None) -> "Spots":
@@ -146,7 +149,13 @@ class Spots:
     def to_arrays(self) -> dict[str, np.ndarray]:
         """`ARRAYS`, and `OUTLINES` where there are any."""
         outlines = {name: getattr(self, name) for name in OUTLINES if len(self.ring_spot)}
-        return {name: getattr(self, name.removeprefix("spot_")) for name in ARRAYS} | outlines
+        each = {name: getattr(self, name.removeprefix("spot_")) for name in ARRAYS}
+        return each | {"spot_id": self.names} | outlines
+
+    @property
+    def names(self) -> np.ndarray:
+        """[S] str: the ids."""
+        return texts(self.id)
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -282,7 +291,7 @@ class Spots:
     def named(self, which: np.ndarray) -> str:
         """[S] bool to "spots 'a', 'b' and 7 more", for messages."""
         found = np.flatnonzero(which)
-        named = ", ".join(files.shown(str(self.id[spot])) for spot in found[:_NAMED])
+        named = ", ".join(files.shown(str(texts(self.id[spot]))) for spot in found[:_NAMED])
         more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
         return f"spot{'s' if len(found) > 1 else ''} {named}{more}"
 

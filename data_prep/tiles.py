@@ -4,6 +4,9 @@ import numpy as np
 
 from data_prep.errors import InputError
 
+_ROWS = 1 << 20  # spots placed together
+_MOST_CELLS = 1 << 20  # of a grid whose every cell is counted
+
 
 def context_px(name: str, size_px: int, reach_px: float, asked_px: int | None) -> int:
     """The margin of a tile, record pixels: as asked, or an eighth of the tile, and enough for a spot to fit whole.
@@ -49,8 +52,24 @@ def lay_out(
     if not len(rows):
         return np.zeros((0, 2)), []
     core = (size_px - 2 * context_px) * px_scale
-    cell = np.floor(spot_xy[rows] / core).astype(np.int64)  # [S, 2] column, row of the owning tile
-    cells, owner = np.unique(cell[:, ::-1], axis=0, return_inverse=True)
-    order = np.argsort(owner.ravel(), kind="stable")
-    bounds = np.searchsorted(owner.ravel()[order], np.arange(1, len(cells)))
+    cell = np.empty((len(rows), 2), np.int64)  # column, row of the owning tile
+    for start in range(0, len(rows), _ROWS):
+        part = slice(start, start + _ROWS)
+        cell[part] = np.floor(spot_xy[rows[part]] / core)
+    low = cell.min(axis=0)
+    across, down = (cell.max(axis=0) - low + 1).tolist()
+    if across * down > _MOST_CELLS:  # of places far apart
+        cells, owner = np.unique(cell[:, ::-1], axis=0, return_inverse=True)
+        owner = owner.ravel()
+    else:
+        number = cell[:, 1] * across + cell[:, 0] - (low[1] * across + low[0])
+        del cell
+        there = np.flatnonzero(np.bincount(number, minlength=across * down))
+        cells = np.column_stack([there // across, there % across]) + low[::-1]
+        rank = np.zeros(across * down, np.min_scalar_type(len(there)))
+        rank[there] = np.arange(len(there))
+        owner = rank[number]
+        del number
+    order = np.argsort(owner, kind="stable")
+    bounds = np.searchsorted(owner[order], np.arange(1, len(cells)))
     return cells[:, ::-1] * core - context_px * px_scale, np.split(rows[order], bounds)

@@ -3,27 +3,31 @@
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 from PIL import Image
 
 from data_prep import checks, cli, counts, files, json_files, patch_slide, patches, plan, records, slide, stain, tissue
-from data_prep.dataset import SECTION, WORK_FOLDER, SectionTable, check_files
+from data_prep.dataset import SECTION, WORK_FOLDER, check_files, check_table_entry
 from data_prep.errors import InputError
 from data_prep.framed import Framed
 from data_prep.section import GeneTable
+from data_prep.section_table import SectionTable
 
 VERSION = "2.0.0"  # of the TFDS data set: raised when the records change
 THUMBNAIL_PX = 1024
 # One record a group, so that any record is read alone; JPEG does not shrink further.
+_SCRATCH = ".scratch"
+PART_SPOTS, PART_ENTRIES = 1 << 20, 1 << 25  # of a part of a table, unless one record has more
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
@@ -75,6 +79,20 @@ def framed_path(out: Path, name: str) -> Path:
     return plan_path(out, name).with_suffix(".framed.npz")
 
 
+def scratch_folder(out: Path, name: str) -> Path:
+    """A new folder for counts of a section that are too many for memory, from its planning to its writing."""
+    plans = plan_path(out, name).parent
+    plans.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f"{plan_path(out, name).stem}.", suffix=_SCRATCH, dir=plans))
+
+
+def remove_left_over(out: Path) -> None:
+    """Remove the counts of sections whose planning was killed; for a build that no other job shares."""
+    for folder in (out / WORK_FOLDER / "plans").glob(f"*{_SCRATCH}"):
+        if not folder.with_name(f"{folder.name.partition('.')[0]}.framed.npz").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def save_plan(out: Path, made: plan.SectionPlan, framed: Framed) -> None:
     """Keep a plan for later builds and other array jobs, and what it leaves of the section; whole or not there."""
     with files.whole(framed_path(out, made.name)) as temporary:
@@ -109,7 +127,8 @@ def finished_entry(task: Task) -> dict[str, Any] | None:
     path = entry_path(task.out, task.split)
     try:
         entry = json_files.read(path, remedy="")
-        check_files(task.out, json_files.require(entry, SECTION, str(path), remedy=""), verify=True)
+        check_table_entry(json_files.require(entry, SECTION, str(path), remedy=""), str(path))
+        check_files(task.out, entry, verify=True)
     except InputError:
         return None
     return entry
@@ -145,23 +164,18 @@ def write_section(task: Task) -> dict[str, Any]:
 def _write_files(task: Task, folder: Path) -> tuple[dict[str, Any], dict[str, Path]]:
     """The section's manifest entry, and where each file written in `folder` belongs."""
     framed = Framed.load(framed_path(task.out, task.name))
+    section = framed.section
     sizes = shard_sizes(len(framed), size_px=task.options.size_px, shard_mb=task.options.shard_mb)
     prefix = f"{dataset_name(task.options.kind)}-{task.split}.array_record"
     shards = {f"{prefix}-{index:05d}-of-{len(sizes):05d}": size for index, size in enumerate(sizes)}
     dataset = Path(dataset_name(task.options.kind)) / VERSION
-    places = {name: dataset / name for name in shards} | {
-        "table.npz": Path("tables") / f"{task.split}.npz",
-        "thumbnail.jpg": Path("thumbnails") / f"{task.split}.jpg",
-    }
-    with patch_slide.open_image(framed.section) as image:
+    places = {name: dataset / name for name in shards} | {"thumbnail.jpg": Path("thumbnails") / f"{task.split}.jpg"}
+    with patch_slide.open_image(section) as image:
         transform = plan.stain_transform(task.options, image, task.target)
-        selected, totals = plan.counts_over(framed.section, task.genes), counts.row_totals(framed.section.counts)
-        nothing = scipy.sparse.csr_array(framed.section.counts.shape, dtype=np.int32)
-        section = dataclasses.replace(framed.section, counts=nothing)  # the table has them; gigabytes in Visium HD
-        framed = dataclasses.replace(framed, section=section)
+        totals = counts.row_totals(section.counts)
         threshold = tissue.otsu_threshold(tissue.grey_histogram(image, transform=transform))
-        figures: list[tuple[Any, ...]] = []
-        stream = _records(framed, image, totals, threshold, transform, task.options, figures)
+        found: list[tuple[Any, ...]] = []
+        stream = _records(framed, image, totals, threshold, transform, task.options, found)
         with contextlib.closing(
             cli.progress(stream, total=len(framed), description=task.name, unit=task.options.kind)
         ) as progress:
@@ -173,17 +187,10 @@ def _write_files(task: Task, folder: Path) -> tuple[dict[str, Any], dict[str, Pa
         _save_jpeg(folder / "before.jpg", thumbnail)
         thumbnail = transform(thumbnail)
     _save_jpeg(folder / "thumbnail.jpg", thumbnail)
-    white, mean, mean_square = (np.array(column) for column in zip(*figures, strict=True))
-    table = SectionTable(
-        counts=selected,
-        spots=section.spots,
-        total_counts=totals,
-        record_of_spot=np.repeat(np.arange(len(framed), dtype=np.int32), np.diff(framed.record_start)),
-        white_fraction=white.astype(np.float32),
-        channel_mean=mean,
-        channel_mean_square=mean_square,
-    )
-    table.save(folder / "table.npz")
+    white, mean, mean_square = (np.array(column) for column in zip(*found, strict=True))
+    figures = {"white_fraction": white.astype(np.float32), "channel_mean": mean, "channel_mean_square": mean_square}
+    tables, gene_sums = _write_tables(task, framed, totals, figures, folder)
+    places |= {name: Path("tables") / f"{task.split}{name.removeprefix('table')}" for name in tables}
     of_slide = {
         "image": {"file": section.image_path.name, "sha256": task.plan.found.image_sha256, **of_image},
         "otsu_threshold": threshold,
@@ -192,14 +199,62 @@ def _write_files(task: Task, folder: Path) -> tuple[dict[str, Any], dict[str, Pa
     of_shards = [
         {"file": str(places[name]), "records": size} | _size_and_hash(folder / name) for name, size in shards.items()
     ]
-    entry = _entry(task, framed, table, of_slide) | {
+    of_tables = [{"file": str(places[name])} | _size_and_hash(folder / name) | of for name, of in tables.items()]
+    entry = _entry(task, framed, of_slide, gene_sums, figures) | {
         "shards": of_shards,
-        "table": {"file": str(places["table.npz"])} | _size_and_hash(folder / "table.npz"),
+        **({"tables": of_tables} if len(of_tables) > 1 else {"table": of_tables[0]}),
         "thumbnail": str(places["thumbnail.jpg"]),
     }
     if "before.jpg" in places:
         entry["thumbnail_before"] = str(places["before.jpg"])
     return entry, {name: task.out / place for name, place in places.items()}
+
+
+def _write_tables(
+    task: Task, framed: Framed, totals: np.ndarray, figures: dict[str, np.ndarray], folder: Path
+) -> tuple[dict[str, dict[str, int]], np.ndarray]:
+    """Writes the section's table, in parts where it has millions of spots.
+
+    Args:
+        totals: [S] counts of the spots; figures: [R] statistics of the records.
+
+    Returns:
+        File name -> what the manifest says of a part, nothing of a table in one; and [G] counts over all spots.
+    """
+    bounds = part_bounds(framed)
+    parts = list(itertools.pairwise(bounds))
+    names = ["table.npz"] if len(parts) == 1 else [
+        f"table-{number:05d}-of-{len(parts):05d}.npz" for number in range(len(parts))
+    ]  # fmt: skip
+    gene_sums, written = np.zeros(len(task.genes), np.int64), {}
+    for name, (first, last) in zip(names, parts, strict=True):
+        start, stop = framed.record_start[[first, last]].tolist()
+        rows = np.arange(start, stop)
+        lengths = np.diff(framed.record_start[first : last + 1])
+        table = SectionTable(
+            counts=plan.counts_over(framed.section, task.genes, rows),
+            spots=framed.section.spots[start:stop],
+            total_counts=totals[start:stop],
+            record_of_spot=np.repeat(np.arange(last - first, dtype=np.int32), lengths),
+            **{key: values[first:last] for key, values in figures.items()},
+        )
+        gene_sums += counts.column_totals(table.counts)[0]
+        table.save(folder / name)
+        written[name] = {} if len(parts) == 1 else {"records": last - first, "spots": len(rows)}
+    return written, gene_sums
+
+
+def part_bounds(framed: Framed) -> list[int]:
+    """Records at which the parts of a section's table begin, and the number of records: as few parts, one after the
+    other, as their spots and counts allow."""
+    spots = framed.record_start
+    entries = counts.entries_before(framed.section.counts, spots)
+    bounds = [0]
+    for record in range(1, len(framed)):
+        begun = bounds[-1]
+        if spots[record + 1] - spots[begun] > PART_SPOTS or entries[record + 1] - entries[begun] > PART_ENTRIES:
+            bounds.append(record)
+    return [*bounds, len(framed)]
 
 
 def _write_shards(folder: Path, shards: dict[str, int], stream: Iterator[bytes]) -> None:
@@ -215,7 +270,9 @@ def _save_jpeg(path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(path, "jpeg", quality=90)
 
 
-def _entry(task: Task, framed: Framed, table: SectionTable, of_slide: dict[str, Any]) -> dict[str, Any]:
+def _entry(
+    task: Task, framed: Framed, of_slide: dict[str, Any], gene_sums: np.ndarray, figures: dict[str, np.ndarray]
+) -> dict[str, Any]:
     """What the manifest says of a section, but for its files."""
     section = framed.section
     return {
@@ -226,7 +283,7 @@ def _entry(task: Task, framed: Framed, table: SectionTable, of_slide: dict[str, 
         "layout": section.layout,
         "synthetic": section.synthetic,
         "records": len(framed),
-        "spots": len(table.spots),
+        "spots": len(section.spots),
         "spots_read": task.plan.read,
         "removed": framed.removed,
         "genes_found": int(np.count_nonzero(task.plan.gene_sums)),
@@ -235,11 +292,11 @@ def _entry(task: Task, framed: Framed, table: SectionTable, of_slide: dict[str, 
         "px_scale": float(framed.px_scale),
         "context_px": framed.context_px,
         **of_slide,
-        "gene_sums": counts.column_totals(table.counts, np.arange(len(table.spots)))[0].tolist(),
+        "gene_sums": gene_sums.tolist(),
         "channel_moments": {
             "count": len(framed) * task.options.size_px**2,
-            "mean": table.channel_mean.mean(axis=0).tolist(),
-            "mean_square": table.channel_mean_square.mean(axis=0).tolist(),
+            "mean": figures["channel_mean"].mean(axis=0).tolist(),
+            "mean_square": figures["channel_mean_square"].mean(axis=0).tolist(),
         },
         "notes": [*section.notes, *task.plan.found.notes()],
     }

@@ -24,9 +24,10 @@ from PIL import Image
 
 from data_prep import cli, patients
 from data_prep.counted import counted
-from data_prep.dataset import PatchDataset, Patients, SectionTable
+from data_prep.dataset import PatchDataset, Patients
 from data_prep.errors import InputError
 from data_prep.patients import not_stated, spelling_key
+from data_prep.section_table import SectionTable
 from stjax import checkpoint, log_file, progress, views, workdir
 from stjax import config as configs
 from stjax.config import Config

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import scipy.spatial
 
-from data_prep import files
+from data_prep import files, names
 from data_prep.errors import InputError
 
 OFF = 0.5  # pitches from its place on the array: a spot farther off is nearer to another's; real ones stay below 0.24
@@ -19,6 +19,7 @@ _BEND = 0.004  # of the array's width: as much may a camera bend it, which is mo
 _LEAST_FITTING = 0.3  # of the spots, without which there is no array to speak of
 _SAMPLE, _TRIES = 2000, 400  # spots to try, and triples of them: one of three good spots in a row is all that is needed
 _FAR = 1.8  # times the distance between neighbours in the image, beyond which neighbours on the array are none there
+_MANY = 500_000  # spots, of which no more are copied at a time
 _NAMED = 3  # spots in a message
 _ANY_NUMBER = np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a wrong coordinate may be one
 
@@ -54,10 +55,39 @@ def grid_affine(grid_xy: np.ndarray, spot_xy: np.ndarray) -> np.ndarray | None:
     """
     if len(grid_xy) < 3:
         return None
+    if len(grid_xy) > _MANY:
+        return _affine_of_many(grid_xy, spot_xy)
     centred = grid_xy - grid_xy.mean(axis=0)
     if np.linalg.matrix_rank(centred) < 2:
         return None
     return np.linalg.lstsq(centred, spot_xy - spot_xy.mean(axis=0), rcond=None)[0]
+
+
+def _affine_of_many(grid_xy: np.ndarray, spot_xy: np.ndarray) -> np.ndarray | None:
+    """The same from sums over blocks of rows, as several copies of millions of them would be."""
+    blocks = [slice(start, start + _MANY) for start in range(0, len(grid_xy), _MANY)]
+    middle = sum(np.sum(grid_xy[rows], axis=0, dtype=np.float64) for rows in blocks) / len(grid_xy)
+    of_spots = sum(np.sum(spot_xy[rows], axis=0) for rows in blocks) / len(grid_xy)
+    squares, products = np.zeros((2, 2, 2))
+    for rows in blocks:
+        centred = grid_xy[rows] - middle
+        squares += centred.T @ centred
+        products += centred.T @ (spot_xy[rows] - of_spots)
+    if not np.isfinite(squares).all() or np.linalg.matrix_rank(squares) < 2:
+        return None
+    return np.linalg.solve(squares, products)
+
+
+@_ANY_NUMBER
+def _all_in_place(grid_xy: np.ndarray, spot_xy: np.ndarray) -> bool:
+    """Whether, of many spots, each lies within half a pitch of where the least-squares map puts it."""
+    affine = grid_affine(grid_xy, spot_xy)
+    if affine is None or not 0 < _pitch(affine) < np.inf:
+        return False
+    middle, of_spots = np.mean(grid_xy, axis=0, dtype=np.float64), np.mean(spot_xy, axis=0)
+    blocks = (slice(start, start + _MANY) for start in range(0, len(grid_xy), _MANY))
+    far = (np.hypot(*((grid_xy[rows] - middle) @ affine + of_spots - spot_xy[rows]).T).max() for rows in blocks)
+    return max(far) <= OFF * _pitch(affine)
 
 
 def turned_degrees(affine: np.ndarray) -> float:
@@ -111,6 +141,8 @@ def check(path: Path, ids: Sequence[str] | np.ndarray, grid_xy: np.ndarray, spot
     Raises:
         InputError: it names some, where they are and where they should be; or, where most are elsewhere, why.
     """
+    if len(grid_xy) > _MANY and _all_in_place(grid_xy, spot_xy):
+        return
     found = fit(grid_xy, spot_xy)
     if found is not None and found.misplaced.any():
         raise InputError(describe(path, ids, grid_xy, spot_xy, found))
@@ -132,8 +164,8 @@ def describe(
     if len(wrong) > len(ids) / 2:
         return f"{what} their positions on the array put them: {_cause(grid_xy, spot_xy, found)}; {remedy}"
     named = ", ".join(
-        f"{files.shown(str(ids[row]), most=24)} at {_place(spot_xy[row])}, expected {_place(found.placed_xy[row])}"
-        for row in wrong[:_NAMED]
+        f"{files.shown(str(name), most=24)} at {_place(spot_xy[row])}, expected {_place(found.placed_xy[row])}"
+        for row, name in zip(wrong[:_NAMED], names.texts([ids[row] for row in wrong[:_NAMED]]), strict=True)
     )
     more = "" if len(wrong) <= _NAMED else ", ..."
     swapped = "; they fit with x and y swapped" if _swapped(spot_xy, found) else ""

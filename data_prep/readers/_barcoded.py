@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_prep import counts
 from data_prep.counted import counted
 from data_prep.errors import InputError
 from data_prep.readers import _array_fit, _patients, _positions, _sections, _space_ranger
@@ -29,7 +30,6 @@ def read_section(
     sample: _space_ranger.Outputs,
     out: _space_ranger.Outputs,
     factors: Mapping[str, float],
-    positions: _positions.Positions,
     array: Array,
     patient: _patients.Patient,
     reading: Reading,
@@ -42,12 +42,13 @@ def read_section(
     Args:
         sample: the files the slide lies next to.
         out: the other files.
-        factors, positions: read from them.
+        factors: read from them.
 
     Raises:
         InputError: a missing, malformed or contradictory file, with its place and what to do.
     """
-    matrix = _space_ranger.read_matrix(out)
+    positions = _positions.read_positions(out.need(*_positions.FILES))
+    matrix = _space_ranger.read_matrix(out, reading.scratch)
     rows, places, join_notes = _positions.join(matrix, positions, every_spot=array.every_spot)
     if array.kind == SQUARE and reading.bin_blocks is not None:
         inside = in_blocks(positions.array_xy[places], array.size_um, *reading.bin_blocks)
@@ -55,7 +56,7 @@ def read_section(
             counted(int((~inside).sum()), "bins between the blocks that --bin-blocks asks for were left out"),
         )
         rows, places = rows[inside], places[inside]
-    grid_xy = positions.array_xy * array.steps
+    grid_xy = positions.array_xy if np.all(array.steps == 1) else positions.array_xy * array.steps
     _array_fit.check(positions.path, positions.barcode, grid_xy, positions.pixel_xy)
     pitch = _array_fit.pitch_px(grid_xy, positions.pixel_xy)
     um_per_px, source, scale_notes = _sections.scale(
@@ -66,28 +67,32 @@ def read_section(
         remedy="too few spots to measure their pitch; give --source-um-per-px",
     )
     image_path, px_scale, image_notes = _space_ranger.place_image(sample, out, reading.image, factors)
-    named, counts, gene_notes = reading.name_genes(matrix.gene_id.tolist(), matrix.counts[rows], matrix.symbol.tolist())
+    named, kept, gene_notes = reading.name_genes(
+        matrix.gene_id.tolist(), counts.chosen(matrix.counts, rows), matrix.symbol.tolist()
+    )
     turn_notes: tuple[str, ...] = ()
     affine = _array_fit.grid_affine(grid_xy, positions.pixel_xy)
     if affine is not None and array.kind == SQUARE:
         turn_notes = _array_fit.turn_notes(_array_fit.turned_degrees(affine))
     size_px = np.float32(array.size_um / um_per_px * px_scale)
+    xy, ids = positions.pixel_xy[places] * px_scale, matrix.barcode
+    ids = ids if len(rows) == len(ids) else ids[rows]
+    notes = (*notes, *matrix.notes, *join_notes, *gene_notes)
+    del positions, grid_xy, matrix, rows, places  # gigabytes of a whole slide of 2 um bins
     return Section(
         name=name,
         patient=patient.name,
         patient_source=patient.source,
         image_path=image_path,
         genes=named,
-        counts=counts,
-        spots=Spots.alike(array.kind, positions.pixel_xy[places] * px_scale, size_px, matrix.barcode[rows]),
+        counts=kept,
+        spots=Spots.alike(array.kind, xy, size_px, ids),
         um_per_px=um_per_px / px_scale,
         um_per_px_source=source,
         layout=layout,
         synthetic=_sections.is_synthetic(out.folder),
-        notes=(
-            *patient.notes, *scale_notes, *image_notes, *turn_notes, *notes, *matrix.notes, *join_notes, *gene_notes
-        ),
-    )  # fmt: skip
+        notes=(*patient.notes, *scale_notes, *image_notes, *turn_notes, *notes),
+    )
 
 
 def in_blocks(array_xy: np.ndarray, size_um: float, side: int, every_um: float) -> np.ndarray:

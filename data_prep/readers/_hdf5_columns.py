@@ -35,8 +35,11 @@ def check_table(group: Any, path: Path) -> None:
             raise InputError(_other(thing, path, "a column of numbers or texts"))
 
 
-def names(group: Any, key: str, path: Path) -> np.ndarray:
+def names(group: Any, key: str, path: Path, *, as_bytes: bool = False) -> np.ndarray:
     """[N] str: the texts of a data set, each of a name's length.
+
+    Args:
+        as_bytes: give bytes (dtype S) where the file has ASCII of one width, see `data_prep.names`.
 
     Raises:
         InputError: it is something else, or one of them is longer.
@@ -52,6 +55,8 @@ def names(group: Any, key: str, path: Path) -> np.ndarray:
         files.check_lengths(values[long[:1]].tolist(), what)
         values = values.astype(f"S{files.MAX_NAME_BYTES}")
     if values.dtype.kind == "S":
+        if as_bytes and values.view(np.uint8).max(initial=0) < 0x80:
+            return values.view(f"S{values.dtype.itemsize}")  # without what h5py notes of its type
         try:
             return values.astype(str)  # ASCII, as nearly always: in C
         except UnicodeDecodeError:

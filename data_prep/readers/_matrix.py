@@ -1,4 +1,8 @@
-"""Count matrices as CSR of non-negative int32: Space Ranger's HDF5 and Matrix Market, and whatever AnnData holds."""
+"""Count matrices as CSR of non-negative int32: Space Ranger's HDF5 and Matrix Market, and whatever AnnData holds.
+
+What is read may be kept on disk where it is too much for memory, see `data_prep.stored`; each block of it is checked as
+a whole matrix is.
+"""
 
 import contextlib
 import dataclasses
@@ -10,12 +14,15 @@ import h5py
 import numpy as np
 import scipy.sparse
 
-from data_prep import csr, files
+from data_prep import csr, files, names, stored
 from data_prep.counted import counted
+from data_prep.counts import Counts
 from data_prep.errors import InputError
 from data_prep.readers import _hdf5_columns, _hdf5_structure, _hdf5_trial, _species, _text
 
 GENE_EXPRESSION = "Gene Expression"
+IN_MEMORY = 1 << 25  # entries of a matrix; one with more is kept on disk, where a folder is given for it
+_BLOCK = 1 << 22  # entries read together then
 # What R and pandas write above the names of barcodes and features
 _HEADERS = {
     "", "0", "barcode", "barcodes", "cell", "cells", "feature", "gene", "gene_id", "gene_ids", "genes", "id", "v1", "x"
@@ -28,10 +35,10 @@ class CountMatrix:
 
     Attributes:
         path: file or folder they come from.
-        barcode: [S] str.
+        barcode: [S] str, or bytes beside counts on disk, see `data_prep.names`.
         gene_id: [G] str, as in the file: mostly Ensembl ids.
         symbol: [G] str.
-        counts: [S, G] int32, CSR.
+        counts: [S, G] int32, CSR, in memory or on disk.
         notes: what was left out.
         kind: "filtered" (the spots under tissue), "raw" (all), or "" where it is not said.
     """
@@ -40,7 +47,7 @@ class CountMatrix:
     barcode: np.ndarray
     gene_id: np.ndarray
     symbol: np.ndarray
-    counts: scipy.sparse.csr_array
+    counts: Counts
     notes: tuple[str, ...] = ()
     kind: str = ""
 
@@ -114,51 +121,77 @@ def _as_csr(matrix: Any, path: Path) -> scipy.sparse.csr_array:
     return counts
 
 
-def check_unique(names: np.ndarray, path: Path, what: str) -> None:
-    """Raise `InputError` naming the first of `names` [N] str that appears twice."""
-    import pyarrow  # which an extra brings, as wherever it is imported late
-
-    if len(pyarrow.array(names).unique()) != len(names):
-        values, first, times = np.unique(names, return_index=True, return_counts=True)
-        repeated = np.argmin(np.where(times > 1, first, len(names)))
-        raise InputError(f"{path}: {what} {values[repeated]} appears {times[repeated]} times; remove the duplicates")
+def check_unique(listed: np.ndarray, path: Path, what: str) -> None:
+    """Raise `InputError` naming the first of some names [N] that appears twice."""
+    if found := names.twice(listed):
+        raise InputError(f"{path}: {what} {found[0]} appears {found[1]} times; remove the duplicates")
 
 
-def places_of(names: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """[N] int64: index of each name in `among` (unique), -1 where it is not there. Millions take a second."""
-    import pyarrow
-    import pyarrow.compute
-
-    options = pyarrow.compute.SetLookupOptions(value_set=pyarrow.array(among))
-    found = pyarrow.compute.call_function("index_in", [pyarrow.array(names)], options)
-    return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-
-
-def read_h5(path: Path) -> CountMatrix:
+def read_h5(path: Path, scratch: Path | None = None) -> CountMatrix:
     """Space Ranger's `*_feature_bc_matrix.h5`, or one of Cell Ranger 2, whose group is named after the genome.
+
+    Args:
+        scratch: a folder to keep counts in that are too many for memory.
 
     Raises:
         InputError: not such a file, damaged, or contradictory.
     """
     with hdf5(path, "a Space Ranger feature-barcode matrix") as file:
         group = _matrix_group(file, path)
+        data = group["data"]
+        large = scratch is not None and isinstance(data, h5py.Dataset) and (data.size or 0) > IN_MEMORY
         ids, symbols = ("features/id", "features/name") if "features" in group else ("genes", "gene_names")
         shape = tuple(int(size) for size in group["shape"][:])
-        parts = tuple(group[key][:] for key in ("data", "indices", "indptr"))
-        barcode, gene_id, symbol = (_hdf5_columns.names(group, key, path) for key in ("barcodes", ids, symbols))
+        parts = tuple(
+            group[key] if large and key != "indptr" else group[key][:] for key in ("data", "indices", "indptr")
+        )
+        barcode = _hdf5_columns.names(group, "barcodes", path, as_bytes=large)
+        gene_id, symbol = (_hdf5_columns.names(group, key, path) for key in (ids, symbols))
         kind, genome = (
             _hdf5_columns.names(group, f"features/{key}", path) if f"features/{key}" in group else None
             for key in ("feature_type", "genome")
         )
-    lengths = {len(column) for column in (gene_id, symbol, kind, genome) if column is not None}
-    if shape != (len(gene_id), len(barcode)) or len(lengths) > 1:
-        raise InputError(
-            f"{path}: matrix is {shape} but there are {' or '.join(map(str, sorted(lengths)))} features and "
-            f"{len(barcode)} barcodes; copy or download it again"
-        )
+        lengths = {len(column) for column in (gene_id, symbol, kind, genome) if column is not None}
+        if shape != (len(gene_id), len(barcode)) or len(lengths) > 1:
+            raise InputError(
+                f"{path}: matrix is {shape} but there are {' or '.join(map(str, sorted(lengths)))} features and "
+                f"{len(barcode)} barcodes; copy or download it again"
+            )
+        features = _Features(path, gene_id, symbol, kind, genome)
+        if large:
+            assert scratch is not None
+            return _to_disk(features, barcode, parts, scratch)
     data, indices, indptr = parts
-    matrix = csr.make(data, indices, indptr, shape[::-1], origin=f"{path}")
-    return _finish(CountMatrix(path, barcode, gene_id, symbol, matrix), kind, genome)
+    return _finish(features, barcode, csr.make(data, indices, indptr, shape[::-1], origin=f"{path}"))
+
+
+def _to_disk(
+    features: "_Features", barcode: np.ndarray, parts: tuple[Any, Any, np.ndarray], scratch: Path
+) -> CountMatrix:
+    """What `_finish` makes of a matrix [S, G], of which a block of rows is in memory at a time.
+
+    Args:
+        parts: its data and indices as data sets of the open file, and its row pointers.
+        scratch: where the counts are to lie.
+    """
+    path, (data, indices, indptr) = features.path, parts
+    check_unique(barcode, path, "barcode")
+    columns = len(features.gene_id)
+    if fault := csr.fault_of_rows(data, indices, indptr, (len(barcode), columns)):
+        raise InputError(f"{path}: damaged sparse matrix ({fault}); copy or download it again")
+    kept, notes = features.genes()
+    writer = stored.Writer(scratch / "counts", len(kept))
+    first = 0
+    while first < len(barcode):
+        stop = max(first + 1, int(np.searchsorted(indptr, indptr[first] + _BLOCK, side="right")) - 1)
+        entries = slice(int(indptr[first]), int(indptr[stop]))
+        pointers = indptr[first : stop + 1].astype(np.int64) - entries.start
+        shape = (stop - first, columns)
+        block = csr.make(data[entries], indices[entries], pointers, shape, origin=f"{path}")
+        counts = as_counts(block, path, features.entry_of(barcode[first:stop]))
+        writer.append(counts if len(kept) == columns else counts[:, kept])
+        first = stop
+    return features.named(barcode, writer.finish(), kept, notes)
 
 
 def _matrix_group(file: Any, path: Path) -> Any:
@@ -230,20 +263,37 @@ def read_mtx(folder: Path, prefix: str = "") -> CountMatrix:
             f"{barcode_path.name} {len(barcode)} barcodes; the three files belong to different runs"
         )
     path = matrix_path if prefix else folder
-    return _finish(CountMatrix(path, barcode, gene_id, symbol, matrix.T, notes), kind, None)
+    return _finish(_Features(path, gene_id, symbol, kind, None), barcode, matrix.T, notes)
 
 
-def _finish(read: CountMatrix, kind: np.ndarray | None, genome: np.ndarray | None) -> CountMatrix:
-    """Checks what was read, whose counts may be of any kind, and leaves out features that are no genes.
+@dataclasses.dataclass(frozen=True)
+class _Features:
+    """The columns of a matrix as a file names them.
 
-    Args:
+    Attributes:
+        gene_id, symbol: [G] str.
         kind, genome: [G] str, the type and the genome of each feature, where the file states them.
     """
-    path, gene_id, symbol, notes = read.path, read.gene_id, read.symbol, read.notes
-    check_unique(read.barcode, path, "barcode")
-    of_entry = "barcode {}, feature {}".format
-    counts = as_counts(read.counts, path, lambda row, column: of_entry(read.barcode[row], read.gene_id[column]))
-    if kind is not None and np.any(kind != GENE_EXPRESSION):
+
+    path: Path
+    gene_id: np.ndarray
+    symbol: np.ndarray
+    kind: np.ndarray | None
+    genome: np.ndarray | None
+
+    def entry_of(self, barcode: np.ndarray) -> Callable[[int, int], str]:
+        """What messages call an entry of rows of these barcodes."""
+        return lambda row, column: f"barcode {names.texts(barcode[row])}, feature {self.gene_id[column]}"
+
+    def genes(self) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Which of them are genes, and a note on others.
+
+        Raises:
+            InputError: none is.
+        """
+        kind = self.kind
+        if kind is None or not np.any(kind != GENE_EXPRESSION):
+            return np.arange(len(self.gene_id)), ()
         kept = np.flatnonzero(kind == GENE_EXPRESSION)
         others = ", ".join(
             f"{number} {name or 'of no type'}"
@@ -251,13 +301,27 @@ def _finish(read: CountMatrix, kind: np.ndarray | None, genome: np.ndarray | Non
         )
         if not len(kept):
             raise InputError(
-                f"{path}: no feature is of type {GENE_EXPRESSION} ({others}); give the matrix that holds the genes"
+                f"{self.path}: no feature is of type {GENE_EXPRESSION} ({others}); give the matrix that holds the genes"
             )
-        notes += (counted(len(kind) - len(kept), f"features that are not gene expression were left out ({others})"),)
-        counts, gene_id, symbol = counts[:, kept], gene_id[kept], symbol[kept]
-        genome = None if genome is None else genome[kept]
-    gene_id, symbol, species_notes = _species.one_species(path, gene_id, symbol, genome=genome)
-    return CountMatrix(path, read.barcode, gene_id, symbol, counts, notes + species_notes)
+        left_out = f"features that are not gene expression were left out ({others})"
+        return kept, (counted(len(kind) - len(kept), left_out),)
+
+    def named(self, barcode: np.ndarray, counts: Counts, kept: np.ndarray, notes: tuple[str, ...]) -> CountMatrix:
+        """The matrix of the features that were kept."""
+        gene_id, symbol = self.gene_id[kept], self.symbol[kept]
+        genome = None if self.genome is None else self.genome[kept]
+        gene_id, symbol, species_notes = _species.one_species(self.path, gene_id, symbol, genome=genome)
+        return CountMatrix(self.path, barcode, gene_id, symbol, counts, notes + species_notes)
+
+
+def _finish(features: _Features, barcode: np.ndarray, matrix: Any, notes: tuple[str, ...] = ()) -> CountMatrix:
+    """Checks what was read, a matrix [S, G] of any kind, and leaves out features that are no genes."""
+    check_unique(barcode, features.path, "barcode")
+    counts = as_counts(matrix, features.path, features.entry_of(barcode))
+    kept, gene_notes = features.genes()
+    if len(kept) < len(features.gene_id):
+        counts = counts[:, kept]
+    return features.named(barcode, counts, kept, notes + gene_notes)
 
 
 def _either(folder: Path, *names: str) -> Path:

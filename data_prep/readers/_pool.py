@@ -1,15 +1,18 @@
 """Molecules and bins pooled to areas: to squares or discs that cover a slide, and to the polygons of cells."""
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
 import scipy.sparse
 
+from data_prep.counts import Counts, shape_of
 from data_prep.errors import InputError
 from data_prep.readers._areas import SQUARES, Areas
 from data_prep.spots import Spots, ranges
 
 _PAIRS = 2_000_000  # of points and edges looked at together
+_ROWS = 200_000  # points whose counts are added up together
 _BITS = 21  # of a row and of a column of areas in one number
 _HALF = 1 << (_BITS - 1)
 _ROW = np.sqrt(0.75)  # of a hexagonal lattice, in units of its pitch
@@ -79,7 +82,7 @@ class Lattice:
         return np.column_stack([column + 0.5 + (row % 2) / 2, (row + 0.5) * _ROW]) * self._pitch
 
 
-def sum_in_polygons(spots: Spots, xy: np.ndarray, counts: scipy.sparse.csr_array) -> tuple[scipy.sparse.csr_array, int]:
+def sum_in_polygons(spots: Spots, xy: np.ndarray, counts: Counts) -> tuple[scipy.sparse.csr_array, int]:
     """Counts of polygons: the sum of those of the points in each.
 
     A point on the border between two neighbours is in one of them; one in two that overlap counts in both.
@@ -87,14 +90,20 @@ def sum_in_polygons(spots: Spots, xy: np.ndarray, counts: scipy.sparse.csr_array
     Args:
         spots: [S] polygons.
         xy: [N, 2] points, in the same pixels.
-        counts: [N, G] int32 of the points.
+        counts: [N, G] int32 of the points, of which a block of rows is in memory at a time where they are on disk.
 
     Returns:
         [S, G] int32, and how many points are in several polygons.
     """
     spot, point = _members(spots, xy)
-    member = scipy.sparse.csr_array((np.ones(len(spot), np.int32), (spot, point)), shape=(len(spots), len(xy)))
-    pooled = scipy.sparse.csr_array(member @ counts)
+    order = np.argsort(point, kind="stable")
+    first = np.searchsorted(point[order], np.arange(0, len(xy) + _ROWS, _ROWS))
+    pooled = scipy.sparse.csr_array((len(spots), shape_of(counts)[1]), dtype=np.int32)
+    for number, (start, stop) in enumerate(itertools.pairwise(first.tolist())):
+        these, rows = order[start:stop], slice(number * _ROWS, min((number + 1) * _ROWS, len(xy)))
+        entries = (np.ones(len(these), np.int32), (spot[these], point[these] - rows.start))
+        member = scipy.sparse.csr_array(entries, shape=(len(spots), rows.stop - rows.start))
+        pooled = scipy.sparse.csr_array(pooled + member @ counts[rows])
     pooled.sort_indices()
     return pooled, int(np.sum(np.bincount(point, minlength=1) > 1))
 

@@ -3,12 +3,13 @@
 import dataclasses
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from data_prep import files, unpack
+from data_prep import files, names, unpack
 from data_prep.counted import counted
 from data_prep.errors import InputError
 from data_prep.readers import _matrix, _text
@@ -19,6 +20,7 @@ _MISSING = {"", "na", "nan", "n/a", "null", "none"}
 _FLAGS = {"true": "1", "false": "0"}
 _TRIFLE = 0.01  # of the rows or barcodes: what may be out of order without putting the whole file in doubt
 _MOST_UNCOUNTED = 0.1  # of the spots under tissue: as many as somebody's quality control takes off a filtered matrix
+_ROWS = 1 << 20  # read together
 _SUFFIX = re.compile(r"-\d+$")
 
 
@@ -28,9 +30,9 @@ class Positions:
 
     Attributes:
         path: the file.
-        barcode: [N] str.
+        barcode: [N] str, or bytes where there are many, see `data_prep.names`.
         in_tissue: [N] bool.
-        array_xy: [N, 2] float64 (column, row) on the array.
+        array_xy: [N, 2] (column, row) on the array, int32 or float64.
         pixel_xy: [N, 2] float64 (x, y), full-resolution pixels; may lie outside the image.
         notes: what was left out.
     """
@@ -51,52 +53,70 @@ def read_positions(path: Path) -> Positions:
     Raises:
         InputError: malformed, or more such rows than one in a hundred.
     """
-    table = _parquet(path) if path.name.removesuffix(".gz").endswith(".parquet") else _csv(path)
-    values = np.column_stack([table[name] for name in COLUMNS[1:]])
-    whole = np.asarray(np.isfinite(values).all(axis=1))
-    lost = np.flatnonzero(~whole)
-    if len(lost) > _trifle(len(whole)):
-        column = int(np.flatnonzero(~np.isfinite(values[lost[0]]))[0])
+    is_parquet = path.name.removesuffix(".gz").endswith(".parquet")
+    parts, lost, count = [], [], 0
+    for table in _parquet(path) if is_parquet else [_csv(path)]:
+        values = np.column_stack([table[name] for name in COLUMNS[1:]])
+        whole = np.asarray(np.isfinite(values).all(axis=1))
+        count += len(whole)
+        lost += [(table["barcode"][row], values[row]) for row in np.flatnonzero(~whole)]
+        in_tissue, *places = values[whole].T
+        parts.append((table["barcode"][whole], in_tissue != 0, _smallest(np.column_stack(places[1::-1])),
+                      np.column_stack(places[:1:-1])))  # fmt: skip
+    if len(lost) > _trifle(count):
+        barcode, numbers = lost[0]
+        column = int(np.flatnonzero(~np.isfinite(numbers))[0])
         raise InputError(
-            f"{path}: barcode {table['barcode'][lost[0]]}, column {COLUMNS[1:][column]} is {values[lost[0], column]}, "
-            f"expected a number, as in {len(lost) - 1} more of {len(whole)} rows; copy or download the file again"
+            f"{path}: barcode {names.texts(barcode)}, column {COLUMNS[1:][column]} is {numbers[column]}, "
+            f"expected a number, as in {len(lost) - 1} more of {count} rows; copy or download the file again"
         )
-    notes = (counted(len(lost), f"rows of {path.name} hold no numbers and were left out"),) if len(lost) else ()
-    in_tissue, array_row, array_col, pixel_row, pixel_col = values[whole].T
-    return Positions(
-        path=path,
-        barcode=table["barcode"][whole],
-        in_tissue=in_tissue != 0,
-        array_xy=np.column_stack([array_col, array_row]),
-        pixel_xy=np.column_stack([pixel_col, pixel_row]),
-        notes=notes,
-    )
+    notes = (counted(len(lost), f"rows of {path.name} hold no numbers and were left out"),) if lost else ()
+    barcode, in_tissue, array_xy, pixel_xy = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Positions(path, barcode, in_tissue, array_xy, pixel_xy, notes)
+
+
+def _smallest(array_xy: np.ndarray) -> np.ndarray:
+    """Places on the array as int32 where they are whole numbers, of which a slide has millions."""
+    whole = array_xy.astype(np.int32) if (np.abs(array_xy) < 2**31).all() else array_xy
+    return whole if (whole == array_xy).all() else array_xy
 
 
 def _trifle(number: int) -> int:
     return max(1, int(_TRIFLE * number))
 
 
-def _parquet(path: Path) -> dict[str, np.ndarray]:
-    """The columns [N]; NaN where a number is missing."""
+def _parquet(path: Path) -> Iterator[dict[str, np.ndarray]]:
+    """The columns [N], some rows at a time; NaN where a number is missing. Barcodes are bytes (`data_prep.names`) where
+    there are many."""
     import pyarrow
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(io.BytesIO(unpack.read_bytes(path)) if path.suffix == ".gz" else path)
-        names = table.column_names
-        texts = {name: table[name].to_numpy() for name in COLUMNS if name in names}
+        source = io.BytesIO(unpack.read_bytes(path)) if path.suffix == ".gz" else path
+        with pyarrow.parquet.ParquetFile(source) as file:
+            there = file.schema_arrow.names
+            if lacking := [name for name in COLUMNS if name not in there]:
+                raise InputError(
+                    f"{path}: columns are {files.shown(', '.join(there), most=200)}, expected {', '.join(COLUMNS)}; "
+                    "check that this is Space Ranger's tissue_positions.parquet"
+                )
+            del lacking
+            many = file.metadata.num_rows > _ROWS
+            empty = file.schema_arrow.empty_table().select(list(COLUMNS))
+            batches = file.iter_batches(batch_size=_ROWS, columns=list(COLUMNS))
+            yield _numbered(path, empty, as_bytes=many)
+            for batch in batches:
+                yield _numbered(path, pyarrow.Table.from_batches([batch]), as_bytes=many)
     except (pyarrow.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: truncated or not a parquet file ({error}); copy or download it again") from error
-    if len(texts) < len(COLUMNS):
-        raise InputError(
-            f"{path}: columns are {files.shown(', '.join(names), most=200)}, expected {', '.join(COLUMNS)}; "
-            "check that this is Space Ranger's tissue_positions.parquet"
-        )
-    columns = {"barcode": np.asarray(texts["barcode"].astype(str))}
+
+
+def _numbered(path: Path, table: Any, *, as_bytes: bool) -> dict[str, np.ndarray]:
+    barcode = table["barcode"].to_numpy().astype(str)
+    columns = {"barcode": barcode.astype("S") if as_bytes and "".join(barcode).isascii() else barcode}
     for name in COLUMNS[1:]:
         try:
-            columns[name] = np.asarray(texts[name], dtype=np.float64)
+            columns[name] = np.asarray(table[name].to_numpy(), dtype=np.float64)
         except (ValueError, TypeError) as error:
             raise InputError(
                 f"{path}: column {name} is of type {table.schema.field(name).type}, expected numbers; copy or download "
@@ -159,7 +179,7 @@ def join(
     """
     _matrix.check_unique(positions.barcode, positions.path, "barcode")
     barcode, placed, notes = _one_spelling(matrix, positions)
-    places = _matrix.places_of(barcode, placed)
+    places = names.places_of(barcode, placed)
     known = places >= 0
     if not positions.in_tissue.any():
         raise InputError(
@@ -170,7 +190,8 @@ def join(
     if not kept.any():
         raise InputError(
             f"{matrix.path}: none of its {len(places)} barcodes is under tissue in {positions.path} (e.g. "
-            f"{next(iter(matrix.barcode), 'nothing')} against {next(iter(positions.barcode), 'nothing')}); "
+            f"{next(iter(names.texts(matrix.barcode[:1])), 'nothing')} against "
+            f"{next(iter(names.texts(positions.barcode[:1])), 'nothing')}); "
             "matrix and positions belong to different samples"
         )
     off, inside = int((~kept).sum()), int(positions.in_tissue.sum())
@@ -207,8 +228,8 @@ def _check_sample(
 def _one_spelling(matrix: _matrix.CountMatrix, positions: Positions) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Barcodes of both with the library's number (-1) on both or neither, and a note where one lacked it."""
     suffixes = []
-    for path, names in ((matrix.path, matrix.barcode), (positions.path, positions.barcode)):
-        suffixes.append(_suffixes(names))
+    for path, listed in ((matrix.path, matrix.barcode), (positions.path, positions.barcode)):
+        suffixes.append(_suffixes(listed))
         libraries = sorted(suffixes[-1] - {""}, key=lambda suffix: (len(suffix), suffix))
         if len(libraries) > 1:
             raise InputError(
@@ -222,15 +243,16 @@ def _one_spelling(matrix: _matrix.CountMatrix, positions: Positions) -> tuple[np
     return _without_suffix(matrix.barcode), _without_suffix(positions.barcode), (note,)
 
 
-def _suffixes(names: np.ndarray) -> set[str]:
+def _suffixes(listed: np.ndarray) -> set[str]:
     """The numbers of libraries at the barcodes' ends, such as {"-1"}; "" for none. Millions take a second."""
-    if not len(names):
+    if not len(listed):
         return set()
-    first = match.group() if (match := _SUFFIX.search(names[0])) else ""
-    if first and np.char.endswith(names.astype(str), first).all():
+    first = match.group() if (match := _SUFFIX.search(str(names.texts(listed[0])))) else ""
+    end = np.asarray(first, listed.dtype.kind)
+    if first and np.strings.endswith(listed, end).all():
         return {first}
-    return {match.group() if (match := _SUFFIX.search(name)) else "" for name in names.tolist()}
+    return {match.group() if (match := _SUFFIX.search(name)) else "" for name in names.texts(listed).tolist()}
 
 
-def _without_suffix(names: np.ndarray) -> np.ndarray:
-    return np.array([_SUFFIX.sub("", name) for name in names.tolist()], dtype=str)
+def _without_suffix(listed: np.ndarray) -> np.ndarray:
+    return np.array([_SUFFIX.sub("", name) for name in names.texts(listed).tolist()], dtype=str)

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import scipy.sparse
 
 from data_prep import files, genes
+from data_prep.counts import Counts
 from data_prep.errors import InputError
 from data_prep.gene_reference import own_reference
 from data_prep.section import GeneTable
@@ -31,6 +31,8 @@ class Reading:
         bin_blocks: Visium HD: of each size, only blocks of so many bins a side, one every so many um of the array; all
             bins by default.
         elements: SpatialData: which to take where there are several, such as "table=square_008um,image=he".
+        scratch: a folder that is removed once the section has been used: counts that are too many for memory are kept
+            there. Without one, all are read into memory.
     """
 
     um_per_px: float | None = None
@@ -41,10 +43,11 @@ class Reading:
     areas: str | None = None
     bin_blocks: tuple[int, float] | None = None
     elements: str | None = None
+    scratch: Path | None = None
 
     def name_genes(
-        self, names: Sequence[str], counts: scipy.sparse.csr_array, symbols: Sequence[str] | None = None
-    ) -> tuple[GeneTable, scipy.sparse.csr_array, tuple[str, ...]]:
+        self, names: Sequence[str], counts: Counts, symbols: Sequence[str] | None = None
+    ) -> tuple[GeneTable, Counts, tuple[str, ...]]:
         """Gene table, counts [S, G] with one column a gene, and notes, from the names of a file's columns.
 
         Args:

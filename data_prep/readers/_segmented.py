@@ -10,7 +10,8 @@ import scipy.sparse
 from data_prep import files
 from data_prep.counted import counted
 from data_prep.errors import InputError
-from data_prep.readers._matrix import CountMatrix, places_of
+from data_prep.names import places_of
+from data_prep.readers._matrix import CountMatrix
 from data_prep.spots import Spots
 
 

@@ -222,10 +222,14 @@ def matrices(out: Outputs) -> list[_Matrix]:
     return [matrix for *_, matrix in sorted(found)]
 
 
-def read_matrix(out: Outputs) -> _matrix.CountMatrix:
-    """The best matrix of a sample; what was passed over for it is noted."""
+def read_matrix(out: Outputs, scratch: Path | None = None) -> _matrix.CountMatrix:
+    """The best matrix of a sample; what was passed over for it is noted.
+
+    Args:
+        scratch: a folder to keep counts in that are too many for memory.
+    """
     best, *others = matrices(out)
-    matrix = _matrix.read_mtx(best.path, best.prefix) if best.path.is_dir() else _matrix.read_h5(best.path)
+    matrix = _matrix.read_mtx(best.path, best.prefix) if best.path.is_dir() else _matrix.read_h5(best.path, scratch)
     kinds = sorted({other.kind for other in others} - {best.kind})
     notes = [f"{matrix.path.name} is read, the {kind or 'other'} matrix next to it is not" for kind in kinds]
     return dataclasses.replace(matrix, kind=best.kind, notes=(*notes, *matrix.notes))

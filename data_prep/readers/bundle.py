@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import scipy.spatial
 
-from data_prep import files, patch_file
+from data_prep import files, names, patch_file
 from data_prep.counted import counted
 from data_prep.errors import InputError
 from data_prep.readers import _h5ad, _hest_metadata, _legacy, _matrix, _patients, _sections, _text
@@ -76,7 +76,7 @@ def read_section(path: Path, name: str, reading: Reading) -> Section:
     table = _h5ad.read(_files(path, _COUNTS, ".h5ad")[name][0])
     spot_id = table.obs.index.to_numpy(dtype=str)
     _matrix.check_unique(spot_id, table.path, "spot")
-    rows = _matrix.places_of(patches.barcodes, spot_id)
+    rows = names.places_of(patches.barcodes, spot_id)
     if (lost := int(np.sum(rows < 0))) or not len(rows):
         example = f" (e.g. barcode {patches.barcodes[rows < 0][0]})" if lost else ""
         raise InputError(

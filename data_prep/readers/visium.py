@@ -58,10 +58,9 @@ def read_section(path: Path, name: str, reading: Reading) -> Section:
     """One sample: its spots under tissue, in matrix order."""
     out = _samples(path)[name]
     factors = _space_ranger.read_scale_factors(out.need(_space_ranger.FACTORS))
-    positions = _positions.read_positions(out.need(*_positions.FILES))
     patient = _patients.find(path, name)
     array = _barcoded.Array(DISC, SPOT_RADIUS_UM, PITCH_UM, HEXAGONAL, every_spot=True)
-    return _barcoded.read_section(name, out, out, factors, positions, array, patient, reading, layout="visium")
+    return _barcoded.read_section(name, out, out, factors, array, patient, reading, layout="visium")
 
 
 def _samples(path: Path) -> dict[str, _space_ranger.Outputs]:

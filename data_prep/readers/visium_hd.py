@@ -26,7 +26,7 @@ import numpy as np
 
 from data_prep import unpack
 from data_prep.errors import InputError
-from data_prep.readers import _areas, _barcoded, _hd_cells, _patients, _positions, _sections, _space_ranger
+from data_prep.readers import _areas, _barcoded, _hd_cells, _patients, _sections, _space_ranger
 from data_prep.readers._sections import Reading
 from data_prep.readers._space_ranger import Outputs
 from data_prep.section import Section
@@ -134,13 +134,10 @@ def _read_bins(path: Path, name: str, reading: Reading) -> Section:
             f"{factors_path}: bin_size_um is {factors['bin_size_um']}, but the folder is {bins.folder.name}; the file "
             "belongs to another bin size"
         )
-    positions = _positions.read_positions(bins.need(*_positions.FILES))
     patient = _patients.find(path, name, sample=sample.name)
     notes = () if reading.areas else _cell_notes(sample)
     array = _barcoded.Array(SQUARE, size, size, np.ones(2), every_spot=False)
-    return _barcoded.read_section(
-        name, sample, bins, factors, positions, array, patient, reading, layout="visium_hd", notes=notes
-    )
+    return _barcoded.read_section(name, sample, bins, factors, array, patient, reading, layout="visium_hd", notes=notes)
 
 
 def _cell_notes(sample: Outputs) -> tuple[str, ...]:

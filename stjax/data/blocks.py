@@ -10,15 +10,16 @@ on disk so (`Divided`): what reads sections by name knows nothing of blocks, and
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.spatial import KDTree
 
 from data_prep import json_files
-from data_prep.dataset import PatchDataset, RecordSource, SectionTable
+from data_prep.dataset import PatchDataset, RecordSource
 from data_prep.errors import InputError
+from data_prep.section_table import SectionTable
 from data_prep.tissue import BLUR_MARGIN_PX
 from stjax.splits import Split
 
@@ -201,6 +202,14 @@ class Divided(PatchDataset):
     def table(self, name: str) -> SectionTable:
         """Spots and counts of a part, beside all records of the section."""
         return self.whole.table(self.of_whole(name))[self.rows(name)]
+
+    def tables(self, name: str) -> Iterator[SectionTable]:
+        """The same, each of some of the records."""
+        rows, first = self.rows(name), 0
+        for table in self.whole.tables(self.of_whole(name)):
+            stop = first + len(table.spots)
+            yield table[rows[np.searchsorted(rows, first) : np.searchsorted(rows, stop)] - first]
+            first = stop
 
     def source(self, names: Sequence[str]) -> RecordSource:
         """All records of the sections that parts are of."""

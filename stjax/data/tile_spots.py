@@ -14,8 +14,9 @@ import scipy.sparse
 from scipy.spatial import KDTree
 
 from data_prep import csr, records
-from data_prep.dataset import PatchDataset, SectionTable
+from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
+from data_prep.section_table import SectionTable
 from data_prep.spots import DISC, POLYGON, SQUARE, Spots
 
 _SAME_SIZE = 0.05  # sizes that differ by less are one

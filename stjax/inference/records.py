@@ -15,6 +15,7 @@ import numpy as np
 from data_prep import files, json_files
 from data_prep.errors import InputError
 from data_prep.section import Section
+from data_prep.stored import StoredCounts
 
 FORMAT, VERSION = "stjax-prediction", 1
 
@@ -85,6 +86,7 @@ def spots_sha256(section: Section) -> str:
     """SHA-256 of a section's spots and what was measured there."""
     spots, counts = section.spots, section.counts
     digest = hashlib.sha256("\n".join(map(str, spots.id)).encode())
+    assert not isinstance(counts, StoredCounts)  # which are made where a folder is given for them
     of_counts = [counts.indptr, counts.indices, counts.data]
     for array in (spots.xy, spots.kind, spots.size_px, *of_counts, spots.ring_xy):
         digest.update(np.ascontiguousarray(array).data)

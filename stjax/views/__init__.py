@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
     from jax.sharding import Mesh
 
-    from data_prep.dataset import PatchDataset, SectionTable
+    from data_prep.dataset import PatchDataset
     from data_prep.section import Section
+    from data_prep.section_table import SectionTable
     from data_prep.slide import Slide
     from stjax.config import Config
     from stjax.data.fold import Fold

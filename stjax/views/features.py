@@ -14,10 +14,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from data_prep import json_files
-from data_prep.dataset import PatchDataset, SectionTable
+from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from data_prep.json_files import Lacking
 from data_prep.section import Section
+from data_prep.section_table import SectionTable
 from data_prep.slide import Slide
 from stjax import views
 from stjax.data import arrays

@@ -10,9 +10,10 @@ import numpy as np
 
 from data_prep import csr, json_files, patches
 from data_prep.counted import counted
-from data_prep.dataset import PatchDataset, SectionTable
+from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from data_prep.section import Section
+from data_prep.section_table import SectionTable
 from data_prep.slide import Slide
 from data_prep.spots import Spots
 from stjax import baselines, views

@@ -30,10 +30,11 @@ from jax import export
 from jax.sharding import Mesh
 
 from data_prep import files, json_files
-from data_prep.dataset import PatchDataset, SectionTable
+from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from data_prep.json_files import Lacking
 from data_prep.section import Section
+from data_prep.section_table import SectionTable
 from data_prep.slide import Slide
 from stjax import baselines, models, views
 from stjax.data import arrays, lattice

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from data_prep.dataset import PatchDataset, SectionTable
+from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
+from data_prep.section_table import SectionTable
 from data_prep.spots import SQUARE, Spots
 from stjax.data import blocks
 from stjax.data.blocks import Blocks, Field, Rule, cut, divide
@@ -45,14 +46,14 @@ class Slides(PatchDataset):
         super().__init__(Path("memory"), manifest, "hash")
         self.places = {f"S{i}": xy for i, xy in enumerate(places)}
 
-    def table(self, name):
+    def tables(self, name):
         xy, count = self.places[name], len(self.places[name])
         ids = np.array([f"{name}-{i}" for i in range(count)])
         counts = scipy.sparse.csr_array(np.arange(1, count + 1, dtype=np.int32)[:, None])
         zeros = np.zeros((count, 3))
         record, white = np.arange(count, dtype=np.int32), np.zeros(count, np.float32)
         total = np.arange(1, count + 1)
-        return SectionTable(counts, Spots.alike(SQUARE, xy, 4.0, ids), total, record, white, zeros, zeros)
+        yield SectionTable(counts, Spots.alike(SQUARE, xy, 4.0, ids), total, record, white, zeros, zeros)
 
 
 def places(rng):
@@ -237,6 +238,8 @@ def test_parts_are_sections_with_their_own_spots_alone():
         np.testing.assert_array_equal(table.counts.toarray()[:, 0], rows + 1)
         np.testing.assert_array_equal(table.record_of_spot, rows)
         assert divided.section(name)["spots"] == len(rows)
+        (part_of_it,) = divided.tables(name)
+        np.testing.assert_array_equal(part_of_it.spots.id, table.spots.id)
         assert divided.of_whole(name) == "S0"
     assert divided.patients(divided.names) == dict.fromkeys(divided.names, ("P", "unknown"))
     assert divided.content_hash == dataset.content_hash

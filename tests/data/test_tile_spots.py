@@ -7,7 +7,7 @@ import numpy as np
 import scipy.sparse
 
 from data_prep import records
-from data_prep.dataset import SectionTable
+from data_prep.section_table import SectionTable
 from data_prep.spots import Spots
 from stjax.data import tile_spots
 

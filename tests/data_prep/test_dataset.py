@@ -12,9 +12,10 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from data_prep import json_files, records
 from data_prep.build import build
-from data_prep.dataset import PatchDataset, RecordSource, SectionTable, read_manifest
+from data_prep.dataset import PatchDataset, RecordSource, read_manifest
 from data_prep.errors import InputError
 from data_prep.section import GeneTable
+from data_prep.section_table import SectionTable
 from tests.data_prep.tiny_source import write_source
 from tests.mutated_json import mutants, refusal
 

@@ -10,9 +10,10 @@ from PIL import Image
 
 from data_prep import readers, records, tiles
 from data_prep.build import build
-from data_prep.dataset import PatchDataset, SectionTable
+from data_prep.dataset import PatchDataset
 from data_prep.errors import InputError
 from data_prep.section import GeneTable, Section
+from data_prep.section_table import SectionTable
 from data_prep.spots import POLYGON, Spots
 from tests.data_prep.tiny_source import slide_pixels
 
