@@ -51,21 +51,15 @@ def entries_before(counts: Counts, bounds: np.ndarray) -> np.ndarray:
 
 def any_found(counts: Counts) -> bool:
     """Whether a count is above 0."""
-    if isinstance(counts, StoredCounts):
-        return len(counts.rows) > 0 and bool((counts.pointers[1:] > counts.pointers[:-1])[counts.rows].any())
-    return bool(counts.count_nonzero())
+    return counts.any_found() if isinstance(counts, StoredCounts) else bool(counts.count_nonzero())
 
 
 def digest(counts: Counts) -> str:
     """SHA-256 of counts; those on disk have another than the same in memory."""
     found = hashlib.sha256()
-    if not isinstance(counts, StoredCounts):
-        for part in (counts.data, counts.indices, counts.indptr):
-            found.update(np.ascontiguousarray(part).data)
-        return found.hexdigest()
-    for _, slab in _slabs(counts):
-        for part in (slab.data, slab.indices, slab.indptr):
-            found.update(np.ascontiguousarray(part).data)
+    for part in (slab for _, slab in _slabs(counts)) if isinstance(counts, StoredCounts) else [counts]:
+        for array in (part.data, part.indices, part.indptr):
+            found.update(np.ascontiguousarray(array).data)
     return found.hexdigest()
 
 

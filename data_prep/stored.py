@@ -87,6 +87,10 @@ class StoredCounts:
         stored = self.rows[rows].astype(np.int64)
         return self.pointers[stored + 1] - self.pointers[stored]
 
+    def any_found(self) -> bool:
+        """Whether a row has an entry."""
+        return len(self.rows) > 0 and bool((self.pointers[1:] > self.pointers[:-1])[self.rows].any())
+
     def chosen(self, rows: np.ndarray) -> "StoredCounts":
         """Some of the rows, still on disk."""
         return dataclasses.replace(self, rows=self.rows[rows])

@@ -25,9 +25,9 @@ from data_prep.section_table import SectionTable
 
 VERSION = "2.0.0"  # of the TFDS data set: raised when the records change
 THUMBNAIL_PX = 1024
-# One record a group, so that any record is read alone; JPEG does not shrink further.
 _SCRATCH = ".scratch"
 PART_SPOTS, PART_ENTRIES = 1 << 20, 1 << 25  # of a part of a table, unless one record has more
+# One record a group, so that any record is read alone; JPEG does not shrink further.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 
 

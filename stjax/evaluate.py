@@ -237,7 +237,7 @@ def predicted(
     predicting = [under_protocols.loosest(each) for each in runs] if options.protocol == "all" else runs
     how = {"sizes_um": asked.sizes_um, "max_spots": options.max_spots, "features": asked.features.scored}
     found = members.predict_sections(predicting, asked.dataset, asked.sections, **how, beside=patch_model)
-    found = members.with_trained_size(predicting, found, audit.opened(run.fold))
+    found = members.with_trained_size(predicting, found, lambda: audit.opened(run.fold))
     if options.demo_truth is None:
         return found
     from stjax.evaluation.demo_truth import without_noise  # the generator is for the demo alone

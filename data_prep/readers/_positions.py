@@ -95,12 +95,11 @@ def _parquet(path: Path) -> Iterator[dict[str, np.ndarray]]:
         source = io.BytesIO(unpack.read_bytes(path)) if path.suffix == ".gz" else path
         with pyarrow.parquet.ParquetFile(source) as file:
             there = file.schema_arrow.names
-            if lacking := [name for name in COLUMNS if name not in there]:
+            if not set(COLUMNS) <= set(there):
                 raise InputError(
                     f"{path}: columns are {files.shown(', '.join(there), most=200)}, expected {', '.join(COLUMNS)}; "
                     "check that this is Space Ranger's tissue_positions.parquet"
                 )
-            del lacking
             many = file.metadata.num_rows > _ROWS
             empty = file.schema_arrow.empty_table().select(list(COLUMNS))
             batches = file.iter_batches(batch_size=_ROWS, columns=list(COLUMNS))

@@ -61,12 +61,11 @@ def joined(
             f"{path}: none of its cells is in {matrix.path.name} (e.g. {files.shown(rows.example)} against "
             f"{files.shown(str(next(iter(matrix.barcode), 'nothing')))}); the two belong to different runs"
         )
-    spots, short = _outlined(xy, start, place, matrix.barcode)
+    spots, row, short = _outlined(xy, start, place, matrix.barcode)
     if not len(spots):
         raise InputError(
             f"{path}: holds no outline of 3 points or more; copy it again, or pool with --areas squares:100"
         )
-    row = places_of(spots.id, matrix.barcode)
     texts = (
         (rows.lost, f"cells of {path.name} are not in {matrix.path.name} and were left out"),
         (short, "outlines of fewer than 3 points were left out"),
@@ -75,8 +74,8 @@ def joined(
     return spots, matrix.counts[row], tuple(counted(number, text) for number, text in texts if number)
 
 
-def _outlined(xy: np.ndarray, start: np.ndarray, place: np.ndarray, names: np.ndarray) -> tuple[Spots, int]:
-    """Polygons in the order of `names`, and how many rings are too short for one."""
+def _outlined(xy: np.ndarray, start: np.ndarray, place: np.ndarray, names: np.ndarray) -> tuple[Spots, np.ndarray, int]:
+    """Polygons in the order of `names`, the position of each there, and how many rings are too short for one."""
     stop = np.append(start[1:], len(xy))
     closed = stop - start > 1
     closed[closed] = np.all(xy[start[closed]] == xy[stop[closed] - 1], axis=1)
@@ -87,4 +86,5 @@ def _outlined(xy: np.ndarray, start: np.ndarray, place: np.ndarray, names: np.nd
     of_cell: dict[int, list[np.ndarray]] = {}
     for ring in order.tolist():
         of_cell.setdefault(int(place[ring]), []).append(xy[start[ring] : stop[ring]])
-    return Spots.polygons(list(of_cell.values()), names[list(of_cell)]), int(np.sum(~whole))
+    row = np.array(list(of_cell), np.int64)
+    return Spots.polygons(list(of_cell.values()), names[row]), row, int(np.sum(~whole))

@@ -199,12 +199,8 @@ class Divided(PatchDataset):
         """As `PatchDataset` says."""
         return self._found[self.section(name)["name"]][2]
 
-    def table(self, name: str) -> SectionTable:
-        """Spots and counts of a part, beside all records of the section."""
-        return self.whole.table(self.of_whole(name))[self.rows(name)]
-
     def tables(self, name: str) -> Iterator[SectionTable]:
-        """The same, each of some of the records."""
+        """Spots and counts of a part, beside all records of the section: some of the records at a time."""
         rows, first = self.rows(name), 0
         for table in self.whole.tables(self.of_whole(name)):
             stop = first + len(table.spots)

@@ -1,7 +1,7 @@
 """The mean of several runs' predictions: seeds, or folds of a cross-validation."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -83,18 +83,21 @@ def predict_sections(
     return result
 
 
-def with_trained_size(runs: Sequence[Run], found: Sequence[Found], own: PatchDataset | None) -> list[Found]:
+def with_trained_size(
+    runs: Sequence[Run], found: Sequence[Found], opened: Callable[[], PatchDataset | None]
+) -> list[Found]:
     """The sections; and where their data has no spots of a size that the model was trained on, what it predicts for
     such spots of the same slide in its own data.
 
     Args:
-        own: what the first run was trained on; None where that is gone.
+        opened: what the first run was trained on, None where that is gone; called where it is needed, as opening checks
+            every file.
     """
     run, predictions = runs[0], [each.prediction for each in found]
     sizes = run.view.trained_sizes_um(run.fold)
     lacking = {each.slide for each in predictions if not scoring.of_sizes(predictions, each.slide, sizes)}
-    sections = [] if own is None or not sizes else own.sections
-    names = [section["name"] for section in sections if section["image"]["sha256"] in lacking]
+    own = opened() if sizes and lacking else None
+    names = [] if own is None else [each["name"] for each in own.sections if each["image"]["sha256"] in lacking]
     if own is None or not names:
         return list(found)
     try:

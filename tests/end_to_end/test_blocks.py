@@ -94,8 +94,8 @@ class Poisoned(PatchDataset):
         super().__init__(whole.path, whole.manifest, whole.content_hash)
         self.blocks = blocks
 
-    def table(self, name):
-        table, runs = super().table(name), self.blocks.parts[name]
+    def tables(self, name):
+        (table,), runs = super().tables(name), self.blocks.parts[name]
         other = np.repeat(runs["part"], runs["length"]) > 0
         counts = table.counts.toarray()
         counts[other] = 7 * counts[other, ::-1] + 1
@@ -106,7 +106,7 @@ class Poisoned(PatchDataset):
         mean[image], square[image] = 3.0, 5000.0
         total = np.where(other, counts.sum(axis=1), table.total_counts)
         made = {"counts": type(table.counts)(counts), "total_counts": total}
-        return dataclasses.replace(table, **made, channel_mean=mean, channel_mean_square=square)
+        yield dataclasses.replace(table, **made, channel_mean=mean, channel_mean_square=square)
 
 
 @pytest.mark.parametrize("kind", ["patches", "features", "tiles"])

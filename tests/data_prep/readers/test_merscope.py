@@ -16,12 +16,13 @@ import scipy.sparse
 import scipy.spatial
 from PIL import Image
 
-from data_prep import demo, demo_aligned, demo_cells, demo_merscope, demo_tissue, readers
+from data_prep import demo_aligned, demo_cells, demo_merscope, readers
 from data_prep.demo_layouts import DemoSection
 from data_prep.errors import InputError
 from data_prep.readers import _delimited
-from data_prep.section import Section
+from tests.data_prep.readers import molecules
 from tests.data_prep.readers.conftest import Source
+from tests.data_prep.readers.molecules import check_cells, check_squares, in_order
 
 merscope = readers.reader("merscope")
 BLANKS = 6
@@ -29,9 +30,7 @@ BLANKS = 6
 
 @pytest.fixture(scope="module")
 def truth() -> DemoSection:
-    """Section A1 of the demo sources of this folder's tests."""
-    recipe = demo.Recipe("merscope", 2, 1, 4, 4.0, seed=1)
-    return demo.make_section(recipe, demo_tissue.biology(), 0, 0)
+    return molecules.truth("merscope")
 
 
 @pytest.fixture
@@ -44,12 +43,6 @@ def small(source: Source) -> Path:
             kept = [next(file) for _ in range(lines)]
         (root / "A1" / name).write_text("".join(kept))
     return root
-
-
-def in_order(section: Section, made: DemoSection) -> scipy.sparse.csr_array:
-    """Counts over the demo's genes."""
-    column = {key: index for index, key in enumerate(section.genes.ensembl_id.tolist())}
-    return section.counts[:, [column[key] for key in made.genes.ensembl_id.tolist()]]
 
 
 def boundaries(root: Path) -> pyarrow.Table:
@@ -71,19 +64,8 @@ def polygon(*rings: np.ndarray, kind: int = 3) -> bytes:
 
 
 def test_cells_have_their_own_counts_and_the_outlines_of_their_middle_plane(source: Source, truth: DemoSection) -> None:
-    section, cells = merscope.read_section(source("merscope"), "A1"), truth.tissue.cells
-    inside = demo_cells.owner(cells, truth.molecule_xy_um)
-    expected = demo_cells.counts(inside, truth.molecule_gene, (len(cells.type), len(truth.genes)))
-    cell = np.argmin(np.linalg.norm(section.spots.xy[:, None] * 4.0 - cells.xy_um, axis=2), axis=1)
-    assert sorted(cell) == list(range(len(cells.type)))
-    assert abs(in_order(section, truth) - expected[cell]).sum() == 0
-    assert section.counts.sum() == np.sum(inside >= 0) > 1000
-    outlines = demo_cells.outlines_um(cells)
-    for spot in (0, 1, len(cell) - 1):
-        (ring,) = section.spots.rings(spot)
-        np.testing.assert_allclose(ring * 4.0, outlines[cell[spot]], atol=1e-6)
-    assert section.um_per_px == pytest.approx(4.0)
-    assert section.um_per_px_source == "file"
+    section = merscope.read_section(source("merscope"), "A1")
+    check_cells(section, truth)
     assert all(int(spot) > 2**53 for spot in section.spots.id.tolist())
     (note,) = [note for note in section.notes if "Blank" in note]
     assert note.startswith(f"{BLANKS} Blank control columns of cell_by_gene.csv were left out, with ")
@@ -91,13 +73,8 @@ def test_cells_have_their_own_counts_and_the_outlines_of_their_middle_plane(sour
 
 def test_squares_hold_the_molecules_in_them(source: Source, truth: DemoSection) -> None:
     section = merscope.read_section(source("merscope"), "A1", areas="squares:100")
-    column, row = np.floor(truth.molecule_xy_um.astype(float) / 100).astype(int).T
-    places = {spot: index for index, spot in enumerate(section.spots.id.tolist())}
-    at = np.array([places[f"r{r}_c{c}"] for r, c in zip(row, column, strict=True)])
-    expected = demo_cells.counts(at, truth.molecule_gene, (len(places), len(truth.genes)))
-    assert abs(in_order(section, truth) - expected).sum() == 0
-    np.testing.assert_allclose(section.spots.across_um(4.0), 100)
-    assert f"{len(at) // 100} transcripts of Blank controls were left out" in section.notes
+    check_squares(section, truth)
+    assert f"{len(truth.molecule_gene) // 100} transcripts of Blank controls were left out" in section.notes
 
 
 def test_discs_hold_the_molecules_in_them(source: Source, truth: DemoSection) -> None:

@@ -6,23 +6,15 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-import scipy.sparse
 from PIL import Image
 
-from data_prep import build, demo, demo_aligned, demo_cells, demo_tissue, demo_xenium, readers
+from data_prep import build, demo_aligned, demo_cells, demo_xenium, readers
 from data_prep.dataset import PatchDataset
-from data_prep.demo_layouts import DemoSection
 from data_prep.errors import InputError
-from data_prep.section import Section
 from tests.data_prep.readers.conftest import Source
+from tests.data_prep.readers.molecules import check_cells, check_squares, in_order, truth
 
 xenium = readers.reader("xenium")
-
-
-def truth() -> DemoSection:
-    """Section A1 of the demo sources of this folder's tests."""
-    recipe = demo.Recipe("xenium", 2, 1, 4, 4.0, seed=1)
-    return demo.make_section(recipe, demo_tissue.biology(), 0, 0)
 
 
 def alignment_of(root: Path) -> Path:
@@ -34,42 +26,18 @@ def write_alignment(root: Path, matrix: np.ndarray) -> None:
     alignment_of(root).write_text("\n".join(rows) + "\n")
 
 
-def in_order(section: Section, made: DemoSection) -> scipy.sparse.csr_array:
-    """Counts over the demo's genes."""
-    column = {key: index for index, key in enumerate(section.genes.ensembl_id.tolist())}
-    return section.counts[:, [column[key] for key in made.genes.ensembl_id.tolist()]]
-
-
 def test_cells_have_their_own_counts_and_outlines(source: Source) -> None:
-    section, made = xenium.read_section(source("xenium"), "A1"), truth()
-    cells = made.tissue.cells
-    inside = demo_cells.owner(cells, made.molecule_xy_um)
-    expected = demo_cells.counts(inside, made.molecule_gene, (len(cells.type), len(made.genes)))
-    cell = np.argmin(np.linalg.norm(section.spots.xy[:, None] * 4.0 - cells.xy_um, axis=2), axis=1)
-    assert sorted(cell) == list(range(len(cells.type)))
-    assert abs(in_order(section, made) - expected[cell]).sum() == 0
-    assert section.counts.sum() == np.sum(inside >= 0) > 1000
-    outlines = demo_cells.outlines_um(cells)
-    for spot in (0, 1, len(cell) - 1):
-        (ring,) = section.spots.rings(spot)
-        np.testing.assert_allclose(ring * 4.0, outlines[cell[spot]], atol=1e-6)
-    assert section.um_per_px == pytest.approx(4.0)
-    assert section.um_per_px_source == "file"
+    check_cells(xenium.read_section(source("xenium"), "A1"), truth("xenium"))
 
 
 def test_squares_hold_the_molecules_in_them(source: Source) -> None:
-    section, made = xenium.read_section(source("xenium"), "A1", areas="squares:100"), truth()
-    column, row = np.floor(made.molecule_xy_um.astype(float) / 100).astype(int).T
-    places = {spot: index for index, spot in enumerate(section.spots.id.tolist())}
-    at = np.array([places[f"r{r}_c{c}"] for r, c in zip(row, column, strict=True)])
-    expected = demo_cells.counts(at, made.molecule_gene, (len(places), len(made.genes)))
-    assert abs(in_order(section, made) - expected).sum() == 0
-    np.testing.assert_allclose(section.spots.across_um(4.0), 100)
+    section = xenium.read_section(source("xenium"), "A1", areas="squares:100")
+    check_squares(section, truth("xenium"))
     assert any("quality under 20" in note for note in section.notes)
 
 
 def test_discs_hold_the_molecules_in_them(source: Source) -> None:
-    section, made = xenium.read_section(source("xenium"), "A1", areas="discs:55:100"), truth()
+    section, made = xenium.read_section(source("xenium"), "A1", areas="discs:55:100"), truth("xenium")
     distance = np.linalg.norm(made.molecule_xy_um[:, None] - section.spots.xy * 4.0, axis=2)
     nearest = np.argmin(distance, axis=1)
     at = np.where(distance.min(axis=1) <= 27.5, nearest, -1)
@@ -85,9 +53,9 @@ def test_discs_hold_the_molecules_in_them(source: Source) -> None:
 def test_an_image_that_was_mirrored_has_mirrored_cells(source: Source) -> None:
     root = source("xenium")
     before = xenium.read_section(root, "A1")
-    width = truth().image.shape[1]
+    width = truth("xenium").image.shape[1]
     mirror = np.array([[-1.0, 0.0, width], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    write_alignment(root, demo_aligned.alignment(truth(), demo_xenium.PIXEL_UM) @ mirror)
+    write_alignment(root, demo_aligned.alignment(truth("xenium"), demo_xenium.PIXEL_UM) @ mirror)
     after = xenium.read_section(root, "A1")
     np.testing.assert_allclose(after.spots.xy, before.spots.xy * [-1, 1] + [width, 0], atol=1e-6)
     assert after.um_per_px == pytest.approx(before.um_per_px)
