@@ -192,7 +192,7 @@ def test_raw_sections_are_stain_normalised_as_the_training_slides_were(tmp_path)
     np.testing.assert_allclose(raw[prepared.obs_names].X, prepared.X, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("protocol", ["brstnet_paper", "brstnet_code"])
+@pytest.mark.parametrize("protocol", ["brstnet_paper", pytest.param("brstnet_code", marks=pytest.mark.slow)])
 def test_the_published_protocols_train_and_evaluate(protocol, dataset, tmp_path, capsys):
     config = built_in("tiny")
     config.update(

@@ -165,7 +165,7 @@ def test_bare_slides_have_a_lattice_of_their_own_and_need_the_encoder(runs, demo
     assert np.ptp(found.X, axis=0).max() > 0
 
 
-@pytest.mark.parametrize("kind", ["some", "images"])
+@pytest.mark.parametrize("kind", ["some", pytest.param("images", marks=pytest.mark.slow)])
 def test_any_number_of_devices_trains_alike(kind, demo_data, small_encoder, tmp_path):
     variant, per_item = KINDS[kind]
     losses = {}

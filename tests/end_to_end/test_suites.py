@@ -15,7 +15,7 @@ from stjax.evaluation import hest_scores
 from stjax.suites import stp
 from tests.conftest import command
 
-IN_CI = {  # a run of each suite, mostly its cheapest: a slow test has all runs
+ONE = {  # a run of each suite, mostly its cheapest: a slow test has all runs
     "brstnet": "enet_b0_aux/fold_0",
     "comparators": "her2st/ridge/A",
     "cross_scale": "ridge",
@@ -26,6 +26,7 @@ IN_CI = {  # a run of each suite, mostly its cheapest: a slow test has all runs
     "stnet": "BC90001",
     "stp": "published/ridge/BRCA/fold_0",
 }
+IN_CI = ("comparators", "stp")  # of the others one run is a slow test too
 FILES = ("suite.json", "table.csv", "table.md", "table.tex", "report.html")
 
 
@@ -54,10 +55,12 @@ def scored_by_slide(folder: Path, part: str, key: str) -> float | None:
     return float(np.mean(slides))
 
 
-@pytest.mark.parametrize("name", suites.names())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in IN_CI else pytest.mark.slow) for name in suites.names()]
+)
 def test_a_run_of_a_tiny_suite_and_its_table(name: str, tmp_path: Path, cache: Path) -> None:
-    runs = tabled(name, tmp_path / "out", cache, f"--only={IN_CI[name]}")
-    assert [run["name"] for run in runs if run["status"] == "done"] == [IN_CI[name]]
+    runs = tabled(name, tmp_path / "out", cache, f"--only={ONE[name]}")
+    assert [run["name"] for run in runs if run["status"] == "done"] == [ONE[name]]
 
 
 @pytest.mark.slow

@@ -55,6 +55,7 @@ def test_training_on_made_spots_scores_the_held_out_slide(run):
     assert raw["amae"] > 0  # a model of rates predicts counts, so its prediction has raw units too
 
 
+@pytest.mark.slow
 def test_evaluation_at_every_size_beside_the_nearest_spot_and_a_model_of_patches(run, slides, cache):
     folder, _ = run
     patch_run = slides / "patch_run"

@@ -177,6 +177,7 @@ def test_shuffled_vectors_destroy_prediction_of_genes_never_seen_and_not_of_thos
         assert scores[1] < 0.3
 
 
+@pytest.mark.slow
 def test_it_learns_a_tiny_set_by_heart(world):
     keywords, vectors, _ = world
     noise = np.random.default_rng(9).normal(size=(1, 40, len(vectors)))
