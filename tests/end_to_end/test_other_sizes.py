@@ -22,7 +22,7 @@ KINDS = {  # needs, and spots of an item; of a model of patches none
     "whole": ("image+grid", 0),
     "some": ("features+near+grid", 8),
 }
-EACH = [pytest.param(kind, marks=pytest.mark.slow) if kind == "whole" else kind for kind in KINDS]
+EACH = [kind if kind == "some" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 SIZES = ("2", "8", "16")
 
 
@@ -94,7 +94,7 @@ def test_without_spots_of_the_trained_size_the_nearest_are_those_of_a_lattice_of
     assert set(result["sizes_um"]) == {"8"}
 
 
-@pytest.mark.parametrize("kind", ["whole", "some"])
+@pytest.mark.parametrize("kind", EACH[1:])
 def test_a_section_of_finer_bins_is_asked_about_on_lattices_of_the_training_pitch(runs, slides, kind):
     run = workdir.Run.load(runs(kind))
     dataset = run.open_dataset(slides / "all")

@@ -1,6 +1,6 @@
 """Damaged inputs, always the same: each is refused in one line or accepted. And what the fuzzer itself finds.
 
-600 of them by default, of which slow tests have 2,000.
+300 of them by default, of which slow tests have 2,000.
 """
 
 import json
@@ -19,7 +19,7 @@ from tests.fuzz import runner, targets, worker
 from tests.fuzz.targets import TARGETS, Target
 from tests.fuzz.worker import Job, Limits
 
-EACH = -(-600 // len(TARGETS))  # cases of a target
+EACH = -(-300 // len(TARGETS))  # cases of a target
 MORE = -(-2000 // len(TARGETS))  # of slow tests
 
 

@@ -159,7 +159,7 @@ def pcc(model, world):
     return np.mean([np.corrcoef(found[:, g], wanted[:, g])[0, 1] for g in range(MAIN)])
 
 
-@pytest.mark.parametrize("genes", ["panel", "zero_shot"])
+@pytest.mark.parametrize("genes", [pytest.param("panel", marks=pytest.mark.slow), "zero_shot"])
 def test_shuffled_vectors_destroy_prediction_of_genes_never_seen_and_not_of_those_learnt(world, genes):
     vectors, rng = world[1], np.random.default_rng(3)
     shuffled = vectors[rng.permutation(len(vectors))]
