@@ -36,8 +36,8 @@ TILES = Data(
     {patient: tuple(f"{patient}1_{size:03d}um" for size in SIZES_UM) for patient in "ABCDEF"}, 60_000,
 )  # fmt: skip
 OF_PATCHES = ("b0_aux", "stnet")
-# F is stained more strongly than the five slides to learn from: predictions of networks of patches, trained from random
-# weights, would be off by ten times.
+# F is stained more strongly than the five slides to learn from, where networks of patches, trained from random weights,
+# go astray: without this b0's squared error is ten times the mean predictor's.
 STAINED = {"augmentation__stain": 0.2}
 TINY = (comparators.RIDGE, "EGGN")  # rows of --tiny
 FEATURES = {"lite0": comparators.SPOT, "lite0_around": Embedding("lite0_around", comparators.ENCODER, context=3)}
