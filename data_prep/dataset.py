@@ -9,7 +9,7 @@ thumbnails/<split>.jpg
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,9 +19,10 @@ from data_prep.errors import InputError
 from data_prep.json_files import Each, Lacking, Maybe
 from data_prep.patients import ORIGINS, UNKNOWN
 from data_prep.section import GeneTable
-from data_prep.section_table import SectionTable
+from data_prep.section_table import SectionSpots, SectionTable
 
 Patients = dict[str, tuple[str, str]]  # section -> patient, and how that is known
+_Table = TypeVar("_Table", bound=SectionSpots)
 
 FORMAT, FORMAT_VERSION = "stjax-dataset", 2
 _READ = (1, FORMAT_VERSION)  # records of version 1 hold counts too, and tables no outlines
@@ -235,18 +236,36 @@ class PatchDataset:
         Raises:
             InputError: no such section, or its table is missing or damaged.
         """
+        for table in self._parts(name, SectionTable):
+            if (genes := shape_of(table.counts)[1]) != len(self.genes):
+                raise InputError(
+                    f"Section {name!r}: its table has {genes} genes, the manifest {len(self.genes)}; {_REMEDY}"
+                )
+            yield table
+
+    def spot_tables(self, name: str) -> Iterator[SectionSpots]:
+        """`tables` without counts, which are most of them and are not read."""
+        return self._parts(name, SectionSpots)
+
+    def _parts(self, name: str, kind: type[_Table]) -> Iterator[_Table]:
         entry = self.section(name)
         for part in table_files(entry):
             _check_file(self.path, part, name=name, verify=True)
-            table = SectionTable.load(self.path / part["file"])
-            found = (len(table.spots), shape_of(table.counts)[1], len(table.white_fraction))
+            table = kind.load(self.path / part["file"])
+            found = len(table.spots), len(table.white_fraction)
             spots, count = (part.get(key, entry[key]) for key in ("spots", "records"))
-            if found != (spots, len(self.genes), count):
+            if found != (spots, count):
                 raise InputError(
-                    f"Section {name!r}: its table has {found[0]} spots, {found[1]} genes and {found[2]} records, the "
-                    f"manifest {spots}, {len(self.genes)} and {count}; {_REMEDY}"
+                    f"Section {name!r}: its table has {found[0]} spots and {found[1]} records, the manifest {spots} "
+                    f"and {count}; {_REMEDY}"
                 )
             yield table
+
+    def image_moments(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """[R, 3] mean, and mean square, of the pixels of each record's image, 0 to 255."""
+        found = [(table.channel_mean, table.channel_mean_square) for table in self.spot_tables(name)]
+        mean, mean_square = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return mean, mean_square
 
     def source(self, names: Sequence[str]) -> RecordSource:
         """Records of the named sections in that order; within one, in the order of its table."""

@@ -1,9 +1,12 @@
-"""The table of a section, or of some of its records: spots and counts, and statistics of its images."""
+"""The table of a section, or of some of its records: spots and counts, and statistics of its images.
+
+Counts are most of it: `SectionSpots` is the table without them, for whoever needs none.
+"""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import scipy.sparse
@@ -21,23 +24,21 @@ _FIGURES = {
     "channel_mean": ("f", 2),
     "channel_mean_square": ("f", 2),
 }
-_TABLE = ARRAYS | _FIGURES | csr.ARRAYS
+_SPOTS = ARRAYS | _FIGURES
 
 
 @dataclasses.dataclass(frozen=True)
-class SectionTable:
+class SectionSpots:
     """The spots of a section in record order, and statistics of its records.
 
     Attributes:
-        counts: [S, G] int32 raw counts, CSR over the data set's genes.
         spots: [S], in full-resolution pixels.
         total_counts: [S] int64, all genes, before any gene was removed.
-        record_of_spot: [S] int32, the record that holds the spot, counted within the section.
+        record_of_spot: [S] int32, the record that holds the spot, counted within the section; ascending.
         white_fraction: [R] float32.
         channel_mean, channel_mean_square: [R, 3] float64, of each record's stored pixels, 0 to 255.
     """
 
-    counts: scipy.sparse.csr_array
     spots: Spots
     total_counts: np.ndarray
     record_of_spot: np.ndarray
@@ -45,53 +46,52 @@ class SectionTable:
     channel_mean: np.ndarray
     channel_mean_square: np.ndarray
 
-    def __getitem__(self, rows: np.ndarray) -> "SectionTable":
+    def __getitem__(self, rows: np.ndarray) -> Self:
         """Of some of the spots, beside all records."""
-        per_spot = {name: getattr(self, name)[rows] for name in ("counts", "spots", "total_counts", "record_of_spot")}
-        return dataclasses.replace(self, **per_spot)
+        return dataclasses.replace(self, **self._of_spots(rows))
 
-    def save(self, path: Path) -> None:
-        """Write as .npz, counts and gene indices in the smallest type that holds them."""
-        figures = {name: getattr(self, name) for name in _FIGURES}
-        arrays: dict[str, Any] = {**self.spots.to_arrays(), **figures, **csr.to_arrays(self.counts)}
-        np.savez_compressed(path, **arrays)
+    def _of_spots(self, rows: np.ndarray) -> dict[str, Any]:
+        return {name: getattr(self, name)[rows] for name in ("spots", "total_counts", "record_of_spot")}
 
     @classmethod
-    def load(cls, path: Path) -> "SectionTable":
-        """Read what `save` wrote.
+    def load(cls, path: Path) -> Self:
+        """Read what `SectionTable.save` wrote, but for what this class leaves out.
 
         Raises:
             InputError: damaged, or no table of a section.
         """
-        arrays = npz.read(path, _TABLE, optional=OUTLINES, remedy=_REMEDY)
-        table = cls(
-            counts=csr.from_arrays(arrays, origin=f"{path}", remedy=_REMEDY),
-            spots=Spots.from_arrays(arrays, origin=f"{path}", remedy=_REMEDY),
-            **{name: arrays[name] for name in _FIGURES},
-        )
+        arrays = npz.read(path, cls._expected(), optional=OUTLINES, remedy=_REMEDY)
+        table = cls(**cls._fields(arrays, f"{path}"))
         if fault := table.fault():
             raise InputError(f"{path}: {fault}; {_REMEDY}")
         return table
 
     @classmethod
-    def join(cls, parts: Sequence["SectionTable"]) -> "SectionTable":
+    def _expected(cls) -> Mapping[str, tuple[str, int]]:
+        return _SPOTS
+
+    @classmethod
+    def _fields(cls, arrays: Mapping[str, np.ndarray], origin: str) -> dict[str, Any]:
+        spots = Spots.from_arrays(arrays, origin=origin, remedy=_REMEDY)
+        return {"spots": spots} | {name: arrays[name] for name in _FIGURES}
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
         """The table of all records, from those of consecutive ones."""
-        if len(parts) == 1:
-            return parts[0]
+        return parts[0] if len(parts) == 1 else cls(**cls._joined(parts))
+
+    @classmethod
+    def _joined(cls, parts: Sequence[Self]) -> dict[str, Any]:
         first = np.cumsum([0, *(len(part.white_fraction) for part in parts)])
         numbered = [part.record_of_spot + start for part, start in zip(parts, first, strict=False)]
         figures = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _FIGURES}
-        return cls(
-            counts=csr.stack([part.counts for part in parts]),
-            spots=Spots.concatenate([part.spots for part in parts]),
-            **(figures | {"record_of_spot": np.concatenate(numbered).astype(np.int32)}),
-        )
+        spots = Spots.concatenate([part.spots for part in parts])
+        return {"spots": spots, **figures, "record_of_spot": np.concatenate(numbered).astype(np.int32)}
 
     def fault(self) -> str:
         """Why its parts are not those of one section, "" if they are."""
         count, records = len(self.spots), len(self.white_fraction)
         expected = {
-            "counts": (count, shape_of(self.counts)[1]),
             **dict.fromkeys(("total_counts", "record_of_spot"), (count,)),
             **dict.fromkeys(("channel_mean", "channel_mean_square"), (records, 3)),
         }
@@ -106,3 +106,41 @@ class SectionTable:
         if count and not (self.record_of_spot.min() >= 0 and self.record_of_spot.max() < records):
             return f"a spot is in a record that is none of its {records}"
         return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class SectionTable(SectionSpots):
+    """The same with counts.
+
+    Attributes:
+        counts: [S, G] int32 raw counts, CSR over the data set's genes.
+    """
+
+    counts: scipy.sparse.csr_array
+
+    def _of_spots(self, rows: np.ndarray) -> dict[str, Any]:
+        return super()._of_spots(rows) | {"counts": self.counts[rows]}
+
+    def save(self, path: Path) -> None:
+        """Write as .npz, counts and gene indices in the smallest type that holds them."""
+        figures = {name: getattr(self, name) for name in _FIGURES}
+        arrays: dict[str, Any] = {**self.spots.to_arrays(), **figures, **csr.to_arrays(self.counts)}
+        np.savez_compressed(path, **arrays)
+
+    @classmethod
+    def _expected(cls) -> Mapping[str, tuple[str, int]]:
+        return _SPOTS | csr.ARRAYS
+
+    @classmethod
+    def _fields(cls, arrays: Mapping[str, np.ndarray], origin: str) -> dict[str, Any]:
+        return super()._fields(arrays, origin) | {"counts": csr.from_arrays(arrays, origin=origin, remedy=_REMEDY)}
+
+    @classmethod
+    def _joined(cls, parts: Sequence[Self]) -> dict[str, Any]:
+        return super()._joined(parts) | {"counts": csr.stack([part.counts for part in parts])}
+
+    def fault(self) -> str:
+        """As `SectionSpots` says."""
+        if (found := shape_of(self.counts)[0]) != len(self.spots):
+            return f"counts are of {found} spots, beside {len(self.spots)} spots"
+        return super().fault()

@@ -27,7 +27,6 @@ from data_prep.counted import counted
 from data_prep.dataset import PatchDataset, Patients
 from data_prep.errors import InputError
 from data_prep.patients import not_stated, spelling_key
-from data_prep.section_table import SectionTable
 from stjax import checkpoint, log_file, progress, views, workdir
 from stjax import config as configs
 from stjax.config import Config
@@ -214,11 +213,11 @@ def _duplicates(run: Audited, dataset: PatchDataset, theirs: Sequence[str], ours
     training = run.trained_on
     assert training is not None
     parts = run.fold.blocks is not None and dataset.content_hash == run.fold.content_hash
-    tables = {name: _telling_spots(training.table(name), training) for name in ours}
+    tables = {name: _telling_spots(training, name) for name in ours}
     pictures = {name: _picture(training, name) for name in ours}
     found = []
     for name in theirs:
-        spots, picture = _telling_spots(dataset.table(name), dataset), _picture(dataset, name)
+        spots, picture = _telling_spots(dataset, name), _picture(dataset, name)
         for other in ours:
             same = dataset.section(name)["image"]["sha256"] == training.section(other)["image"]["sha256"]
             if same and parts:
@@ -240,12 +239,15 @@ def _shown_alike(run: Audited, dataset: PatchDataset, name: str, other: str) -> 
     return [counted(count, f"spots of {name} are shown tissue that is shown for spots of {other}")] if count else []
 
 
-def _telling_spots(table: SectionTable, dataset: PatchDataset) -> set[int]:
-    """A number for the counts of each spot that has enough of them to be known by them."""
+def _telling_spots(dataset: PatchDataset, name: str) -> set[int]:
+    """A number for the counts of each spot of a section that has enough of them to be known by them."""
     pairs = zip(dataset.genes.ensembl_id, dataset.genes.symbol, strict=True)
     weights = np.array([zlib.crc32((ensembl_id or symbol).encode()) for ensembl_id, symbol in pairs], np.uint64)
-    telling: Any = table.counts[table.total_counts >= _TELLING_COUNTS]
-    return set((telling.astype(np.uint64) @ weights).tolist())  # sums wrap around: any 64 bits do
+    found: set[int] = set()
+    for table in dataset.tables(name):
+        telling: Any = table.counts[table.total_counts >= _TELLING_COUNTS]
+        found.update((telling.astype(np.uint64) @ weights).tolist())  # sums wrap around: any 64 bits do
+    return found
 
 
 def _picture(dataset: PatchDataset, name: str) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 
 from data_prep import json_files
 from data_prep.errors import InputError
-from stjax.targets import RANKINGS, TRANSFORMS
+from stjax.targets import RANKINGS, TRANSFORMS, Moments
 
 # What no published recipe here has; also what runs were trained with before these settings existed.
 WITHOUT: Mapping[str, Any] = MappingProxyType({"warmup_steps": 0, "max_gradient_norm": 0.0, "ema_decay": 0.0})
@@ -99,9 +99,9 @@ class Protocol:
         """Raw counts [..., G] and spot totals [..., 1] over `num_genes` genes to the protocol's expression units."""
         return TRANSFORMS[self.target](counts, total, num_genes)
 
-    def rank_genes(self, counts: Any, eligible: np.ndarray) -> np.ndarray:
-        """[E] columns of the counts [S, G] that may be chosen, best first."""
-        return RANKINGS[self.gene_ranking](counts, eligible)
+    def rank_genes(self, moments: Moments, eligible: np.ndarray) -> np.ndarray:
+        """[E] genes that may be chosen, best first, by the moments of their counts."""
+        return RANKINGS[self.gene_ranking](moments, eligible)
 
 
 def _recipe(optimizer: str, *, steady: Mapping[str, Any] = WITHOUT, **settings: Any) -> Mapping[str, Any]:

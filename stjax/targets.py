@@ -1,6 +1,7 @@
 """What protocols name: transforms of counts to the targets of training, their inverses, and rankings of genes."""
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -48,20 +49,35 @@ FORMULAS = {  # for whoever reads a table
 }
 
 
-# A ranking takes the counts [S, G], CSR, and the columns that may be chosen, and returns those, best first.
+class Moments(NamedTuple):
+    """Of counts over some spots: mean and mean square [G] of each gene."""
+
+    spots: int
+    mean: np.ndarray
+    square: np.ndarray
+
+    @classmethod
+    def of(cls, blocks: Iterable[Any], spots: int) -> "Moments":
+        """Of counts in blocks of rows [n, G], CSR, of so many spots together."""
+        mean, square = 0.0, 0.0
+        for block in blocks:
+            counts = block.astype(np.float64)
+            mean += np.asarray((counts * (1.0 / spots)).sum(axis=0)).ravel()
+            square += np.asarray((counts.multiply(counts) * (1.0 / spots)).sum(axis=0)).ravel()
+        return cls(spots, np.asarray(mean), np.asarray(square))
 
 
-def by_mean_count(counts: Any, eligible: np.ndarray) -> np.ndarray:
+# A ranking takes the counts' moments and the columns that may be chosen, and returns those, best first.
+
+
+def by_mean_count(moments: Moments, eligible: np.ndarray) -> np.ndarray:
     """By mean raw count; BrST-Net's and ST-Net's panels."""
-    mean = np.asarray(counts.mean(axis=0)).ravel()
-    return eligible[np.argsort(-mean[eligible], kind="stable")]
+    return eligible[np.argsort(-moments.mean[eligible], kind="stable")]
 
 
-def by_variability(counts: Any, eligible: np.ndarray) -> np.ndarray:
+def by_variability(moments: Moments, eligible: np.ndarray) -> np.ndarray:
     """By dispersion among genes of similar mean: scanpy's `highly_variable_genes(flavor="seurat")` of log counts."""
-    mean = np.asarray(counts.mean(axis=0)).ravel()[eligible]
-    square = np.asarray(counts.multiply(counts).mean(axis=0)).ravel()[eligible]
-    spots = counts.shape[0]
+    mean, square, spots = moments.mean[eligible], moments.square[eligible], moments.spots
     variance = (square - mean**2) * (spots / max(spots - 1, 1))
     with np.errstate(divide="ignore", invalid="ignore"):
         dispersion = np.log(np.where(variance > 0, variance / mean, np.nan))

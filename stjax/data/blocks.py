@@ -11,7 +11,7 @@ on disk so (`Divided`): what reads sections by name knows nothing of blocks, and
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from scipy.spatial import KDTree
@@ -19,9 +19,11 @@ from scipy.spatial import KDTree
 from data_prep import json_files
 from data_prep.dataset import PatchDataset, RecordSource
 from data_prep.errors import InputError
-from data_prep.section_table import SectionTable
+from data_prep.section_table import SectionSpots, SectionTable
 from data_prep.tissue import BLUR_MARGIN_PX
 from stjax.splits import Split
+
+_Table = TypeVar("_Table", bound=SectionSpots)
 
 PARTS = ("train", "val", "test", "dropped")
 _TRAIN, _VAL, _TEST, _DROPPED = range(len(PARTS))
@@ -201,8 +203,15 @@ class Divided(PatchDataset):
 
     def tables(self, name: str) -> Iterator[SectionTable]:
         """Spots and counts of a part, beside all records of the section: some of the records at a time."""
+        return self._of_part(name, self.whole.tables(self.of_whole(name)))
+
+    def spot_tables(self, name: str) -> Iterator[SectionSpots]:
+        """The same without counts."""
+        return self._of_part(name, self.whole.spot_tables(self.of_whole(name)))
+
+    def _of_part(self, name: str, tables: Iterator[_Table]) -> Iterator[_Table]:
         rows, first = self.rows(name), 0
-        for table in self.whole.tables(self.of_whole(name)):
+        for table in tables:
             stop = first + len(table.spots)
             yield table[rows[np.searchsorted(rows, first) : np.searchsorted(rows, stop)] - first]
             first = stop
@@ -228,20 +237,20 @@ def divide(dataset: PatchDataset, field_of: Callable[[str], Field], rule: Rule) 
     parts, field_um = {}, 0.0
     for sections in slides.values():
         names, um_per_px = [entry["name"] for entry in sections], sections[0]["um_per_px"]
-        spots, fields = [dataset.table(name).spots for name in names], [field_of(name) for name in names]
-        across = max((2 * float(each.reach_px().max(initial=0)) for each in spots), default=0.0)
-        side_px = max(across, *(field.side_px for field in fields))
+        centres, across = zip(*(_centres(dataset, name) for name in names), strict=True)
+        fields = [field_of(name) for name in names]
+        side_px = max(*across, *(field.side_px for field in fields))
         field_um = max(field_um, side_px * um_per_px)
         if 0 < rule.buffer_um < side_px * um_per_px:
             raise InputError(
                 f"config.blocks.buffer_um is {rule.buffer_um:g}, narrower than the {side_px * um_per_px:.0f} um that "
                 f"the model is shown for a spot of {names[0]}; give more, or 0 for as much as is needed"
             )
-        xy = np.concatenate([each.xy for each in spots]).astype(np.float64)
+        xy = np.concatenate(centres)
         middle = np.concatenate([field.middle_xy for field in fields])
         buffer_px = rule.buffer_um / um_per_px
         found = _dealt(cut(xy, rule.folds * rule.per_fold, names[0]), xy, middle, side_px, buffer_px, rule)
-        for name, part in zip(names, np.split(found, np.cumsum([len(each) for each in spots])[:-1]), strict=True):
+        for name, part in zip(names, np.split(found, np.cumsum([len(each) for each in centres])[:-1]), strict=True):
             start = np.flatnonzero(np.diff(part, prepend=-1))
             parts[name] = {
                 "part": part[start].tolist(),
@@ -257,6 +266,12 @@ def divide(dataset: PatchDataset, field_of: Callable[[str], Field], rule: Rule) 
                 f"these ({made.apart}); set other --config.blocks.folds, or build with smaller patches or tiles"
             )
     return made
+
+
+def _centres(dataset: PatchDataset, name: str) -> tuple[np.ndarray, float]:
+    """[S, 2] float64 centres of a section's spots, and how wide the widest is; pixels."""
+    spots = [table.spots for table in dataset.spot_tables(name)]
+    return np.concatenate([each.xy for each in spots]), 2 * max(float(each.reach_px().max(initial=0)) for each in spots)
 
 
 def cut(xy: np.ndarray, count: int, name: str = "") -> np.ndarray:

@@ -1,7 +1,7 @@
 """A fold from its training spots: genes selected, targets and images measured."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,10 +13,12 @@ from data_prep.patients import weakest
 from stjax import metrics
 from stjax.data import hmhvg
 from stjax.data.fold import Fold
+from stjax.data.items import Blocks, Measured
 from stjax.data.panel import Panel
 from stjax.data.selection import Selection
 from stjax.protocols import Protocol
 from stjax.splits import Split
+from stjax.targets import Moments
 
 if TYPE_CHECKING:
     from stjax.views import View
@@ -34,9 +36,9 @@ def fit(
         InputError: fewer usable spots or genes than the protocol needs.
     """
     training = view.measured(Selection(dataset, split.train, protocol, train=True, sizes_um=sizes_um))
-    if training.counts.shape[0] < 2:
+    if len(training.total) < 2:
         of = f" of {', '.join(f'{size:g}' for size in sizes_um)} um" if sizes_um else ""
-        found = counted(training.counts.shape[0], f"training spots{of} have")
+        found = counted(len(training.total), f"training spots{of} have")
         raise InputError(
             f"{found} at least {protocol.min_counts} counts, which protocol {protocol.name} asks for; "
             "add sections or choose another protocol"
@@ -47,19 +49,19 @@ def fit(
     if protocol.gene_ranking == hmhvg.NAME:
         columns = _ranked_by_section(protocol, dataset, (*split.train, *others))
     else:
-        scope = training.counts
+        scope = [training]
         if others:
-            seen = view.measured(Selection(dataset, others, protocol, train=False, sizes_um=sizes_um))
-            scope = csr.stack([scope, seen.counts])
-        columns = _ranked(protocol, scope)
+            scope.append(view.measured(Selection(dataset, others, protocol, train=False, sizes_um=sizes_um)))
+        blocks = Blocks(lambda: (block for part in scope for block in part.blocks))
+        columns = _ranked(protocol, blocks, sum(len(part.total) for part in scope))
 
     num_main = protocol.num_main_genes
     target_mean, target_std = np.zeros(len(columns)), np.ones(len(columns))
-    train_mean, main_std = _moments(protocol, training.counts, training.total, columns[:num_main])
+    train_mean, main_std = _moments(protocol, training, columns[:num_main], len(dataset.genes))
     if protocol.standardise_main:
         target_mean[:num_main], target_std[:num_main] = train_mean, main_std
     if protocol.standardise_aux:
-        aux = _moments(protocol, training.counts, training.total, columns[num_main:])
+        aux = _moments(protocol, training, columns[num_main:], len(dataset.genes))
         target_mean[num_main:], target_std[num_main:] = aux
     image_mean, image_std = _of_images(protocol, training.channel_mean, training.channel_mean_square)
 
@@ -89,16 +91,17 @@ def fit(
     )
 
 
-def _ranked(protocol: Protocol, counts: Any) -> np.ndarray:
-    """Columns of the panel's genes: the main ones, then all others that are expressed in enough of the spots [S, G]."""
-    fraction = np.bincount(counts.indices, weights=counts.data > 0, minlength=counts.shape[1]) / counts.shape[0]
+def _ranked(protocol: Protocol, blocks: Blocks, spots: int) -> np.ndarray:
+    """Columns of the panel's genes: the main ones, then all others that are expressed in enough of so many spots."""
+    expressed = sum(np.bincount(each.indices, weights=each.data > 0, minlength=each.shape[1]) for each in blocks)
+    fraction = np.asarray(expressed) / spots
     eligible = np.flatnonzero((fraction > 0) & (fraction >= protocol.min_spot_fraction))
     if len(eligible) < protocol.num_main_genes:
         raise InputError(
             f"{len(eligible)} genes are expressed in at least {protocol.min_spot_fraction:.0%} of the training spots; "
             f"protocol {protocol.name} needs {protocol.num_main_genes}"
         )
-    ranked = protocol.rank_genes(counts, eligible)
+    ranked = protocol.rank_genes(Moments.of(blocks, spots), eligible)
     return np.concatenate([np.sort(ranked[: protocol.num_main_genes]), np.sort(ranked[protocol.num_main_genes :])])
 
 
@@ -125,14 +128,16 @@ def _of_images(protocol: Protocol, mean: np.ndarray, mean_square: np.ndarray) ->
     return image_mean, image_std
 
 
-def _moments(protocol: Protocol, counts: Any, total: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of the transformed targets, a block of genes at a time to bound the memory."""
+def _moments(
+    protocol: Protocol, training: Measured, columns: np.ndarray, num_genes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of the transformed targets, some genes at a time to bound the memory."""
     mean, std = np.zeros(len(columns)), np.ones(len(columns))
-    by_gene = counts.tocsc()
-    genes = max(1, (1 << 25) // max(counts.shape[0], 1))
+    total = training.total[:, None]
+    by_gene = csr.stack([block[:, columns] for block in training.blocks]).tocsc()
+    genes = max(1, (1 << 25) // max(len(total), 1))
     for start in range(0, len(columns), genes):
         block = slice(start, start + genes)
-        block_counts = by_gene[:, columns[block]].toarray().astype(np.float64)
-        values = protocol.transform(block_counts, total[:, None], counts.shape[1])
+        values = protocol.transform(by_gene[:, block].toarray().astype(np.float64), total, num_genes)
         mean[block], std[block] = values.mean(axis=0), metrics.scale_of(values)
     return mean, std

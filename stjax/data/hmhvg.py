@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.errors import InputError
-from stjax.targets import by_variability
+from stjax.targets import Moments, by_variability
 
 NAME = "hmhvg"  # as protocols call it
 VARIABLE = 2000  # genes of a section: scanpy's highly_variable_genes
@@ -60,4 +60,4 @@ def _variable(counts: Any, genes: np.ndarray) -> np.ndarray:
     total = np.asarray(chosen.sum(axis=1)).ravel()
     chosen, total = chosen[total > 0], total[total > 0]
     chosen.data *= np.repeat(np.median(total) / total, np.diff(chosen.indptr))
-    return genes[by_variability(chosen, np.arange(len(genes)))[:VARIABLE]]
+    return genes[by_variability(Moments.of([chosen], chosen.shape[0]), np.arange(len(genes)))[:VARIABLE]]

@@ -1,14 +1,17 @@
 """Items of a data set, whatever they are, and batches of them."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from data_prep import csr
 from data_prep.spots import Spots, ranges
 from stjax.data.panel import Panel
 from stjax.protocols import Protocol
+
+_BLOCK_ENTRIES = 1 << 25  # of counts that are looked at together
 
 Batch = dict[str, Any]
 """Arrays with a leading axis over items. Of training and validation: `counts` [B, S, G] float32 of the panel's genes,
@@ -48,11 +51,33 @@ class Windows:
         return {"image": filled(images, size)}
 
 
-class Measured(NamedTuple):
-    """What the spots of some sections say of genes and images: counts [N, G] CSR over the data set's genes, totals [N],
-    and the first two moments [R, 3] of the pixels of the images that hold them."""
+class Blocks:
+    """Counts [N, G], CSR, in blocks of rows that fit memory; may be iterated over several times."""
 
-    counts: Any
+    def __init__(self, read: Callable[[], Iterator[Any]]):
+        """
+        Args:
+            read: gives all rows in order, in blocks of any size.
+        """
+        self._read = read
+
+    def __iter__(self) -> Iterator[Any]:
+        held, entries = [], 0
+        for block in self._read():
+            if held and entries + block.nnz > _BLOCK_ENTRIES:
+                yield csr.stack(held)
+                held, entries = [], 0
+            held.append(block)
+            entries += block.nnz
+        if held:
+            yield csr.stack(held)
+
+
+class Measured(NamedTuple):
+    """What N spots of some sections say of genes and images: counts [n, G] CSR over the data set's genes, in blocks;
+    totals [N]; and the first two moments [R, 3] of the pixels of the images that hold them."""
+
+    blocks: Iterable[Any]
     total: np.ndarray
     channel_mean: np.ndarray
     channel_mean_square: np.ndarray

@@ -67,7 +67,7 @@ class _Some(Windows):
 
 def usual_distance(dataset: PatchDataset, names: Sequence[str], run: Run) -> float:
     """The largest distance from the training images that some sections have."""
-    means = (dataset.table(name).channel_mean.mean(axis=0) for name in names)
+    means = (dataset.image_moments(name)[0].mean(axis=0) for name in names)
     return max(domain.distance(mean, run.fold) for mean in means)
 
 

@@ -249,14 +249,15 @@ def _predict_items(
     for section in sections:
         which = (items.section == section) & (items.weight > 0)  # each once, in its own place
         of = items.slide_section[int(np.argmax(which))]  # whose slide a made size is on
+        spots = items.spots[which]
         prediction = SectionPrediction(
             section=str(section),
-            spots=items.spots[which],
+            spots=dataclasses.replace(spots, id=spots.names),
             expression=of_spots["expression"][which],
             truth=truth[which],
             total=items.total[which],
             predicted_total=of_spots["total"][which] if "total" in of_spots else None,
-            facts={DISTANCE: domain.distance(dataset.table(of).channel_mean.mean(axis=0), run.fold)},
+            facts={DISTANCE: domain.distance(dataset.image_moments(of)[0].mean(axis=0), run.fold)},
             **slide_facts(dataset, of),
         )
         depth = items.total[which].astype(np.float64)

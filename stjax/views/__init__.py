@@ -189,7 +189,11 @@ class View(abc.ABC):
         side_px = dataset.size_px * entry["px_scale"]
         origin_xy = [source.record(record, image=False)["origin_xy"] for record in range(entry["records"])]
         middle_xy = np.reshape(origin_xy, (-1, 2)).astype(np.float64) + side_px / 2
-        return Field(middle_xy[dataset.table(name).record_of_spot], side_px)
+        record, first = [], 0
+        for table in dataset.spot_tables(name):
+            record.append(table.record_of_spot + first)
+            first += len(table.white_fraction)
+        return Field(middle_xy[np.concatenate(record)], side_px)
 
     def used(self, chosen: "Selection") -> tuple[list["SectionTable"], list[np.ndarray]]:
         """The sections' tables, and [S] bool of each: its spots that are used, of any size."""
@@ -201,7 +205,7 @@ class View(abc.ABC):
         tables, kept = self.used(chosen)
         records = [np.unique(table.record_of_spot[rows]) for table, rows in zip(tables, kept, strict=True)]
         return Measured(
-            csr.stack([table.counts[rows] for table, rows in zip(tables, kept, strict=True)]),
+            (csr.stack([table.counts[rows] for table, rows in zip(tables, kept, strict=True)]),),
             np.concatenate([table.total_counts[rows] for table, rows in zip(tables, kept, strict=True)]),
             np.concatenate([table.channel_mean[rows] for table, rows in zip(tables, records, strict=True)]),
             np.concatenate([table.channel_mean_square[rows] for table, rows in zip(tables, records, strict=True)]),

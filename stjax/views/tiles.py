@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,15 @@ from data_prep.counted import counted
 from data_prep.errors import InputError
 from data_prep.json_files import Kind
 from data_prep.section import Section
+from data_prep.section_table import SectionSpots
 from data_prep.slide import Slide
 from data_prep.spots import Spots
 from stjax import baselines, metrics, views
 from stjax.data import tile_spots
 from stjax.data.images import Images
+from stjax.data.items import Blocks
 from stjax.data.panel import Panel
+from stjax.data.section_spots import Tile, TileSpots
 from stjax.data.selection import Selection
 from stjax.models import expression
 from stjax.ops import spot_table as tables
@@ -119,12 +122,12 @@ class View(views.View):
     # ------------------------------------------------------------------------------------------- from a data set
 
     def measured(self, chosen: Selection) -> views.Measured:
-        return _measured_of_sizes(chosen) if chosen.sizes_um else super().measured(chosen)
+        return _measured_of_sizes(chosen) if chosen.sizes_um else _measured(chosen)
 
     def open(self, chosen: Selection, panel: Panel) -> views.Items:
         dataset, protocol = chosen.dataset, chosen.protocol
         columns = panel.columns(dataset.genes)[: panel.num_main]
-        of_tile, parts, left_out = _used_spots(chosen, columns)
+        of_tile, parts, left_out = _used_spots(chosen)
         tile = np.concatenate([part.tile for part in parts])
         order = np.argsort(tile, kind="stable")
         used, first = np.unique(tile[order], return_index=True)
@@ -133,7 +136,8 @@ class View(views.View):
                 f"no spot of {', '.join(chosen.sections)} has the {protocol.min_counts} counts that protocol "
                 f"{protocol.name} asks for; choose another protocol, or sections with more counts"
             )
-        within = Spots.concatenate([part.within for part in parts])[order]
+        places = [part.places() for part in parts]
+        within = Spots.concatenate([place.within for place in places])[order]
         by_tile = [within[start:end] for start, end in itertools.pairwise([*first, len(order)])]
         windows = TileWindows(by_tile, size_px=dataset.size_px)
         covers = windows.pixels > 0
@@ -156,11 +160,11 @@ class View(views.View):
             windows=windows,
             panel=panel,
             absent=columns < 0,
-            counts=csr.stack([part.counts for part in parts])[order],
+            counts=csr.stack([part.counts(columns) for part in parts])[order],
             weight=size_weights(size_um),
             left_out=left_out,
             describe=describe,
-            spots=Spots.concatenate([part.spots for part in parts])[order],
+            spots=_named(Spots.concatenate([place.spots for place in places])[order]),
             size_um=size_um,
             total=np.concatenate([part.total for part in parts])[order].astype(np.float32),
             white=np.zeros(len(order)),
@@ -307,36 +311,50 @@ def _refitted(fold: "Fold", protocol: Protocol, items: views.Items) -> "Fold":
     return dataclasses.replace(fold, target_mean=target_mean, target_std=target_std, train_mean=mean)
 
 
-def _used_spots(
-    chosen: Selection, columns: np.ndarray
-) -> tuple[list[tile_spots.Tile], list[tile_spots.TileSpots], int]:
+def _used_spots(chosen: Selection) -> tuple[list[Tile], list[TileSpots], int]:
     """The tiles of all slides, the spots chosen with the tile of each among them, and how many others there are."""
-    tiles: list[tile_spots.Tile] = []
-    parts: list[tile_spots.TileSpots] = []
+    tiles: list[Tile] = []
+    parts: list[TileSpots] = []
     left_out = 0
-    for found, every in tile_spots.slides(chosen.dataset, chosen.sections, columns, sizes_um=chosen.sizes_um):
-        for spots in every:
-            kept = np.flatnonzero(chosen.protocol.uses(spots.total, train=chosen.train))
-            if 0 < chosen.max_spots < len(kept):
-                kept = np.sort(np.random.default_rng(0).choice(kept, chosen.max_spots, replace=False))
-            left_out += len(spots) - len(kept)
-            used = spots[kept]
-            parts.append(dataclasses.replace(used, tile=used.tile + len(tiles)))
-        tiles += found
+    for slide in tile_spots.slides(chosen):
+        parts += [dataclasses.replace(spots, tile=spots.tile + len(tiles)) for spots in slide.spots]
+        tiles += slide.tiles
+        left_out += slide.left_out
     return tiles, parts, left_out
 
 
+def _named(spots: Spots) -> Spots:
+    """With names as text, but where they are millions."""
+    return spots if len(spots) > _ROWS else dataclasses.replace(spots, id=spots.names)
+
+
+def _measured(chosen: Selection) -> views.Measured:
+    dataset, names = chosen.dataset, chosen.sections
+
+    def used(table: SectionSpots) -> np.ndarray:
+        return chosen.protocol.uses(table.total_counts, train=chosen.train)
+
+    def read() -> Iterator[Any]:
+        return (table.counts[used(table)] for name in names for table in dataset.tables(name))
+
+    total, moments = [], []
+    for table in (table for name in names for table in dataset.spot_tables(name)):
+        record = np.unique(table.record_of_spot[used(table)])
+        total.append(table.total_counts[used(table)])
+        moments.append((table.channel_mean[record], table.channel_mean_square[record]))
+    mean, mean_square = (np.concatenate(parts) for parts in zip(*moments, strict=True))
+    return views.Measured(Blocks(read), np.concatenate(total), mean, mean_square)
+
+
 def _measured_of_sizes(chosen: Selection) -> views.Measured:
-    tiles, parts, _ = _used_spots(chosen, np.arange(len(chosen.dataset.genes)))
-    tables = [chosen.dataset.table(name) for name in chosen.sections]
+    tiles, parts, _ = _used_spots(chosen)
     used = np.unique(np.concatenate([part.tile for part in parts]))
     rows = np.unique([tiles[tile].record for tile in used]).astype(np.int64)  # of the sections' records, one by one
-    return views.Measured(
-        csr.stack([part.counts.astype(np.int32) for part in parts]),  # whole numbers, as tables have them
-        np.concatenate([part.total for part in parts]),
-        np.concatenate([table.channel_mean for table in tables])[rows],
-        np.concatenate([table.channel_mean_square for table in tables])[rows],
-    )
+    moments = [chosen.dataset.image_moments(name) for name in chosen.sections]
+    mean, mean_square = (np.concatenate(each)[rows] for each in zip(*moments, strict=True))
+    every = np.arange(len(chosen.dataset.genes))
+    blocks = Blocks(lambda: (block.astype(np.int32) for part in parts for block in part.blocks(every)))
+    return views.Measured(blocks, np.concatenate([part.total for part in parts]), mean, mean_square)
 
 
 def surroundings(image: np.ndarray, spots: Spots) -> np.ndarray:

@@ -366,7 +366,7 @@ def test_a_shard_of_another_section_is_refused(copy, image):
 def test_a_table_of_other_genes_is_refused(copy):
     dataset = PatchDataset.open(copy)
     dataset.genes = GeneTable(dataset.genes.ensembl_id[1:], dataset.genes.symbol[1:])
-    with pytest.raises(InputError, match=r"Section 'A1': its table has 49 spots, \d+ genes and .* the manifest"):
+    with pytest.raises(InputError, match=r"Section 'A1': its table has \d+ genes, the manifest \d+"):
         dataset.table("A1")
 
 

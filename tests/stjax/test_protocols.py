@@ -120,7 +120,7 @@ def test_variability_ranks_as_scanpy_does():
     alone = spread.isna()
     middle[alone], spread[alone] = 0, table["dispersion"][alone]
     expected = ((table["dispersion"] - middle) / spread).to_numpy()
-    ranked = targets.by_variability(scipy.sparse.csr_array(counts), eligible)
+    ranked = targets.by_variability(targets.Moments.of([scipy.sparse.csr_array(counts)], len(counts)), eligible)
     assert list(ranked[:50]) == list(eligible[np.argsort(-expected, kind="stable")][:50])
     assert sorted(ranked) == sorted(eligible)
 
