@@ -81,7 +81,7 @@ class SectionSpots:
         return parts[0] if len(parts) == 1 else cls(**cls._joined(parts))
 
     @classmethod
-    def _joined(cls, parts: Sequence[Self]) -> dict[str, Any]:
+    def _joined(cls, parts: Sequence[Any]) -> dict[str, Any]:
         first = np.cumsum([0, *(len(part.white_fraction) for part in parts)])
         numbered = [part.record_of_spot + start for part, start in zip(parts, first, strict=False)]
         figures = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _FIGURES}
@@ -136,7 +136,7 @@ class SectionTable(SectionSpots):
         return super()._fields(arrays, origin) | {"counts": csr.from_arrays(arrays, origin=origin, remedy=_REMEDY)}
 
     @classmethod
-    def _joined(cls, parts: Sequence[Self]) -> dict[str, Any]:
+    def _joined(cls, parts: Sequence[Any]) -> dict[str, Any]:
         return super()._joined(parts) | {"counts": csr.stack([part.counts for part in parts])}
 
     def fault(self) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from stjax import baselines, metrics
-from stjax.data.tile_spots import rounded, sizes_um
+from stjax.data.section_spots import sizes_um
+from stjax.data.tile_spots import rounded
 from stjax.evaluation import scoring, statistics
 from stjax.evaluation.methods import MODEL
 from stjax.evaluation.scoring import ScoredSection, Scores

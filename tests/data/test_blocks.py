@@ -53,7 +53,9 @@ class Slides(PatchDataset):
         zeros = np.zeros((count, 3))
         record, white = np.arange(count, dtype=np.int32), np.zeros(count, np.float32)
         total = np.arange(1, count + 1)
-        yield SectionTable(counts, Spots.alike(SQUARE, xy, 4.0, ids), total, record, white, zeros, zeros)
+        yield SectionTable(Spots.alike(SQUARE, xy, 4.0, ids), total, record, white, zeros, zeros, counts)
+
+    spot_tables = tables
 
 
 def places(rng):

@@ -173,7 +173,7 @@ def same_as(spots: Spots, place: int, others: Spots, other: int) -> None:
 def test_polygons_of_an_earlier_version_are_refused(tmp_path):
     spots = Spots.polygons([np.array([[0.0, 0], [4, 0], [0, 4]])])
     counts, nothing = scipy.sparse.csr_array((1, 1), dtype=np.int32), np.zeros(1, np.int32)
-    SectionTable(counts, spots, nothing, nothing, np.zeros(1), np.zeros((1, 3)), np.zeros((1, 3))).save(
+    SectionTable(spots, nothing, nothing, np.zeros(1), np.zeros((1, 3)), np.zeros((1, 3)), counts).save(
         tmp_path / "t.npz"
     )
     assert len(SectionTable.load(tmp_path / "t.npz").spots.rings(0)) == 1

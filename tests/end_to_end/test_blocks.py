@@ -108,6 +108,8 @@ class Poisoned(PatchDataset):
         made = {"counts": type(table.counts)(counts), "total_counts": total}
         yield dataclasses.replace(table, **made, channel_mean=mean, channel_mean_square=square)
 
+    spot_tables = tables
+
 
 @pytest.mark.parametrize("kind", ["patches", "features", "tiles"])
 def test_nothing_is_learnt_of_spots_that_are_not_trained_on(kind, slide, small_encoder):

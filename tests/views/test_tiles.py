@@ -6,12 +6,14 @@ import json
 import numpy as np
 import pytest
 
-from data_prep import build, demo
-from data_prep.dataset import PatchDataset
+from data_prep import build, demo, writer
+from data_prep.dataset import PatchDataset, table_files
 from data_prep.errors import InputError
 from stjax import protocols, splits, views
-from stjax.data import input_pipeline, tile_spots
+from stjax.data import blocks, input_pipeline, tile_spots
+from stjax.data import items as items_module
 from stjax.data.fit import fit
+from stjax.data.panel import Panel
 from stjax.data.selection import Selection
 from stjax.data.tile_spots import rounded
 from stjax.ops.spot_pool import spot_pool
@@ -129,9 +131,10 @@ def test_a_panel_is_fitted_to_the_spots_that_are_trained_on(hd):
     with pytest.raises(InputError, match=f"0 training spots have at least {least} counts"):
         fit(VIEW, rules, hd, split)
     fitted = fit(VIEW, rules, hd, split, sizes_um=(100,))
-    ((_, (spots,)),) = tile_spots.slides(hd, split.train, np.arange(len(hd.genes)), sizes_um=(100,))
-    used = spots[spots.total >= least]
-    best = np.sort(np.argsort(-used.counts.toarray().astype(float).mean(axis=0), kind="stable")[:20])
+    ((_, (used,), _),) = tile_spots.slides(Selection(hd, split.train, rules, train=True, sizes_um=(100,)))
+    counts = used.counts(np.arange(len(hd.genes)))
+    assert used.total.min() >= least
+    best = np.sort(np.argsort(-counts.toarray().astype(float).mean(axis=0), kind="stable")[:20])
     np.testing.assert_array_equal(fitted.panel.symbol[:20], hd.genes.symbol[best])
     trained_on = opened(hd, split.train, fitted.panel, rules, sizes_um=(100,))
     np.testing.assert_allclose(fitted.train_mean, trained_on.main_expression(rules).mean(axis=0))
@@ -145,9 +148,8 @@ def test_a_panel_is_fitted_to_the_spots_that_are_trained_on(hd):
 
 
 def trained_on_size(dataset, sections, size_um):
-    columns = np.zeros(1, np.int64)
-    found = tile_spots.slides(dataset, sections, columns, sizes_um=(size_um,))
-    return sum(len(spots) for _, every in found for spots in every)
+    found = tile_spots.slides(Selection(dataset, sections, protocols.pixnet, train=True, sizes_um=(size_um,)))
+    return sum(len(spots) for slide in found for spots in slide.spots)
 
 
 def test_chosen_sizes_leave_the_others_out(hd, panel):
@@ -160,6 +162,65 @@ def test_drawn_spots_are_the_same_every_time(hd, panel):
     assert one.num_spots == 3 * 50
     np.testing.assert_array_equal(one.spots.id, other.spots.id)
     assert one.left_out > 0
+
+
+@pytest.fixture(scope="module")
+def in_parts(hd, tmp_path_factory):
+    """The same, its tables in parts; a table that is read whole is an error."""
+    folder = tmp_path_factory.mktemp("parts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "PART_SPOTS", 700)
+        build.build(hd.path.parent / "source", folder, tile_size_px=SIDE, context_px=40, min_counts=0)
+    return Parted.open(folder)
+
+
+class Parted(PatchDataset):
+    """Read part by part alone."""
+
+    def table(self, name):
+        raise AssertionError(f"the table of {name} is read whole")
+
+
+@pytest.mark.parametrize("options", [{}, {"max_spots": 60}, {"sizes_um": (8, 40)}, {"sizes_um": (2, 100)}])
+def test_spots_of_tables_in_parts_are_those_of_whole_ones(hd, in_parts, panel, options):
+    assert len(table_files(in_parts.section("A1_002um"))) > 10
+    whole, parted = (opened(dataset, names(hd, "A"), panel, **options) for dataset in (hd, in_parts))
+    for name in ("weight", "left_out", "size_um", "total", "section", "slide_section"):
+        np.testing.assert_array_equal(getattr(parted, name), getattr(whole, name))
+    for name in ("id", "xy", "kind", "size_px"):
+        np.testing.assert_array_equal(getattr(parted.spots, name), getattr(whole.spots, name))
+    assert (parted.counts != whole.counts).nnz == 0
+    for one, other in zip(parted.windows.spots, whole.windows.spots, strict=True):
+        np.testing.assert_array_equal(one.xy, other.xy)
+
+
+@pytest.mark.parametrize("sizes_um", [(), (8, 40)])
+@pytest.mark.parametrize("ranking", ["mean_count", "variability", "hmhvg"])
+def test_genes_and_targets_are_measured_block_by_block(hd, in_parts, sizes_um, ranking, monkeypatch):
+    rules = dataclasses.replace(
+        protocols.stjax, num_main_genes=30, min_counts=3, min_spot_fraction=0.0, gene_ranking=ranking, panel_scope="all"
+    )
+    split = splits.Split(names(hd, "A"), (), names(hd, "B"))
+    whole = fit(VIEW, rules, hd, split, sizes_um=sizes_um)
+    monkeypatch.setattr(items_module, "_BLOCK_ENTRIES", 5000)
+    parted = fit(VIEW, rules, in_parts if ranking != "hmhvg" else hd, split, sizes_um=sizes_um)
+    np.testing.assert_array_equal(parted.panel.symbol, whole.panel.symbol)
+    for name in ("target_mean", "target_std", "train_mean", "image_mean", "image_std"):
+        np.testing.assert_allclose(getattr(parted, name), getattr(whole, name), rtol=1e-9)
+
+
+def test_blocks_of_tables_in_parts_are_those_of_whole_ones(hd, in_parts):
+    rule = blocks.Rule(folds=3, per_fold=2, fold=0, validates=False, buffer_um=0.0)
+    kept = [blocks.divide(data, lambda name, data=data: VIEW.field(data, name), rule) for data in (hd, in_parts)]
+    assert kept[0].parts == kept[1].parts
+    found = [opened(each.open(data), each.split(each.open(data)).train, protocols_panel(data), max_spots=90)
+             for each, data in zip(kept, (hd, in_parts), strict=True)]  # fmt: skip
+    np.testing.assert_array_equal(found[0].spots.id, found[1].spots.id)
+    assert (found[0].counts != found[1].counts).nnz == 0
+
+
+def protocols_panel(dataset):
+    return Panel(dataset.genes.ensembl_id, dataset.genes.symbol, 20, len(dataset.genes))
 
 
 def test_every_size_weighs_the_same():
