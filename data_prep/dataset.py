@@ -230,28 +230,31 @@ class PatchDataset:
         """
         return SectionTable.join(list(self.tables(name)))
 
-    def tables(self, name: str) -> Iterator[SectionTable]:
+    def tables(self, name: str, *, names: bool = True) -> Iterator[SectionTable]:
         """The same a part at a time, each of some consecutive records: one part but of sections with millions of spots.
+
+        Args:
+            names: of the spots, which are empty without.
 
         Raises:
             InputError: no such section, or its table is missing or damaged.
         """
-        for table in self._parts(name, SectionTable):
+        for table in self._parts(name, SectionTable, names=names):
             if (genes := shape_of(table.counts)[1]) != len(self.genes):
                 raise InputError(
                     f"Section {name!r}: its table has {genes} genes, the manifest {len(self.genes)}; {_REMEDY}"
                 )
             yield table
 
-    def spot_tables(self, name: str) -> Iterator[SectionSpots]:
+    def spot_tables(self, name: str, *, names: bool = True) -> Iterator[SectionSpots]:
         """`tables` without counts, which are most of them and are not read."""
-        return self._parts(name, SectionSpots)
+        return self._parts(name, SectionSpots, names=names)
 
-    def _parts(self, name: str, kind: type[_Table]) -> Iterator[_Table]:
+    def _parts(self, name: str, kind: type[_Table], *, names: bool) -> Iterator[_Table]:
         entry = self.section(name)
         for part in table_files(entry):
             _check_file(self.path, part, name=name, verify=True)
-            table = kind.load(self.path / part["file"])
+            table = kind.load(self.path / part["file"], names=names)
             found = len(table.spots), len(table.white_fraction)
             spots, count = (part.get(key, entry[key]) for key in ("spots", "records"))
             if found != (spots, count):
@@ -263,7 +266,7 @@ class PatchDataset:
 
     def image_moments(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """[R, 3] mean, and mean square, of the pixels of each record's image, 0 to 255."""
-        found = [(table.channel_mean, table.channel_mean_square) for table in self.spot_tables(name)]
+        found = [(table.channel_mean, table.channel_mean_square) for table in self.spot_tables(name, names=False)]
         mean, mean_square = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return mean, mean_square
 

@@ -54,13 +54,19 @@ class SectionSpots:
         return {name: getattr(self, name)[rows] for name in ("spots", "total_counts", "record_of_spot")}
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path, *, names: bool = True) -> Self:
         """Read what `SectionTable.save` wrote, but for what this class leaves out.
+
+        Args:
+            names: read those of the spots, which take longer than all else but counts; without them they are empty.
 
         Raises:
             InputError: damaged, or no table of a section.
         """
-        arrays = npz.read(path, cls._expected(), optional=OUTLINES, remedy=_REMEDY)
+        expected = {name: kind for name, kind in cls._expected().items() if names or name != "spot_id"}
+        arrays = npz.read(path, expected, optional=OUTLINES, remedy=_REMEDY)
+        if not names:
+            arrays["spot_id"] = np.zeros(len(arrays["spot_kind"]), "S1")
         table = cls(**cls._fields(arrays, f"{path}"))
         if fault := table.fault():
             raise InputError(f"{path}: {fault}; {_REMEDY}")

@@ -244,7 +244,7 @@ def _telling_spots(dataset: PatchDataset, name: str) -> set[int]:
     pairs = zip(dataset.genes.ensembl_id, dataset.genes.symbol, strict=True)
     weights = np.array([zlib.crc32((ensembl_id or symbol).encode()) for ensembl_id, symbol in pairs], np.uint64)
     found: set[int] = set()
-    for table in dataset.tables(name):
+    for table in dataset.tables(name, names=False):
         telling: Any = table.counts[table.total_counts >= _TELLING_COUNTS]
         found.update((telling.astype(np.uint64) @ weights).tolist())  # sums wrap around: any 64 bits do
     return found

@@ -201,13 +201,13 @@ class Divided(PatchDataset):
         """As `PatchDataset` says."""
         return self._found[self.section(name)["name"]][2]
 
-    def tables(self, name: str) -> Iterator[SectionTable]:
+    def tables(self, name: str, *, names: bool = True) -> Iterator[SectionTable]:
         """Spots and counts of a part, beside all records of the section: some of the records at a time."""
-        return self._of_part(name, self.whole.tables(self.of_whole(name)))
+        return self._of_part(name, self.whole.tables(self.of_whole(name), names=names))
 
-    def spot_tables(self, name: str) -> Iterator[SectionSpots]:
+    def spot_tables(self, name: str, *, names: bool = True) -> Iterator[SectionSpots]:
         """The same without counts."""
-        return self._of_part(name, self.whole.spot_tables(self.of_whole(name)))
+        return self._of_part(name, self.whole.spot_tables(self.of_whole(name), names=names))
 
     def _of_part(self, name: str, tables: Iterator[_Table]) -> Iterator[_Table]:
         rows, first = self.rows(name), 0
@@ -270,7 +270,7 @@ def divide(dataset: PatchDataset, field_of: Callable[[str], Field], rule: Rule) 
 
 def _centres(dataset: PatchDataset, name: str) -> tuple[np.ndarray, float]:
     """[S, 2] float64 centres of a section's spots, and how wide the widest is; pixels."""
-    spots = [table.spots for table in dataset.spot_tables(name)]
+    spots = [table.spots for table in dataset.spot_tables(name, names=False)]
     return np.concatenate([each.xy for each in spots]), 2 * max(float(each.reach_px().max(initial=0)) for each in spots)
 
 

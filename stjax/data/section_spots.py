@@ -147,8 +147,8 @@ class Section:
         self.tile, self.total = np.concatenate(tile), np.concatenate(total)
 
     def spot_tables(self) -> Iterator[SectionSpots]:
-        """The section's table without counts, part by part."""
-        return self._dataset.spot_tables(self.entry["name"])
+        """The section's table without counts and names, part by part."""
+        return self._dataset.spot_tables(self.entry["name"], names=False)
 
     def spots(self) -> "Measured":
         """All of them."""
@@ -158,13 +158,13 @@ class Section:
 
     def tables(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, SectionTable]]:
         """What the section's table says of the spots at these rows of it, part by part: the positions in `rows`, and
-        the part of the table in their order."""
-        return _parts(rows, self._dataset.tables(self.entry["name"]))
+        the part of the table in their order, without names."""
+        return _parts(rows, self._dataset.tables(self.entry["name"], names=False))
 
     def places(self, rows: np.ndarray) -> Places:
         """Of the spots at these rows of the section's table."""
         at, spots = [], []
-        for positions, table in _parts(rows, self.spot_tables()):
+        for positions, table in _parts(rows, self._dataset.spot_tables(self.entry["name"])):
             at.append(positions)
             spots.append(dataclasses.replace(table.spots, id=_short(table.spots.id)))
         return Places(_in_order(at, Spots.concatenate, spots), self._within(rows))

@@ -190,7 +190,7 @@ class View(abc.ABC):
         origin_xy = [source.record(record, image=False)["origin_xy"] for record in range(entry["records"])]
         middle_xy = np.reshape(origin_xy, (-1, 2)).astype(np.float64) + side_px / 2
         record, first = [], 0
-        for table in dataset.spot_tables(name):
+        for table in dataset.spot_tables(name, names=False):
             record.append(table.record_of_spot + first)
             first += len(table.white_fraction)
         return Field(middle_xy[np.concatenate(record)], side_px)

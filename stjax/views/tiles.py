@@ -335,10 +335,10 @@ def _measured(chosen: Selection) -> views.Measured:
         return chosen.protocol.uses(table.total_counts, train=chosen.train)
 
     def read() -> Iterator[Any]:
-        return (table.counts[used(table)] for name in names for table in dataset.tables(name))
+        return (table.counts[used(table)] for name in names for table in dataset.tables(name, names=False))
 
     total, moments = [], []
-    for table in (table for name in names for table in dataset.spot_tables(name)):
+    for table in (table for name in names for table in dataset.spot_tables(name, names=False)):
         record = np.unique(table.record_of_spot[used(table)])
         total.append(table.total_counts[used(table)])
         moments.append((table.channel_mean[record], table.channel_mean_square[record]))

@@ -46,7 +46,8 @@ class Slides(PatchDataset):
         super().__init__(Path("memory"), manifest, "hash")
         self.places = {f"S{i}": xy for i, xy in enumerate(places)}
 
-    def tables(self, name):
+    def tables(self, name, *, names=True):
+        del names
         xy, count = self.places[name], len(self.places[name])
         ids = np.array([f"{name}-{i}" for i in range(count)])
         counts = scipy.sparse.csr_array(np.arange(1, count + 1, dtype=np.int32)[:, None])

@@ -39,7 +39,7 @@ def dataset_of(spots) -> Any:
     entry = {"name": "A1", "patient": "A", "records": 1, "um_per_px": 0.5, "image": {"sha256": "0"}}
     source = SimpleNamespace(record=lambda _, image: records.decode_record(encoded, image=image))
     every = np.arange(len(spots))
-    tables = dict.fromkeys(("tables", "spot_tables"), lambda _: iter([table]))
+    tables = dict.fromkeys(("tables", "spot_tables"), lambda *_, **__: iter([table]))
     return SimpleNamespace(section=lambda _: entry, source=lambda _: source, rows=lambda _: every, **tables)
 
 

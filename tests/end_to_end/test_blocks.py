@@ -94,8 +94,8 @@ class Poisoned(PatchDataset):
         super().__init__(whole.path, whole.manifest, whole.content_hash)
         self.blocks = blocks
 
-    def tables(self, name):
-        (table,), runs = super().tables(name), self.blocks.parts[name]
+    def tables(self, name, *, names=True):
+        (table,), runs = super().tables(name, names=names), self.blocks.parts[name]
         other = np.repeat(runs["part"], runs["length"]) > 0
         counts = table.counts.toarray()
         counts[other] = 7 * counts[other, ::-1] + 1
