@@ -10,8 +10,8 @@ _LISTS = {"bytes_list": ("BytesList", "TYPE_BYTES"), "float_list": ("FloatList",
 _LISTS |= {"int64_list": ("Int64List", "TYPE_INT64")}  # in the order of their numbers in Feature
 
 
-def _message() -> Any:
-    """The class of the message, as tensorflow/core/example/example.proto and feature.proto define it."""
+def _messages() -> dict[str, Any]:
+    """The class of each message, as tensorflow/core/example/example.proto and feature.proto define them."""
     file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="tensorflow", syntax="proto3")
     kinds: Any = descriptor_pb2.FieldDescriptorProto
 
@@ -35,10 +35,16 @@ def _message() -> Any:
     add(file.message_type.add(name="Example"), "features", 1, "TYPE_MESSAGE", of="Features")
     pool = descriptor_pool.DescriptorPool()  # its own: TensorFlow registers the same names in protobuf's
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))
+    return {
+        name.split(".")[-1]: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"tensorflow.{name}"))
+        for name in (*(of for of, _ in _LISTS.values()), "Feature", "Features.FeatureEntry", "Features", "Example")
+    }
 
 
-_EXAMPLE = _message()
+# All of them are kept. Protobuf makes the class of an inner message anew once it is garbage, and finds one again while
+# it is being collected, which another thread that decodes a record at that moment must not be given.
+_CLASSES = _messages()
+_EXAMPLE = _CLASSES["Example"]
 
 
 def encode(features: Mapping[str, Any]) -> bytes:
