@@ -45,6 +45,7 @@ from data_prep import cli, system_errors  # noqa: E402
 from data_prep.errors import InputError  # noqa: E402
 from stjax import config, models, optim, parallel, trained  # noqa: E402
 from stjax.benchmarks import Row, flops, numerics, page, row_of  # noqa: E402
+from stjax.benchmarks import cpu_ops as bench_cpu_ops  # noqa: E402
 from stjax.benchmarks import dense as bench_dense  # noqa: E402
 from stjax.benchmarks import embed as bench_embed  # noqa: E402
 from stjax.benchmarks import evaluate as bench_evaluate  # noqa: E402
@@ -55,8 +56,8 @@ from stjax.benchmarks import pytorch as bench_torch  # noqa: E402
 from stjax.benchmarks import ridge as bench_ridge  # noqa: E402
 from stjax.benchmarks import shift as bench_shift  # noqa: E402
 from stjax.benchmarks import spot_pool as bench_spot_pool  # noqa: E402
-from stjax.ops.elementwise import compiler_options  # noqa: E402
-from stjax.ops.host_memory import keep_freed_memory  # noqa: E402
+from stjax.ops.cpu.elementwise import compiler_options  # noqa: E402
+from stjax.ops.cpu.host_memory import keep_freed_memory  # noqa: E402
 from stjax.training.together import every_member  # noqa: E402
 
 Method = Callable[[], None]  # runs once and waits for the result
@@ -120,7 +121,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=0, help="images a step (default: each model's own, 4 or 8)")
     parser.add_argument("--image-size-px", type=int, default=224)
     parser.add_argument(
-        "--tiny", action="store_true", help=f"sizes that only show that it runs; of {GPU_DAY}'s benchmarks"
+        "--tiny", action="store_true", help=f"sizes that only show that it runs; of {GPU_DAY}'s benchmarks and cpu_ops"
     )
     parser.add_argument("--dtype", default="float32", choices=tuple(models.DTYPES), help="compute dtype, both sides")
     parser.add_argument("--rounds", type=int, default=11, help="timed runs of each method (default 11)")
@@ -151,8 +152,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         raise InputError("--what=shift needs --workdir, a trained model")
     if options.rounds < 1 or options.image_size_px < 32 or options.batch_size < 0:
         raise InputError("--rounds must be at least 1, --image-size-px at least 32, --batch-size positive")
-    if options.tiny and (others := [name for name in options.what if name not in TINY]):
-        raise InputError(f"--tiny is not for {', '.join(others)}; it is for {', '.join(TINY)}")
+    if options.tiny and (others := [name for name in options.what if name not in SIZED]):
+        raise InputError(f"--tiny is not for {', '.join(others)}; it is for {', '.join(SIZED)}")
     for flag in ("json", "page"):
         if path := getattr(options, flag):
             system_errors.check_file(path, f"--{flag}")
@@ -244,10 +245,18 @@ def fold_cases(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def _jax_method(
-    module: str, variant: str, *, batch_size: int, image_size_px: int, dtype: str, train: bool, members: int = 1
+    module: str,
+    variant: str,
+    *,
+    batch_size: int,
+    image_size_px: int,
+    dtype: str,
+    train: bool,
+    members: int = 1,
+    options: dict[str, str] | None = None,
 ) -> tuple[Method, Any, float]:
     """One step of a model, or of several in one program, as a function without arguments; the compiled program; seconds
-    compiling took."""
+    compiling took. `options`: the compiler's, by default stjax's."""
     model = models.build(
         module=module,
         variant=variant,
@@ -282,7 +291,7 @@ def _jax_method(
     function = jax.jit(
         step,
         donate_argnums=(0, 1, 2) if train else (),
-        compiler_options=compiler_options(),
+        compiler_options=compiler_options() if options is None else options,
     )
     start = time.perf_counter()
     compiled = function.lower(*carry).compile()
@@ -294,6 +303,28 @@ def _jax_method(
         carry = result if train else carry
 
     return method, compiled, compile_seconds
+
+
+def training_step(model: str, batch_size: int, image_size_px: int, options: dict[str, str]) -> Method:
+    """A training step of a name of `MODELS` in float32, compiled with these options."""
+    module, variant, *_ = MODELS[model]
+    size: dict[str, Any] = {"batch_size": batch_size, "image_size_px": image_size_px}
+    return _jax_method(module, variant, **size, dtype="float32", train=True, options=options)[0]
+
+
+def cpu_cases(options: argparse.Namespace) -> Iterator[Row]:
+    """The operations that stjax has for CPUs, and a training step of each model with and without what it sets there."""
+    if jax.default_backend() != "cpu":
+        if options.all:
+            return
+        raise InputError("--what=cpu_ops times what is compiled for CPUs alone; run it with JAX_PLATFORMS=cpu")
+    yield from bench_cpu_ops.rows(options.batch_size or 8, options.rounds, interleave, tiny=options.tiny)
+    for name in options.models:
+        batch_size, size = options.batch_size or MODELS[name][3], options.image_size_px
+        step_of = functools.partial(training_step, name, batch_size, size)
+        yield from bench_cpu_ops.step_rows(
+            name, batch_size, size, step_of, options.rounds, interleave, tiny=options.tiny
+        )
 
 
 def numerics_cases(options: argparse.Namespace) -> Iterator[Row]:
@@ -320,6 +351,7 @@ CASES: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "inference": functools.partial(model_cases, train=False),
     "numerics": numerics_cases,
     "folds": fold_cases,
+    "cpu_ops": cpu_cases,
     "spot_pool": lambda given: bench_spot_pool.rows(given.rounds, interleave, tiny=given.tiny),
     "dense": dense_cases,
     "input": input_cases,
@@ -334,6 +366,7 @@ CASES: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
 }
 OF_RUNS = ("predict", "shift")  # what needs a trained model
 TINY = ("numerics", "train", "inference", "folds", "spot_pool", "embed", "dense", "input")  # what is `GPU_DAY`
+SIZED = (*TINY, "cpu_ops")  # what has sizes for --tiny
 
 
 def _line(cells: Sequence[str]) -> str:

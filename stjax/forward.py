@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from stjax import models, parallel
 from stjax.models.expression import predicted
-from stjax.ops.elementwise import compiler_options
+from stjax.ops.cpu.elementwise import compiler_options
 from stjax.protocols import Protocol
 from stjax.symmetries import mean_over_symmetries
 

@@ -9,7 +9,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from data_prep.errors import InputError
 from stjax import distributed
-from stjax.ops.host_memory import keep_freed_memory
+from stjax.ops.cpu.host_memory import keep_freed_memory
 
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:

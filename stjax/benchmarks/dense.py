@@ -13,7 +13,7 @@ from flax import nnx
 
 from stjax import models
 from stjax.benchmarks import Interleave, Row, row_of
-from stjax.ops.elementwise import compiler_options
+from stjax.ops.cpu.elementwise import compiler_options
 
 
 def rows(

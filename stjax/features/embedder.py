@@ -18,7 +18,7 @@ from stjax.features.store import MAPS, RANDOM, VECTORS
 from stjax.models import encoder as networks
 from stjax.models.weights import locate, sha256
 from stjax.ops.colour import colour_statistics
-from stjax.ops.elementwise import compiler_options
+from stjax.ops.cpu.elementwise import compiler_options
 
 SCALE_LIMIT = 1.25  # how far an image's scale may be off what an encoder was trained at
 CPU_BATCH, GPU_BATCH = 8, 128  # images a step and device

@@ -30,7 +30,7 @@ from stjax.inference.dense_writer import MapWriter
 from stjax.inference.matching import scale_and_stain
 from stjax.inference.prediction import provenance
 from stjax.models.pixnet import PixNet
-from stjax.ops.elementwise import compiler_options
+from stjax.ops.cpu.elementwise import compiler_options
 from stjax.ops.spot_pool import ADDITIVE
 from stjax.trained import Trained
 from stjax.views import normalise

@@ -25,7 +25,7 @@ from stjax.data.fold import Fold
 from stjax.inference import exported_program
 from stjax.intervals import INTERVALS, Intervals
 from stjax.models import weight_files
-from stjax.ops.elementwise import compiler_options
+from stjax.ops.cpu.elementwise import compiler_options
 from stjax.progress import PROGRESS, Progress
 from stjax.protocols import Protocol
 from stjax.targets import TRANSFORMS

@@ -10,7 +10,7 @@ from flax import nnx
 
 from stjax.models.layers import LayerNorm, Linear, constant, dropout, fold, uniform, xavier_uniform
 from stjax.ops.attention import attention
-from stjax.ops.elementwise import written_out
+from stjax.ops.cpu.elementwise import written_out
 
 _UNSEEN = -1e9  # added to the scores of keys that are masked: their weights are 0, and nothing is not a number
 

@@ -10,8 +10,8 @@ from flax import nnx
 
 from data_prep.errors import InputError
 from stjax.models.layers import BatchNorm, Conv, ConvNorm, global_average, normal, run, unknown_variant
-from stjax.ops.elementwise import relu, written_out
-from stjax.ops.pool import average_pool, max_pool
+from stjax.ops.cpu.elementwise import relu, written_out
+from stjax.ops.cpu.pool import average_pool, max_pool
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from flax import nnx
 from data_prep.errors import InputError
 from stjax.encoders import Encoder
 from stjax.models.layers import Conv, ConvNorm, fold, global_average, run, stochastic_depth, unknown_variant
-from stjax.ops.elementwise import written_out
+from stjax.ops.cpu.elementwise import written_out
 
 
 @dataclasses.dataclass(frozen=True)

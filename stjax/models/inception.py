@@ -13,8 +13,8 @@ from flax import nnx
 
 from data_prep.errors import InputError
 from stjax.models.layers import ConvNorm, global_average, normal, run, unknown_variant
-from stjax.ops.elementwise import written_out
-from stjax.ops.pool import average_pool, max_pool
+from stjax.ops.cpu.elementwise import written_out
+from stjax.ops.cpu.pool import average_pool, max_pool
 
 MIN_SIZE_PX = 75  # the convolutions without padding leave nothing of a smaller image
 _Size = int | tuple[int, int]

@@ -10,9 +10,9 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
-from stjax.ops.conv import conv
-from stjax.ops.depthwise import depthwise_conv
-from stjax.ops.elementwise import relu
+from stjax.ops.cpu.conv import conv
+from stjax.ops.cpu.depthwise import depthwise_conv
+from stjax.ops.cpu.elementwise import relu
 
 Initializer = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 Activation = Callable[[jax.Array], jax.Array]

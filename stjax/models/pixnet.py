@@ -30,7 +30,7 @@ from stjax.models.heads import linear
 from stjax.models.layers import Conv, LayerNorm, constant, unknown_variant
 from stjax.models.pyramids import COARSEST, Layout, SimplePyramid, Upsample, layout_of
 from stjax.models.tuning import is_frozen
-from stjax.ops.elementwise import relu, written_out
+from stjax.ops.cpu.elementwise import relu, written_out
 from stjax.ops.spot_pool import ADDITIVE, AGGREGATIONS, SpotTable, pooled_linear, spot_pool
 
 BACKBONES = {  # variant: module and variant of the encoder

@@ -10,8 +10,8 @@ from flax import nnx
 from data_prep.errors import InputError
 from stjax.encoders import Encoder
 from stjax.models.layers import ConvNorm, global_average, run, unknown_variant
-from stjax.ops.elementwise import relu
-from stjax.ops.pool import max_pool
+from stjax.ops.cpu.elementwise import relu
+from stjax.ops.cpu.pool import max_pool
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from flax import nnx
 from stjax.encoders import Encoder
 from stjax.models.layers import Conv, ConvNorm, LayerNorm, Linear, normal, run, wide
 from stjax.models.vit_names import TIMM_BLOCK, Layers, of_block
-from stjax.ops.elementwise import written_out
+from stjax.ops.cpu.elementwise import written_out
 
 
 @dataclasses.dataclass(frozen=True)

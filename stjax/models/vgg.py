@@ -11,8 +11,8 @@ from flax import nnx
 
 from stjax.encoders import Encoder
 from stjax.models.layers import Conv, global_average, run
-from stjax.ops.elementwise import relu
-from stjax.ops.pool import max_pool
+from stjax.ops.cpu.elementwise import relu
+from stjax.ops.cpu.pool import max_pool
 
 
 @dataclasses.dataclass(frozen=True)

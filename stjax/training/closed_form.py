@@ -16,7 +16,7 @@ from stjax import distributed, models, parallel, views
 from stjax.data import input_pipeline
 from stjax.evaluation import statistics
 from stjax.ops import ridge
-from stjax.ops.elementwise import compiler_options
+from stjax.ops.cpu.elementwise import compiler_options
 from stjax.state import State, moving, weights_of
 from stjax.training.job import Job
 from stjax.views import Batch

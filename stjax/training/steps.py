@@ -13,7 +13,7 @@ from stjax.config import Config
 from stjax.data.fold import Fold
 from stjax.forward import forward
 from stjax.models.expression import to_expression
-from stjax.ops.elementwise import compiler_options
+from stjax.ops.cpu.elementwise import compiler_options
 from stjax.protocols import Protocol
 from stjax.state import State, make_optimizer, moving, weights_of
 from stjax.symmetries import random_symmetries

@@ -26,7 +26,7 @@ from data_prep.errors import InputError
 from stjax import checkpoint, parallel, views, workdir
 from stjax.config import CLOSED_FORM, Config
 from stjax.data import input_pipeline
-from stjax.ops.elementwise import compiler_options
+from stjax.ops.cpu.elementwise import compiler_options
 from stjax.training import faults, run_log, steps
 from stjax.training.job import Job, prepare
 from stjax.training.validation import Validation

@@ -12,7 +12,7 @@ from flax import nnx
 
 from data_prep.errors import InputError
 from stjax.models import densenet, efficientnet, inception, resnet, vit, weights
-from stjax.ops.elementwise import compiler_options
+from stjax.ops.cpu.elementwise import compiler_options
 from tests.models import rule_weights
 
 GOLDEN = np.load(Path(__file__).parent / "data" / "golden.npz")

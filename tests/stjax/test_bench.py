@@ -11,8 +11,8 @@ import pytest
 
 from data_prep.errors import InputError
 from stjax import bench
+from stjax.benchmarks import cpu_ops, flops, page
 from stjax.benchmarks import embed as bench_embed
-from stjax.benchmarks import flops, page
 from stjax.benchmarks import pytorch as bench_torch
 
 
@@ -99,6 +99,29 @@ def test_train_rows_have_the_fixed_schema(tmp_path, monkeypatch, capsys):
         assert row["seconds"] > 0
         assert row["speedup"] is None
     assert capsys.readouterr().out.splitlines()[-1] == str(path)
+
+
+def test_operations_for_cpus_are_timed_beside_those_of_xla(tmp_path, monkeypatch):
+    monkeypatch.setitem(bench.MODELS, "tiny", ("efficientnet", "tiny", "", 2))
+    monkeypatch.setattr(cpu_ops, "_process", lambda arguments: 1.0 if arguments[-1] == "keep" else 2.0)
+    path = tmp_path / "bench.json"
+    sizes = ["--tiny", "--models=tiny", "--rounds=1", "--batch-size=1", "--image-size-px=32"]
+    bench.main(["--what=cpu_ops", *sizes, f"--json={path}"])
+    rows = json.loads(path.read_text())
+    assert [row["case"].split(",")[0] for row in rows[::2]] == [
+        "conv 1x1 (ResNet) batch 1", "barriers kept", "freed memory kept",
+    ]  # fmt: skip
+    assert [row["method"] for row in rows] == [cpu_ops.XLA, "stjax", cpu_ops.XLA, "stjax", "the system's", "stjax"]
+    assert rows[-1]["speedup"] == 2
+
+
+@pytest.mark.slow
+def test_steps_are_timed_in_processes_that_keep_freed_memory_and_that_do_not():
+    size = ["resnet18", "1", "32", "1"]
+    assert cpu_ops._process(size) > 0
+    assert cpu_ops._process([*size, "keep"]) > 0
+    with pytest.raises(InputError, match="KeyError: 'none'"):
+        cpu_ops._process(["none", *size[1:]])
 
 
 def test_embedding_is_timed_beside_another_interpreter(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stjax.ops.elementwise import compiler_options, relu, written_out
+from stjax.ops.cpu.elementwise import compiler_options, relu, written_out
 
 
 def test_relu_equals_jax_values_and_gradients():

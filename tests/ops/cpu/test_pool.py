@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stjax.ops.pool import average_pool, max_pool, max_pool_native
+from stjax.ops.cpu.pool import average_pool, max_pool, max_pool_native
 
 
 @pytest.mark.parametrize(("size", "stride", "padding"), [(3, 2, 1), (3, 2, 0), (3, 1, 1), (2, 2, 0)])

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stjax.ops.depthwise import depthwise_conv, depthwise_conv_native
+from stjax.ops.cpu.depthwise import depthwise_conv, depthwise_conv_native
 
 
 @pytest.mark.parametrize("stride", [1, 2])

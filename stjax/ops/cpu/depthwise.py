@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from stjax.ops import taps
-from stjax.ops.taps import Window
+from stjax.ops.cpu import taps
+from stjax.ops.cpu.taps import Window
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 

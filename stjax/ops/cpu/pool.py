@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from stjax.ops import taps
-from stjax.ops.taps import Window
+from stjax.ops.cpu import taps
+from stjax.ops.cpu.taps import Window
 
 
 def max_pool(x: jax.Array, *, size: int, stride: int, padding: int = 0) -> jax.Array:

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from stjax.ops.conv import conv, conv_native
+from stjax.ops.cpu.conv import conv, conv_native
 
 CASES = (  # kernel size, stride, padding, input channels
     ((1, 1), 1, (0, 0), 20),
