@@ -31,10 +31,11 @@ def create(path: Path) -> Iterator[h5py.File]:
 
 
 def write_anndata(path: Path, table: anndata.AnnData) -> None:
-    """Writes an .h5ad as `AnnData.write_h5ad` does, compressed, by way of `create`."""
+    """Writes an .h5ad as `AnnData.write_h5ad` does, compressed, by way of `create`; texts as arrays that every version
+    of anndata reads, which 0.13 with pandas 3 does not do by itself."""
     options = {"compression": "gzip"}
     table.strings_to_categoricals()
-    with create(path) as file:
+    with anndata.settings.override(allow_write_nullable_strings=False), create(path) as file:
         file.attrs["encoding-type"], file.attrs["encoding-version"] = "anndata", "0.1.0"
         for name in ("X", "obs", "var"):
             write_elem(file, name, getattr(table, name), dataset_kwargs=options)
