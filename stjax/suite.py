@@ -241,12 +241,14 @@ def prepare(data: "Data", options: "Options", pool: "Pool") -> None:
             made(data.demo_module, f"--out={raw}", *data.demo)
         if not options.is_built(data):
             made("data_prep.build", f"--source={raw}", f"--out={target}", *(data.tiny if options.tiny else data.build))
-        for name, encoder, context in options.features_to_make(data):
-            given = [f"--data-dir={target}", f"--encoder={encoder}", f"--name={name}", "--any-scale"]
+        for features in options.features_to_make(data):
+            given = [f"--data-dir={target}", f"--encoder={features.encoder}", f"--name={features.name}", "--any-scale"]
             given += ["--random"] if options.tiny else []
-            if encoder in options.weights and not options.tiny:
-                given.append(f"--weights={options.weights[encoder]}")
-            given += [f"--context={context}", f"--source={raw}"] if context > 1 else []
+            if features.encoder in options.weights and not options.tiny:
+                given.append(f"--weights={options.weights[features.encoder]}")
+            given += [f"--pooling={features.pooling}"] if features.pooling else []
+            given += [f"--fields={features.fields}", f"--source={raw}"] if features.fields else []
+            given += [f"--context={features.context}", f"--source={raw}"] if features.context > 1 else []
             made("stjax.embed", *given)
 
 

@@ -20,11 +20,14 @@ MOST_SEEDS = 100
 
 class Embedding(NamedTuple):
     """Features of a data set that a suite needs: `features/<name>`, by an encoder that `stjax encoders` lists; with
-    those of so many windows a side around each spot."""
+    those of so many windows a side around each spot, or of several fields of view, and pooled in another way than the
+    encoder's own, both as `stjax embed` takes them."""
 
     name: str
     encoder: str
     context: int = 1
+    fields: str = ""
+    pooling: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

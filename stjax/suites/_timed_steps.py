@@ -1,10 +1,11 @@
 """A few steps of a training, timed in a process of its own: `python -m stjax.suites._timed_steps FILE ARGUMENTS`, those
-of `stjax.train`; or images through an encoder: `... FILE --encoder=NAME`. What it finds is written to FILE."""
+of `stjax.train`; or images through an encoder: `... FILE --encoder=NAME POOLING`. What it finds is written to FILE."""
 
 import contextlib
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,7 +26,7 @@ def main(arguments: list[str]) -> None:
     """The command line."""
     out, *rest = arguments
     if rest[0].startswith(_ENCODER):
-        json_files.write(Path(out), of_encoder(rest[0].removeprefix(_ENCODER)))
+        json_files.write(Path(out), of_encoder(rest[0].removeprefix(_ENCODER), pooling=rest[1]))
         return
     config, _ = configs.parse(rest, usage=__doc__ or "")
     with tempfile.TemporaryDirectory(dir=Path(out).parent) as folder:
@@ -71,17 +72,18 @@ def _stepped(job: Job, mesh: jax.sharding.Mesh) -> tuple[int, float]:
     return step - 1, time.monotonic() - began
 
 
-def of_encoder(name: str) -> dict[str, float]:
-    """What an encoder takes, with random weights: {"image_s": of an image, "width": numbers of a vector}."""
+def of_encoder(name: str, *, pooling: str) -> dict[str, Any]:
+    """What an encoder takes, with random weights: {"image_s": of an image, "width": numbers of a vector, "parts": how
+    many of each kind}. `pooling`: "" for its own."""
     mesh = parallel.make_mesh()
-    embedder = Embedder.open(name, None, seed=0, mesh=mesh)
+    embedder = Embedder.open(name, None, seed=0, pooling=pooling, mesh=mesh)
     count = parallel.round_up(_IMAGES, mesh)
     images = np.random.default_rng(0).integers(0, 256, (count, 224, 224, 3)).astype(np.uint8)
     run = embedder.compiled(tiles=False)
     jax.block_until_ready(run(images))
     began = time.monotonic()
     jax.block_until_ready(run(images))
-    return {"image_s": (time.monotonic() - began) / count, "width": embedder.width}
+    return {"image_s": (time.monotonic() - began) / count, "width": embedder.width, "parts": list(embedder.parts)}
 
 
 if __name__ == "__main__":

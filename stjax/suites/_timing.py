@@ -13,6 +13,7 @@ import numpy as np
 from data_prep import cli, json_files
 from data_prep.dataset import PatchDataset
 from stjax import encoders
+from stjax.features.images import fields_of, windows_of
 from stjax.features.store import FOLDER, MASK, RANDOM, VECTORS, Writer, patches_sha256
 from stjax.suites import Data, Embedding, Options, Run, Suite
 from stjax.suites._state import DONE, LACKING, Place, why
@@ -57,6 +58,13 @@ class Row(NamedTuple):
     size: float
     why: str
     synthetic: bool
+
+
+class Pooled(NamedTuple):
+    """An encoder, and how its vectors are pooled, if not in its own way."""
+
+    encoder: str
+    pooling: str = ""
 
 
 class Features(NamedTuple):
@@ -129,17 +137,20 @@ def estimate(suite: Suite, options: Options, chosen: Sequence[Place]) -> tuple[l
     left = [place for place in chosen if place.state() not in (DONE, LACKING)]
     wanted = suites.merged(data for place in left for data in place.run.data if not place.run.embeds)
     stands_in = [data for data in wanted if not options.is_prepared(data)]
-    needed = {each.encoder for data in stands_in for each in data.features}
+    needed = {Pooled(each.encoder, each.pooling) for data in stands_in for each in data.features}
     records = {data.name: stand_in(data, made) for data in stands_in}
     images = _images(left, options, records)
-    timed = {name: _timed(made, f"encoder_{name}", [f"--encoder={name}"]) for name in {*needed, *images.values()}}
+    timed = {
+        each: _timed(made, f"encoder_{each.encoder}{each.pooling}", [f"--encoder={each.encoder}", each.pooling])
+        for each in {*needed, *images.values()}
+    }
     found = [
         Features(what, count, of.get("image_s", 0.0), 4 * of.get("width", 0), of.get("failed", ""))
-        for (what, count), name in images.items()
-        for of in [timed[name]]
+        for (what, count), each in images.items()
+        for of in [timed[each]]
     ]
     for data in stands_in:
-        write_noise(data, made, {name: int(of.get("width", 0)) for name, of in timed.items()})
+        write_noise(data, made, {each: of.get("parts", [0]) for each, of in timed.items()})
     return _rows(left, options, made, suites.load(suite.name, made).runs), found
 
 
@@ -182,11 +193,12 @@ def stand_in(data: Data, made: Options) -> int:
     return sum(section["records"] for section in PatchDataset.open(made.path(data)).sections)
 
 
-def write_noise(data: Data, made: Options, widths: Mapping[str, int]) -> None:
-    """Writes noise for features of a data set of synthetic tissue; `widths` are {encoder: numbers of a vector}."""
+def write_noise(data: Data, made: Options, parts: Mapping[Pooled, Sequence[int]]) -> None:
+    """Writes noise for features of a data set of synthetic tissue; `parts` are how many numbers of each kind an encoder
+    makes of a window."""
     for each in made.features_to_make(data):
         dataset = PatchDataset.open(made.path(data))
-        _write_noise(dataset, each, widths[each.encoder])
+        _write_noise(dataset, each, parts[Pooled(each.encoder, each.pooling)])
 
 
 def like_published(data: Data) -> Data:
@@ -198,14 +210,18 @@ def like_published(data: Data) -> Data:
     return dataclasses.replace(data, demo=(*demo, f"--spots={round(data.spots / sections)}"))
 
 
-def _write_noise(dataset: PatchDataset, features: Embedding, width: int) -> None:
+def _write_noise(dataset: PatchDataset, features: Embedding, parts: Sequence[int]) -> None:
     """Features of a data set that say nothing of it: a training takes as long on them."""
     encoder, windows = encoders.find(features.encoder), features.context**2
+    fields = fields_of(features.fields, "fields") if features.fields else (1.0,)
+    width = len(fields) * sum(parts)
     key = {
         "encoder": features.encoder,
         "weights_sha256": f"{RANDOM}0",
-        "pooling": encoder.pooling,
+        "pooling": features.pooling or encoder.pooling,
         "width": width,
+        **({"fields": list(fields)} if len(fields) > 1 else {}),
+        **({"parts": list(parts)} if len(parts) > 1 else {}),
         "dtype": "float32",
         "compute": "float32",
         "px": encoder.px,
@@ -229,10 +245,10 @@ def _write_noise(dataset: PatchDataset, features: Embedding, width: int) -> None
         writer.finish()
 
 
-def _images(left: Iterable[Place], options: Options, records: Mapping[str, int]) -> dict[tuple[str, int], str]:
+def _images(left: Iterable[Place], options: Options, records: Mapping[str, int]) -> dict[tuple[str, int], Pooled]:
     """{(what, number of images): encoder} of features that are not there; as published, or the `records` of a study
     that is --tiny."""
-    found: dict[tuple[str, int], str] = {}
+    found: dict[tuple[str, int], Pooled] = {}
     embedded: collections.Counter[str] = collections.Counter()
     for place in left:
         if place.run.embeds:
@@ -241,8 +257,10 @@ def _images(left: Iterable[Place], options: Options, records: Mapping[str, int])
         for data in place.run.data:
             missing = options.features_to_make(data) if options.is_built(data) else data.features
             spots = records.get(data.name, data.spots) if options.tiny else data.spots
-            found |= {(f"data/{data.name}, {each.name}", spots * each.context**2): each.encoder for each in missing}
-    return found | {(encoder, count): encoder for encoder, count in embedded.items()}
+            for each in missing:
+                windows = len(windows_of(fields_of(each.fields, "fields"))[0]) if each.fields else each.context**2
+                found[f"data/{data.name}, {each.name}", spots * windows] = Pooled(each.encoder, each.pooling)
+    return found | {(encoder, count): Pooled(encoder) for encoder, count in embedded.items()}
 
 
 def _timed(made: Options, name: str, arguments: Sequence[str]) -> Mapping[str, Any]:

@@ -54,12 +54,12 @@ def timed(monkeypatch):
         asked.append(arguments[0])
         if name == "her2st/sgn/uni/A":
             return {"failed": "no memory"}
-        return {"image_s": 0.5, "width": 1024, "wall_s": 9.0} if name.startswith("encoder_") else STEP
+        return {"image_s": 0.5, "width": 1024, "parts": [1024], "wall_s": 9.0} if name.startswith("encoder_") else STEP
 
     monkeypatch.setattr(_timing, "_timed", answer)
     monkeypatch.setattr(_timing, "stand_in", lambda *_: 40)
     monkeypatch.setattr(
-        _timing, "write_noise", lambda each, made, widths: data.append((each.name, made.synthetic, widths))
+        _timing, "write_noise", lambda each, made, parts: data.append((each.name, made.synthetic, parts))
     )
     return asked, data
 
@@ -70,7 +70,7 @@ def test_every_row_is_printed_with_what_its_step_times_come_to(timed, tmp_path, 
     printed = capsys.readouterr().out
     asked, data = timed
     assert [name for name, *_ in data] == ["patches", "demo_patches"]
-    assert all(synthetic and widths == {"uni": 1024} for _, synthetic, widths in data)
+    assert all(synthetic and parts == {("uni", ""): [1024]} for _, synthetic, parts in data)
     assert asked.count("--encoder=uni") == 1
     assert len(asked) == 1 + 2 * 3
     for part, runs, hours in (
@@ -114,12 +114,28 @@ def test_noise_stands_for_features(tmp_path):
     build.build(demo.make_demo(tmp_path / "raw", patients=1, sections_per_patient=1, spots=12), tmp_path / "data",
                 patch_size_px=32, image_format="raw", min_counts=0)  # fmt: skip
     dataset = PatchDataset.open(tmp_path / "data")
-    for each in (Embedding("uni", "uni"), Embedding("uni_around", "uni", context=3)):
-        _timing._write_noise(dataset, each, 24)
+    records = dataset.sections[0]["records"]
+    for each, parts, shape in (
+        (Embedding("uni", "uni"), [24], (records, 24)),
+        (Embedding("uni_around", "uni", context=3), [24], (records, 9, 24)),
+        (Embedding("uni_fields", "uni", fields="0.5,1,3", pooling="moments"), [14, 10], (records, 72)),
+    ):
+        _timing._write_noise(dataset, each, parts)
         found = Stored.open(dataset, each.name)
         vectors = found.sections[dataset.sections[0]["name"]]
-        assert vectors.shape == (dataset.sections[0]["records"], *((9,) if each.context > 1 else ()), 24)
+        assert vectors.shape == shape
+        assert found.parts == parts * (3 if each.fields else 1)
         assert np.std(vectors) == pytest.approx(1, abs=0.1)
+
+
+def test_images_of_features_are_the_windows_that_their_fields_take(timed, tmp_path):
+    options = Options(tmp_path)
+    found = suites.load("her2st", options)
+    _, features = _timing.estimate(found, options, _state.places(found, options, ("fast", "best")))
+    assert {(each.name, each.images) for each in features} == {
+        ("data/patches, multiscale", 13_620 * 3), ("data/patches, multiscale_five", 13_620 * (4 + 4)),
+    }  # fmt: skip
+    assert timed[0].count("--encoder=efficientnet_lite0") == 1
 
 
 def test_times_are_for_plans(tmp_path):
