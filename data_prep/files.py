@@ -111,6 +111,17 @@ def write_text(path: Path, text: str, *, sync: bool = False) -> None:
         made.write_text(text, encoding="utf-8")
 
 
+def below(folder: Path) -> list[Path]:
+    """Every file and folder below a folder, ascending; links to folders are followed, to each folder once."""
+    found, seen = [], {os.path.realpath(folder)}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        found += [Path(place, name) for name in (*folders, *names)]
+        real = {os.path.realpath(Path(place, name)): name for name in sorted(folders, reverse=True)}
+        folders[:] = sorted(name for path, name in real.items() if path not in seen)
+        seen |= real.keys()
+    return sorted(found)
+
+
 def flush(path: Path) -> None:
     """Returns when a file, or a folder and all in it, is on disk, so that a rename never outruns what it renames."""
     for each in (*(path.rglob("*") if path.is_dir() else ()), path):

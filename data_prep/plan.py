@@ -150,7 +150,7 @@ def fingerprint(path: Path, *, times: bool, but: Path | None = None) -> str:
         but: a folder to leave out.
     """
     digest = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(path.rglob("*")):
+    for file in [path] if path.is_file() else files.below(path):
         if file.is_file() and (but is None or but.resolve() not in file.resolve().parents):
             status = file.stat()
             digest.update(f"{file.relative_to(path)}\0{status.st_size}\0".encode())

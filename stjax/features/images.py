@@ -186,7 +186,7 @@ def find_slides(source: Path, dataset: PatchDataset) -> dict[str, Path]:
             "(stjax embed --import), or build the data set from slides, with --layout=hest"
         )
     wanted = {section["name"]: section["image"]["sha256"] for section in dataset.sections}
-    paths = sorted(p for p in source.rglob("*") if is_slide(p))
+    paths = [path for path in files.below(source) if is_slide(path)]
     names = {section["image"].get("file") for section in dataset.sections}
     paths.sort(key=lambda path: path.name not in names)  # most likely ones first
     found: dict[str, Path] = {}

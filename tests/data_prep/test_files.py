@@ -50,6 +50,20 @@ def test_a_folder_takes_the_place_of_a_folder_and_of_a_link_but_a_file_does_not(
     assert left_in(target) == ["second"]
 
 
+def test_what_lies_below_a_folder_is_found_through_links_and_once(tmp_path: Path) -> None:
+    source, elsewhere = tmp_path / "source", tmp_path / "elsewhere"
+    (source / "a").mkdir(parents=True)
+    (elsewhere / "deep").mkdir(parents=True)
+    (elsewhere / "deep" / "slide.png").touch()
+    (source / "b").symlink_to(elsewhere)
+    (source / "c").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(source)
+    (source / "a" / "again").symlink_to(source)
+    names = [f"{path.relative_to(source)}" for path in files.below(source)]
+    assert names == ["a", "a/again", "b", "b/back", "b/deep", "b/deep/slide.png", "c"]
+    assert files.below(source) == sorted({*source.rglob("*"), *(source / "b").rglob("*")})
+
+
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.tmp", ".a.txt.tmp", "a.tmp", ".a.txt.PID.txt"])
 def test_no_planted_link_is_followed(tmp_path: Path, name: str) -> None:
     victim, folder = tmp_path / "victim", tmp_path / "folder"
