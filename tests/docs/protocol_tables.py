@@ -16,11 +16,11 @@ RULES = {  # field of Protocol: how the page calls it
     "panel_scope": "ranked on",
     "min_spot_fraction": "a gene is in at least this share of the spots",
     "min_counts": "counts a spot has at least",
-    "stain": "stain normalisation of its source",
-    "max_white_fraction": "patches this white are left out",
-    "white_filter_scope": "... in",
+    "stain": "stain normalisation in the publication",
+    "max_white_fraction": "patches are left out if so much of them is white",
+    "white_filter_scope": "white patches are left out of",
     "image_std": "standard deviation of the images",
-    "test_symmetries": "means over eight symmetries",
+    "test_symmetries": "predictions averaged over eight symmetries",
     "pooling": "PCC pooled",
     "head_at_mean": "the head starts at the mean",
     "validation": "the checkpoint is chosen on sections",
@@ -64,7 +64,7 @@ def _cell(protocol: protocols.Protocol, field: str) -> str:
     if field == "max_white_fraction" and value == 1.0:
         return "none"
     if field == "validation":
-        return "of the test" if value == "test" else "held out besides"
+        return "of the test set" if value == "test" else "of validation patients"
     if field == "num_folds" and protocol.validation == "test":
         return ""
     if field in ("num_folds", "min_counts", "min_spot_fraction") and not value:
