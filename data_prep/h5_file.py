@@ -9,6 +9,7 @@ from typing import Any
 
 import anndata
 import h5py
+import pandas as pd
 from anndata.io import write_elem
 
 
@@ -35,13 +36,20 @@ def write_anndata(path: Path, table: anndata.AnnData) -> None:
     of anndata reads, which 0.13 with pandas 3 does not do by itself."""
     options = {"compression": "gzip"}
     table.strings_to_categoricals()
-    with anndata.settings.override(allow_write_nullable_strings=False), create(path) as file:
+    with create(path) as file:
         file.attrs["encoding-type"], file.attrs["encoding-version"] = "anndata", "0.1.0"
-        for name in ("X", "obs", "var"):
-            write_elem(file, name, getattr(table, name), dataset_kwargs=options)
+        for name, part in (("X", table.X), ("obs", _plain(table.obs)), ("var", _plain(table.var))):
+            write_elem(file, name, part, dataset_kwargs=options)
         for name in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
             named = {key: value for key, value in getattr(table, name).items() if key is not None}
             write_elem(file, name, named, dataset_kwargs=options)  # anndata 0.13 has X among the layers, as None
+
+
+def _plain(table: Any) -> pd.DataFrame:
+    """The table with texts as Python objects, which anndata writes as arrays; a setting of anndata's that does so too
+    is of all threads."""
+    texts = [name for name, kind in table.dtypes.items() if isinstance(kind, pd.StringDtype)]
+    return table.astype(dict.fromkeys(texts, object)).set_index(table.index.astype(object))
 
 
 class _Remembering(io.FileIO):

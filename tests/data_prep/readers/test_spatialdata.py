@@ -166,7 +166,7 @@ def test_shapes_in_place_of_those_that_the_table_names(source: Source) -> None:
 
 def test_codecs_that_run_code_are_refused(source: Source) -> None:
     store = source("spatialdata") / "A1.zarr"
-    meta = json.loads((file := store / "tables/table/obs/_index/zarr.json").read_text())
+    meta = json.loads((file := store / "tables/table/X/data/zarr.json").read_text())
     meta["codecs"].append({"name": "numcodecs.pickle", "configuration": {}})
     file.write_text(json.dumps(meta))
     with pytest.raises(InputError, match=r"codec 'numcodecs\.pickle' is not read"):

@@ -58,7 +58,8 @@ def visium(*, library: str = "L", shift_px: float = 0.0, **factors: float) -> an
 def write(folder: Path, name: str, made: Any, *, images: tuple[str, ...] | None = None) -> Path:
     """The file, and white slides beside it: one of the same name by default."""
     folder.mkdir(exist_ok=True)
-    made.write_h5ad(folder / f"{name}.h5ad")
+    with anndata.settings.override(allow_write_nullable_strings=False):  # texts as arrays, whatever version of anndata
+        made.write_h5ad(folder / f"{name}.h5ad")
     for image in (name,) if images is None else images:
         Image.new("RGB", (SIDE_PX, SIDE_PX), "white").save(folder / f"{image}.png")
     return folder
