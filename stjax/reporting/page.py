@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
+import pandas as pd
+
 from data_prep.gene_lookup import other_names
 from stjax.evaluation import statistics
 from stjax.evaluation.methods import METHODS, column
@@ -166,7 +168,7 @@ def _payload(run: RunResults) -> dict[str, Any]:
     """What the script draws, without maps."""
     metrics = run.metrics
     genes = {
-        name: column.tolist() if column.dtype == object else [_rounded(value) for value in column]
+        name: [_rounded(value) for value in column] if pd.api.types.is_numeric_dtype(column) else column.tolist()
         for name, column in run.genes.items()
     }
 

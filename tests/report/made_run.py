@@ -7,7 +7,7 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from data_prep import json_files
+from data_prep import h5_file, json_files
 from data_prep.dataset import FORMAT, FORMAT_VERSION
 from stjax import metrics
 
@@ -88,7 +88,7 @@ def make_run(
         scale = {"tissue_lowres_scalef": 100 / size, "spot_diameter_fullres": 100.0, "microns_per_pixel": 0.5}
         adata.uns["spatial"] = {name: {"images": {"lowres": picture}, "scalefactors": scale}}
         adata.uns["stjax"] = {"checkpoint_step": 7, "data_sha256": "d" * 64}
-        adata.write_h5ad(folder / "predictions" / f"{name}.h5ad")
+        h5_file.write_anndata(folder / "predictions" / f"{name}.h5ad", adata)
 
     part = {"file": "a.npz", "bytes": 1, "sha256": "0" * 64}
     manifest = {
