@@ -21,7 +21,19 @@ EXAMPLES = """examples (flags that data_prep.build does not know go to the runne
 
 
 def executor(flags: Sequence[str]) -> Execute:
-    """Runs tasks as the elements of a Beam pipeline.
+    """Runs tasks as the elements of a Beam pipeline; see `pipeline`."""
+    carry_out = pipeline(flags)
+
+    def execute(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
+        carry_out(function, tasks)
+        # Beam hands nothing back. What each call made is on disk, where a second call finds it done.
+        yield from map(function, tasks)
+
+    return execute
+
+
+def pipeline(flags: Sequence[str]) -> Callable[[Callable[[Any], Any], Sequence[Any]], None]:
+    """What calls a function on tasks as the elements of a Beam pipeline, and gives nothing back.
 
     Args:
         flags: of the runner, as on Beam's own command lines; none for the local runner.
@@ -35,20 +47,18 @@ def executor(flags: Sequence[str]) -> Execute:
     except ImportError as error:
         raise InputError("Apache Beam is not installed; install the extra: pip install 'stjax[beam]'") from error
 
-    def execute(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
+    def carry_out(function: Callable[[Any], Any], tasks: Sequence[Any]) -> None:
         try:
-            with apache_beam.Pipeline(options=pipeline_options.PipelineOptions(list(flags))) as pipeline:
-                elements = pipeline | "sections" >> apache_beam.Create(list(tasks), reshuffle=True)
+            with apache_beam.Pipeline(options=pipeline_options.PipelineOptions(list(flags))) as started:
+                elements = started | "tasks" >> apache_beam.Create(list(tasks), reshuffle=True)
                 _ = elements | function.__name__ >> apache_beam.Map(_discard_result, function)
         except Exception as error:
             message = _input_error(error)
             if message is None:
                 raise
             raise InputError(message) from error
-        # Beam hands nothing back. What each call made is on disk, where a second call finds it done.
-        yield from map(function, tasks)
 
-    return execute
+    return carry_out
 
 
 def _discard_result(task: Any, function: Callable[[Any], Any]) -> None:

@@ -17,6 +17,7 @@ examples:
   python -m stjax.predict --workdir=runs/pixnet --source=raw/her2st --out=predictions --sections=C5 --dense
 """
 
+import argparse
 import dataclasses
 import re
 from collections.abc import Sequence
@@ -52,38 +53,54 @@ _AREAS_HELP = (
 _LEAST_BYTES = 2  # that a spot's value of a gene takes in a file, compressed
 
 
+def parser() -> cli.Parser:
+    """The command line's options."""
+    made = cli.Parser("python -m stjax.predict", renamed={"--um-per-px": "--source-um-per-px"}, description=__doc__)
+    model = made.add_mutually_exclusive_group(required=True)
+    model.add_argument("--workdir", type=Path, help="a run of stjax.train")
+    model.add_argument("--model", type=Path, help="a folder that stjax.export wrote, or hf://NAME/MODEL of the Hub")
+    made.add_argument(
+        "--source", required=True, type=Path, help="a slide, a folder of slides, or raw sections in a known layout"
+    )
+    made.add_argument("--out", required=True, type=Path, help="folder for the results")
+    default = ",".join(outputs.DEFAULT_FORMATS)
+    made.add_argument("--formats", help=f"some of {', '.join(outputs.format_names())} ({default})")
+    made.add_argument("--layout", default="auto", help="the source's layout, or slides; detected by default")
+    made.add_argument("--sections", default="", help="comma-separated; default all whose files are complete")
+    made.add_argument(
+        "--genes", default="", help="comma-separated, by any name (HER2 is ERBB2); default the main panel"
+    )
+    made.add_argument(
+        "--source-um-per-px", dest="um_per_px", type=float, metavar="X", help="the slides' scale; overrides the files'"
+    )
+    made.add_argument("--shard", default="1/1", help="i/n: every n-th slide from the i-th on, for array jobs")
+    made.add_argument("--overwrite", action="store_true", help="replace results of another model or other options")
+    made.add_argument("--symmetries", action="store_true", help="predict means over the eight symmetries")
+    made.add_argument("--weights", type=Path, help=ENCODER_HELP)
+    _add_places(made)
+    return made
+
+
 @cli.when_interrupted(lambda: "finished sections are kept; the same command goes on")
 def main(arguments: list[str]) -> None:
     """The command line."""
-    parser = cli.Parser("python -m stjax.predict", renamed={"--um-per-px": "--source-um-per-px"}, description=__doc__)
-    model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--workdir", type=Path, help="a run of stjax.train")
-    model.add_argument("--model", type=Path, help="a folder that stjax.export wrote, or hf://NAME/MODEL of the Hub")
-    parser.add_argument(
-        "--source", required=True, type=Path, help="a slide, a folder of slides, or raw sections in a known layout"
-    )
-    parser.add_argument("--out", required=True, type=Path, help="folder for the results")
-    default = ",".join(outputs.DEFAULT_FORMATS)
-    parser.add_argument("--formats", help=f"some of {', '.join(outputs.format_names())} ({default})")
-    parser.add_argument("--layout", default="auto", help="the source's layout, or slides; detected by default")
-    parser.add_argument("--sections", default="", help="comma-separated; default all whose files are complete")
-    parser.add_argument(
-        "--genes", default="", help="comma-separated, by any name (HER2 is ERBB2); default the main panel"
-    )
-    parser.add_argument(
-        "--source-um-per-px", dest="um_per_px", type=float, metavar="X", help="the slides' scale; overrides the files'"
-    )
-    parser.add_argument("--shard", default="1/1", help="i/n: every n-th slide from the i-th on, for array jobs")
-    parser.add_argument("--overwrite", action="store_true", help="replace results of another model or other options")
-    parser.add_argument("--symmetries", action="store_true", help="predict means over the eight symmetries")
-    parser.add_argument("--weights", type=Path, help=ENCODER_HELP)
-    _add_places(parser)
-    given = parser.parse_args(arguments)
-    array = {name: getattr(given, name) for name in _OF_ARRAY if getattr(given, name) is not None}
-    if given.areas is not None and (twice := parser.given & {"spots", *_OF_ARRAY}):
+    known = parser()
+    given = known.parse_args(arguments)
+    check(known, given)
+    run(given)
+
+
+def check(known: cli.Parser, given: argparse.Namespace) -> None:
+    """Raises InputError for options that exclude each other."""
+    if given.areas is not None and (twice := known.given & {"spots", *_OF_ARRAY}):
         raise InputError(
             f"--areas says where to predict, and so does --{min(twice).replace('_', '-')}; give one of the two"
         )
+
+
+def run(given: argparse.Namespace) -> None:
+    """Carries out what the options say."""
+    array = {name: getattr(given, name) for name in _OF_ARRAY if getattr(given, name) is not None}
     options = Options(
         formats=outputs.default_formats() if given.formats is None else names(given.formats),
         genes=names(given.genes),
