@@ -23,7 +23,7 @@ def slides(tmp_path: Path) -> Path:
     folder.mkdir()
     for number in range(5):
         pixels = np.full((160, 160, 3), 245, np.uint8)
-        pixels[40:120, 40:120] = [180, 110, 170] + rng.integers(-30, 30, (80, 80, 3))
+        pixels[40:120, 40:120] = rng.integers((150, 80, 140), (210, 140, 200), (80, 80, 3))
         Image.fromarray(pixels).save(folder / f"slide_{number}.png")
     return folder
 
