@@ -34,7 +34,7 @@ _ADAMW = {"optimizer": "adamw", "schedule": "cosine"}
 _HISTOGENE = {"num_epochs": 30, "learning_rate": 1e-4}
 _TRIPLEX = {"num_epochs": 6, "batch_size": 1, "early_stopping_patience": 0, "features": "lite0_around"}
 _GRAPH = {"num_epochs": 100, "features": "lite0"}
-_PIXNET = {**her2st.MODELS["PixNet"][3], **_ADAMW}
+_PIXNET = her2st.MODELS["PixNet"][3]
 RIDGE = "Ridge on features"
 MODELS: Models = {
     RIDGE: ("ridge", "ridge_features", {"features": "lite0"}),
@@ -43,7 +43,7 @@ MODELS: Models = {
         "stnet_densenet121",
         {**_ADAMW, "num_epochs": 2, "learning_rate": 1e-3, "batch_size": 32, "micro_batch": 8},  # in 8 GB
     ),
-    "EfficientNet-b0 + AuxNet": ("b0_aux", "enet_b0_aux", {**her2st.MODELS["EfficientNet-b0 + AuxNet"][3], **_ADAMW}),
+    "EfficientNet-b0 + AuxNet": ("b0_aux", "enet_b0_aux", her2st.MODELS["EfficientNet-b0 + AuxNet"][3]),
     "HisToGene": ("histogene", "histogene", _HISTOGENE),
     "EGN, narrow": ("egn", "egn", {"model__variant": "narrow", "num_epochs": 10, "features": "lite0"}),
     "EGGN": ("eggn", "eggn", _GRAPH),
