@@ -247,8 +247,9 @@ def prepare(data: "Data", options: "Options", pool: "Pool") -> None:
             if features.encoder in options.weights and not options.tiny:
                 given.append(f"--weights={options.weights[features.encoder]}")
             given += [f"--pooling={features.pooling}"] if features.pooling else []
-            given += [f"--fields={features.fields}", f"--source={raw}"] if features.fields else []
-            given += [f"--context={features.context}", f"--source={raw}"] if features.context > 1 else []
+            given += [f"--fields={features.fields}"] if features.fields else []
+            given += [f"--context={features.context}"] if features.context > 1 else []
+            given += [f"--source={raw}"] if features.fields or features.context > 1 else []
             made("stjax.embed", *given)
 
 

@@ -213,7 +213,7 @@ def like_published(data: Data) -> Data:
 def _write_noise(dataset: PatchDataset, features: Embedding, parts: Sequence[int]) -> None:
     """Features of a data set that say nothing of it: a training takes as long on them."""
     encoder, windows = encoders.find(features.encoder), features.context**2
-    fields = fields_of(features.fields, "fields") if features.fields else (1.0,)
+    fields = _fields(features)
     width = len(fields) * sum(parts)
     key = {
         "encoder": features.encoder,
@@ -245,6 +245,10 @@ def _write_noise(dataset: PatchDataset, features: Embedding, parts: Sequence[int
         writer.finish()
 
 
+def _fields(features: Embedding) -> tuple[float, ...]:
+    return fields_of(features.fields, "fields") if features.fields else (1.0,)
+
+
 def _images(left: Iterable[Place], options: Options, records: Mapping[str, int]) -> dict[tuple[str, int], Pooled]:
     """{(what, number of images): encoder} of features that are not there; as published, or the `records` of a study
     that is --tiny."""
@@ -258,7 +262,7 @@ def _images(left: Iterable[Place], options: Options, records: Mapping[str, int])
             missing = options.features_to_make(data) if options.is_built(data) else data.features
             spots = records.get(data.name, data.spots) if options.tiny else data.spots
             for each in missing:
-                windows = len(windows_of(fields_of(each.fields, "fields"))[0]) if each.fields else each.context**2
+                windows = each.context**2 * len(windows_of(_fields(each))[0])
                 found[f"data/{data.name}, {each.name}", spots * windows] = Pooled(each.encoder, each.pooling)
     return found | {(encoder, count): Pooled(encoder) for encoder, count in embedded.items()}
 

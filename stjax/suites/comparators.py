@@ -30,7 +30,6 @@ _MADE = (
 SETS = {"her2st, library-normalised": _HER2ST, "Demo, library-normalised": _MADE}  # part: patches, tiles
 FOLDS = 5  # of the demo's patients
 
-_ADAMW = {"optimizer": "adamw", "schedule": "cosine"}
 _HISTOGENE = {"num_epochs": 30, "learning_rate": 1e-4}
 _TRIPLEX = {"num_epochs": 6, "batch_size": 1, "early_stopping_patience": 0, "features": "lite0_around"}
 _GRAPH = {"num_epochs": 100, "features": "lite0"}
@@ -41,7 +40,7 @@ MODELS: Models = {
     "ST-Net": (
         "stnet",
         "stnet_densenet121",
-        {**_ADAMW, "num_epochs": 2, "learning_rate": 1e-3, "batch_size": 32, "micro_batch": 8},  # in 8 GB
+        {**her2st.ADAMW, "num_epochs": 2, "learning_rate": 1e-3, "batch_size": 32, "micro_batch": 8},  # in 8 GB
     ),
     "EfficientNet-b0 + AuxNet": ("b0_aux", "enet_b0_aux", her2st.MODELS["EfficientNet-b0 + AuxNet"][3]),
     "HisToGene": ("histogene", "histogene", _HISTOGENE),
