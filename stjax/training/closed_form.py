@@ -21,6 +21,8 @@ from stjax.state import State, moving, weights_of
 from stjax.training.job import Job
 from stjax.views import Batch
 
+_LEAST_DEVIATION = 1e-3  # that of one section of a hundred is above it
+
 
 def solve(job: Job, state: State, mesh: Mesh) -> tuple[State, ridge.Ridge]:
     """The state with the main head solved, and the solution, whose penalty is chosen on what `statistics.held_out`
@@ -33,7 +35,10 @@ def solve(job: Job, state: State, mesh: Mesh) -> tuple[State, ridge.Ridge]:
     held_out = statistics.held_out(patient, items.section).replace("_", " ")
     scale, rank = views.of(job.fold).penalty_scale(job.fold), job.config.rank
     # A spot's expression is as uncertain as its counts are few: genes' common directions are those of deep spots.
-    found = ridge.fit(features(job, state, mesh), targets, groups, scale=scale, rank=rank, weights=items.total)
+    x = features(job, state, mesh)
+    if job.config.features:  # which the model standardises
+        forget_rounding(x)
+    found = ridge.fit(x, targets, groups, scale=scale, rank=rank, weights=items.total)
     print(
         f"closed form: {len(groups)} spots, {len(found.coef)} features, {f'rank {rank}, ' if rank else ''}penalty "
         f"{found.penalty:g}, chosen on {held_out} held out"
@@ -48,6 +53,13 @@ def solve(job: Job, state: State, mesh: Mesh) -> tuple[State, ridge.Ridge]:
     if "average" in state:
         solved["average"] = jax.tree.map(jnp.copy, moving(solved))
     return state | parallel.put_replicated(solved, mesh), found
+
+
+def forget_rounding(x: np.ndarray) -> None:
+    """Sets to 0 those of standardised features [N, D] that are the same everywhere up to rounding; all others have a
+    deviation of about 1. A ridge would blow rounding up to that, and on a slide where such a feature does vary,
+    predictions with it."""
+    x[:, np.std(x, axis=0, dtype=np.float64) < _LEAST_DEVIATION] = 0
 
 
 def features(job: Job, state: State, mesh: Mesh) -> np.ndarray:

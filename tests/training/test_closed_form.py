@@ -9,6 +9,7 @@ from data_prep import json_files
 from data_prep.errors import InputError
 from stjax import config as configs
 from stjax import parallel, protocols
+from stjax.ops import ridge
 from stjax.state import weights_of
 from stjax.training import closed_form, job, together
 from stjax.views.patches import View
@@ -48,6 +49,22 @@ def test_the_head_is_scikit_learns_ridge_on_what_the_backbone_makes_of_the_train
         np.testing.assert_allclose(after.main.bias[...], fitted.intercept_ - scaler.mean_ @ coef, atol=1e-4)
         before = nnx.state(model.backbone, nnx.Param)
         jax.tree.map(np.testing.assert_array_equal, before, nnx.state(after.backbone, nnx.Param))
+
+
+def test_nothing_is_predicted_from_features_that_vary_by_rounding_alone():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 60)).astype(np.float32)
+    x[:, :3] = [0.0, 1e-13, 3e-5] * rng.normal(size=(40, 3))
+    y, groups = rng.normal(size=(40, 5)), np.repeat(np.arange(4), 10)
+    elsewhere = rng.normal(size=(30, 60))
+    blown_up = ridge.fit(x, y, groups)
+    assert np.abs(elsewhere @ blown_up.coef).max() > 1e3
+    before = x.copy()
+    closed_form.forget_rounding(x)
+    np.testing.assert_array_equal(x[:, 3:], before[:, 3:])
+    found = ridge.fit(x, y, groups)
+    assert not found.coef[:3].any()
+    assert np.abs(elsewhere @ found.coef).max() < 10
 
 
 def test_it_is_one_step_whatever_the_number_of_epochs_asked_for(solved):
