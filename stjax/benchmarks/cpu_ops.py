@@ -29,7 +29,6 @@ XLA = "XLA's own"
 OPERATIONS: dict[str, tuple[Callable[..., jax.Array], Callable[..., jax.Array], int, int, Any, dict[str, Any]]] = {
     "conv 1x1 (ResNet)": (conv, conv_native, 56, 256, (1, 1, 256, 64), {}),
     "conv 1x1, stride 2 (ResNet)": (conv, conv_native, 56, 256, (1, 1, 256, 512), {"stride": 2}),
-    "conv 3x3 (ResNet)": (conv, conv_native, 28, 128, (3, 3, 128, 128), {"padding": (1, 1)}),
     "conv 1x1 (EfficientNet)": (conv, conv_native, 28, 40, (1, 1, 40, 240), {}),
     "depthwise 3x3 (EfficientNet)": (
         depthwise_conv, depthwise_conv_native, 56, 144, (3, 3, 1, 144), {"stride": 1, "padding": 1},

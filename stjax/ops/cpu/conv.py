@@ -1,7 +1,7 @@
 """Dense convolution: native on GPU and TPU; on the CPU as matrix products wherever those are faster.
 
-XLA's CPU backend runs a 1 x 1 convolution, and the kernel gradient of any convolution, far below the speed of its
-matrix product. There a 1 x 1 convolution is a matrix product both ways, and every kernel gradient is one.
+XLA's CPU backend runs a 1 x 1 convolution far below the speed of its matrix product: there it is a matrix product both
+ways. Larger kernels are XLA's own (jax 0.10.2: their kernel gradients are as fast as matrix products, or faster).
 `conv` chooses by the platform the program is compiled for; `conv_native` is the reference.
 """
 
@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-_FEW_CHANNELS = 16  # below this (the stem's 3) a product a tap wastes the vector unit
 _MANY_PIXELS = 50 * 50  # a product for each image is worth while above
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -67,12 +66,10 @@ def _backward(
         return jax.vjp(functools.partial(conv_native, stride=stride, padding=padding), x, kernel)[1](dy)
 
     def cpu(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-        dx, dk = native(x, kernel, dy)  # what is not used of it is never computed
-        if kernel.shape[:2] == (1, 1) and padding == (0, 0):
-            dx = _dilate(jnp.einsum("bhwo,io->bhwi", dy, kernel[0, 0]), x.shape, stride)
-        if kernel.shape[2] >= _FEW_CHANNELS:
-            dk = _kernel_gradient(x, dy, kernel.shape, stride, padding)
-        return dx, dk
+        if kernel.shape[:2] != (1, 1) or padding != (0, 0):
+            return native(x, kernel, dy)
+        dx = _dilate(jnp.einsum("bhwo,io->bhwi", dy, kernel[0, 0]), x.shape, stride)
+        return dx, _kernel_gradient(x[:, ::stride, ::stride], dy)[None, None]
 
     return lax.platform_dependent(*saved, dy, cpu=cpu, default=native)
 
@@ -89,22 +86,10 @@ def _dilate(dy: jax.Array, shape: tuple[int, ...], stride: int) -> jax.Array:
     return lax.pad(dy, jnp.zeros((), dy.dtype), config)
 
 
-def _kernel_gradient(
-    x: jax.Array, dy: jax.Array, shape: tuple[int, ...], stride: int, padding: tuple[int, int]
-) -> jax.Array:
-    """[kh, kw, I, O] as one matrix product over all pixels; of several ways the fastest, measured shape by shape."""
-    rows, columns, inputs, outputs = shape
-    b, height, width, _ = dy.shape
-    if padding != (0, 0):
-        x = jnp.pad(x, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
-    taps = []
-    for i in range(rows):
-        for j in range(columns):
-            stop = (b, i + stride * (height - 1) + 1, j + stride * (width - 1) + 1, inputs)
-            taps.append(lax.slice(x, (0, i, j, 0), stop, (1, stride, stride, 1)))
-    if len(taps) == 1 and inputs > outputs and height * width >= _MANY_PIXELS:
+def _kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
+    """[I, O] of a 1 x 1 convolution at stride 1, as matrix products over all pixels."""
+    inputs, outputs, pixels = x.shape[-1], dy.shape[-1], dy.shape[1] * dy.shape[2]
+    if inputs > outputs and pixels >= _MANY_PIXELS:
         # The left operand is transposed first: the smaller one then, image by image.
-        dk = jnp.sum(jnp.einsum("bhwo,bhwi->boi", dy, taps[0]), axis=0).T
-    else:
-        dk = jnp.einsum("bhwp,bhwo->po", jnp.concatenate(taps, axis=-1), dy)
-    return dk.reshape(shape)
+        return jnp.sum(jnp.einsum("bhwo,bhwi->boi", dy, x), axis=0).T
+    return jnp.einsum("bhwi,bhwo->io", x, dy)
