@@ -48,8 +48,9 @@ class Run(Trained):
     alone: "Run | None" = None  # of a model with its encoder in front: the model
 
     @classmethod
-    def load(cls, folder: Path) -> "Run":
+    def load(cls, folder: str | Path) -> "Run":
         """Raises InputError when the folder holds no trained model, or a damaged one."""
+        folder = Path(folder)
         config = configs.load(folder / CONFIG)
         fold = load_fold(folder)
         mesh = parallel.make_mesh()

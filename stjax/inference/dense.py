@@ -42,7 +42,7 @@ _BLOCK_PX = 256  # resampled at a time, on a grid of its own: pixels do not depe
 def predict_dense(
     trained: Trained,
     slide: Slide,
-    out: Path,
+    out: str | Path,
     *,
     um_per_px: float,
     genes: Sequence[int] | np.ndarray | None = None,
@@ -68,6 +68,7 @@ def predict_dense(
             field, or `out` holding something else.
         FloatingPointError: the model's values are not finite.
     """
+    out = Path(out)
     check_maps(trained)
     model: Any = trained.network()
     if trained.protocol.test_symmetries:

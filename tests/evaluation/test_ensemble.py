@@ -22,7 +22,7 @@ def test_values_are_put_in_the_order_of_another_runs_genes():
 
 
 def test_members_that_do_not_know_a_gene_leave_it_to_the_others(trained, monkeypatch):
-    run = workdir.Run.load(trained[0])
+    run = workdir.Run.load(f"{trained[0]}")  # a path as text, as users give it
     dataset = run.open_dataset()
     single = prepared.predict_sections(run, dataset, ("C1",), sizes_um=(), max_spots=0)
     panel = run.fold.panel

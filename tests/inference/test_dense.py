@@ -82,7 +82,7 @@ def slide_path(tmp_path_factory):
 
 def predict(run, slide_path, out, um_per_px=UM, **options):
     with open_slide(slide_path) as slide:
-        return DenseMap.open(dense.predict_dense(run, slide, out, um_per_px=um_per_px, **options))
+        return DenseMap.open(dense.predict_dense(run, slide, f"{out}", um_per_px=um_per_px, **options))
 
 
 def whole(run, slide_path, *, px_scale=1.0):
