@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep import on_disk
 from data_prep.errors import InputError
 
 MAX_NAME_BYTES = 200  # file systems take 255, of which endings and genes need some
@@ -299,6 +300,7 @@ def check_texts(names: np.ndarray, what: str) -> None:
     step = max(1, (1 << 22) // letters)
     for start in range(0, len(names), step):
         part = np.ascontiguousarray(names[start : start + step], dtype=f"U{letters}")
+        on_disk.release(names)
         codes = part.view(np.uint32).reshape(len(part), letters)  # [n, letters], zeros behind the text
         odd = ((codes < 0x20) & (codes != 0)) | (codes > 0x7E)
         odd[:, 1:] |= (codes[:, :-1] == 0) & (codes[:, 1:] != 0)  # a zero inside

@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import csr, json_files, npz, spots, stored
+from data_prep import csr, json_files, npz, on_disk, spots, stored
 from data_prep.counts import Counts
 from data_prep.errors import InputError
 from data_prep.section import GeneTable, Section
 
 _REMEDY = "remove the folder that holds it and build again"
+_COLUMNS = {"spot_id": ("US", 1), "spot_xy": ("f", 2)}  # of spots, in memory or on disk
+_FILES = {f"{name}_file": ("U", 0) for name in _COLUMNS}
 _ARRAYS = {
-    **spots.ARRAYS,
-    "spot_id": ("US", 1),
+    **{name: form for name, form in spots.ARRAYS.items() if name not in _COLUMNS},
     "ensembl_id": ("U", 1),
     "symbol": ("U", 1),
     "origin_xy": ("f", 2),
@@ -56,12 +57,16 @@ class Framed:
         return len(self.origin_xy)
 
     def save(self, path: Path) -> None:
-        """Write as .npz, not compressed: it is read once. Counts on disk stay where they are, next to `path`."""
+        """Write as .npz, not compressed: it is read once. What lies on disk stays where it is, next to `path`."""
         section = self.section
         rest = {name: getattr(section, name) for name in _OF_SECTION} | {
             name: getattr(self, name) for name in _OF_FRAMES
         }
-        arrays: dict[str, Any] = section.spots.to_arrays() | {"spot_id": section.spots.id}
+        arrays: dict[str, Any] = section.spots.to_arrays(as_text=False)
+        for name in _COLUMNS:
+            if (file := on_disk.file_of(arrays[name])) is not None:
+                arrays[f"{name}_file"] = str(file.absolute())
+                del arrays[name]
         if isinstance(section.counts, stored.StoredCounts):
             arrays |= section.counts.to_arrays() | {"counts_folder": str(section.counts.folder.absolute())}
         else:
@@ -84,7 +89,12 @@ class Framed:
         Raises:
             InputError: not there, or damaged.
         """
-        arrays = npz.read(path, _ARRAYS, optional=spots.OUTLINES | _COUNTS, remedy=_REMEDY)
+        optional = spots.OUTLINES | _COUNTS | _COLUMNS | _FILES
+        arrays = npz.read(path, _ARRAYS, optional=optional, remedy=_REMEDY)
+        for name in _COLUMNS.keys() - arrays.keys():
+            if f"{name}_file" not in arrays:
+                raise InputError(f"{path}: damaged table (it has no array {name}); {_REMEDY}")
+            arrays[name] = on_disk.load(Path(str(arrays[f"{name}_file"])), remedy=_REMEDY)
         rest: dict[str, Any] = json_files.parse(str(arrays["rest"]), str(path), remedy=_REMEDY)
         of_section: dict[str, Any] = {name: rest[name] for name in _OF_SECTION} | {"notes": tuple(rest["notes"])}
         section = Section(

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-_ROWS = 1 << 20  # of names looked at together
+from data_prep import on_disk
+
+_ROWS = 1 << 18  # of names looked at together
 _MOST_CODES = 1 << 62
 
 
@@ -96,4 +98,5 @@ def _blocks(names: np.ndarray, width: int) -> Iterator[tuple[int, np.ndarray]]:
     """Where each block of names begins, and its letters, uint8 [width, n]."""
     for start in range(0, len(names), _ROWS):
         part = names[start : start + _ROWS].astype(f"S{width}")
+        on_disk.release(names)
         yield start, np.ascontiguousarray(part.view(np.uint8).reshape(len(part), width).T)

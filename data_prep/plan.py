@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from data_prep import checks, counts, files, patch_slide, patches, readers, slide, stain, tiles, tissue
+from data_prep import checks, counts, files, on_disk, patch_slide, patches, readers, slide, stain, tiles, tissue
 from data_prep.errors import InputError
 from data_prep.framed import Framed
 from data_prep.genes import species_of, two_species
@@ -196,17 +196,20 @@ def frame_section(
     window_inside = centre_inside
     if options.kind == "patches":
         window_inside = patches.inside_mask(image, xy, patch_size_px=options.patch_size_px, px_scale=px_scale)
+    on_disk.release(xy)
     reasons = {"outside_image": ~centre_inside, "window_outside_image": centre_inside & ~window_inside}
     totals = counts.row_totals(section.counts)
     reasons["low_counts"] = ~np.any(list(reasons.values()), axis=0) & (totals < options.min_counts)
     removed = {reason: int(mask.sum()) for reason, mask in reasons.items()}
     rows = np.flatnonzero(~np.any(list(reasons.values()), axis=0))
+    del reasons, centre_inside, window_inside, totals  # of millions of spots, as below
 
     if options.kind == "patches":
         origin_xy = patches.patch_origins(xy[rows], patch_size_px=options.patch_size_px, px_scale=px_scale)
         members, context_px = [rows[index : index + 1] for index in range(len(rows))], 0
     else:
-        reach = float(section.spots.reach_px()[rows].max(initial=0)) / px_scale
+        parts = (section.spots[rows[part]] for part in on_disk.blocks(len(rows), xy, section.spots.id))
+        reach = max((float(part.reach_px().max(initial=0)) for part in parts), default=0.0) / px_scale
         context_px = tiles.context_px(section.name, options.size_px, reach, options.context_px)
         origin_xy, members = tiles.lay_out(xy, rows, size_px=options.size_px, context_px=context_px, px_scale=px_scale)
     keep = np.ones(len(members), bool)
@@ -223,7 +226,7 @@ def frame_section(
     removed["white"] = sum(map(len, members)) - sum(map(len, kept))
     record_start = np.cumsum([0, *map(len, kept)])
     rows = np.concatenate([*kept, np.zeros(0, np.int64)])
-    del members, kept, reasons  # of millions of spots
+    del members, kept
     return Framed(
         section=dataclasses.replace(section, spots=section.spots[rows], counts=_in_order(section, rows)),
         origin_xy=origin_xy[keep],

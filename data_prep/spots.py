@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import files
+from data_prep import files, on_disk
 from data_prep.errors import InputError
 from data_prep.names import texts
 
@@ -146,11 +146,15 @@ class Spots:
         except InputError as error:
             raise InputError(f"{origin}: {error}; {remedy}") from None
 
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """`ARRAYS`, and `OUTLINES` where there are any."""
+    def to_arrays(self, *, as_text: bool = True) -> dict[str, np.ndarray]:
+        """`ARRAYS`, and `OUTLINES` where there are any.
+
+        Args:
+            as_text: whether ids are to be text where they are bytes.
+        """
         outlines = {name: getattr(self, name) for name in OUTLINES if len(self.ring_spot)}
         each = {name: getattr(self, name.removeprefix("spot_")) for name in ARRAYS}
-        return each | {"spot_id": self.names} | outlines
+        return each | ({"spot_id": self.names} if as_text else {}) | outlines
 
     @property
     def names(self) -> np.ndarray:
@@ -164,7 +168,7 @@ class Spots:
         """Some of the spots: a mask, positions in any order, or a slice."""
         of_slice = isinstance(rows, slice)
         rows = np.arange(*rows.indices(len(self))) if of_slice else np.atleast_1d(np.arange(len(self))[rows])
-        chosen = (self.id[rows], self.xy[rows], self.kind[rows], self.size_px[rows])
+        chosen = (on_disk.take(self.id, rows), on_disk.take(self.xy, rows), self.kind[rows], self.size_px[rows])
         if not len(self.ring_spot):
             return Spots(*chosen)
         first, stop = (np.searchsorted(self.ring_spot, rows, side) for side in ("left", "right"))
@@ -259,14 +263,20 @@ class Spots:
         if found != per_spot:
             shapes = ", ".join(f"{name} {shape}" for name, shape in found.items())
             return f"spots have {shapes}; expected [S], [S, 2], [S] and [S]"
-        kind, size = np.asarray(self.kind), np.asarray(self.size_px)
-        for valid, wrong in (
-            (np.isfinite(self.xy).all(axis=1), "a centre that is no finite number"),
-            (np.isfinite(size) & (size >= 0), "a radius or side that is negative or no number"),
-            (np.isin(kind, (DISC, SQUARE, POLYGON)), f"no kind (disc is {DISC}, square {SQUARE}, polygon {POLYGON})"),
-        ):
-            if not np.all(valid):
-                return f"{self.named(np.logical_not(valid))}: {wrong}; correct or drop what is wrong"
+        xy, kind, size = np.asarray(self.xy), np.asarray(self.kind), np.asarray(self.size_px)
+        wrong = {
+            "a centre that is no finite number": lambda rows: ~np.isfinite(xy[rows]).all(axis=1),
+            "a radius or side that is negative or no number": lambda rows: (
+                ~(np.isfinite(size[rows]) & (size[rows] >= 0))
+            ),
+            f"no kind (disc is {DISC}, square {SQUARE}, polygon {POLYGON})": lambda rows: (
+                ~np.isin(kind[rows], (DISC, SQUARE, POLYGON))
+            ),
+        }
+        for text, is_wrong in wrong.items():
+            found = [is_wrong(rows) for rows in on_disk.blocks(spots, xy)]
+            if any(part.any() for part in found):
+                return f"{self.named(np.concatenate(found))}: {text}; correct or drop what is wrong"
         return self._fault_of_rings(kind == POLYGON)
 
     def _fault_of_rings(self, is_polygon: np.ndarray) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from data_prep import json_files
+from data_prep import json_files, on_disk
 from data_prep.errors import InputError
 from data_prep.spots import ranges
 
@@ -28,7 +28,7 @@ class StoredCounts:
 
     Attributes:
         folder: where `Writer` wrote them.
-        pointers: [N + 1] int64, where the entries of each stored row begin.
+        pointers: [N + 1] int64, where the entries of each stored row begin; on disk too.
         rows: [S] which of the stored rows these are, in this order.
         column_of: [columns stored] the column of each here; several of one are added up.
         columns: G.
@@ -51,10 +51,10 @@ class StoredCounts:
         """
         about = json_files.read(folder / _ABOUT, remedy=_REMEDY)
         json_files.require(about, _FORM, f"{folder / _ABOUT}", remedy=_REMEDY)
+        pointers = on_disk.load(folder / _POINTERS, remedy=_REMEDY)
         try:
-            pointers = np.load(folder / _POINTERS, allow_pickle=False)
             sizes = {name: (folder / name).stat().st_size for name in _ENTRIES}
-        except (OSError, ValueError, EOFError) as error:
+        except OSError as error:
             raise InputError(f"{folder}: damaged counts ({error}); {_REMEDY}") from None
         wanted = {name: int(pointers[-1]) * np.dtype(kind).itemsize for name, kind in about["types"].items()}
         if sizes != wanted:
@@ -84,12 +84,12 @@ class StoredCounts:
 
     def lengths(self, rows: Any = slice(None)) -> np.ndarray:
         """[rows] int64: how many entries each has."""
-        stored = self.rows[rows].astype(np.int64)
-        return self.pointers[stored + 1] - self.pointers[stored]
+        first, stop = self._ends(rows)
+        return stop - first
 
     def any_found(self) -> bool:
         """Whether a row has an entry."""
-        return len(self.rows) > 0 and bool((self.pointers[1:] > self.pointers[:-1])[self.rows].any())
+        return any(self.lengths(rows).any() for rows in on_disk.blocks(len(self.rows)))
 
     def chosen(self, rows: np.ndarray) -> "StoredCounts":
         """Some of the rows, still on disk."""
@@ -100,16 +100,22 @@ class StoredCounts:
         return dataclasses.replace(self, column_of=column_of[self.column_of].astype(np.int32), columns=columns)
 
     def __getitem__(self, rows: Any) -> scipy.sparse.csr_array:
-        stored = self.rows[rows].astype(np.int64)
-        first, stop = self.pointers[stored], self.pointers[stored + 1]
+        first, stop = self._ends(rows)
         entries = ranges(first, stop)[1]
         data, indices = (self._read(name, entries) for name in _ENTRIES)
         pointers = np.append(0, np.cumsum(stop - first))
         kind = np.int32 if pointers[-1] < 2**31 else np.int64
         parts = (data.astype(np.int32), self.column_of[indices].astype(kind, copy=False), pointers.astype(kind))
-        found = scipy.sparse.csr_array(parts, shape=(len(stored), self.columns))
+        found = scipy.sparse.csr_array(parts, shape=(len(first), self.columns))
         found.sum_duplicates()  # sorts columns too, which new ones may not be
         return found
+
+    def _ends(self, rows: Any) -> tuple[np.ndarray, np.ndarray]:
+        """[rows], [rows] int64: where the entries of each begin and end."""
+        stored = self.rows[rows].astype(np.int64)
+        ends = self.pointers[stored], self.pointers[stored + 1]
+        on_disk.release(self.pointers)
+        return ends
 
     def _read(self, name: str, entries: np.ndarray) -> np.ndarray:
         """Some entries of a file, which leaves no page of it among the process's memory."""

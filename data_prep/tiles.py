@@ -1,10 +1,12 @@
 """Tiles: large windows on a grid over the slide, for dense models; each holds the spots whose centre its core owns."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
+from data_prep import on_disk
 from data_prep.errors import InputError
 
-_ROWS = 1 << 20  # spots placed together
 _MOST_CELLS = 1 << 20  # of a grid whose every cell is counted
 
 
@@ -52,24 +54,34 @@ def lay_out(
     if not len(rows):
         return np.zeros((0, 2)), []
     core = (size_px - 2 * context_px) * px_scale
-    cell = np.empty((len(rows), 2), np.int64)  # column, row of the owning tile
-    for start in range(0, len(rows), _ROWS):
-        part = slice(start, start + _ROWS)
-        cell[part] = np.floor(spot_xy[rows[part]] / core)
-    low = cell.min(axis=0)
-    across, down = (cell.max(axis=0) - low + 1).tolist()
+
+    def owning() -> Iterator[tuple[slice, np.ndarray]]:
+        """Some of the spots at a time, and [n, 2] int64: column and row of the tile that owns each."""
+        for part in on_disk.blocks(len(rows), spot_xy):
+            yield part, np.floor(spot_xy[rows[part]] / core).astype(np.int64)
+
+    low, high = (pick([pick(cell, axis=0) for _, cell in owning()], axis=0) for pick in (np.min, np.max))
+    across, down = (high - low + 1).tolist()
     if across * down > _MOST_CELLS:  # of places far apart
-        cells, owner = np.unique(cell[:, ::-1], axis=0, return_inverse=True)
+        every = np.concatenate([cell for _, cell in owning()])
+        cells, owner = np.unique(every[:, ::-1], axis=0, return_inverse=True)
         owner = owner.ravel()
     else:
-        number = cell[:, 1] * across + cell[:, 0] - (low[1] * across + low[0])
-        del cell
-        there = np.flatnonzero(np.bincount(number, minlength=across * down))
+        numbered = np.zeros(across * down, np.int64)  # of each cell of the grid, how many spots it owns
+        for _, cell in owning():
+            numbered += np.bincount(_number(cell, low, across), minlength=len(numbered))
+        there = np.flatnonzero(numbered)
         cells = np.column_stack([there // across, there % across]) + low[::-1]
         rank = np.zeros(across * down, np.min_scalar_type(len(there)))
         rank[there] = np.arange(len(there))
-        owner = rank[number]
-        del number
+        owner = np.empty(len(rows), rank.dtype)
+        for part, cell in owning():
+            owner[part] = rank[_number(cell, low, across)]
     order = np.argsort(owner, kind="stable")
-    bounds = np.searchsorted(owner[order], np.arange(1, len(cells)))
+    bounds = np.cumsum(np.bincount(owner, minlength=len(cells)))[:-1]
     return cells[:, ::-1] * core - context_px * px_scale, np.split(rows[order], bounds)
+
+
+def _number(cell: np.ndarray, low: np.ndarray, across: int) -> np.ndarray:
+    """[N] the number of each cell [N, 2] (column, row) in a grid `across` cells wide whose first cell is `low`."""
+    return (cell[:, 1] - low[1]) * across + cell[:, 0] - low[0]

@@ -5,13 +5,13 @@ wrong moves the least-squares map, and with it the scale that is read off it; so
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import scipy.spatial
 
-from data_prep import files, names
+from data_prep import files, names, on_disk
 from data_prep.errors import InputError
 
 OFF = 0.5  # pitches from its place on the array: a spot farther off is nearer to another's; real ones stay below 0.24
@@ -65,11 +65,9 @@ def grid_affine(grid_xy: np.ndarray, spot_xy: np.ndarray) -> np.ndarray | None:
 
 def _affine_of_many(grid_xy: np.ndarray, spot_xy: np.ndarray) -> np.ndarray | None:
     """The same from sums over blocks of rows, as several copies of millions of them would be."""
-    blocks = [slice(start, start + _MANY) for start in range(0, len(grid_xy), _MANY)]
-    middle = sum(np.sum(grid_xy[rows], axis=0, dtype=np.float64) for rows in blocks) / len(grid_xy)
-    of_spots = sum(np.sum(spot_xy[rows], axis=0) for rows in blocks) / len(grid_xy)
+    middle, of_spots = _middle(grid_xy), _middle(spot_xy)
     squares, products = np.zeros((2, 2, 2))
-    for rows in blocks:
+    for rows in _blocks(grid_xy, spot_xy):
         centred = grid_xy[rows] - middle
         squares += centred.T @ centred
         products += centred.T @ (spot_xy[rows] - of_spots)
@@ -84,10 +82,24 @@ def _all_in_place(grid_xy: np.ndarray, spot_xy: np.ndarray) -> bool:
     affine = grid_affine(grid_xy, spot_xy)
     if affine is None or not 0 < _pitch(affine) < np.inf:
         return False
-    middle, of_spots = np.mean(grid_xy, axis=0, dtype=np.float64), np.mean(spot_xy, axis=0)
-    blocks = (slice(start, start + _MANY) for start in range(0, len(grid_xy), _MANY))
-    far = (np.hypot(*((grid_xy[rows] - middle) @ affine + of_spots - spot_xy[rows]).T).max() for rows in blocks)
+    middle, of_spots = _middle(grid_xy), _middle(spot_xy)
+    far = [
+        np.hypot(*((grid_xy[rows] - middle) @ affine + of_spots - spot_xy[rows]).T).max()
+        for rows in _blocks(grid_xy, spot_xy)
+    ]
     return max(far) <= OFF * _pitch(affine)
+
+
+def _blocks(*columns: np.ndarray) -> Iterator[slice]:
+    """Slices of many rows each; columns on disk are released after each."""
+    for start in range(0, len(columns[0]), _MANY):
+        yield slice(start, start + _MANY)
+        on_disk.release(*columns)
+
+
+def _middle(xy: np.ndarray) -> np.ndarray:
+    """[2] float64, the mean of many places."""
+    return np.sum([np.sum(xy[rows], axis=0, dtype=np.float64) for rows in _blocks(xy)], axis=0) / len(xy)
 
 
 def turned_degrees(affine: np.ndarray) -> float:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep import counts
+from data_prep import counts, on_disk
 from data_prep.counted import counted
 from data_prep.errors import InputError
 from data_prep.readers import _array_fit, _patients, _positions, _sections, _space_ranger
@@ -47,7 +47,7 @@ def read_section(
     Raises:
         InputError: a missing, malformed or contradictory file, with its place and what to do.
     """
-    positions = _positions.read_positions(out.need(*_positions.FILES))
+    positions = _positions.read_positions(out.need(*_positions.FILES), reading.scratch)
     matrix = _space_ranger.read_matrix(out, reading.scratch)
     rows, places, join_notes = _positions.join(matrix, positions, every_spot=array.every_spot)
     if array.kind == SQUARE and reading.bin_blocks is not None:
@@ -75,8 +75,8 @@ def read_section(
     if affine is not None and array.kind == SQUARE:
         turn_notes = _array_fit.turn_notes(_array_fit.turned_degrees(affine))
     size_px = np.float32(array.size_um / um_per_px * px_scale)
-    xy, ids = positions.pixel_xy[places] * px_scale, matrix.barcode
-    ids = ids if len(rows) == len(ids) else ids[rows]
+    xy, ids = on_disk.take(positions.pixel_xy, places, times=px_scale), matrix.barcode
+    ids = ids if len(rows) == len(ids) else on_disk.take(ids, rows)
     notes = (*notes, *matrix.notes, *join_notes, *gene_notes)
     del positions, grid_xy, matrix, rows, places  # gigabytes of a whole slide of 2 um bins
     return Section(

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import scipy.sparse
 
-from data_prep import csr, files, names, stored
+from data_prep import csr, files, names, on_disk, stored
 from data_prep.counted import counted
 from data_prep.counts import Counts
 from data_prep.errors import InputError
@@ -160,6 +160,7 @@ def read_h5(path: Path, scratch: Path | None = None) -> CountMatrix:
         features = _Features(path, gene_id, symbol, kind, genome)
         if large:
             assert scratch is not None
+            barcode = on_disk.keep(scratch, "barcode", barcode)
             return _to_disk(features, barcode, parts, scratch)
     data, indices, indptr = parts
     return _finish(features, barcode, csr.make(data, indices, indptr, shape[::-1], origin=f"{path}"))

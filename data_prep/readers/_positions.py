@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import files, names, unpack
+from data_prep import files, names, on_disk, unpack
 from data_prep.counted import counted
 from data_prep.errors import InputError
 from data_prep.readers import _matrix, _text
@@ -20,7 +20,8 @@ _MISSING = {"", "na", "nan", "n/a", "null", "none"}
 _FLAGS = {"true": "1", "false": "0"}
 _TRIFLE = 0.01  # of the rows or barcodes: what may be out of order without putting the whole file in doubt
 _MOST_UNCOUNTED = 0.1  # of the spots under tissue: as many as somebody's quality control takes off a filtered matrix
-_ROWS = 1 << 20  # read together
+_MANY = 1 << 20  # rows, of which barcodes are bytes
+_ROWS = 1 << 18  # read together
 _SUFFIX = re.compile(r"-\d+$")
 
 
@@ -35,6 +36,8 @@ class Positions:
         array_xy: [N, 2] (column, row) on the array, int32 or float64.
         pixel_xy: [N, 2] float64 (x, y), full-resolution pixels; may lie outside the image.
         notes: what was left out.
+
+    Long columns may lie on disk, see `data_prep.on_disk`.
     """
 
     path: Path
@@ -45,24 +48,31 @@ class Positions:
     notes: tuple[str, ...] = ()
 
 
-def read_positions(path: Path) -> Positions:
+def read_positions(path: Path, scratch: Path | None = None) -> Positions:
     """Tissue positions of any Space Ranger; a header is told by content.
 
     Rows without numbers are left out and counted: programs that take the header for a spot write one of them.
+
+    Args:
+        scratch: a folder to keep long columns in.
 
     Raises:
         InputError: malformed, or more such rows than one in a hundred.
     """
     is_parquet = path.name.removesuffix(".gz").endswith(".parquet")
-    parts, lost, count = [], [], 0
+    columns = [on_disk.Column(scratch, name) for name in ("barcode", "in_tissue", "array_xy", "pixel_xy")]
+    lost, count = [], 0
     for table in _parquet(path) if is_parquet else [_csv(path)]:
         values = np.column_stack([table[name] for name in COLUMNS[1:]])
         whole = np.asarray(np.isfinite(values).all(axis=1))
         count += len(whole)
         lost += [(table["barcode"][row], values[row]) for row in np.flatnonzero(~whole)]
         in_tissue, *places = values[whole].T
-        parts.append((table["barcode"][whole], in_tissue != 0, _smallest(np.column_stack(places[1::-1])),
-                      np.column_stack(places[:1:-1])))  # fmt: skip
+        of_array, of_image = np.column_stack(places[1::-1]), np.column_stack(places[:1:-1])
+        for column, part in zip(
+            columns, (table["barcode"][whole], in_tissue != 0, _smallest(of_array), of_image), strict=True
+        ):
+            column.append(part)
     if len(lost) > _trifle(count):
         barcode, numbers = lost[0]
         column = int(np.flatnonzero(~np.isfinite(numbers))[0])
@@ -71,7 +81,7 @@ def read_positions(path: Path) -> Positions:
             f"expected a number, as in {len(lost) - 1} more of {count} rows; copy or download the file again"
         )
     notes = (counted(len(lost), f"rows of {path.name} hold no numbers and were left out"),) if lost else ()
-    barcode, in_tissue, array_xy, pixel_xy = (np.concatenate(column) for column in zip(*parts, strict=True))
+    barcode, in_tissue, array_xy, pixel_xy = (column.whole() for column in columns)
     return Positions(path, barcode, in_tissue, array_xy, pixel_xy, notes)
 
 
@@ -100,19 +110,20 @@ def _parquet(path: Path) -> Iterator[dict[str, np.ndarray]]:
                     f"{path}: columns are {files.shown(', '.join(there), most=200)}, expected {', '.join(COLUMNS)}; "
                     "check that this is Space Ranger's tissue_positions.parquet"
                 )
-            many = file.metadata.num_rows > _ROWS
+            many = file.metadata.num_rows > _MANY
             empty = file.schema_arrow.empty_table().select(list(COLUMNS))
             batches = file.iter_batches(batch_size=_ROWS, columns=list(COLUMNS))
             yield _numbered(path, empty, as_bytes=many)
             for batch in batches:
                 yield _numbered(path, pyarrow.Table.from_batches([batch]), as_bytes=many)
+        if many:
+            pyarrow.default_memory_pool().release_unused()  # a hundred megabytes and more
     except (pyarrow.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: truncated or not a parquet file ({error}); copy or download it again") from error
 
 
 def _numbered(path: Path, table: Any, *, as_bytes: bool) -> dict[str, np.ndarray]:
-    barcode = table["barcode"].to_numpy().astype(str)
-    columns = {"barcode": barcode.astype("S") if as_bytes and "".join(barcode).isascii() else barcode}
+    columns = {"barcode": _barcodes(table["barcode"], as_bytes=as_bytes)}
     for name in COLUMNS[1:]:
         try:
             columns[name] = np.asarray(table[name].to_numpy(), dtype=np.float64)
@@ -122,6 +133,23 @@ def _numbered(path: Path, table: Any, *, as_bytes: bool) -> dict[str, np.ndarray
                 "it again"
             ) from error
     return columns
+
+
+def _barcodes(column: Any, *, as_bytes: bool) -> np.ndarray:
+    """[N] str, or bytes where these are asked for and all are ASCII."""
+    import pyarrow
+
+    # Of one width, they need not be looked at one by one.
+    chunks = column.combine_chunks().cast(pyarrow.binary()) if as_bytes and not column.null_count else None
+    if chunks is not None and len(chunks):
+        ends = np.frombuffer(chunks.buffers()[1], np.int32)[chunks.offset : chunks.offset + len(chunks) + 1]
+        width = int(ends[1] - ends[0])
+        if width and (np.diff(ends) == width).all():
+            letters = np.frombuffer(chunks.buffers()[2], np.uint8)[ends[0] : ends[-1]]
+            if letters.max() < 0x80 and letters.min() > 0:
+                return letters.view(f"S{width}").copy()
+    barcode = column.to_numpy().astype(str)
+    return barcode.astype("S") if as_bytes and "".join(barcode).isascii() else barcode
 
 
 def _csv(path: Path) -> dict[str, np.ndarray]:
@@ -248,7 +276,7 @@ def _suffixes(listed: np.ndarray) -> set[str]:
         return set()
     first = match.group() if (match := _SUFFIX.search(str(names.texts(listed[0])))) else ""
     end = np.asarray(first, listed.dtype.kind)
-    if first and np.strings.endswith(listed, end).all():
+    if first and all(np.strings.endswith(listed[rows], end).all() for rows in on_disk.blocks(len(listed), listed)):
         return {first}
     return {match.group() if (match := _SUFFIX.search(name)) else "" for name in names.texts(listed).tolist()}
 

@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse
 
 from data_prep import build, checks, counts, demo, json_files, names, patch_slide, readers, writer
+from data_prep import on_disk as columns
 from data_prep.dataset import PatchDataset, read_manifest
 from data_prep.errors import InputError
 from data_prep.readers import _array_fit, _matrix, _pool, _positions
@@ -30,7 +31,8 @@ def on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every matrix is too much for memory, and everything is read in many blocks."""
     for module, name, value in (
         (_matrix, "IN_MEMORY", 0), (_matrix, "_BLOCK", 1000), (_positions, "_ROWS", 700), (_array_fit, "_MANY", 500),
-        (counts, "SLAB_ROWS", 300), (_pool, "_ROWS", 350), (names, "_ROWS", 900),
+        (counts, "SLAB_ROWS", 300), (_pool, "_ROWS", 350), (names, "_ROWS", 900), (_positions, "_MANY", 700),
+        (columns, "MANY", 1000), (columns, "_ROWS", 400),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
 
@@ -183,6 +185,8 @@ def test_a_section_on_disk_has_its_names_as_bytes_and_is_checked_like_any(
     section = HD.read_section(source, "A1_002um", scratch=tmp_path)
     assert isinstance(section.counts, StoredCounts)
     assert section.spots.id.dtype.kind == "S"
+    assert columns.file_of(section.spots.id) is not None
+    assert columns.file_of(section.spots.xy) is not None
     assert section.spots.names.tolist() == whole.spots.id.tolist()
     assert section.spots[:3].names.tolist() == whole.spots.id[:3].tolist()
     np.testing.assert_array_equal(section.counts[:].toarray(), whole.counts[:].toarray())
