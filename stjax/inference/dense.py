@@ -84,6 +84,7 @@ def predict_dense(
     with MapWriter(out, description, shape=shape, core=(rows, cells)) as target:
         if 0 < target.done < target.tiles:
             print(f"{out}: going on after {target.done} of {target.tiles} tiles")
+        target.check_space()
         blocks = stream(trained, model, plan, source, columns, first=target.done)
         for block in cli.progress(blocks, total=target.tiles - target.done, description=slide.path.name, unit="tile"):
             target.write(block)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,6 +69,17 @@ class MapWriter:
         except BaseException:
             self.close()
             raise
+
+    def check_space(self) -> None:
+        """Prints a warning if the tiles that are left may take more than the disk has free; how far they can be
+        compressed is not known before."""
+        left = math.prod(self.shape) * 4 * (self.tiles - self.done) / self.tiles
+        if (free := shutil.disk_usage(self.path).free) < left:
+            print(
+                f"warning: {self.path}: the map of {self.shape[0]} channels may take up to {left / 1e9:,.3g} GB, and "
+                f"the disk has {free / 1e9:,.3g} GB free; write fewer genes (--genes), choose another disk, or, once "
+                "it is full, make room and give the command again: it continues where it stopped"
+            )
 
     def _begin(self) -> int:
         if (self.path / META).exists():

@@ -335,6 +335,19 @@ def test_maps_of_something_else_are_not_gone_on_with(tmp_path, stop):
         ramps(tmp_path / "other" / "notes.txt")
 
 
+def test_a_map_larger_than_the_disk_is_warned_of(tmp_path, monkeypatch, capsys):
+    with MapWriter(tmp_path / "map", {}, shape=(GENES, 40, 60), core=(20, 30)) as writer:
+        writer.check_space()
+        assert capsys.readouterr().out == ""
+        usage = type("Usage", (), {"free": 4 * GENES * 40 * 60 - 1})
+        monkeypatch.setattr("stjax.inference.dense_writer.shutil.disk_usage", lambda _: usage)
+        writer.check_space()
+        assert "the map of 11 channels may take up to 0.000106 GB" in capsys.readouterr().out
+        writer.write(np.ones((GENES, 20, 30), np.float32))
+        writer.check_space()
+        assert capsys.readouterr().out == ""
+
+
 def test_one_process_at_a_time_writes_a_map(tmp_path):
     path = ramps(tmp_path / "map", stop=3)
     of = json.loads((path / "progress.json").read_text())["of"]
