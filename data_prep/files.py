@@ -297,10 +297,8 @@ def check_texts(names: np.ndarray, what: str) -> None:
     names = np.asarray(names)
     names = names if names.dtype.kind in "SU" else names.astype(str)
     letters = max(names.dtype.itemsize // (4 if names.dtype.kind == "U" else 1), 1)
-    step = max(1, (1 << 22) // letters)
-    for start in range(0, len(names), step):
-        part = np.ascontiguousarray(names[start : start + step], dtype=f"U{letters}")
-        on_disk.release(names)
+    for rows in on_disk.blocks(len(names), names, size=max(1, (1 << 22) // letters)):
+        part = np.ascontiguousarray(names[rows], dtype=f"U{letters}")
         codes = part.view(np.uint32).reshape(len(part), letters)  # [n, letters], zeros behind the text
         odd = ((codes < 0x20) & (codes != 0)) | (codes > 0x7E)
         odd[:, 1:] |= (codes[:, :-1] == 0) & (codes[:, 1:] != 0)  # a zero inside

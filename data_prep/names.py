@@ -10,7 +10,6 @@ import numpy as np
 
 from data_prep import on_disk
 
-_ROWS = 1 << 18  # of names looked at together
 _MOST_CODES = 1 << 62
 
 
@@ -55,11 +54,11 @@ def _places(code: np.ndarray, among: np.ndarray) -> np.ndarray:
         order = np.argsort(among, kind="stable")
         among = among[order]
     places = np.full(len(code), -1, np.int64)
-    for start in range(0, len(code) if len(among) else 0, _ROWS):
-        part = code[start : start + _ROWS]
+    for rows in on_disk.blocks(len(code) if len(among) else 0):
+        part = code[rows]
         at = np.minimum(np.searchsorted(among, part), len(among) - 1)
         hit = among[at] == part
-        places[start : start + len(part)][hit] = at[hit] if order is None else order[at[hit]]
+        places[rows][hit] = at[hit] if order is None else order[at[hit]]
     return places
 
 
@@ -96,7 +95,6 @@ def _codes(*lists: np.ndarray) -> list[np.ndarray] | None:
 
 def _blocks(names: np.ndarray, width: int) -> Iterator[tuple[int, np.ndarray]]:
     """Where each block of names begins, and its letters, uint8 [width, n]."""
-    for start in range(0, len(names), _ROWS):
-        part = names[start : start + _ROWS].astype(f"S{width}")
-        on_disk.release(names)
-        yield start, np.ascontiguousarray(part.view(np.uint8).reshape(len(part), width).T)
+    for rows in on_disk.blocks(len(names), names):
+        part = names[rows].astype(f"S{width}")
+        yield rows.start, np.ascontiguousarray(part.view(np.uint8).reshape(len(part), width).T)

@@ -30,16 +30,18 @@ class Column:
 
     def append(self, part: np.ndarray) -> None:
         """Rows [n, ...] below those that are there."""
-        self._parts.append(part)
-        if self._folder is None or (self._path is None and sum(map(len, self._parts)) < MANY):
-            return
-        part = np.concatenate(self._parts)
-        self._parts.clear()
-        path = self._path or self._begin(self._folder, part.dtype)
+        path = self._path
+        if path is None:
+            self._parts.append(part)
+            if self._folder is None or sum(map(len, self._parts)) < MANY:
+                return
+            part = np.concatenate(self._parts)
+            self._parts.clear()
+            path = self._begin(self._folder, part.dtype)
         if (dtype := np.promote_types(self._dtype, part.dtype)) != self._dtype:
             narrow = np.load(path, mmap_mode="r")
             path.unlink()  # stays as long as it is mapped
-            path = self._begin(self._folder, dtype)
+            path = self._begin(path.parent, dtype)
             for rows in blocks(len(narrow), narrow):
                 self._write(path, narrow[rows])
         self._write(path, part)
@@ -68,29 +70,31 @@ def keep(folder: Path | None, name: str, column: np.ndarray) -> np.ndarray:
     """A column [N, ...]; if it is long and a folder is given, in a file of it."""
     if folder is None or len(column) < MANY:
         return column
-    kept = Column(folder, name)
-    kept.append(column)
-    return kept.whole()
+    return _filed(folder, name, (column[rows] for rows in blocks(len(column))))
 
 
 def take(column: np.ndarray, rows: np.ndarray, *, times: float | None = None) -> np.ndarray:
-    """Rows [M] of a column, multiplied by a number if one is given.
+    """Rows [M] of a column, which is released, multiplied by a number if one is given.
 
     They lie next to the column if that lies on disk and they are many, else in memory.
     """
+
+    def taken(these: np.ndarray) -> np.ndarray:
+        found = column[these] if times is None else column[these] * times
+        release(column)
+        return found
+
     path = file_of(column)
     if path is None or len(rows) < MANY:
-        return column[rows] if times is None else column[rows] * times
-    taken = Column(path.parent, path.name.split(".")[0])
-    for part in blocks(len(rows), column):
-        taken.append(column[rows[part]] if times is None else column[rows[part]] * times)
-    return taken.whole()
+        return taken(rows)
+    return _filed(path.parent, path.name.split(".")[0], (taken(rows[part]) for part in blocks(len(rows))))
 
 
-def blocks(length: int, *columns: np.ndarray) -> Iterator[slice]:
-    """Slices of some rows each, which cover all; each time these columns are released."""
-    for start in range(0, length, _ROWS):
-        yield slice(start, min(start + _ROWS, length))
+def blocks(length: int, *columns: np.ndarray, size: int | None = None) -> Iterator[slice]:
+    """Slices of some rows each (`size`), which cover all; after each, these columns are released."""
+    size = size or _ROWS
+    for start in range(0, length, size):
+        yield slice(start, min(start + size, length))
         release(*columns)
 
 
@@ -117,6 +121,13 @@ def load(path: Path, *, remedy: str) -> np.ndarray:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: damaged column ({error}); {remedy}") from None
+
+
+def _filed(folder: Path, name: str, parts: Iterator[np.ndarray]) -> np.ndarray:
+    column = Column(folder, name)
+    for part in parts:
+        column.append(part)
+    return column.whole()
 
 
 def _mapped(column: np.ndarray) -> np.memmap | None:

@@ -208,7 +208,7 @@ def frame_section(
         origin_xy = patches.patch_origins(xy[rows], patch_size_px=options.patch_size_px, px_scale=px_scale)
         members, context_px = [rows[index : index + 1] for index in range(len(rows))], 0
     else:
-        parts = (section.spots[rows[part]] for part in on_disk.blocks(len(rows), xy, section.spots.id))
+        parts = (section.spots[rows[part]] for part in on_disk.blocks(len(rows)))
         reach = max((float(part.reach_px().max(initial=0)) for part in parts), default=0.0) / px_scale
         context_px = tiles.context_px(section.name, options.size_px, reach, options.context_px)
         origin_xy, members = tiles.lay_out(xy, rows, size_px=options.size_px, context_px=context_px, px_scale=px_scale)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -121,10 +120,10 @@ class StoredCounts:
     def _read(self, name: str, entries: np.ndarray) -> np.ndarray:
         """Some entries of a file, which leaves no page of it among the process's memory."""
         found = np.zeros(len(entries), self.types[name])
-        for start in range(0, len(entries), _TAKEN):
-            part = slice(start, start + _TAKEN)
-            with (self.folder / name).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
-                found[part] = np.frombuffer(pages, self.types[name])[entries[part]]
+        if len(entries):  # an empty file cannot be mapped
+            stored = np.memmap(self.folder / name, self.types[name], mode="r")
+            for part in on_disk.blocks(len(entries), stored, size=_TAKEN):
+                found[part] = stored[entries[part]]
         return found
 
 

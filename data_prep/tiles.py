@@ -60,7 +60,8 @@ def lay_out(
         for part in on_disk.blocks(len(rows), spot_xy):
             yield part, np.floor(spot_xy[rows[part]] / core).astype(np.int64)
 
-    low, high = (pick([pick(cell, axis=0) for _, cell in owning()], axis=0) for pick in (np.min, np.max))
+    ends = np.array([(cell.min(axis=0), cell.max(axis=0)) for _, cell in owning()])  # [blocks, 2, 2]
+    low, high = ends[:, 0].min(axis=0), ends[:, 1].max(axis=0)
     across, down = (high - low + 1).tolist()
     if across * down > _MOST_CELLS:  # of places far apart
         every = np.concatenate([cell for _, cell in owning()])

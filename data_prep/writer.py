@@ -16,21 +16,7 @@ import numpy as np
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 from PIL import Image
 
-from data_prep import (
-    checks,
-    cli,
-    counts,
-    files,
-    json_files,
-    on_disk,
-    patch_slide,
-    patches,
-    plan,
-    records,
-    slide,
-    stain,
-    tissue,
-)
+from data_prep import checks, cli, counts, files, json_files, patch_slide, patches, plan, records, slide, stain, tissue
 from data_prep.dataset import SECTION, WORK_FOLDER, check_files, check_table_entry
 from data_prep.errors import InputError
 from data_prep.framed import Framed
@@ -254,7 +240,6 @@ def _write_tables(
         )
         gene_sums += counts.column_totals(table.counts)[0]
         table.save(folder / name)
-        on_disk.release(framed.section.spots.id, framed.section.spots.xy)
         written[name] = {} if len(parts) == 1 else {"records": last - first, "spots": len(rows)}
     return written, gene_sums
 
@@ -354,7 +339,6 @@ def _records(
                 **records.spot_arrays(section.spots[start:stop].within(origin, px_scale)),
             }
         )
-        on_disk.release(section.spots.id, section.spots.xy)
 
 
 def _size_and_hash(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ wrong moves the least-squares map, and with it the scale that is read off it; so
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +67,7 @@ def _affine_of_many(grid_xy: np.ndarray, spot_xy: np.ndarray) -> np.ndarray | No
     """The same from sums over blocks of rows, as several copies of millions of them would be."""
     middle, of_spots = _middle(grid_xy), _middle(spot_xy)
     squares, products = np.zeros((2, 2, 2))
-    for rows in _blocks(grid_xy, spot_xy):
+    for rows in on_disk.blocks(len(grid_xy), grid_xy, spot_xy, size=_MANY):
         centred = grid_xy[rows] - middle
         squares += centred.T @ centred
         products += centred.T @ (spot_xy[rows] - of_spots)
@@ -85,21 +85,15 @@ def _all_in_place(grid_xy: np.ndarray, spot_xy: np.ndarray) -> bool:
     middle, of_spots = _middle(grid_xy), _middle(spot_xy)
     far = [
         np.hypot(*((grid_xy[rows] - middle) @ affine + of_spots - spot_xy[rows]).T).max()
-        for rows in _blocks(grid_xy, spot_xy)
+        for rows in on_disk.blocks(len(grid_xy), grid_xy, spot_xy, size=_MANY)
     ]
     return max(far) <= OFF * _pitch(affine)
 
 
-def _blocks(*columns: np.ndarray) -> Iterator[slice]:
-    """Slices of many rows each; columns on disk are released after each."""
-    for start in range(0, len(columns[0]), _MANY):
-        yield slice(start, start + _MANY)
-        on_disk.release(*columns)
-
-
 def _middle(xy: np.ndarray) -> np.ndarray:
     """[2] float64, the mean of many places."""
-    return np.sum([np.sum(xy[rows], axis=0, dtype=np.float64) for rows in _blocks(xy)], axis=0) / len(xy)
+    blocks = on_disk.blocks(len(xy), xy, size=_MANY)
+    return np.sum([np.sum(xy[rows], axis=0, dtype=np.float64) for rows in blocks], axis=0) / len(xy)
 
 
 def turned_degrees(affine: np.ndarray) -> float:

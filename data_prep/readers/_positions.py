@@ -1,5 +1,6 @@
 """Space Ranger's tissue positions, and the join of a matrix with them: by barcode, never by order."""
 
+import contextlib
 import dataclasses
 import io
 import re
@@ -20,7 +21,6 @@ _MISSING = {"", "na", "nan", "n/a", "null", "none"}
 _FLAGS = {"true": "1", "false": "0"}
 _TRIFLE = 0.01  # of the rows or barcodes: what may be out of order without putting the whole file in doubt
 _MOST_UNCOUNTED = 0.1  # of the spots under tissue: as many as somebody's quality control takes off a filtered matrix
-_MANY = 1 << 20  # rows, of which barcodes are bytes
 _ROWS = 1 << 18  # read together
 _SUFFIX = re.compile(r"-\d+$")
 
@@ -110,7 +110,7 @@ def _parquet(path: Path) -> Iterator[dict[str, np.ndarray]]:
                     f"{path}: columns are {files.shown(', '.join(there), most=200)}, expected {', '.join(COLUMNS)}; "
                     "check that this is Space Ranger's tissue_positions.parquet"
                 )
-            many = file.metadata.num_rows > _MANY
+            many = file.metadata.num_rows > on_disk.MANY
             empty = file.schema_arrow.empty_table().select(list(COLUMNS))
             batches = file.iter_batches(batch_size=_ROWS, columns=list(COLUMNS))
             yield _numbered(path, empty, as_bytes=many)
@@ -137,19 +137,11 @@ def _numbered(path: Path, table: Any, *, as_bytes: bool) -> dict[str, np.ndarray
 
 def _barcodes(column: Any, *, as_bytes: bool) -> np.ndarray:
     """[N] str, or bytes where these are asked for and all are ASCII."""
-    import pyarrow
-
-    # Of one width, they need not be looked at one by one.
-    chunks = column.combine_chunks().cast(pyarrow.binary()) if as_bytes and not column.null_count else None
-    if chunks is not None and len(chunks):
-        ends = np.frombuffer(chunks.buffers()[1], np.int32)[chunks.offset : chunks.offset + len(chunks) + 1]
-        width = int(ends[1] - ends[0])
-        if width and (np.diff(ends) == width).all():
-            letters = np.frombuffer(chunks.buffers()[2], np.uint8)[ends[0] : ends[-1]]
-            if letters.max() < 0x80 and letters.min() > 0:
-                return letters.view(f"S{width}").copy()
-    barcode = column.to_numpy().astype(str)
-    return barcode.astype("S") if as_bytes and "".join(barcode).isascii() else barcode
+    barcode = column.to_numpy()
+    if as_bytes:
+        with contextlib.suppress(UnicodeEncodeError):
+            return barcode.astype("S")
+    return barcode.astype(str)
 
 
 def _csv(path: Path) -> dict[str, np.ndarray]:

@@ -31,7 +31,7 @@ def on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every matrix is too much for memory, and everything is read in many blocks."""
     for module, name, value in (
         (_matrix, "IN_MEMORY", 0), (_matrix, "_BLOCK", 1000), (_positions, "_ROWS", 700), (_array_fit, "_MANY", 500),
-        (counts, "SLAB_ROWS", 300), (_pool, "_ROWS", 350), (names, "_ROWS", 900), (_positions, "_MANY", 700),
+        (counts, "SLAB_ROWS", 300), (_pool, "_ROWS", 350),
         (columns, "MANY", 1000), (columns, "_ROWS", 400),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
