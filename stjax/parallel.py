@@ -9,13 +9,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from data_prep.errors import InputError
 from stjax import distributed
-from stjax.ops.cpu.host_memory import keep_freed_memory
+from stjax.ops.cpu import host_memory
 
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh with the one axis "data" over the given devices, by default all of every host. The first thing a program
     does. The devices keep their order: the rows of a batch are then those of the hosts, one after another."""
-    keep_freed_memory()  # of use on CPUs alone, but before JAX starts its threads, when it is not known yet
+    host_memory.keep_freed_memory()  # of use on CPUs alone, but before JAX starts its threads, when it is not known yet
     distributed.initialise()
     chosen = all_devices() if devices is None else devices
     return Mesh(np.asarray(chosen), ("data",), axis_types=(AxisType.Auto,))
@@ -38,6 +38,31 @@ def all_devices() -> list[Any]:
             f"JAX_PLATFORMS is {asked!r}, which JAX cannot use here: {found}; unset it to take what is there, or set "
             "it to cpu; NVIDIA GPUs need pip install 'stjax[gpu]'"
         ) from None
+
+
+def on_cpus(mesh: Mesh) -> bool:
+    """Whether the devices are CPUs, where programs under way run side by side: each with working memory of its own, and
+    none the sooner."""
+    return mesh.devices.flat[0].platform == "cpu"
+
+
+def one_step_at_a_time(state: Any, mesh: Mesh) -> None:
+    """On CPUs, waits for the training step that `state` comes from; to be called some time before the next is
+    dispatched, as a step's memory is freed just after its results are there.
+
+    The memory of a step of large tiles is gigabytes. With four under way, the process takes four times as much, and
+    longer, as it never works in memory that it has already.
+    """
+    if on_cpus(mesh):
+        jax.block_until_ready(state)
+
+
+def return_freed_memory(state: Any, mesh: Mesh) -> None:
+    """On CPUs, waits for the step that `state` comes from, and returns to the system what is free in the process's
+    heap: see `host_memory.return_freed_memory`. Not for every step: the next gets its memory anew, page by page."""
+    if on_cpus(mesh):
+        jax.block_until_ready(state)
+        host_memory.return_freed_memory()
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -187,7 +187,7 @@ class Embedder:
     @property
     def batch_size(self) -> int:
         """How many images are best given at a time."""
-        return (CPU_BATCH if self.mesh.devices.flat[0].platform == "cpu" else GPU_BATCH) * self.mesh.size
+        return (CPU_BATCH if parallel.on_cpus(self.mesh) else GPU_BATCH) * self.mesh.size
 
     def _moments(self, state: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mean and deviation of every channel of every stage, [B, 2 C]: texture from fine to coarse; and the colour

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from data_prep import cli
+from stjax import parallel
 from stjax.symmetries import NUM_SYMMETRIES
 from stjax.trained import Trained
 from stjax.views import Windows
@@ -41,7 +42,7 @@ def ahead(function: Callable[[_Item], _Result], items: Iterable[_Item], *, most:
 
 def batch_size(model: Trained) -> int:
     """How many images to predict at a time: what the model says, on CPUs at most `CPU_BATCH` a device."""
-    return min(model.batch_size, CPU_BATCH * model.mesh.size) if _on_cpu(model) else model.batch_size
+    return min(model.batch_size, CPU_BATCH * model.mesh.size) if parallel.on_cpus(model.mesh) else model.batch_size
 
 
 class Predictor(Protocol):
@@ -57,14 +58,9 @@ class Predictor(Protocol):
         ...
 
 
-def _on_cpu(model: Predictor) -> bool:
-    return model.mesh.devices.flat[0].platform == "cpu"
-
-
 def in_turn(model: Predictor, batches: Iterable[tuple[Any, _Item]]) -> Iterator[tuple[dict[str, np.ndarray], _Item]]:
     """Predicts batches, each with something to know it by. The next is gathered while the devices compute."""
-    # Programs in flight on CPUs run side by side: each with its own memory, and none the sooner.
-    most = 1 if _on_cpu(model) else 2
+    most = 1 if parallel.on_cpus(model.mesh) else 2
     pending: deque[tuple[dict[str, jax.Array], _Item]] = deque()
 
     def taken() -> tuple[dict[str, np.ndarray], _Item]:

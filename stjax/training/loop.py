@@ -105,6 +105,7 @@ def train(job: Job, batches: Iterator[tuple[Batch, np.ndarray]], mesh: jax.shard
         if (complaint := profiling.starved(seconds)) and epoch == watch.pace.first_step // per_epoch + 1:
             watch.bar.write(complaint)
         end_if_told(job, watch, f"saved at step {step} of {total_steps}")
+        parallel.return_freed_memory(state, mesh)
         watch.timer.restart()
 
 
@@ -140,6 +141,8 @@ def train_until(
         if first:
             watch.bar.set_postfix_str("compiling")
         with watch.trace.step(step, after=state):
+            with watch.timer.part("device"):
+                parallel.one_step_at_a_time(state, mesh)
             on_device = parallel.put_batch(batch, mesh)
             state, parts = train_step(state, on_device, np.uint32(step), np.float32(rate))
         step += 1
@@ -165,6 +168,8 @@ def train_until(
             watch.bar.set_postfix_str(f"loss {losses[-1]:.3f}, {speed:.1f} spots/s")
         if first:
             watch.timer.restart()  # that one compiled
+        if is_early_or_rare(step - watch.pace.first_step):
+            parallel.return_freed_memory(state, mesh)
         if saves or stops:
             watch.dog.beat("saving")
             checkpoint.save(job.checkpoints, step, state, job.meta | {"step": step, "epoch_losses": losses})
@@ -172,6 +177,12 @@ def train_until(
             total = job.schedule.total_steps
             raise faults.Stopped(f"stopped by SIGTERM: saved at step {step} of {total}; the same command resumes")
     return state, losses
+
+
+def is_early_or_rare(steps: int) -> bool:
+    """Whether to return freed memory after so many steps of a process: 1 to 8, while what stays in memory finds its
+    place, then 16, 32, 64, ..., in case that it moved."""
+    return steps <= 8 or steps & (steps - 1) == 0
 
 
 def validate(

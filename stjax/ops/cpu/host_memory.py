@@ -1,4 +1,4 @@
-"""Keeps the CPU backend from asking the operating system for its working memory again at every step."""
+"""The CPU backend's working memory: kept from step to step, and what is of no more use returned."""
 
 import ctypes
 import sys
@@ -30,3 +30,15 @@ def keep_freed_memory() -> bool:
     settings = ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 2**26))
     taken = [mallopt(parameter, value) == 1 for parameter, value in settings]
     return all(taken)
+
+
+def return_freed_memory() -> None:
+    """Returns what is free in the process's heap to the system, also in its middle, all but parts of pages.
+
+    Compiling leaves up to a gigabyte in free pieces. And a block of XLA's may be lost to the next step: it is aligned,
+    for which glibc (2.36) looks for some bytes more than it then takes, and small arrays come to lie right behind it.
+    Such a block stays free and is of no use to later steps; returned, it takes no memory. On other platforms than Linux
+    with glibc it does nothing.
+    """
+    if sys.platform.startswith("linux") and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
